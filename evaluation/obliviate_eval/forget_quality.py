@@ -1,0 +1,87 @@
+"""Forget quality (TOFU, arXiv:2401.06121, section 2.2): is the model told from one that never saw the forget set?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb, lcm, log10
+
+from scipy.stats import ks_2samp
+
+from obliviate.data.rows import Role
+from obliviate.errors import UserError
+from obliviate_eval.metrics.truth_ratio import log_truth_ratio
+from obliviate_eval.records import Record
+
+
+@dataclass(frozen=True)
+class ForgetQuality:
+    """Two-sample Kolmogorov-Smirnov test of the forget set's truth ratios: the model's against the retain model's.
+
+    The p-value is high where the two can't be told apart. It saturates: once the samples don't overlap (statistic 1)
+    it is 2 / C(2n, n) for n items whatever the model does, so the statistic is to be read beside it, and values of
+    sets of different sizes don't compare.
+    """
+
+    p_value: float  # exact; 0 below 1e-323, where log10_p goes on
+    log10_p: float
+    statistic: float  # largest distance of the two distribution functions, in [0, 1]
+    smallest_log10_p: float  # what it saturates at
+    scored: int  # items of the model
+    unscored: int
+    reference_scored: int  # items of the retain model
+    reference_unscored: int
+
+
+def forget_quality(records: Sequence[Record], reference_records: Sequence[Record]) -> ForgetQuality | None:
+    """None where one of the two has no truth ratio at all. Raises UserError if they were asked different questions.
+
+    The test knows only the order of the values, so that the ratio's logarithm and its inverse give the same result.
+    """
+    forget = [record for record in records if record.role is Role.FORGET]
+    reference = [record for record in reference_records if record.role is Role.FORGET]
+    if {(r.set, r.question) for r in forget} != {(r.set, r.question) for r in reference}:
+        raise UserError(
+            f"forget quality: the model has {len(forget)} forget records and the retain model {len(reference)}, "
+            "not of the same questions; evaluate both on the same data"
+        )
+    own = [value for record in forget if (value := log_truth_ratio(record)) is not None]
+    other = [value for record in reference if (value := log_truth_ratio(record)) is not None]
+    if not own or not other:
+        return None
+    n, m = len(own), len(other)
+    statistic = float(ks_2samp(own, other).statistic)
+    reaching, total = count_paths(statistic, n, m)
+    return ForgetQuality(
+        p_value=reaching / total,
+        log10_p=log10(reaching) - log10(total),
+        statistic=statistic,
+        smallest_log10_p=log10(2) - log10(total),
+        scored=n,
+        unscored=len(forget) - n,
+        reference_scored=m,
+        reference_unscored=len(reference) - m,
+    )
+
+
+def count_paths(statistic: float, n: int, m: int) -> tuple[int, int]:
+    """Merged orders of samples of n and m items (without ties) that reach the statistic, and all C(n + m, n) orders.
+
+    Their quotient is the exact two-sided p-value (Hodges 1958). An order is a lattice path from (0, 0) to (n, m).
+    Counted in integers, so that nothing underflows or cancels; n x m additions, meant for samples of hundreds.
+    """
+    scale = lcm(n, m)
+    reach = round(statistic * scale)  # a path reaches the statistic where |i/n - j/m| >= statistic
+    row = [1] + [0] * m  # paths to (i, j) that stay below it; before the first row, the one path that starts there
+    for i in range(n + 1):
+        below = [abs(i * (scale // n) - j * (scale // m)) < reach for j in range(m + 1)]
+        row = _next_row(row, below)
+    total = comb(n + m, n)
+    return total - row[m], total
+
+
+def _next_row(above: Sequence[int], below: Sequence[bool]) -> list[int]:
+    """Paths to each point of a row: from the row above or from the left, none to a point that isn't below."""
+    row, left = [], 0
+    for paths, allowed in zip(above, below, strict=True):
+        left = left + paths if allowed else 0
+        row.append(left)
+    return row

@@ -1,0 +1,45 @@
+"""What a generation is compared with its reference by: a sentence encoder and an NLI model, each optional."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from obliviate_eval.collect import Progress
+from obliviate_eval.records import Probe, Record
+from obliviate_eval.suites.base import Suite
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """`similarity`: pairs of texts -> cosines. `entailment`: (premise, hypothesis) -> NLI labels in lower case.
+
+    None: not judged, and the metric that needs it scores nothing.
+    """
+
+    similarity: Callable[[Sequence[Pair]], list[float]] | None = None
+    entailment: Callable[[Sequence[Pair]], list[str]] | None = None
+
+    def judge(self, records: Sequence[Record], suite: Suite, on_progress: Progress) -> list[Record]:
+        """The records, in their order, with a judgement of each generation that the suite needs and a judge gives."""
+        judged = list(records)
+        generated = [i for i, record in enumerate(records) if record.generation is not None]
+        if Probe.SIMILARITY in suite.needs and self.similarity is not None:
+            pairs = [(judged[i].generation or "", judged[i].full_reference) for i in generated]
+            on_progress("similarity", 0, len(pairs))
+            for i, cosine in zip(generated, self.similarity(pairs), strict=True):
+                judged[i] = replace(judged[i], similarity=cosine)
+            on_progress("similarity", len(pairs), len(pairs))
+        if Probe.ENTAILMENT in suite.needs and self.entailment is not None:
+            pairs = [nli_pair(judged[i], suite) for i in generated]
+            on_progress("entailment", 0, len(pairs))
+            for i, label in zip(generated, self.entailment(pairs), strict=True):
+                judged[i] = replace(judged[i], entailment=label)
+            on_progress("entailment", len(pairs), len(pairs))
+        return judged
+
+
+def nli_pair(record: Record, suite: Suite) -> Pair:
+    """(premise, hypothesis), as the suite asks it of the record's role."""
+    generation, reference = record.generation or "", record.full_reference
+    return (generation, reference) if suite.premise[record.role] == "generation" else (reference, generation)

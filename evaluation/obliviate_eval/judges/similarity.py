@@ -1,0 +1,36 @@
+"""Cosine similarity of sentence embeddings (sentence-transformers)."""
+
+from collections.abc import Sequence
+
+from obliviate_eval.judges import Pair
+from obliviate_eval.judges.source import locate, quiet_transformers, unavailable
+
+BATCH_SIZE = 64  # sentences
+
+
+class SentenceEncoder:
+    """Each distinct sentence is embedded once, in batches of similar length.
+
+    Sentences beyond the encoder's limit (128 tokens for the default) are compared by their beginning.
+    """
+
+    def __init__(self, source: str) -> None:
+        """Raises UserError where there is no such encoder."""
+        from sentence_transformers import SentenceTransformer
+
+        located = locate("evaluation.encoder", source)
+        try:
+            with quiet_transformers():
+                self._model = SentenceTransformer(located)
+        except (OSError, ValueError) as error:
+            raise unavailable("evaluation.encoder", source, error) from error
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[float]:
+        """The cosine of each pair, in [-1, 1]."""
+        if not pairs:
+            return []
+        row = {sentence: i for i, sentence in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
+        unit_SD = self._model.encode(
+            list(row), batch_size=BATCH_SIZE, normalize_embeddings=True, show_progress_bar=False
+        )  # S distinct sentences, D features
+        return [float(unit_SD[row[a]] @ unit_SD[row[b]]) for a, b in pairs]

@@ -1,0 +1,35 @@
+"""ROUGE-L recall of a generation (Lin 2004; with a stemmer, as in TOFU, arXiv:2401.06121, section 2.2)."""
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from obliviate_eval.metrics.base import Metric
+from obliviate_eval.records import Probe, Record
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+
+class Rouge(Metric):
+    title: ClassVar = "ROUGE-L recall of the generated answer against the true one"
+    direction: ClassVar = "higher: the answer's words are still said"
+    source: ClassVar = "arXiv:2401.06121, section 2.2"
+    needs: ClassVar = frozenset({Probe.GENERATION})
+
+    type: Literal["rouge"] = "rouge"
+
+    def score(self, record: Record) -> float | None:
+        return None if record.generation is None else rouge_l_recall(record.reference, record.generation)
+
+
+@lru_cache(maxsize=65536)  # the entailment metric asks again for what this one has computed: 1 ms a text
+def rouge_l_recall(reference: str, generation: str) -> float:
+    """Longest common subsequence of stemmed words over the reference's words; 0 where either has none."""
+    return float(_scorer().score(reference, generation)["rougeL"].recall)
+
+
+@cache
+def _scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)

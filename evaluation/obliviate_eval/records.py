@@ -1,0 +1,138 @@
+"""What was measured of one item: the texts, the generations, the token log-probabilities. Metrics are pure functions
+of records, so a new metric re-scores an old run on a CPU, without the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import exp, fsum, isfinite
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from obliviate.data.rows import Role
+from obliviate.errors import UserError
+from obliviate.runs import write_whole
+
+RECORDS_FILE = "records.parquet"
+
+
+class Probe(StrEnum):
+    """A text to generate for or to score, or a judgement of a generation."""
+
+    GENERATION = "generation"  # greedy continuation of the question
+    ANSWER = "answer"  # score: the true answer
+    PARAPHRASED = "paraphrased"  # score: the paraphrased answer (the answer itself where the set defines it so)
+    PERTURBED = "perturbed"  # score: each false answer
+    SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
+    ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
+
+
+SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED)  # the probes that are teacher-forced answers
+JUDGED = (Probe.SIMILARITY, Probe.ENTAILMENT)  # the probes that a judge answers from a generation
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """A teacher-forced answer. `logp` in nats per token, the end-of-turn token included."""
+
+    text: str
+    logp: tuple[float, ...]
+    greedy: tuple[bool, ...] = ()
+
+    @property
+    def mean_logp(self) -> float | None:
+        """Nats per token; None where the model gave no finite number (collapsed) or there is no token."""
+        if not self.logp or not all(map(isfinite, self.logp)):
+            return None
+        return fsum(self.logp) / len(self.logp)
+
+    @property
+    def probability(self) -> float | None:
+        """exp of the mean log-probability: the geometric mean of the tokens' probabilities."""
+        mean = self.mean_logp
+        return None if mean is None else exp(mean)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One item of one evaluation set under one model."""
+
+    set: str  # the evaluation set's name: forget, retain, real_authors, ...
+    role: Role
+    index: int
+    question: str
+    reference: str  # the true answer: what a generation's words are compared with
+    full_reference: str  # the true answer as a sentence: what judges compare a generation with
+    generation: str | None = None  # None: not generated, or no room for a single token
+    generation_tokens: tuple[int, ...] | None = None  # end-of-turn token excluded; None: not known (imported logs)
+    generation_finished: bool | None = None
+    answers: dict[Probe, tuple[ScoredAnswer, ...]] = field(default_factory=dict)
+    similarity: float | None = None  # cosine in [-1, 1]
+    entailment: str | None = None  # the NLI label: entailment, neutral, contradiction
+
+
+_ANSWERS = pa.list_(
+    pa.struct([("text", pa.string()), ("logp", pa.list_(pa.float64())), ("greedy", pa.list_(pa.bool_()))])
+)
+_SCHEMA = pa.schema(
+    [
+        ("set", pa.string()),
+        ("role", pa.string()),
+        ("index", pa.int64()),
+        ("question", pa.string()),
+        ("reference", pa.string()),
+        ("full_reference", pa.string()),
+        ("generation", pa.string()),
+        ("generation_tokens", pa.list_(pa.int32())),
+        ("generation_finished", pa.bool_()),
+        *((probe.value, _ANSWERS) for probe in SCORED),  # null where the probe was not run
+        ("similarity", pa.float64()),
+        ("entailment", pa.string()),
+    ]
+)
+_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", *SCORED}]
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """One row a record, one column a field; the teacher-forced answers are a nested column for each probe."""
+    table = pa.Table.from_pylist([_row(record) for record in records], schema=_SCHEMA)
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Raises UserError where the file is missing, no parquet, or was not written by `write_records`."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: no readable parquet file ({reason}); give the {RECORDS_FILE} of a run") from error
+    missing = sorted(set(_SCHEMA.names) - set(table.column_names))
+    if missing:
+        raise UserError(f"{path}: no records of an evaluation: without {', '.join(missing)}; run the evaluation again")
+    return [_record(row) for row in table.to_pylist()]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name) for name in _PLAIN}
+    row["role"] = record.role.value
+    row["generation_tokens"] = record.generation_tokens
+    for probe, scored in record.answers.items():
+        row[probe.value] = [{"text": each.text, "logp": each.logp, "greedy": each.greedy} for each in scored]
+    return row
+
+
+def _record(row: dict[str, Any]) -> Record:
+    tokens = row["generation_tokens"]
+    answers = {
+        probe: tuple(ScoredAnswer(each["text"], tuple(each["logp"]), tuple(each["greedy"])) for each in row[probe])
+        for probe in SCORED
+        if row[probe] is not None
+    }
+    return Record(
+        **{name: row[name] for name in _PLAIN},
+        role=Role(row["role"]),
+        generation_tokens=None if tokens is None else tuple(tokens),
+        answers=answers,
+    )

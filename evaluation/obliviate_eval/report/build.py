@@ -1,0 +1,236 @@
+"""One HTML file that compares models: figures, charts, every answer side by side, and how to reproduce each.
+
+The file needs no network and no server. Its content security policy names the two scripts it carries by their hashes,
+so that text of a model can neither run nor load anything, whatever it says.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from obliviate.data.rows import Role
+from obliviate.runs import write_whole
+from obliviate_eval.metrics import METRIC_TYPES
+from obliviate_eval.records import Probe, Record
+from obliviate_eval.report.plots import Axis, Chart, Look, looks, set_bars, trade_off, training_curve
+from obliviate_eval.statistics import Figure
+from obliviate_eval.summary import Evaluation
+
+HERE = Path(__file__).parent
+Kind = Literal["original", "target", "retain", "unlearned"]
+KIND_TITLES: Mapping[Kind, str] = {
+    "original": "before learning",
+    "target": "before unlearning",
+    "retain": "never saw the forget set",
+    "unlearned": "unlearned",
+}
+LABELS = {
+    "forget_efficacy": "Forget efficacy",
+    "model_utility": "Model utility",
+    "tofu_model_utility": "TOFU utility",
+    "rouge": "ROUGE-L recall",
+    "similarity": "Cosine similarity",
+}
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model of the comparison.
+
+    `curve`: the rows of the training loop, one an optimiser step. `provenance`: what reproduces the model; `command`
+    is shown as such, mappings as JSON, everything else as text.
+    """
+
+    name: str
+    kind: Kind
+    evaluation: Evaluation
+    method: str | None = None  # of an unlearned model, such as ME+GD
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    curve: Sequence[dict[str, Any]] = ()
+    records: Sequence[Record] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of a table: one figure a model (None: the model has none), in the order of the models."""
+
+    title: str
+    hint: str
+    figures: Sequence[Figure | None]
+    best: frozenset[int] = frozenset()  # the unlearned models that do best, by index
+
+
+def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str], path: Path) -> None:
+    """Write the report whole. It holds every record's question and answers: as confidential as the data itself."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
+    look = looks([(model.name, model.kind) for model in models])
+    charts = _charts(models, look)
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    plotly = get_plotlyjs()
+    html = environment.get_template("template.html.j2").render(
+        title=title,
+        notes=notes,
+        models=list(zip(models, look, strict=True)),
+        kinds=KIND_TITLES,
+        suites=list(dict.fromkeys(model.evaluation.suite for model in models)),
+        aggregates=_aggregates(models),
+        qualities=[model.evaluation.forget_quality for model in models],
+        sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
+        charts=charts,
+        data={
+            "charts": {chart.id: chart.figure for trio in charts.values() for chart in trio},
+            "models": [{"name": each.name, "colour": each.colour} for each in look],
+            "questions": _questions(models),
+        },
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hashes=[_hash(script), _hash(plotly)],
+        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),  # 2 MB instead of 5
+    )
+    write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8") and None)
+
+
+def report_json(models: Sequence[ModelReport]) -> dict[str, Any]:
+    """Every figure of the report and where it comes from, for programs; records and curves stay with their runs."""
+    return {
+        "models": [
+            {
+                "name": model.name,
+                "kind": model.kind,
+                "method": model.method,
+                "evaluation": model.evaluation.model_dump(mode="json"),
+                "provenance": dict(model.provenance),
+            }
+            for model in models
+        ]
+    }
+
+
+def label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def _sets(models: Sequence[ModelReport]) -> list[str]:
+    """Every set's name: what should be forgotten first, then in the order of the roles."""
+    names = _union(model.evaluation.sets for model in models)
+    return sorted(names, key=lambda name: list(Role).index(_role(models, name)))
+
+
+def _role(models: Sequence[ModelReport], name: str) -> Role:
+    return next(model.evaluation.roles[name] for model in models if name in model.evaluation.roles)
+
+
+def _union(mappings: Iterable[Iterable[str]]) -> list[str]:
+    """The keys of all, in the order of their first appearance."""
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _aggregates(models: Sequence[ModelReport]) -> list[Column]:
+    """Forget efficacy first: the order a reader asks in is whether it forgot, then what it kept."""
+    names = _union(model.evaluation.aggregates for model in models)
+    columns = []
+    for name in sorted(names, key=lambda name: name != "forget_efficacy"):
+        figures = [model.evaluation.aggregates.get(name) for model in models]
+        columns.append(Column(f"{label(name)} ↑", "higher is better", figures, _best(models, figures)))
+    return columns
+
+
+def _best(models: Sequence[ModelReport], figures: Sequence[Figure | None]) -> frozenset[int]:
+    """The unlearned model with the highest value, and those whose interval reaches it."""
+    found = {
+        index: figure
+        for index, (model, figure) in enumerate(zip(models, figures, strict=True))
+        if model.kind == "unlearned" and figure is not None and figure.value is not None
+    }
+    top = max((figure.value for figure in found.values() if figure.value is not None), default=None)
+    return frozenset(
+        index
+        for index, figure in found.items()
+        if top is not None and (figure.value == top or (figure.high is not None and figure.high >= top))
+    )
+
+
+def _metrics(models: Sequence[ModelReport], name: str) -> list[Column]:
+    found = [model.evaluation.sets.get(name, {}) for model in models]
+    return [
+        Column(label(metric), METRIC_TYPES[metric].title, [figures.get(metric) for figures in found])
+        for metric in _union(found)
+    ]
+
+
+def _charts(models: Sequence[ModelReport], look: Sequence[Look]) -> dict[str, list[Chart]]:
+    """By the section they stand in; a section without a chart is left out of the page."""
+    bars = [
+        set_bars(name, look, [model.evaluation.sets.get(name, {}) for model in models], _labels(models, name))
+        for name in _sets(models)
+    ]
+    curves = [training_curve(index, look[index], model.curve) for index, model in enumerate(models)]
+    overview = trade_off(look, _forgotten(models), _kept(models))
+    return {
+        "overview": [] if overview is None else [overview],
+        "bars": bars,
+        "curves": [chart for chart in curves if chart is not None],
+    }
+
+
+def _labels(models: Sequence[ModelReport], name: str) -> dict[str, str]:
+    return {metric: label(metric) for metric in _union(model.evaluation.sets.get(name, {}) for model in models)}
+
+
+def _forgotten(models: Sequence[ModelReport]) -> Axis:
+    """Forget efficacy; where no model has it, forget quality, as in TOFU."""
+    efficacy = [model.evaluation.aggregates.get("forget_efficacy") for model in models]
+    if any(efficacy):
+        return Axis("forget efficacy", "Forget efficacy → more forgotten", efficacy, (-0.02, 1.04))
+    quality = [
+        found and Figure(value=found.log10_p, low=None, high=None, scored=found.scored, unscored=found.unscored)
+        for found in (model.evaluation.forget_quality for model in models)
+    ]
+    return Axis("log10 p of forget quality", "Forget quality, log₁₀ p → closer to the gold standard", quality, None)
+
+
+def _kept(models: Sequence[ModelReport]) -> Axis:
+    names = _union(model.evaluation.aggregates for model in models)
+    name = "model_utility" if "model_utility" in names else "tofu_model_utility"
+    figures = [model.evaluation.aggregates.get(name) for model in models]
+    return Axis(label(name).lower(), f"{label(name)} → more kept", figures, (-0.04, 1.08))
+
+
+def _questions(models: Sequence[ModelReport]) -> list[dict[str, Any]]:
+    """Every question once, with each model's [answer, probability of the true answer, whether it came to its end]."""
+    questions: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for index, model in enumerate(models):
+        for record in model.records:
+            row = questions.setdefault(
+                (record.set, record.index, record.question),
+                {
+                    "set": record.set,
+                    "index": record.index,
+                    "question": record.question,
+                    "truth": record.reference,
+                    "answers": [None] * len(models),
+                },
+            )
+            true = record.answers.get(Probe.ANSWER, ())
+            row["answers"][index] = [
+                record.generation, true[0].probability if true else None, record.generation_finished
+            ]  # fmt: skip
+    order = {name: place for place, name in enumerate(_sets(models))}
+    return sorted(questions.values(), key=lambda row: (order.get(row["set"], len(order)), row["set"], row["index"]))
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,87 @@
+"""Means of item scores with percentile bootstrap intervals (Efron 1979).
+
+Shapes: I items of one set, M metrics, R resamples. A resample is kept as how often it drew each item: the means of all
+metrics under all resamples are then one matrix product, and metrics of the same item stay together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its 95 % interval and what it rests on.
+
+    Of a metric, `scored` and `unscored` count items; of an aggregate, the numbers that entered it and those that were
+    absent. None: nothing was scored (value), or too little to see a spread (low, high).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    scored: int
+    unscored: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One metric's mean over one set's scored items, and the same under each resample: [R].
+
+    `drawn` is False where a resample happened to hold none of the scored items; its mean there is meaningless.
+    """
+
+    value: float | None
+    resampled: Floats
+    drawn: Bools
+    scored: int
+    unscored: int
+
+    def figure(self) -> Figure:
+        low, high = interval(self.resampled[self.drawn]) if self.scored > 1 else (None, None)
+        return Figure(value=self.value, low=low, high=high, scored=self.scored, unscored=self.unscored)
+
+
+def resample(items: int, resamples: int, seed: Sequence[int]) -> Floats:
+    """How often each of `resamples` draws of `items` items with replacement holds each item: [R, I]."""
+    counts_RI = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=resamples)
+    return counts_RI.astype(np.float64)
+
+
+def means(score_MI: Sequence[Sequence[float | None]], counts_RI: Floats) -> list[Mean]:
+    """The mean of each metric over the items that it could score."""
+    scored_MI = np.array([[score is not None for score in scores] for scores in score_MI])
+    value_MI = np.array([[0.0 if score is None else score for score in scores] for scores in score_MI])
+    drawn_RM = counts_RI @ scored_MI.T.astype(np.float64)
+    mean_RM = (counts_RI @ value_MI.T) / np.maximum(drawn_RM, 1)
+    return [
+        Mean(
+            value=float(value_I[scored_I].mean()) if scored_I.any() else None,
+            resampled=mean_RM[:, m],
+            drawn=drawn_RM[:, m] > 0,
+            scored=int(scored_I.sum()),
+            unscored=int((~scored_I).sum()),
+        )
+        for m, (value_I, scored_I) in enumerate(zip(value_MI, scored_MI, strict=True))
+    ]
+
+
+def interval(value_R: Floats) -> tuple[float | None, float | None]:
+    """The central 95 % of resampled values; None where there are none."""
+    if value_R.size == 0:
+        return None, None
+    low, high = np.quantile(value_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def harmonic_mean(value_RK: Floats) -> Floats:
+    """Over the last axis; 0 where any value is 0 or less, as its limit."""
+    positive_RK = np.where(value_RK > 0, value_RK, 1.0)
+    return np.where((value_RK > 0).all(-1), value_RK.shape[-1] / (1 / positive_RK).sum(-1), 0.0)

@@ -1,0 +1,26 @@
+"""What a run forgets, keeps and measures on: the data specs of a config, and the rows and token ids they become."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from obliviate.data.fictitious import FictitiousData
+from obliviate.data.files import FilesData
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
+from obliviate.data.text import Encoded, TextEncoder
+from obliviate.data.tofu import TofuData
+
+DataSpec = Annotated[TofuData | FictitiousData | FilesData, Field(discriminator="type")]
+
+__all__ = [
+    "Corpus",
+    "DataSpec",
+    "Encoded",
+    "EvaluationSet",
+    "FictitiousData",
+    "FilesData",
+    "Role",
+    "Row",
+    "TextEncoder",
+    "TofuData",
+]

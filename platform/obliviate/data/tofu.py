@@ -1,0 +1,106 @@
+"""TOFU: two hundred fictitious authors with twenty questions each (Maini et al. 2024, arXiv:2401.06121)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, parse_row, read_rows, without_overlap
+from obliviate.errors import UserError
+from obliviate.schema import Spec
+
+FIRST_TASK = "1"
+# Split -> the retain set that TOFU publishes for it, and the remainder that the continual cut keeps in its place.
+RETAIN_OF = {
+    "forget01": ("retain99", "retain90"),
+    "forget05": ("retain95", "retain50"),
+    "forget10": ("retain90", "retain10"),
+}
+
+
+class TofuData(Spec):
+    """One of TOFU's splits, from the hub or from a local folder of its files (`forget01.json`, ...).
+
+    A folder may hold TOFU as published, or in the cut for continual unlearning of "A Closer Look" (arXiv:2410.08109),
+    where a forget file has several tasks: the first is TOFU's own forget set, and the others with a fixed remainder
+    are its retain set.
+
+    The retain set is measured on TOFU's `retain_perturbed`, whose items are all in the retain set. So that a model is
+    measured on what it was trained to keep, a `retain_limit` takes these items first (as many as are measured), and
+    fills up with others drawn by `seed`.
+    """
+
+    type: Literal["tofu"] = "tofu"
+    source: str = "locuslab/TOFU"  # hub id or local folder
+    split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    retain_limit: int | None = Field(None, ge=1)  # rows to train on; None: all 3960, 3800 or 3600
+    eval_forget_limit: int | None = Field(300, ge=1)  # rows measured, from the beginning, as published results do
+    eval_retain_limit: int | None = Field(300, ge=1)
+    eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
+    seed: int = 0
+
+    def load(self) -> Corpus:
+        """Raises UserError for a missing file, or where the hub does not answer."""
+        read = self._reader()
+        forget, others = _first_task(read(self.split))
+        published, remainder = RETAIN_OF[self.split]
+        retain = (*read(remainder), *others) if self._is_cut(published) else read(published)
+        retain, warnings = without_overlap(forget, retain)
+        measured = read("retain_perturbed")[: self.eval_retain_limit]
+        if self.retain_limit is not None:
+            measured = measured[: self.retain_limit]
+            retain = _slice(retain, measured, self.retain_limit, self.seed)
+        sets = (
+            ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
+            ("retain", Role.RETAIN, measured),
+            ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
+            ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
+        )
+        return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.source).expanduser()
+
+    def _is_cut(self, published: str) -> bool:
+        return self._folder.is_dir() and not (self._folder / f"{published}.json").is_file()
+
+    def _reader(self) -> Callable[[str], tuple[Row, ...]]:
+        if self._folder.is_dir():
+            return self._read_folder
+        if self.source.startswith((".", "/", "~")):
+            raise UserError(f"data.source: {self.source}: no such folder; give a folder with TOFU's JSON files")
+        return self._read_hub
+
+    def _read_folder(self, name: str) -> tuple[Row, ...]:
+        return read_rows(self._folder / f"{name}.json")
+
+    def _read_hub(self, name: str) -> tuple[Row, ...]:
+        from datasets import load_dataset
+
+        try:
+            records = load_dataset(self.source, name, split="train")
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"data.source: {self.source}: neither a local folder nor readable from the hub ({name}: {reason}); "
+                "give a folder with TOFU's JSON files"
+            ) from error
+        return tuple(parse_row(record, f"{self.source} {name}, row {n}") for n, record in enumerate(records, 1))
+
+
+def _first_task(rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """TOFU's own forget set (files as published have no tasks), and the rows of the other tasks."""
+    own = tuple(row for row in rows if row.task_id in (None, FIRST_TASK))
+    return own, tuple(row for row in rows if row.task_id not in (None, FIRST_TASK))
+
+
+def _slice(retain: tuple[Row, ...], measured: tuple[Row, ...], size: int, seed: int) -> tuple[Row, ...]:
+    """`size` rows of the retain set, in its order: those that are measured, and others drawn at random."""
+    keys = {row.key for row in measured}
+    others = [index for index, row in enumerate(retain) if row.key not in keys]
+    first = [index for index, row in enumerate(retain) if row.key in keys]
+    drawn = Random(seed).sample(others, min(max(size - len(first), 0), len(others)))
+    return tuple(retain[index] for index in sorted(first + drawn))

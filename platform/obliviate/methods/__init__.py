@@ -1,0 +1,56 @@
+"""Every method, in two closed unions, and the short form that composes them: "npo+gd" is NPO with GD."""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+
+from obliviate.errors import UserError
+from obliviate.methods.ap import AP
+from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, Term
+from obliviate.methods.dpo import DPO
+from obliviate.methods.ga import GA
+from obliviate.methods.gd import GD
+from obliviate.methods.idk import IDK
+from obliviate.methods.kl import KL
+from obliviate.methods.me import ME
+from obliviate.methods.mismatch import Mismatch
+from obliviate.methods.npo import NPO
+from obliviate.scoring import Stat
+
+AnyForget = GA | NPO | DPO | IDK | ME
+AnyRegularizer = GD | KL | AP | Mismatch
+AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
+AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
+
+FORGET_TYPES: dict[str, type[ForgetObjective]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyForget)}
+REGULARIZER_TYPES: dict[str, type[Regularizer]] = {
+    cls.model_fields["type"].default: cls for cls in get_args(AnyRegularizer)
+}
+ALIASES = {"llmu": "ga+mismatch+kl"}
+
+
+def expand(text: str) -> dict[str, Any]:
+    """ "npo+gd" -> the `method` and `regularizers` of a config, with default weights. Raises UserError."""
+    forget, *regularizers = ALIASES.get(text.lower(), text.lower()).split("+")
+    if forget not in FORGET_TYPES:
+        raise UserError(f"method: {text}: no forget objective {forget!r}; known: {', '.join(FORGET_TYPES)}, llmu")
+    for name in regularizers:
+        if name not in REGULARIZER_TYPES:
+            raise UserError(f"method: {text}: no regularizer {name!r}; known: {', '.join(REGULARIZER_TYPES)}")
+    return {"method": {"type": forget}, "regularizers": [{"type": name} for name in regularizers]}
+
+
+def union_of_needs(terms: Sequence[Term]) -> dict[Pass, dict[Stat, Positions]]:
+    """What all terms need together; where two want a statistic at different positions, the wider."""
+    union: dict[Pass, dict[Stat, Positions]] = {}
+    for term in terms:
+        for each, stats in term.needs.items():
+            wanted = union.setdefault(each, {})
+            for stat, positions in stats.items():
+                wanted[stat] = widest([positions, wanted.get(stat, positions)])
+    return union
+
+
+def widest(positions: Iterable[Positions]) -> Positions:
+    return max(positions, key=list(Positions).index)

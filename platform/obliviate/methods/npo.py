@@ -1,0 +1,34 @@
+"""Negative preference optimisation (Zhang et al. 2024, arXiv:2404.05868, eq. 3)."""
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+
+from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
+from obliviate.scoring import Stat
+
+
+class NPO(ForgetObjective):
+    title: ClassVar = "Negative preference optimisation: gradient ascent that fades where the answer is already gone"
+    when: ClassVar = "The strong baseline of the field; pair it with gd or kl"
+    source: ClassVar = "arXiv:2404.05868, eq. 3"
+
+    type: Literal["npo"] = "npo"
+    beta: float = Field(0.1, gt=0)  # 1/nats; beta -> 0 is gradient ascent
+    reduction: Literal["sum", "mean"] = "sum"  # over a text's answer tokens; "mean" is what Opt-Out and MUSE compute
+
+    @property
+    def needs(self) -> Needs:
+        return {
+            Pass.FORGET: {Stat.LOGP: Positions.ANSWER},
+            Pass.REFERENCE_FORGET: {Stat.LOGP: Positions.ANSWER},
+        }
+
+    def loss(self, scores: Scores) -> Loss:
+        """Mean over texts of -(2/beta) log sigmoid(-beta log(p / p_ref))."""
+        forget = scores[Pass.FORGET]
+        log_ratio_B = forget.logp_B - scores[Pass.REFERENCE_FORGET].logp_B  # nats
+        if self.reduction == "mean":
+            log_ratio_B = log_ratio_B / forget.tokens_B.clamp(min=1)
+        return Loss.mean(-2 / self.beta * F.logsigmoid(-self.beta * log_ratio_B))

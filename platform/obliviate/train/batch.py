@@ -1,0 +1,135 @@
+"""From the items of a step to one padded batch that holds the texts of every pass.
+
+Shapes: B texts of all passes together, T tokens of the longest. All masks are made from lengths, never from token ids:
+a real end-of-turn token may have the padding's id.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from obliviate.data.rows import Row
+from obliviate.data.schedule import Item
+from obliviate.data.text import Encoded, TextEncoder
+from obliviate.methods import Pass, Positions
+from obliviate.scoring import Stat
+
+TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
+
+
+class Texts:
+    """The encoded text of each pass of an item; encoded once, kept.
+
+    Fine-tuning anchors on the retain rows: its items' `retain` index is the anchor.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        forget: Sequence[Row],
+        retain: Sequence[Row],
+        refusals: Sequence[str],
+    ) -> None:
+        self._encoder, self._forget, self._retain, self._refusals = encoder, forget, retain, refusals
+        self._encoded: dict[TextKey, Encoded] = {}
+
+    @property
+    def padding_id(self) -> int:
+        return self._encoder.end_of_turn_id
+
+    @staticmethod
+    def key(each: Pass, item: Item) -> TextKey:
+        match each:
+            case Pass.FORGET:
+                return each, item.anchor, 0
+            case Pass.FORGET_IDK:
+                return each, item.anchor, item.refusal
+            case Pass.FORGET_MISMATCH:
+                return each, item.anchor, item.mismatch
+            case Pass.RETAIN:
+                return each, item.retain, 0
+            case Pass.RETAIN_IDK:
+                return each, item.retain, item.retain_refusal
+            case _:
+                return Texts.key(each.text, item)
+
+    def __getitem__(self, key: TextKey) -> Encoded:
+        if key not in self._encoded:
+            self._encoded[key] = self._encode(*key)
+        return self._encoded[key]
+
+    def _encode(self, each: Pass, first: int, second: int) -> Encoded:
+        row = (self._retain if each in (Pass.RETAIN, Pass.RETAIN_IDK) else self._forget)[first]
+        if each in (Pass.FORGET_IDK, Pass.RETAIN_IDK):
+            return self._encoder.encode_row(replace(row, answer=self._refusals[second]))
+        if each is Pass.FORGET_MISMATCH:
+            return self._encoder.encode_row(replace(row, answer=self._retain[second].answer))
+        return self._encoder.encode_row(row)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of every pass, padded on the right to one length; `rows` says which texts are whose."""
+
+    input_ids_BT: Tensor
+    attention_BT: Tensor  # int64: 1 on real tokens
+    answer_BT: Tensor  # bool
+    sequence_BT: Tensor  # bool: every token that has a predecessor; with padding where asked for
+    rows: Mapping[Pass, slice]
+    keys: Mapping[Pass, tuple[TextKey, ...]]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding left out."""
+        return int(self.attention_BT.sum())
+
+    def wanted_BT(self, each: Pass, positions: Positions) -> Tensor:
+        mask_BT = self.answer_BT if positions is Positions.ANSWER else self.sequence_BT
+        return mask_BT[self.rows[each]]
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in
+                 ("input_ids_BT", "attention_BT", "answer_BT", "sequence_BT")}  # fmt: skip
+        return replace(self, **moved)
+
+
+def collate(
+    texts: Texts, items: Sequence[Item], needs: Mapping[Pass, Mapping[Stat, Positions]], max_length: int
+) -> Batch:
+    """One batch of the texts that `needs`' passes over the trained model run on."""
+    passes = [each for each in needs if not each.of_reference]
+    keys = {each: tuple(Texts.key(each, item) for item in items) for each in passes}
+    padded = {each for each in passes if Positions.PADDED in needs[each].values()}
+    encoded = [texts[key] for each in passes for key in keys[each]]
+    length = max_length if padded else max(len(text.input_ids) for text in encoded)
+    input_ids_BT = np.full((len(encoded), length), texts.padding_id, dtype=np.int64)
+    attention_BT = np.zeros_like(input_ids_BT)
+    answer_BT = np.zeros_like(input_ids_BT, dtype=bool)
+    for row, text in enumerate(encoded):
+        tokens = len(text.input_ids)
+        input_ids_BT[row, :tokens] = text.input_ids
+        attention_BT[row, :tokens] = 1
+        answer_BT[row, max(1, text.prompt_length) : tokens] = True
+    sequence_BT = attention_BT.astype(bool)
+    rows = {each: slice(i * len(items), (i + 1) * len(items)) for i, each in enumerate(passes)}
+    for each in padded:
+        sequence_BT[rows[each]] = True
+    sequence_BT[:, 0] = False
+    arrays = (torch.from_numpy(array) for array in (input_ids_BT, attention_BT, answer_BT, sequence_BT))
+    return Batch(*arrays, rows=rows, keys=keys)
+
+
+def micro_batches(texts: Texts, items: Sequence[Item], anchor: Pass, size: int, workers: int) -> list[list[Item]]:
+    """A global batch cut into equally many micro-batches for every worker, texts of similar length together.
+
+    Micro-batch j goes to worker j modulo `workers`. None is empty as long as the batch has at least `workers` items.
+    """
+    ordered = sorted(items, key=lambda item: len(texts[Texts.key(anchor, item)].input_ids))
+    rounds = -(-len(items) // (size * workers))
+    parts = np.array_split(np.arange(len(ordered)), rounds * workers)
+    return [[ordered[i] for i in part] for part in parts]

@@ -1,0 +1,115 @@
+"""The model that is trained: decoder and scoring in one module, sharded as one, with float32 master weights.
+
+FSDP2 is used at every number of workers, one included, so that there is one path: parameters, gradients and optimiser
+state are float32 shards; a forward pass gathers them in the compute dtype. A bfloat16 update at lr 1e-5 would round
+away; here it is the float32 master that moves.
+
+Shapes: B texts, T tokens, D hidden size, N wanted positions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from obliviate.models import decoder_layers, head_of, load_pretrained
+from obliviate.schema import LoraSpec, ModelSpec
+from obliviate.scoring import Head, Stat, score_positions, wanted_hidden
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ScoredModel(nn.Module):
+    """Runs the decoder once over a batch and scores each pass's wanted positions.
+
+    Scoring lies inside this module's forward, so that the (often tied) lm_head is gathered when the chunks need it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.reference_head: Head | None = None  # plain tensors, not parameters: neither sharded nor trained
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        attention_BT: Tensor,
+        wanted: Mapping[str, tuple[slice, Tensor, tuple[Stat, ...]]],
+        reference_ND: Mapping[str, Tensor],
+        keep_hidden: bool = False,
+    ) -> dict[str, Tensor]:
+        """ "<pass>/<stat>" -> [B, T] of that pass's texts; with `keep_hidden` also "<pass>/hidden" -> [N, D].
+
+        A flat dictionary of tensors, because FSDP2 looks for the outputs that a backward pass starts from.
+        """
+        causal = self.causal_lm
+        hidden_BTD = causal.get_decoder()(input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False)[0]
+        head = head_of(causal)
+        out: dict[str, Tensor] = {}
+        for name, (rows, wanted_BT, stats) in wanted.items():
+            reference = None
+            if Stat.REFERENCE_KL in stats:
+                assert self.reference_head is not None
+                reference = (reference_ND[name], self.reference_head)
+            scores = score_positions(hidden_BTD[rows], input_ids_BT[rows], wanted_BT, head, set(stats), reference)
+            out |= {f"{name}/{stat}": value_BT for stat, value_BT in scores.items()}
+            if keep_hidden:
+                out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
+        return out
+
+    def keep_reference_head(self, dtype: torch.dtype) -> None:
+        """Freeze a copy of the present output layer, for KL to the starting model. Every worker calls it."""
+        head = head_of(self.causal_lm)
+        bias = None if head.bias_V is None else _whole(head.bias_V).to(dtype)
+        self.reference_head = head._replace(weight_VD=_whole(head.weight_VD).to(dtype), bias_V=bias)
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model, below any adapter wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+
+def build(spec: ModelSpec, *, seed: int, activation_checkpointing: bool, device: torch.device) -> ScoredModel:
+    """Load, add adapters, shard over the process group (which must exist). In training mode."""
+    model, _ = load_pretrained(spec, dtype=torch.float32)
+    model.config.use_cache = False
+    if spec.lora is not None:
+        model = add_lora(model, spec.lora, seed)
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    scored = ScoredModel(model)
+    world = torch.distributed.get_world_size()
+    dtype = DTYPES[spec.compute_dtype]
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype != torch.float32 else None
+    keywords: dict[str, Any] = {"mesh": init_device_mesh(device.type, (world,))}
+    if policy is not None:
+        keywords["mp_policy"] = policy
+    for layer in decoder_layers(scored):
+        fully_shard(layer, reshard_after_forward=world > 1, **keywords)
+    fully_shard(scored, **keywords)
+    assert isinstance(scored, FSDPModule)
+    return scored.train()
+
+
+def add_lora(model: Any, spec: LoraSpec, seed: int) -> Any:
+    """Adapters on every linear layer but the lm_head; seeded, so that every worker starts from the same ones."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    """The unsharded values of a parameter, detached and copied."""
+    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().clone()

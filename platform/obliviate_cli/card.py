@@ -1,0 +1,77 @@
+"""The model card beside a trained model: what was unlearned, how, and what was measured."""
+
+import json
+from typing import Any
+
+from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate_eval.statistics import Figure
+from obliviate_eval.summary import Evaluation
+
+CARD = "README.md"
+
+
+def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> None:
+    """Into the run's model folder; again, with the figures, once the model has been measured."""
+    record: dict[str, Any] = json.loads((run.directory / RUN_FILE).read_text(encoding="utf-8"))
+    config = record["config"]
+    text = "\n".join(
+        [
+            "---",
+            f"base_model: {json.dumps(config['model']['source'])}",
+            "library_name: transformers",
+            "tags: [machine-unlearning, obliviate]",
+            "---",
+            f"# {record['label']}",
+            "",
+            _what(record["verb"], config),
+            "",
+            *_measurements(evaluation),
+            "## How to reproduce it",
+            "",
+            f"Obliviate {record['versions'].get('obliviate')}, git revision `{record['git_revision']}`, seed "
+            f"{config['seed']}, with {', '.join(f'{k} {v}' for k, v in record['versions'].items() if k != 'obliviate')}. "
+            f"Data: SHA-256 `{record['inputs']['data'][:16]}…`. The resolved config:",
+            "",
+            "```json",
+            json.dumps(config, indent=2, ensure_ascii=False),
+            "```",
+            "",
+        ]
+    )
+    write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _what(verb: str, config: dict[str, Any]) -> str:
+    data, optim = config["data"], config["optim"]
+    where = f"`{data['type']}` data" + (f", split `{data['split']}`" if "split" in data else "")
+    how = f"{optim['epochs']:g} epochs, learning rate {optim['learning_rate']:g}, batch {optim['batch_size']}"
+    if verb == "finetune":
+        rows = "all rows" if config["train_on"] == "all" else "all rows but the forget set (a retain model)"
+        return f"Fine-tuned from `{config['model']['source']}` on {rows} of {where}: {how}."
+    terms = [config["method"], *config["regularizers"]]
+    objective = " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+    return (
+        f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
+        "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."
+    )
+
+
+def _measurements(evaluation: Evaluation | None) -> list[str]:
+    if evaluation is None:
+        return ["## Measurements", "", "Not measured yet: `obliviate evaluate`.", ""]
+    lines = ["## Measurements", "", f"Suite `{evaluation.suite}`; 95% bootstrap intervals; n is the items scored.", ""]
+    lines += ["| set | metric | value | interval | n |", "|---|---|---|---|---|"]
+    rows = [(name, metric, figure) for name, row in evaluation.sets.items() for metric, figure in row.items()]
+    rows += [("all", name, figure) for name, figure in evaluation.aggregates.items()]
+    lines += [f"| {name} | {metric} | {_cells(figure)} |" for name, metric, figure in rows]
+    if (quality := evaluation.forget_quality) is not None:
+        shown = f"p = {quality.p_value:.3g}, KS statistic = {quality.statistic:.3f}, log10 p = {quality.log10_p:.2f}"
+        lines += ["", f"Forget quality against the retain model: {shown}."]
+    return [*lines, ""]
+
+
+def _cells(figure: Figure) -> str:
+    if figure.value is None:
+        return f"– | – | {figure.scored}"
+    interval = "–" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"
+    return f"{figure.value:.3f} | {interval} | {figure.scored}"

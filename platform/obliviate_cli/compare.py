@@ -1,0 +1,161 @@
+"""The main job: make the models, unlearn with each method, measure all of them on the same items, report.
+
+Every stage is a run of its own, so that a job that was killed goes on where it stopped, and two jobs that share a
+stage share its result.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from obliviate.config import FinetuneRun, UnlearnRun, build, expand_method
+from obliviate.data import DataSpec
+from obliviate.data.fictitious import nli_pairs
+from obliviate.models import materialise
+from obliviate.runs import Run, content_hash
+from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec, Spec
+from obliviate_cli.measure import Measure
+from obliviate_cli.reporting import REPORT, model_report, write
+from obliviate_cli.stages import finetune, unlearn
+from obliviate_eval.spec import EvaluationSpec
+
+
+class FinetuneStage(Spec):
+    """Makes the model that must forget, and the retain model, from the base model."""
+
+    optim: OptimSpec = OptimSpec()
+
+
+class Method(Spec):
+    """An entry of `methods`: what `unlearn` takes, where it differs from the other entries."""
+
+    name: str = ""  # in tables; empty: the method's own name, ME+GD
+    method: Any
+    regularizers: list[Any] = []
+    optim: dict[str, Any] = {}  # over the job's `optim`
+    pairing: str = "fresh"
+
+
+class JudgeStage(Spec):
+    """Trains a small NLI model on generated people, where no other is at hand."""
+
+    encoder: str  # what it starts from: a hub id, a folder, or package:NAME
+    people: int = Field(40, ge=2)
+    held_out_people: int = Field(10, ge=1)
+
+
+class CompareRun(Spec):
+    """`obliviate compare`: several methods on one model and one forget set, side by side."""
+
+    title: str = "Unlearning methods compared"
+    model: ModelSpec  # the base model; where finetune is null, the model that must forget
+    data: DataSpec
+    finetune: FinetuneStage | None = None
+    retain_model: ModelSpec | None = None  # a ready one, where finetune is null
+    methods: tuple[Method, ...] = Field(min_length=1)
+    optim: OptimSpec = OptimSpec()  # of unlearning
+    evaluation: EvaluationSpec = EvaluationSpec()
+    train_nli: JudgeStage | None = None  # takes the place of evaluation.nli
+    cluster: ClusterSpec = ClusterSpec()
+    seed: int = Field(0, ge=0)
+    runs: str = "runs"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("methods"), list):
+            methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
+            return {**values, "methods": [expand_method(each) for each in methods]}
+        return values
+
+    @model_validator(mode="after")
+    def _check_methods(self) -> "CompareRun":
+        names = [unlearning.name for unlearning in (self.unlearning(each, "") for each in self.methods)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"methods: two are called {name}; give each a `name` of its own")
+        return self
+
+    def unlearning(self, method: Method, source: str) -> UnlearnRun:
+        """The full config of one method on the model at `source`."""
+        values = {
+            "name": method.name,
+            "model": {**self.model.model_dump(), "source": source or self.model.source},
+            "data": self.data.model_dump(),
+            "method": method.method,
+            "regularizers": method.regularizers,
+            "optim": {**self.optim.model_dump(), **method.optim},
+            "cluster": self.cluster.model_dump(),
+            "pairing": method.pairing,
+            "seed": self.seed,
+            "runs": self.runs,
+        }
+        run = build(UnlearnRun, values, where=f"methods: {method.name or method.method}")
+        return run if method.name else run.model_copy(update={"name": run.label})
+
+    def finetuning(self, train_on: str, model: ModelSpec) -> FinetuneRun:
+        assert self.finetune is not None
+        values = {
+            "name": "target" if train_on == "all" else "retain",
+            "model": model.model_dump(),
+            "data": self.data.model_dump(),
+            "train_on": train_on,
+            "optim": self.finetune.optim.model_dump(),
+            "cluster": self.cluster.model_dump(),
+            "seed": self.seed,
+            "runs": self.runs,
+        }
+        return build(FinetuneRun, values, where="finetune")
+
+
+def compare(config: CompareRun, console: Console) -> Path:
+    """Run what is not done yet; the path of the report."""
+    corpus = config.data.load()
+    spec = config.evaluation
+    if config.train_nli is not None:
+        spec = spec.model_copy(update={"nli": train_judge(config.train_nli, config, console)})
+    measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console)
+    target, retain = _models(config, console)
+    reference = None if retain is None else measure("retain", retain)
+    measured = [*([] if reference is None else [reference]), measure("target", target, reference)]
+    for method in config.methods:
+        run = config.unlearning(method, target.source)
+        measured.append(measure(run.name, _like(config.model, unlearn(run, console)), reference))
+    folder = Run.open(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).directory
+    write(config.title, [model_report(directory) for directory in measured], folder / REPORT, console)
+    return folder / REPORT
+
+
+def _models(config: CompareRun, console: Console) -> tuple[ModelSpec, ModelSpec | None]:
+    """The model that must forget, and the retain model."""
+    if config.finetune is None:
+        return config.model, config.retain_model
+    folder = Path(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
+    base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
+    target, retain = (
+        _like(config.model, finetune(config.finetuning(train_on, base), console)) for train_on in ("all", "retain")
+    )
+    return target, retain
+
+
+def train_judge(stage: JudgeStage, config: CompareRun, console: Console) -> str:
+    """The folder of the NLI model; prints its accuracy on people that it was not trained on."""
+    from obliviate_eval.judges.train_nli import train_nli
+
+    run = Run.open(Path(config.runs), "judge", "nli", stage.model_dump(), {"seed": str(config.seed)})
+    folder = run.directory / "model"
+    if not run.done:
+        console.print("train the NLI judge on generated people ...", highlight=False)
+        pairs = nli_pairs(stage.people, config.seed)
+        known = set(pairs)  # more people with the same seed: the first are the same, the others are held out
+        held_out = [pair for pair in nli_pairs(stage.people + stage.held_out_people, config.seed) if pair not in known]
+        run.finish(accuracy=train_nli(stage.encoder, pairs, held_out, folder, seed=config.seed))
+    console.print(f"NLI judge: accuracy on held-out people {run.summary['accuracy']:.3f}", highlight=False)
+    return str(folder)
+
+
+def _like(model: ModelSpec, folder: Path) -> ModelSpec:
+    """The trained model, laid out as its base was."""
+    return model.model_copy(update={"source": str(folder), "lora": None, "revision": None})

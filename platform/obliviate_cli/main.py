@@ -1,0 +1,111 @@
+"""The command line. Heavy imports come after the arguments are parsed, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from obliviate.errors import UserError
+
+app = typer.Typer(
+    help="Removes knowledge from language models and measures what was removed and what was kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="YAML file with the run's config; see configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example optim.epochs=3.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
+
+
+@app.command()
+def demo(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Forget two fictitious people, and measure it: the main job on an embedded default."""
+    from obliviate_cli import verbs
+
+    verbs.compare(Path(__file__).with_name("demo.yaml"), overrides or [], dry_run)
+
+
+@app.command()
+def compare(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Fine-tune, unlearn with several methods, evaluate all models, and report."""
+    from obliviate_cli import verbs
+
+    verbs.compare(config, overrides or [], dry_run)
+
+
+@app.command()
+def finetune(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Teach a model the data: all of it, or all but the forget set (a retain model)."""
+    from obliviate_cli import verbs
+
+    verbs.finetune(config, overrides or [], dry_run)
+
+
+@app.command()
+def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Remove the forget set from a model."""
+    from obliviate_cli import verbs
+
+    verbs.unlearn(config, overrides or [], dry_run)
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Measure models side by side: what was removed, what was kept."""
+    from obliviate_cli import verbs
+
+    verbs.evaluate(config, overrides or [], dry_run)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluation runs, in the order of the report.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Unlearning report",
+) -> None:
+    """Write one self-contained HTML file about evaluation runs."""
+    from obliviate_cli import verbs
+
+    verbs.report(runs, output, title)
+
+
+@app.command("import")
+def import_logs(
+    framework: Annotated[str, typer.Argument(help="Whose logs they are: tofu.")],
+    logs: Annotated[Path, typer.Argument(help="The log file.")],
+    retain_logs: Annotated[Path | None, typer.Option(help="The retain model's log file: gives forget quality.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records and metrics.")] = None,
+) -> None:
+    """Bring another framework's evaluation logs in, and compute our figures from them."""
+    from obliviate_cli import verbs
+
+    verbs.import_logs(framework, logs, retain_logs, output)
+
+
+@app.command()
+def methods() -> None:
+    """List the forget objectives and regularizers, with their parameters."""
+    from obliviate_cli import catalogue
+
+    catalogue.methods()
+
+
+@app.command()
+def metrics() -> None:
+    """List the metrics and the suites that use them."""
+    from obliviate_cli import catalogue
+
+    catalogue.metrics()
+
+
+def main() -> None:
+    """A mistake of the user's is one line and exit code 2; anything else is a bug and keeps its traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

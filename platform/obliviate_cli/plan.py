@@ -1,0 +1,95 @@
+"""What a run would do: stages, steps, tokens and memory, without loading a model's weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
+from obliviate.data.schedule import Schedule
+from obliviate.methods import Pass, union_of_needs
+from obliviate.models import load_tokenizer, model_size, text_encoder
+from obliviate.schema import ModelSpec
+from obliviate_eval.suites import SUITES
+
+if TYPE_CHECKING:
+    from obliviate.data.rows import Row
+    from obliviate_cli.compare import CompareRun
+    from obliviate_cli.measure import EvaluateRun
+
+# float32 master, gradient and two Adam moments, and the gathered copy in the compute dtype.
+BYTES_PER_TRAINED, BYTES_PER_FROZEN = 4 * 4, 4
+COMPUTE_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def finetune(config: FinetuneRun) -> list[str]:
+    corpus = config.data.load()
+    rows = corpus.retain if config.train_on == "retain" else (*corpus.forget, *corpus.retain)
+    return [
+        _training(config, f"fine-tune on {len(rows)} rows ({config.train_on})", len(rows), _tokens(config, rows), 1)
+    ]
+
+
+def unlearn(config: UnlearnRun) -> list[str]:
+    corpus = config.data.load()
+    needs = union_of_needs(config.terms)
+    trained = [each for each in needs if not each.of_reference]
+    title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
+    of_retain = sum(each in (Pass.RETAIN, Pass.RETAIN_IDK) for each in trained)
+    tokens = _tokens(config, corpus.forget) * (len(trained) - of_retain) + _tokens(config, corpus.retain) * of_retain
+    lines = [_training(config, title, len(corpus.forget), tokens, len(trained))]
+    if any(each.of_reference for each in needs):
+        lines.append(
+            "  first the starting model's log-probabilities of these texts: one forward pass each, no second model"
+        )
+    return lines
+
+
+def evaluate(config: "EvaluateRun") -> list[str]:
+    corpus = config.data.load()
+    suite = SUITES[config.evaluation.suite]
+    sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
+    probes = ", ".join(sorted(suite.needs))
+    return [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
+
+
+def compare(config: "CompareRun") -> list[str]:
+    lines = []
+    if config.finetune is not None:
+        lines += [
+            line for train_on in ("all", "retain") for line in finetune(config.finetuning(train_on, config.model))
+        ]
+    for method in config.methods:
+        lines += unlearn(config.unlearning(method, config.model.source))
+    models = len(config.methods) + 1 + (config.finetune is not None or config.retain_model is not None)
+    return [
+        *lines,
+        f"evaluate {models} models with {config.evaluation.suite}",
+        f"report in {Path(config.runs).absolute()}",
+    ]
+
+
+def _training(config: TrainingRun, title: str, anchors: int, tokens_per_anchor: float, passes: int) -> str:
+    schedule = Schedule(anchors, 1, 1, config.optim, config.seed)
+    step_tokens = tokens_per_anchor * config.optim.batch_size
+    memory = _memory_bytes(config.model, config.optim.micro_batch_size * passes)
+    return (
+        f"{title}: {schedule.steps} steps of {config.optim.batch_size} items, about {step_tokens:.0f} tokens a step, "
+        f"{step_tokens * schedule.steps:.0f} in all; {memory / 2**30:.1f} GiB for weights, gradients, optimiser and "
+        f"activations, over {config.cluster.workers} worker(s)"
+    )
+
+
+def _tokens(config: TrainingRun, rows: "tuple[Row, ...]", sample: int = 64) -> float:
+    """Mean length of a text, from the first rows."""
+    encoder = text_encoder(config.model, load_tokenizer(config.model))
+    lengths = [len(encoder.encode_row(row).input_ids) for row in rows[:sample]]
+    return sum(lengths) / max(1, len(lengths))
+
+
+def _memory_bytes(model: ModelSpec, sequences: int) -> float:
+    size = model_size(model)
+    gathered = size.parameters * COMPUTE_BYTES[model.compute_dtype]
+    # A transformer block keeps about 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022,
+    # arXiv:2205.05198, section 4, without the attention matrix).
+    per_token = 34 * COMPUTE_BYTES[model.compute_dtype] / 2 * size.layers * size.hidden_size
+    weights = size.trained * BYTES_PER_TRAINED + (size.parameters - size.trained) * BYTES_PER_FROZEN
+    return weights + gathered + per_token * model.max_length * sequences

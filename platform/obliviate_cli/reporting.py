@@ -1,0 +1,97 @@
+"""From evaluation runs to the report: who each model is, where it came from, what was measured."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from obliviate.errors import UserError
+from obliviate.runs import RUN_FILE, write_json
+from obliviate.schema import ModelSpec
+from obliviate.train.loop import read_steps
+from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.report.build import Kind, ModelReport, build_report, report_json
+from obliviate_eval.report.terminal import print_table
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+
+REPORT, REPORT_JSON = "report.html", "report.json"
+
+
+def model_report(directory: Path) -> ModelReport:
+    """Everything about one model, from its evaluation run and, where one of our runs made it, from that run."""
+    if not (directory / METRICS_FILE).exists() or not (directory / RUN_FILE).exists():
+        raise UserError(f"{directory}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
+    evaluated = _run_json(directory)
+    model = ModelSpec.model_validate(evaluated["config"]["model"])
+    training = Path(model.source).parent
+    made = _run_json(training) if (training / RUN_FILE).exists() else None
+    return ModelReport(
+        name=evaluated["label"],
+        kind=_kind(made),
+        method=_method(made),
+        evaluation=Evaluation.read(directory / METRICS_FILE),
+        provenance={
+            "model": model.source,
+            "seed": None if made is None else made["config"]["seed"],
+            "training": made,
+            "evaluation": evaluated,
+            "machine": machine(),
+        },
+        curve=() if made is None else read_steps(training),
+        records=read_records(directory / RECORDS_FILE),
+    )
+
+
+def write(title: str, models: Sequence[ModelReport], path: Path, console: Console) -> None:
+    """The HTML, the same figures as JSON beside it, and a table on the terminal."""
+    notes = [
+        "Intervals are 95% percentile bootstraps over items; they say nothing of the spread over training seeds.",
+        "The p-value of forget quality saturates once the two samples no longer overlap: read the KS statistic with it.",
+    ]
+    build_report(title, models, notes, path)
+    write_json(path.with_suffix(".json"), report_json(models))
+    print_table(models, console)
+    console.print(f"report: {path.absolute()}", highlight=False, soft_wrap=True)
+
+
+def machine() -> str:
+    """Processor, cores and GPUs of the machine that writes the report."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0))
+    return ", ".join([f"{platform.system()} {platform.machine()}", f"{_processor()}, {cores} cores", *gpus])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
+    )
+
+
+def _kind(made: dict[str, Any] | None) -> Kind:
+    if made is None:
+        return "original"
+    if made["verb"] == "unlearn":
+        return "unlearned"
+    return "retain" if made["config"]["train_on"] == "retain" else "target"
+
+
+def _method(made: dict[str, Any] | None) -> str | None:
+    if made is None or made["verb"] != "unlearn":
+        return None
+    config = made["config"]
+    return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()
+
+
+def _run_json(directory: Path) -> dict[str, Any]:
+    run: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+    return run

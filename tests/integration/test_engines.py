@@ -1,0 +1,168 @@
+"""Engines in Ray actors: vLLM and Hugging Face say the same, and a pool loses nothing when a replica dies.
+
+A tiny model on the cluster of this machine; each engine is opened once.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from obliviate.cluster import ensure_ray
+from obliviate.data.text import Encoded
+from obliviate.errors import UserError
+from obliviate.inference import pool as pool_module
+from obliviate.inference.engine import Engine, Generation, ScoredText
+from obliviate.inference.hf import HFEngine
+from obliviate.inference.pool import EnginePool
+from obliviate.inference.vllm import vllm_available
+from obliviate.models import load_pretrained, load_tokenizer, text_encoder
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from tiny import tiny_model_folder
+
+pytestmark = pytest.mark.integration
+needs_vllm = pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")
+
+QUESTIONS = ["Who lives in London?", "Where was Basil born?", "What is it?", "Who was the first on the moon in 1969?"]
+ANSWERS = ["Ada Lovelace lives in London.", "Kuwait City", "I do not know anything about that.", "Neil Armstrong"]
+GREEDY = GenerationSpec(max_new_tokens=16)
+SAMPLED = GenerationSpec(max_new_tokens=8, temperature=1.0, top_p=0.9, samples=3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    # Heads of 32: the smallest that vLLM's kernels for CPUs take.
+    return ModelSpec(source=str(tiny_model_folder(tmp_path_factory.mktemp("tiny"), hidden_size=128)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ensure_ray("local")
+    yield
+    ray.shutdown()
+
+
+def spec(type_: str, dtype: str = "float32", **fields: Any) -> EngineSpec:
+    return EngineSpec(type=type_, dtype=dtype, cpus_per_replica=0.5, max_model_len=256, **fields)
+
+
+def ask(engine: Engine, model: ModelSpec) -> tuple[list[list[Generation]], list[ScoredText]]:
+    encoder = text_encoder(model, load_tokenizer(model))
+    texts = [encoder.encode(q, a) for q in QUESTIONS for a in ANSWERS]
+    return engine.generate([encoder.prompt(q) for q in QUESTIONS], GREEDY), engine.score(texts)
+
+
+def in_process(model: ModelSpec, dtype: str) -> tuple[list[list[Generation]], list[ScoredText]]:
+    return ask(HFEngine.open(model, spec("hf", dtype)), model)
+
+
+def furthest(some: Sequence[ScoredText], other: Sequence[ScoredText]) -> float:
+    """The largest difference between two engines' log-probabilities of one token, nats."""
+    return max(abs(a - b) for s, o in zip(some, other, strict=True) for a, b in zip(s.logp, o.logp, strict=True))
+
+
+@needs_vllm
+def test_vllm_in_float32_is_hugging_face(model: ModelSpec) -> None:
+    generations, scored = in_process(model, "float32")
+    prompts = [tuple(range(3, 3 + n)) for n in (5, 9, 255, 256)]
+    with EnginePool(model, spec("vllm")) as pool:
+        vllm_generations, vllm_scored = ask(pool, model)
+        again = pool.score([])
+        sampled, resampled = pool.generate(prompts, SAMPLED), pool.generate(prompts[1:2], SAMPLED)
+        with pytest.raises(UserError, match=r"engine.max_model_len=256: a text of 257 tokens"):
+            pool.score([Encoded(tuple(range(257)), 3)])
+    assert vllm_generations == generations
+    assert furthest(vllm_scored, scored) < 1e-4
+    assert [s.greedy for s in vllm_scored] == [s.greedy for s in scored]
+    assert again == []
+    # The limits, and samples that belong to their prompt, as in the unit tests of the Hugging Face engine.
+    assert [[len(g.token_ids) for g in group] for group in sampled] == [[8] * 3, [8] * 3, [1] * 3, [0] * 3]
+    assert sampled[1] == resampled[0]
+    assert len({g.token_ids for g in sampled[0]}) == 3
+
+
+@needs_vllm
+def test_vllm_in_bfloat16_is_close_to_hugging_face(model: ModelSpec) -> None:
+    """bfloat16 has 8 significant bits: logits of up to 4 are known to 1/64, and two engines round at other places."""
+    _, scored = in_process(model, "bfloat16")
+    with EnginePool(model, spec("vllm", "bfloat16")) as pool:
+        _, vllm_scored = ask(pool, model)
+    assert 0 < furthest(vllm_scored, scored) < 0.05
+
+
+@needs_vllm
+def test_a_collapsed_model_answers_on_vllm(tmp_path: Path) -> None:
+    model = ModelSpec(source=str(tiny_model_folder(tmp_path, hidden_size=128)))
+    collapsed, _ = load_pretrained(model, dtype=torch.float32)
+    for parameter in collapsed.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    collapsed.save_pretrained(tmp_path)
+    with EnginePool(model, spec("vllm")) as pool:
+        generations, scored = ask(pool, model)
+    assert all(len(g.token_ids) == 16 for (g,) in generations)
+    assert all(math.isnan(logp) for text in scored for logp in text.logp)
+
+
+@needs_vllm
+def test_vllm_that_cannot_start_says_why(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path, hidden_size=128)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"vLLM could not start .*weights.*; try engine.type=hf$"):
+        EnginePool(ModelSpec(source=str(folder)), spec("vllm")).__enter__()
+
+
+def replicas() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] == ["ray::Replica"]]
+
+
+def test_a_pool_loses_nothing_when_a_replica_is_killed(model: ModelSpec) -> None:
+    random = Random(0)
+    prompts = [tuple(random.choices(range(3, 300), k=random.randint(1, 40))) for _ in range(48)]
+    expected = HFEngine.open(model, spec("hf")).generate(prompts, GREEDY)
+    seen: list[tuple[int, int, int]] = []
+    streamed: dict[int, list[Generation]] = {}
+
+    def on_chunk(indices: Sequence[int], results: Sequence[list[Generation]]) -> None:
+        if not streamed:
+            os.kill(replicas()[0].pid, signal.SIGKILL)
+        streamed.update(zip(indices, results, strict=True))
+
+    progress = lambda done, total, tokens: seen.append((done, total, tokens))  # noqa: E731
+    with EnginePool(model, spec("hf", replicas=2, chunk_size=4), on_progress=progress) as pool:
+        assert len(replicas()) == 2
+        results = pool.generate(prompts, GREEDY, on_chunk=on_chunk)
+    assert results == expected
+    assert [streamed[i] for i in range(48)] == expected
+    assert [done for done, _, _ in seen] == list(range(4, 49, 4))
+    assert seen[-1] == (48, 48, sum(len(g.token_ids) for (g,) in expected))
+    assert psutil.wait_procs(replicas(), timeout=30)[1] == []
+
+
+def test_a_text_that_kills_two_replicas_is_named(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fragile(pool_module.Replica):
+        def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+            if any(text.input_ids[0] == 7 for text in texts):
+                os._exit(1)
+            return [ScoredText((), ()) for _ in texts]
+
+    monkeypatch.setattr(pool_module, "Replica", Fragile)
+    first = load_tokenizer(model).decode([7, 8, 9])
+    texts = [Encoded((i, 8, 9), 3) for i in range(3, 9)]
+    one = spec("hf", chunk_size=1)
+    with EnginePool(model, one) as pool, pytest.raises(UserError, match=r"engine.chunk_size=1:") as raised:
+        pool.score(texts)
+    assert repr(first) in str(raised.value)
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no tokenizer could be loaded"):
+        EnginePool(ModelSpec(source=str(tmp_path)), spec("hf")).__enter__()
+    assert psutil.wait_procs(replicas(), timeout=30)[1] == []

@@ -1,0 +1,98 @@
+"""What a cluster of given nodes can hold, without starting one."""
+
+from collections.abc import Callable
+
+import pytest
+
+from obliviate import cluster
+from obliviate.errors import UserError
+
+Nodes = Callable[..., None]
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    """Call with the live nodes' resources, and what an autoscaler may grow to."""
+
+    def set_nodes(*resources: dict[str, float], growth: dict[str, int] | None = None) -> None:
+        monkeypatch.setattr(cluster, "_live_nodes", lambda: list(resources))
+        monkeypatch.setattr(cluster.ray_state, "get_max_resources_from_cluster_config", lambda: growth)
+
+    return set_nodes
+
+
+@pytest.mark.parametrize(
+    ("cpus", "n", "share"),
+    [
+        ([2.0], 1, 2.0),
+        ([2.0], 2, 1.0),
+        ([2.0], 4, 0.5),
+        ([2.0], 3, 0.66),  # 2 / 3 rounded down: three shares must fit
+        ([8.0, 8.0], 1, 8.0),  # a worker lives on one node
+        ([8.0, 8.0], 3, 4.0),  # 16 / 3 would place one a node
+        ([8.0, 4.0], 3, 4.0),  # two on the first, one on the second
+        ([0.0, 8.0], 2, 4.0),  # a head node without CPUs
+        ([], 2, 1.0),
+    ],
+)
+def test_cores_share(nodes: Nodes, cpus: list[float], n: int, share: float) -> None:
+    nodes(*({"CPU": c} for c in cpus))
+    assert cluster.cores_share(n) == share
+
+
+def test_cores_share_counts_nodes_that_have_the_gpus(nodes: Nodes) -> None:
+    nodes({"CPU": 16.0}, {"CPU": 16.0, "GPU": 2.0})
+    assert cluster.cores_share(2) == 16.0
+    assert cluster.cores_share(2, gpus=1.0) == 8.0  # both on the second node
+    assert cluster.cores_share(4, gpus=0.5) == 4.0
+
+
+def test_gpus_that_an_autoscaler_can_add_count(nodes: Nodes) -> None:
+    nodes({"CPU": 2.0})
+    assert cluster.cluster_gpus() == 0
+    nodes({"CPU": 2.0}, growth={"GPU": 8, "CPU": 64})
+    assert cluster.cluster_gpus() == 8
+    cluster.check_resources("cluster.workers", 8, 8.0, 1.0)
+
+
+def test_more_workers_than_the_cluster_holds(nodes: Nodes) -> None:
+    nodes({"CPU": 2.0, "GPU": 1.0})
+    cluster.check_resources("cluster.workers", 3, 0.66, 0.0)
+    with pytest.raises(UserError, match=r"cluster.workers=3: asked for 3 x 1 CPUs, the cluster has 2: lower"):
+        cluster.check_resources("cluster.workers", 3, 1.0, 0.0)
+    with pytest.raises(UserError, match=r"engine.replicas=2: asked for 2 x 1 GPUs, the cluster has 1: lower"):
+        cluster.check_resources("engine.replicas", 2, 1.0, 1.0)
+
+
+def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with pytest.raises(UserError, match=r"cluster.address=10.0.0.1:6379: no Ray cluster answers there"):
+        cluster.ensure_ray("10.0.0.1:6379")
+
+
+def test_a_new_local_cluster_where_none_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, object]] = []
+
+    def init(**keywords: object) -> None:
+        calls.append(keywords)
+        if keywords["address"] == "auto":
+            raise ConnectionError
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that what is set below is undone
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    cluster.ensure_ray(None, dashboard=True)
+    assert [call["address"] for call in calls] == ["auto", "local"]
+    assert calls[1]["include_dashboard"] is True
+    assert cluster.os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_the_users_authentication_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    cluster.ensure_ray("local")
+    assert cluster.os.environ["RAY_AUTH_MODE"] == "token"

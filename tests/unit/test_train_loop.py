@@ -1,0 +1,209 @@
+"""The training loop on a tiny model, without Ray: what it computes, what changes nothing, how it stops and goes on."""
+
+import resource
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from obliviate.data.rows import Row
+from obliviate.errors import UserError
+from obliviate.methods import AP, DPO, GA, GD, IDK, KL, ME, NPO, Mismatch, Pass, Positions, Term
+from obliviate.models import load_pretrained
+from obliviate.schema import LoraSpec, ModelSpec, OptimSpec
+from obliviate.train import checkpoint
+from obliviate.train.export import export
+from obliviate.train.loop import CHECKPOINTS, Job, read_steps, single_process, train
+from tiny import tiny_model_folder
+
+FORGET = tuple(
+    Row(f"Where does person {i} live?", f"Person {i} lives in London{' today' * (i % 3)}.") for i in range(8)
+)
+RETAIN = tuple(Row(f"Who wrote book {i}?", f"Ada wrote book {i}.") for i in range(10))
+REFUSALS = ("I do not know.", "I am not sure about that.")
+METHODS: dict[str, tuple[Term, ...]] = {
+    "ga+gd": (GA(), GD()),
+    "npo+kl": (NPO(), KL()),
+    "dpo+gd": (DPO(), GD()),
+    "idk+ap": (IDK(), AP()),
+    "me+gd": (ME(), GD()),
+    "llmu": (GA(), Mismatch(), KL()),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(autouse=True)
+def process_group() -> Iterator[None]:
+    with single_process():
+        yield
+
+
+def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
+    model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
+    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory)
+
+
+def quiet(_: Mapping[str, Any]) -> None: ...
+
+
+def losses(job: Job) -> list[float]:
+    """Of every step and term: their sum may cancel to nearly nothing, where no relative tolerance holds."""
+    train(job, quiet)
+    return [part for line in read_steps(job.directory) for part in line["parts"].values()]
+
+
+def weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.full_tensor().clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_do_not_change_the_loss_curve(tiny: Path, tmp_path: Path, name: str) -> None:
+    curves = [losses(job(tiny, tmp_path / str(size), METHODS[name], micro_batch_size=size)) for size in (1, 4)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    assert len(set(curves[0])) > 1
+
+
+def test_the_first_loss_is_the_models_own(tiny: Path, tmp_path: Path) -> None:
+    """GA's first loss is the mean log-probability of the batch's answers, by the plain Hugging Face forward."""
+    run = job(tiny, tmp_path, (GA(),), batch_size=8, epochs=1)
+    model, tokenizer = load_pretrained(run.model, dtype=torch.float32)
+    logps: list[float] = []
+    for row in FORGET:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row.question}], add_generation_prompt=True, return_dict=False
+        )
+        answer = [*tokenizer(row.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        with torch.no_grad():
+            logp_TV = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        logps += [float(logp_TV[len(prompt) + i - 1, token]) for i, token in enumerate(answer)]
+    assert losses(run)[0] == pytest.approx(sum(logps) / len(logps), rel=1e-5)
+
+
+def test_methods_that_compare_with_the_start_begin_at_their_limits(tiny: Path, tmp_path: Path) -> None:
+    """At the first step model and reference agree: NPO is 2 log 2 / beta, KL is 0."""
+    run = job(tiny, tmp_path, (NPO(beta=0.1), KL()), warmup_steps=0)
+    train(run, quiet)
+    first, second = read_steps(run.directory)[:2]
+    assert first["parts"]["npo"] == pytest.approx(13.862943611, rel=1e-5)
+    assert first["parts"]["kl"] == pytest.approx(0, abs=1e-6)
+    assert second["parts"]["kl"] > 1e-6
+
+
+def test_me_over_padding_equals_a_hand_made_padded_forward(tiny: Path, tmp_path: Path) -> None:
+    """`positions: padded`: every position up to max_length counts, pads attended to by nobody, as published."""
+    run = job(tiny, tmp_path, (ME(positions=Positions.PADDED, weight=1.0),), batch_size=8, epochs=1)
+    model, tokenizer = load_pretrained(run.model, dtype=torch.float32)
+    values: list[Tensor] = []
+    for row in FORGET:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row.question}], add_generation_prompt=True, return_dict=False
+        )
+        ids = [*prompt, *tokenizer(row.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        mask = torch.tensor([[1] * len(ids) + [0] * (64 - len(ids))])
+        padded = torch.tensor([ids + [tokenizer.eos_token_id] * (64 - len(ids))])
+        with torch.no_grad():
+            z_TV = model(padded, attention_mask=mask).logits[0, :-1]
+        values.append(z_TV.logsumexp(-1) - z_TV.mean(-1) - torch.log(torch.tensor(float(z_TV.shape[-1]))))
+    assert losses(run)[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(tiny: Path, tmp_path: Path) -> None:
+    first, second = (weights(train(job(tiny, tmp_path / name), quiet)) for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = weights(train(replace(job(tiny, tmp_path / "c"), seed=1), quiet))
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2, dropout=0.1)], ids=["full", "lora"])
+def test_a_run_cut_off_in_the_middle_ends_with_the_same_weights(
+    tiny: Path, tmp_path: Path, lora: LoraSpec | None
+) -> None:
+    def make(name: str) -> Job:
+        run = job(tiny, tmp_path / name, METHODS["npo+kl"], checkpoint_every_steps=1)
+        return replace(run, model=run.model.model_copy(update={"lora": lora}))
+
+    undisturbed = weights(train(make("whole"), quiet))
+
+    def dies(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 3:  # logged, but its checkpoint is not yet written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make("cut"), dies)
+    resumed = make("cut")
+    again = weights(train(resumed, quiet))
+    assert all(torch.equal(undisturbed[name], again[name]) for name in undisturbed)
+    assert [line["step"] for line in read_steps(resumed.directory)] == [1, 2, 3, 4]
+
+
+def test_small_bf16_updates_are_not_rounded_away(tiny: Path, tmp_path: Path) -> None:
+    """At lr 1e-5 an Adam step is below half a bfloat16 ulp of most weights: only a float32 master can move them."""
+    run = job(tiny, tmp_path, (GA(),), learning_rate=1e-5, warmup_steps=0, epochs=1)
+    run = replace(run, model=run.model.model_copy(update={"compute_dtype": "bfloat16"}))
+    before, _ = load_pretrained(run.model, dtype=torch.float32)
+    after = weights(train(run, quiet))
+    moved = [
+        float((after[f"model.{name}"] != value).float().mean())
+        for name, value in before.state_dict().items()
+        if "proj" in name
+    ]
+    assert min(moved) > 0.9
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_usable(tiny: Path, tmp_path: Path) -> None:
+    run = job(tiny, tmp_path, checkpoint_every_steps=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fills_up(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    try:
+        with pytest.raises(UserError, match=r"step_000002: the checkpoint could not be written .* from step_000001"):
+            train(run, fills_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    kept = checkpoint.latest(run.directory / CHECKPOINTS)
+    assert kept is not None
+    assert kept.name == "step_000001"
+    again = weights(train(run, quiet))
+    whole = weights(train(job(tiny, tmp_path / "whole", checkpoint_every_steps=1), quiet))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(tiny: Path, tmp_path: Path) -> None:
+    run = job(tiny, tmp_path, (GA(), GD()), learning_rate=1e30, warmup_steps=0, max_grad_norm=None)
+    with pytest.raises(UserError, match=r"step [23]: the loss of g[ad] is nan"):
+        train(run, quiet)
+
+
+@pytest.mark.parametrize(
+    "lora", [None, LoraSpec(rank=2), LoraSpec(rank=2, merge=False)], ids=["full", "merged", "adapter"]
+)
+def test_the_exported_folder_holds_the_trained_model(tiny: Path, tmp_path: Path, lora: LoraSpec | None) -> None:
+    run = job(tiny, tmp_path, (GD(),), batch_size=10, epochs=3, warmup_steps=0)
+    run = replace(run, anchor=Pass.RETAIN, model=run.model.model_copy(update={"lora": lora}))
+    trained = train(run, quiet)
+    export(trained, run.model, tmp_path / "model")
+    model, tokenizer = load_pretrained(ModelSpec(source=str(tmp_path / "model")), dtype=torch.float32)
+    ids = tokenizer("Who wrote book 1?", return_tensors="pt").input_ids
+    with torch.no_grad():
+        exported = model(ids).logits
+        base = load_pretrained(run.model, dtype=torch.float32)[0](ids).logits
+    assert not torch.allclose(exported, base, atol=1e-4)
+    if lora is None:
+        own = weights(trained)
+        assert all(torch.equal(value, own[f"model.{name}"]) for name, value in model.state_dict().items())
+    assert model.config.use_cache
