@@ -5,43 +5,57 @@ Resources are Ray's logical ones (CPUs, GPUs): they decide what is placed where,
 
 import logging
 import os
+import socket
 from math import floor
+from urllib.parse import urlsplit
 
 import ray
+from ray._private.services import find_bootstrap_address
 from ray._private.state import state as ray_state
 
 from obliviate.errors import UserError
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
     """Connect this process to a cluster, unless it already is connected.
 
-    `address` None: RAY_ADDRESS, else a cluster that runs on this machine, else a new local one; "local" always starts
-    a new one. A new one has no token authentication unless RAY_AUTH_MODE asks for it: it listens on this machine
-    alone. `dashboard` matters for a new one only (Ray Tune cannot free stopped trials without it).
-    Raises UserError where nothing answers at the address.
+    `address` is host:port, or "local" for a new cluster on this machine; None: RAY_ADDRESS, else the cluster that
+    `ray start` left running here, else a new local one. A new one asks nobody for a token unless RAY_AUTH_MODE says
+    so: it listens on this machine alone. `dashboard` matters for a new one only (without it Ray Tune cannot free what
+    stopped trials held). Raises UserError where nothing answers at the address.
     """
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    if address is None and not _joined("auto"):
-        address = "local"
+    if address is None:
+        running = find_bootstrap_address(None)
+        if running is None or not _answers(running):
+            address = "local"
+    elif address != "local" and not _answers(address):
+        raise UserError(
+            f"cluster.address={address}: no Ray cluster answers there; give the host:port that `ray start --head` "
+            "printed, or leave cluster.address and RAY_ADDRESS out for a local one"
+        )
     if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-    elif address is not None and not _joined(address):
-        raise UserError(
-            f"cluster.address={address}: no Ray cluster answers there; start one with `ray start --head`, "
-            "or leave cluster.address and RAY_ADDRESS out for a local one"
-        )
+    ray.init(
+        address=address,
+        include_dashboard=dashboard if address == "local" else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
 
 
-def _joined(address: str) -> bool:
+def _answers(address: str) -> bool:
+    """Whether something listens there. Ray itself would go on trying for minutes."""
+    parts = urlsplit(address if "//" in address else f"//{address}")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=CONNECT_TIMEOUT_S):
+            return True
+    except (OSError, ValueError):  # ValueError: no number where the port belongs
         return False
-    return True
 
 
 def cores_share(n: int, gpus: float = 0.0) -> float:

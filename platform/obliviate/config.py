@@ -46,7 +46,7 @@ class TrainingRun(Spec):
 
 
 class FinetuneRun(TrainingRun):
-    """Teaches a model the data: all of it (the model that must forget), or all but the forget set (the retain model)."""
+    """Teaches a model the data: all of it (what must forget), or all but the forget set (the retain model)."""
 
     train_on: Literal["all", "retain"] = "all"
 
@@ -161,10 +161,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *path, last = key.split(".")
     node: Any = tree
     for step in path:
-        if isinstance(node, list):
-            node = _list_entry(node, step, override)
-        else:
-            node = node.setdefault(step, {})
+        node = _list_entry(node, step, override) if isinstance(node, list) else node.setdefault(step, {})
         if not isinstance(node, dict | list):
             raise UserError(f"override {override!r}: {step} is {node!r}, which has no keys")
     if isinstance(node, list):

@@ -88,7 +88,7 @@ def token_statistics(
     if Stat.REFERENCE_KL in stats and reference is None:
         raise ValueError("REFERENCE_KL needs the reference model's hidden states and head")
     ordered = tuple(sorted(stats))
-    values = _ChunkedStatistics.apply(
+    values = _ChunkedStatistics.apply(  # type: ignore[no-untyped-call]
         hidden_ND, head.weight_VD, head.bias_V, labels_N, head.scale, head.softcap, ordered, reference
     )
     return dict(zip(ordered, values, strict=True))
@@ -133,7 +133,7 @@ def _chunk_rows(vocabulary: int) -> int:
 
 class _ChunkedStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,

@@ -28,8 +28,8 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             *_measurements(evaluation),
             "## How to reproduce it",
             "",
-            f"Obliviate {record['versions'].get('obliviate')}, git revision `{record['git_revision']}`, seed "
-            f"{config['seed']}, with {', '.join(f'{k} {v}' for k, v in record['versions'].items() if k != 'obliviate')}. "
+            f"Git revision `{record['git_revision']}`, seed {config['seed']}, "
+            f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}. "
             f"Data: SHA-256 `{record['inputs']['data'][:16]}…`. The resolved config:",
             "",
             "```json",

@@ -33,8 +33,8 @@ class Method(Spec):
 
     name: str = ""  # in tables; empty: the method's own name, ME+GD
     method: Any
-    regularizers: list[Any] = []
-    optim: dict[str, Any] = {}  # over the job's `optim`
+    regularizers: tuple[Any, ...] = ()
+    optim: dict[str, Any] = Field({})  # over the job's `optim`
     pairing: str = "fresh"
 
 

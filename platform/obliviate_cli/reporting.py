@@ -50,7 +50,7 @@ def write(title: str, models: Sequence[ModelReport], path: Path, console: Consol
     """The HTML, the same figures as JSON beside it, and a table on the terminal."""
     notes = [
         "Intervals are 95% percentile bootstraps over items; they say nothing of the spread over training seeds.",
-        "The p-value of forget quality saturates once the two samples no longer overlap: read the KS statistic with it.",
+        "The p-value of forget quality saturates once the samples no longer overlap: read the KS statistic with it.",
     ]
     build_report(title, models, notes, path)
     write_json(path.with_suffix(".json"), report_json(models))

@@ -20,7 +20,10 @@ from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
 # What changes where and how fast a run computes, but not what: left out of its content hash.
-PLACEMENT = {"cluster": True, "runs": True, "name": True, "optim": {"micro_batch_size", "activation_checkpointing"}}
+PLACEMENT: dict[str, Any] = {
+    **dict.fromkeys(("cluster", "runs", "name"), True),
+    "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
+}
 
 
 def finetune(config: FinetuneRun, console: Console) -> Path:

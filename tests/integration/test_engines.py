@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -91,11 +92,18 @@ def test_vllm_in_float32_is_hugging_face(model: ModelSpec) -> None:
 
 @needs_vllm
 def test_vllm_in_bfloat16_is_close_to_hugging_face(model: ModelSpec) -> None:
-    """bfloat16 has 8 significant bits: logits of up to 4 are known to 1/64, and two engines round at other places."""
+    """Both round at 8 significant bits, at other places: vLLM may be as far from float32 as Hugging Face is, twice over.
+
+    Stated tolerance on this model: 0.1 nats a token, 0.03 nats for a text's mean.
+    """
+    _, exact = in_process(model, "float32")
     _, scored = in_process(model, "bfloat16")
     with EnginePool(model, spec("vllm", "bfloat16")) as pool:
         _, vllm_scored = ask(pool, model)
-    assert 0 < furthest(vllm_scored, scored) < 0.05
+    assert 0 < furthest(vllm_scored, exact) < 2 * furthest(scored, exact)
+    assert furthest(vllm_scored, scored) < 0.1
+    for one, other in zip(vllm_scored, scored, strict=True):
+        assert fmean(one.logp) == pytest.approx(fmean(other.logp), abs=0.03)
 
 
 @needs_vllm

@@ -1,6 +1,8 @@
 """What a cluster of given nodes can hold, without starting one."""
 
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -64,35 +66,57 @@ def test_more_workers_than_the_cluster_holds(nodes: Nodes) -> None:
         cluster.check_resources("engine.replicas", 2, 1.0, 1.0)
 
 
-def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: object) -> None:
-        raise ConnectionError
-
-    monkeypatch.setattr(cluster.ray, "init", refuse)
-    with pytest.raises(UserError, match=r"cluster.address=10.0.0.1:6379: no Ray cluster answers there"):
-        cluster.ensure_ray("10.0.0.1:6379")
-
-
-def test_a_new_local_cluster_where_none_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def init_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What would have been handed to ray.init; RAY_ADDRESS and RAY_AUTH_MODE unset, and put back afterwards."""
     calls: list[dict[str, object]] = []
+    monkeypatch.setattr(cluster.ray, "init", lambda **keywords: calls.append(keywords))
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return calls
 
-    def init(**keywords: object) -> None:
-        calls.append(keywords)
-        if keywords["address"] == "auto":
-            raise ConnectionError
 
-    monkeypatch.setattr(cluster.ray, "init", init)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that what is set below is undone
-    monkeypatch.delenv("RAY_AUTH_MODE")
+@pytest.fixture
+def listener() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:port", "ray://127.0.0.1:1"])
+def test_an_address_where_nothing_answers(init_calls: list[dict[str, object]], address: str) -> None:
+    with pytest.raises(UserError, match=f"^cluster.address={address}: no Ray cluster answers there; give"):
+        cluster.ensure_ray(address)
+    assert init_calls == []
+
+
+def test_an_address_where_something_listens(init_calls: list[dict[str, object]], listener: str) -> None:
+    cluster.ensure_ray(listener)
+    assert init_calls[0]["address"] == listener
+    assert "RAY_AUTH_MODE" not in os.environ  # a cluster's own setting is not ours to guess
+
+
+@pytest.mark.parametrize("left_behind", [None, "127.0.0.1:1"])
+def test_a_new_local_cluster_where_none_runs(
+    monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]], left_behind: str | None
+) -> None:
+    monkeypatch.setattr(cluster, "find_bootstrap_address", lambda _: left_behind)
     cluster.ensure_ray(None, dashboard=True)
-    assert [call["address"] for call in calls] == ["auto", "local"]
-    assert calls[1]["include_dashboard"] is True
-    assert cluster.os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert init_calls[0]["address"] == "local"
+    assert init_calls[0]["include_dashboard"] is True
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
-def test_the_users_authentication_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: None)
+def test_a_cluster_that_runs_here_is_joined(
+    monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]], listener: str
+) -> None:
+    monkeypatch.setattr(cluster, "find_bootstrap_address", lambda _: listener)
+    cluster.ensure_ray(None)
+    assert init_calls[0]["address"] is None  # Ray finds it again, and the token it asks for
+    assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_the_users_authentication_stays(monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]]) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     cluster.ensure_ray("local")
-    assert cluster.os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_AUTH_MODE"] == "token"

@@ -69,7 +69,7 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_do_not_change_the_loss_curve(tiny: Path, tmp_path: Path, name: str) -> None:
     curves = [losses(job(tiny, tmp_path / str(size), METHODS[name], micro_batch_size=size)) for size in (1, 4)]
-    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)  # KL starts at zero
     assert len(set(curves[0])) > 1
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str]
     look = looks([(model.name, model.kind) for model in models])
     charts = _charts(models, look)
     script = (HERE / "report.js").read_text(encoding="utf-8")
-    plotly = get_plotlyjs()
+    plotly_hash, plotly = _plotly()
     html = environment.get_template("template.html.j2").render(
         title=title,
         notes=notes,
@@ -97,8 +98,8 @@ def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str]
         },
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hashes=[_hash(script), _hash(plotly)],
-        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),  # 2 MB instead of 5
+        script_hashes=[_hash(script), plotly_hash],
+        plotly=plotly,
     )
     write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8") and None)
 
@@ -149,18 +150,16 @@ def _aggregates(models: Sequence[ModelReport]) -> list[Column]:
 
 
 def _best(models: Sequence[ModelReport], figures: Sequence[Figure | None]) -> frozenset[int]:
-    """The unlearned model with the highest value, and those whose interval reaches it."""
-    found = {
-        index: figure
+    """The unlearned model with the highest value, and those whose interval reaches it. One alone is not a best."""
+    reaches = {
+        index: (figure.value, figure.value if figure.high is None else figure.high)
         for index, (model, figure) in enumerate(zip(models, figures, strict=True))
         if model.kind == "unlearned" and figure is not None and figure.value is not None
     }
-    top = max((figure.value for figure in found.values() if figure.value is not None), default=None)
-    return frozenset(
-        index
-        for index, figure in found.items()
-        if top is not None and (figure.value == top or (figure.high is not None and figure.high >= top))
-    )
+    if len(reaches) < 2:
+        return frozenset()
+    top = max(value for value, _ in reaches.values())
+    return frozenset(index for index, (_, high) in reaches.items() if high >= top)
 
 
 def _metrics(models: Sequence[ModelReport], name: str) -> list[Column]:
@@ -196,7 +195,9 @@ def _forgotten(models: Sequence[ModelReport]) -> Axis:
     if any(efficacy):
         return Axis("forget efficacy", "Forget efficacy → more forgotten", efficacy, (-0.02, 1.04))
     quality = [
-        found and Figure(value=found.log10_p, low=None, high=None, scored=found.scored, unscored=found.unscored)
+        None
+        if found is None
+        else Figure(value=found.log10_p, low=None, high=None, scored=found.scored, unscored=found.unscored)
         for found in (model.evaluation.forget_quality for model in models)
     ]
     return Axis("log10 p of forget quality", "Forget quality, log₁₀ p → closer to the gold standard", quality, None)
@@ -230,6 +231,13 @@ def _questions(models: Sequence[ModelReport]) -> list[dict[str, Any]]:
             ]  # fmt: skip
     order = {name: place for place, name in enumerate(_sets(models))}
     return sorted(questions.values(), key=lambda row: (order.get(row["set"], len(order)), row["set"], row["index"]))
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """The hash of plotly's script, and the script as base64 of gzip: 2 MB instead of 5. It ships no smaller bundle."""
+    script = get_plotlyjs()
+    return _hash(script), base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _hash(script: str) -> str:

@@ -79,7 +79,8 @@ def trade_off(looks: Sequence[Look], forgotten: Axis, kept: Axis) -> Chart | Non
             x=[x.value], y=[y.value], error_x=_error_bars([x]), error_y=_error_bars([y]), name=escape(look.name),
             text=[escape(look.name) + ("<br><i>gold standard</i>" if gold else "")], mode="markers+text",
             textposition="bottom center" if gold else "top center", cliponaxis=False, meta=index,
-            marker={"color": look.colour, "symbol": SYMBOLS[look.kind], "size": 18 if gold else 13, "line": {"width": 1}},
+            marker={"color": look.colour, "symbol": SYMBOLS[look.kind], "size": 18 if gold else 13,
+                    "line": {"width": 1}},
             hovertemplate=f"<b>{escape(look.name)}</b><br>{forgotten.name} {_spoken(x)}<br>"
                           f"{kept.name} {_spoken(y)}<extra></extra>",
         )  # fmt: skip
@@ -110,7 +111,7 @@ def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]
             customdata=[_spoken(each) for each in figures],
             hovertemplate=f"<b>{escape(look.name)}</b><br>%{{y}} %{{customdata}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(range=[0, 1.02])  # what metrics score in: the same on every set
     figure.update_yaxes(autorange="reversed", automargin=True)
     bars = len(labels) * sum(map(bool, means))
     alt = f"Bars of each metric's mean on {name} with bootstrap intervals; the numbers are in the table of {name}."

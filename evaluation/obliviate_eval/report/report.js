@@ -60,6 +60,7 @@ function themed(layout) {
 function drawCharts() {
   const outline = getComputedStyle(document.body).color;
   for (const place of all("[data-chart]")) {
+    if (place.closest("[hidden]")) continue; // has no size to draw in
     const { data: traces, layout } = data.charts[place.dataset.chart];
     const shown = traces.map((trace) => ({
       ...trace,

@@ -18,6 +18,33 @@ from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.npo import NPO
 from obliviate.scoring import Stat
 
+__all__ = [
+    "AP",
+    "DPO",
+    "FORGET_TYPES",
+    "GA",
+    "GD",
+    "IDK",
+    "KL",
+    "ME",
+    "NPO",
+    "REGULARIZER_TYPES",
+    "AnyForgetSpec",
+    "AnyRegularizerSpec",
+    "ForgetObjective",
+    "Loss",
+    "Mismatch",
+    "Needs",
+    "Pass",
+    "Positions",
+    "Regularizer",
+    "Scores",
+    "Term",
+    "expand",
+    "union_of_needs",
+    "widest",
+]
+
 AnyForget = GA | NPO | DPO | IDK | ME
 AnyRegularizer = GD | KL | AP | Mismatch
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]

@@ -120,8 +120,14 @@ def collate(
     for each in padded:
         sequence_BT[rows[each]] = True
     sequence_BT[:, 0] = False
-    arrays = (torch.from_numpy(array) for array in (input_ids_BT, attention_BT, answer_BT, sequence_BT))
-    return Batch(*arrays, rows=rows, keys=keys)
+    return Batch(
+        torch.from_numpy(input_ids_BT),
+        torch.from_numpy(attention_BT),
+        torch.from_numpy(answer_BT),
+        torch.from_numpy(sequence_BT),
+        rows,
+        keys,
+    )
 
 
 def micro_batches(texts: Texts, items: Sequence[Item], anchor: Pass, size: int, workers: int) -> list[list[Item]]:

@@ -1,6 +1,7 @@
 """The trained model as a Hugging Face folder: whole weights, or an adapter beside a reference to its base."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,12 @@ def export(scored: ScoredModel, spec: ModelSpec, folder: Path) -> None:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(scored, options=options)
     if dist.get_rank() == 0:
-        _write(scored, {name.removeprefix(PREFIX): value for name, value in state.items()}, spec, folder)
+        _write(
+            scored,
+            {name.removeprefix(PREFIX): cast(torch.Tensor, value) for name, value in state.items()},
+            spec,
+            folder,
+        )
     dist.barrier()
 
 

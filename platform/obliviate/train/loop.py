@@ -6,7 +6,7 @@ divided by its count over the whole step, so the result depends on neither worke
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import HashStore
 from torch.distributed.tensor import DTensor
 
 from obliviate.data.rows import Row
@@ -66,7 +67,7 @@ class Reporter(Protocol):
 @contextmanager
 def single_process() -> Iterator[None]:
     """A process group of one, for running the loop without Ray."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:
@@ -182,7 +183,7 @@ class _Trainer:
             if Stat.REFERENCE_KL in stats
         }
         out = self.model(batch.input_ids_BT, batch.attention_BT, wanted, hidden)
-        return self._by_pass(batch, lambda each, stat: out[f"{each}/{stat}"]) | {
+        return self._by_pass(batch, out) | {
             each: self.reference.scores(each, batch) for each in self.needs if each.of_reference
         }
 
@@ -190,16 +191,20 @@ class _Trainer:
         """Each term's count over the whole step. Counts depend on the masks alone: blank scores tell them."""
         counts = torch.zeros(len(self.job.terms), device=self.device)
         for batch in batches:
-            blank = self._by_pass(batch, lambda each, _: torch.zeros(batch.answer_BT[batch.rows[each]].shape))
+            zeros_BT = torch.zeros(batch.answer_BT.shape, device=self.device)
+            zeros = {
+                f"{each}/{stat}": zeros_BT[batch.rows[each]] for each in self.trained for stat in self.trained[each]
+            }
+            blank = self._by_pass(batch, zeros)
             blank |= {each: blank[each.text] for each in self.needs if each.of_reference}
             counts += torch.stack([term.loss(blank).count.float() for term in self.job.terms]).to(self.device)
         dist.all_reduce(counts)
         return counts.clamp(min=1)
 
-    def _by_pass(self, batch: Batch, value: Callable[[Pass, Stat], Tensor]) -> dict[Pass, TokenScores]:
+    def _by_pass(self, batch: Batch, values: Mapping[str, Tensor]) -> dict[Pass, TokenScores]:
         return {
             each: TokenScores(
-                {stat: value(each, stat) for stat in stats},
+                {stat: values[f"{each}/{stat}"] for stat in stats},
                 batch.answer_BT[batch.rows[each]],
                 batch.sequence_BT[batch.rows[each]],
             )

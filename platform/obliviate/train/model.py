@@ -70,7 +70,8 @@ class ScoredModel(nn.Module):
     @property
     def causal_lm(self) -> Any:
         """The transformers model, below any adapter wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def build(spec: ModelSpec, *, seed: int, activation_checkpointing: bool, device: torch.device) -> ScoredModel:

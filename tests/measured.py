@@ -1,0 +1,61 @@
+"""Records made by hand, and an engine that answers without a model, for tests of evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from obliviate.data.rows import Role
+from obliviate.data.text import Encoded
+from obliviate.inference.engine import Generation, ScoredText
+from obliviate.schema import GenerationSpec
+from obliviate_eval.records import Probe, Record, ScoredAnswer
+
+
+def answers(*mean_logps: float, tokens: int = 2) -> tuple[ScoredAnswer, ...]:
+    """Scored answers with these means, in nats per token."""
+    return tuple(ScoredAnswer("", (logp,) * tokens) for logp in mean_logps)
+
+
+def record(role: Role = Role.RETAIN, **fields: Any) -> Record:
+    """A record of set `role`, with the reference "the cat sat" unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "set": role.value, "index": 0, "question": "What did the cat do?", "reference": "the cat sat",
+    }  # fmt: skip
+    merged = defaults | fields
+    return Record(role=role, **({"full_reference": merged["reference"]} | merged))
+
+
+def scored(role: Role, right: float, wrong: Sequence[float], **fields: Any) -> Record:
+    """A record with mean log-probabilities of the true answer and its paraphrase (both `right`) and of false ones."""
+    texts: Mapping[Probe, tuple[ScoredAnswer, ...]] = {
+        Probe.ANSWER: answers(right), Probe.PARAPHRASED: answers(right), Probe.PERTURBED: answers(*wrong),
+    }  # fmt: skip
+    return record(role, answers=dict(texts), **fields)
+
+
+class Characters:
+    """A text encoder whose tokens are characters: one to one with what the engine below reads."""
+
+    def prompt(self, question: str) -> tuple[int, ...]:
+        return tuple(map(ord, question))
+
+    def encode(self, question: str, answer: str) -> Encoded:
+        return Encoded(self.prompt(question) + tuple(map(ord, answer)), len(question))
+
+
+class Parrot:
+    """An engine that generates a fixed answer for each question and gives each answer a fixed log-probability."""
+
+    def __init__(self, says: Mapping[str, Generation], logp: Mapping[str, float]) -> None:
+        self.says, self.logp = says, logp
+        self.prompts: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
+        questions = ["".join(map(chr, prompt)) for prompt in prompts]
+        self.prompts += questions
+        return [[self.says[question]] for question in questions]
+
+    def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        pairs = [("".join(map(chr, t.prompt_ids)), "".join(map(chr, t.answer_ids))) for t in texts]
+        self.texts += pairs
+        return [ScoredText((self.logp[answer],) * len(answer), (True,) * len(answer)) for _, answer in pairs]

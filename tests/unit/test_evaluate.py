@@ -1,0 +1,184 @@
+"""A whole evaluation with an engine and judges that answer without a model."""
+
+from collections.abc import Sequence
+from math import exp, log, nan
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from measured import Characters, Parrot
+from pydantic import ValidationError
+
+from obliviate.data.rows import EvaluationSet, Role, Row
+from obliviate.data.text import TextEncoder
+from obliviate.errors import UserError
+from obliviate.inference.engine import Generation
+from obliviate_eval.judges import Judges, Pair
+from obliviate_eval.records import Probe, read_records
+from obliviate_eval.run import evaluate
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.suites import SUITES
+from obliviate_eval.summary import Evaluation, summarise
+
+FORGET = Row("Who wrote Tide?", "Ada wrote it", "It was Ada", ("It was Bob", "It was Cyd"))
+AUTHOR = Row("Who wrote Hamlet?", "Shakespeare", None, ("Marlowe",), original_answer="Hamlet is by Shakespeare")
+SETS = (
+    EvaluationSet("forget", Role.FORGET, (FORGET, FORGET)),  # the same question twice
+    EvaluationSet("real_authors", Role.REAL_AUTHORS, (AUTHOR,)),
+)
+SAYS = {
+    "Who wrote Tide?": Generation("Ada wrote Tide", (1, 2, 1, 2), True),
+    "Who wrote Hamlet?": Generation("Shakespeare did", (3, 4), False),
+}
+LOGP = {
+    "Ada wrote it": log(0.5), "It was Ada": log(0.4), "It was Bob": log(0.2), "It was Cyd": log(0.2),
+    "Shakespeare": log(0.3), "Marlowe": log(0.1),
+}  # fmt: skip
+
+
+class Recorder:
+    """A judge that keeps what it was asked."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, list[Pair]()
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Any]:
+        self.asked += pairs
+        return [self.answer] * len(pairs)
+
+
+def run(directory: Path, parrot: Parrot | None = None, judges: Judges = Judges(), **spec: Any) -> Evaluation:
+    engine = parrot or Parrot(SAYS, LOGP)
+    encoder = cast(TextEncoder, Characters())
+    return evaluate(engine, encoder, SETS, EvaluationSpec(resamples=100, **spec), judges, directory)
+
+
+def test_figures_by_hand(tmp_path: Path) -> None:
+    found = run(tmp_path, judges=Judges(Recorder(0.8), Recorder("entailment")))
+    forget, authors = found.sets["forget"], found.sets["real_authors"]
+    assert forget["rouge"].value == pytest.approx(2 / 3)  # "Ada wrote" of "Ada wrote it"
+    assert forget["probability"].value == pytest.approx(0.5)
+    assert forget["truth_ratio"].value == pytest.approx(0.5)  # r = 0.4 / 0.2 = 2: 1 - 1/2
+    assert forget["token_entropy"].value == pytest.approx(0.5)  # 1 bit of log2(4)
+    assert forget["similarity"].value == pytest.approx(0.8)
+    assert forget["entailment"].value == 1
+    assert authors["probability"].value == pytest.approx(0.75)  # 0.3 / (0.3 + 0.1)
+    assert authors["truth_ratio"].value == pytest.approx(2 / 3)  # r = 0.3 / 0.1: 1 - 1/3
+    assert found.aggregates["forget_efficacy"].value == pytest.approx(1 - (2 / 3 + 0.5 + 0.5 + 0.8 + 1) / 5)
+    # Rouge 1, probability 3/4, truth ratio 2/3, entropy 1, similarity 4/5, entailment 1: two sets are absent.
+    utility = found.aggregates["model_utility"]
+    assert utility.value == pytest.approx(6 / (1 + 4 / 3 + 3 / 2 + 1 + 5 / 4 + 1))
+    assert (utility.scored, utility.unscored) == (6, 12)
+
+
+def test_each_text_is_scored_and_generated_for_once(tmp_path: Path) -> None:
+    parrot = Parrot(SAYS, LOGP)
+    run(tmp_path, parrot)
+    assert sorted(parrot.prompts) == ["Who wrote Hamlet?", "Who wrote Tide?"]
+    assert sorted(answer for _, answer in parrot.texts) == sorted(LOGP)
+
+
+def test_judges_compare_with_the_full_sentence_in_the_direction_of_the_role(tmp_path: Path) -> None:
+    judges = Judges(Recorder(0.5), Recorder("neutral"))
+    run(tmp_path, judges=judges)
+    tide, hamlet = ("Ada wrote Tide", "Ada wrote it"), ("Shakespeare did", "Hamlet is by Shakespeare")
+    assert cast(Recorder, judges.similarity).asked == [tide, tide, hamlet]
+    assert cast(Recorder, judges.entailment).asked == [tide, tide, hamlet[::-1]]
+    real = Judges(None, Recorder("neutral"))
+    run(tmp_path, judges=real, suite="closer_look_real_world")
+    assert cast(Recorder, real.entailment).asked == [tide, tide, hamlet]
+
+
+def test_without_judges_their_metrics_are_unscored_and_counted(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    assert (found.sets["forget"]["entailment"].value, found.sets["forget"]["entailment"].unscored) == (None, 2)
+    assert found.aggregates["forget_efficacy"].scored == 3
+
+
+def test_tofu_asks_no_judge(tmp_path: Path) -> None:
+    judges = Judges(Recorder(0.5), Recorder("neutral"))
+    found = run(tmp_path, judges=judges, suite="tofu")
+    assert cast(Recorder, judges.similarity).asked == []
+    assert set(found.sets["forget"]) == {"rouge", "probability", "truth_ratio"}
+    assert found.sets["forget"]["truth_ratio"].value == pytest.approx(0.5)  # min(2, 1/2)
+
+
+def test_files_hold_what_was_found_and_records_alone_give_it_again(tmp_path: Path) -> None:
+    found = run(tmp_path, judges=Judges(Recorder(0.8), Recorder("entailment")))
+    assert Evaluation.read(tmp_path / "metrics.json") == found
+    records = read_records(tmp_path / "records.parquet")
+    assert [(r.set, r.index) for r in records] == [("forget", 0), ("forget", 1), ("real_authors", 0)]
+    assert records[0].answers[Probe.PERTURBED][0].text == "It was Bob"
+    assert summarise(records, SUITES["closer_look"], resamples=100) == found
+
+
+def test_a_retain_models_records_add_forget_quality(tmp_path: Path) -> None:
+    run(tmp_path)
+    records = read_records(tmp_path / "records.parquet")
+    engine, encoder = Parrot(SAYS, LOGP), cast(TextEncoder, Characters())
+    spec = EvaluationSpec(resamples=100)
+    found = evaluate(engine, encoder, SETS, spec, Judges(), tmp_path / "again", reference_records=records)
+    assert found.forget_quality is not None
+    assert found.forget_quality.p_value == 1
+    assert Evaluation.read(tmp_path / "again" / "metrics.json") == found
+
+
+def test_a_collapsed_model_is_counted_as_unscored(tmp_path: Path) -> None:
+    found = run(tmp_path, Parrot(SAYS, LOGP | {"Ada wrote it": nan, "It was Bob": nan}))
+    assert found.sets["forget"]["probability"].unscored == 2
+    assert found.sets["forget"]["truth_ratio"].unscored == 2
+    assert found.sets["real_authors"]["probability"].value == pytest.approx(0.75)
+
+
+def test_a_prompt_without_room_for_an_answer_is_unscored_and_silence_is_not(tmp_path: Path) -> None:
+    no_room, silence = Generation("", (), False), Generation("", (), True)
+    found = run(tmp_path, Parrot({"Who wrote Tide?": no_room, "Who wrote Hamlet?": silence}, LOGP))
+    assert (found.sets["forget"]["rouge"].value, found.sets["forget"]["rouge"].unscored) == (None, 2)
+    assert (found.sets["real_authors"]["rouge"].value, found.sets["real_authors"]["rouge"].scored) == (0.0, 1)
+
+
+def test_rows_without_false_answers_lose_the_metrics_that_need_them(tmp_path: Path) -> None:
+    sets = (EvaluationSet("retain", Role.RETAIN, (Row("Who wrote Tide?", "Ada wrote it"),)),)
+    encoder = cast(TextEncoder, Characters())
+    found = evaluate(Parrot(SAYS, LOGP), encoder, sets, EvaluationSpec(resamples=100), Judges(), tmp_path)
+    assert found.sets["retain"]["truth_ratio"].unscored == 1
+    assert found.sets["retain"]["probability"].value == pytest.approx(exp(log(0.5)))
+
+
+def test_progress_says_what_is_done(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    evaluate(
+        Parrot(SAYS, LOGP),
+        cast(TextEncoder, Characters()),
+        SETS,
+        EvaluationSpec(resamples=100),
+        Judges(Recorder(0.5), Recorder("neutral")),
+        tmp_path,
+        lambda *step: seen.append(step),
+    )
+    assert seen == [
+        ("score", 0, 6), ("score", 6, 6), ("generate", 0, 2), ("generate", 2, 2),
+        ("similarity", 0, 3), ("similarity", 3, 3), ("entailment", 0, 3), ("entailment", 3, 3),
+    ]  # fmt: skip
+
+
+def test_several_samples_a_question_are_refused() -> None:
+    with pytest.raises(ValidationError, match="generation.samples is 4"):
+        EvaluationSpec.model_validate({"generation": {"samples": 4}})
+
+
+def test_unreadable_metrics_are_users_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.json: cannot be read"):
+        Evaluation.read(tmp_path / "metrics.json")
+    (tmp_path / "metrics.json").write_text('{"suite": "closer_look"}')
+    with pytest.raises(UserError, match=r"metrics\.json: no metrics\.json of an evaluation"):
+        Evaluation.read(tmp_path / "metrics.json")
+
+
+def test_every_suite_of_the_config_exists_and_names_metrics_that_it_has() -> None:
+    names = EvaluationSpec.model_fields["suite"].annotation.__args__  # type: ignore[union-attr]
+    assert set(names) == set(SUITES)
+    for suite in SUITES.values():
+        types = {metric.type for metric in suite.metrics}
+        assert all(set(aggregate.metrics) <= types for aggregate in suite.aggregates)
+        assert Probe.ENTAILMENT not in suite.needs or set(suite.premise) == set(Role)

@@ -1,0 +1,81 @@
+from math import exp, inf, nan
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measured import record
+
+from obliviate.data.rows import Role
+from obliviate.errors import UserError
+from obliviate_eval.records import SCORED, Probe, Record, ScoredAnswer, read_records, write_records
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+scored_answers = st.builds(
+    ScoredAnswer,
+    text=texts,
+    logp=st.lists(st.floats(-1e3, 0), max_size=4).map(tuple),
+    greedy=st.lists(st.booleans(), max_size=4).map(tuple),
+)
+any_record = st.builds(
+    Record,
+    set=texts,
+    role=st.sampled_from(Role),
+    index=st.integers(0, 10**6),
+    question=texts,
+    reference=texts,
+    full_reference=texts,
+    generation=st.none() | texts,
+    generation_tokens=st.none() | st.lists(st.integers(0, 300_000), max_size=5).map(tuple),
+    generation_finished=st.none() | st.booleans(),
+    answers=st.dictionaries(st.sampled_from(SCORED), st.lists(scored_answers, max_size=3).map(tuple)),
+    similarity=st.none() | st.floats(-1, 1),
+    entailment=st.none() | st.sampled_from(["entailment", "neutral"]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(any_record, max_size=4))
+def test_records_come_back_from_the_file_as_they_were(tmp_path_factory: pytest.TempPathFactory, records) -> None:
+    path = tmp_path_factory.mktemp("records") / "records.parquet"
+    write_records(path, records)
+    assert read_records(path) == records
+    assert [file.name for file in path.parent.iterdir()] == ["records.parquet"]  # written whole, nothing left behind
+
+
+def test_a_collapsed_models_numbers_are_kept_as_they_are(tmp_path: Path) -> None:
+    answer = ScoredAnswer("a", (nan, -inf, -1.0))
+    write_records(tmp_path / "r.parquet", [record(answers={Probe.ANSWER: (answer,)})])
+    [back] = read_records(tmp_path / "r.parquet")
+    assert str(back.answers[Probe.ANSWER][0].logp) == "(nan, -inf, -1.0)"
+
+
+def test_an_answers_probability_is_per_token() -> None:
+    answer = ScoredAnswer("", (-1.0, -3.0))
+    assert answer.mean_logp == -2.0
+    assert answer.probability == exp(-2.0)
+
+
+@pytest.mark.parametrize("logp", [(), (nan, -1.0), (-inf,)])
+def test_an_answer_without_finite_tokens_has_no_probability(logp: tuple[float, ...]) -> None:
+    assert ScoredAnswer("", logp).mean_logp is None
+    assert ScoredAnswer("", logp).probability is None
+
+
+def test_a_missing_file_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.parquet: no readable parquet file"):
+        read_records(tmp_path / "nowhere.parquet")
+
+
+def test_a_file_that_is_no_parquet_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "r.parquet").write_text("hello")
+    with pytest.raises(UserError, match=r"r\.parquet: no readable parquet file"):
+        read_records(tmp_path / "r.parquet")
+
+
+def test_a_parquet_of_something_else_is_a_users_error(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"question": ["q"]}), tmp_path / "r.parquet")
+    with pytest.raises(UserError, match="without answer, entailment, .*; run the evaluation again"):
+        read_records(tmp_path / "r.parquet")
