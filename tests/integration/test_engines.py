@@ -6,7 +6,7 @@ A tiny model on the cluster of this machine; each engine is opened once.
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -14,10 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 
-from obliviate.cluster import ensure_ray
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference import pool as pool_module
@@ -29,7 +27,7 @@ from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from tiny import tiny_model_folder
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
 needs_vllm = pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")
 
 QUESTIONS = ["Who lives in London?", "Where was Basil born?", "What is it?", "Who was the first on the moon in 1969?"]
@@ -42,13 +40,6 @@ SAMPLED = GenerationSpec(max_new_tokens=8, temperature=1.0, top_p=0.9, samples=3
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     # Heads of 32: the smallest that vLLM's kernels for CPUs take.
     return ModelSpec(source=str(tiny_model_folder(tmp_path_factory.mktemp("tiny"), hidden_size=128)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ensure_ray("local")
-    yield
-    ray.shutdown()
 
 
 def spec(type_: str, dtype: str = "float32", **fields: Any) -> EngineSpec:
@@ -92,7 +83,7 @@ def test_vllm_in_float32_is_hugging_face(model: ModelSpec) -> None:
 
 @needs_vllm
 def test_vllm_in_bfloat16_is_close_to_hugging_face(model: ModelSpec) -> None:
-    """Both round at 8 significant bits, at other places: vLLM may be as far from float32 as Hugging Face is, twice over.
+    """Both round to 8 significant bits, at other places: vLLM may be twice as far from float32 as Hugging Face is.
 
     Stated tolerance on this model: 0.1 nats a token, 0.03 nats for a text's mean.
     """

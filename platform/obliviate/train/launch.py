@@ -28,7 +28,7 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
 
     ensure_ray(cluster.address)
     gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else min(1.0, cluster_gpus())
-    cpus = cluster.cpus_per_worker or cores_share(cluster.workers)
+    cpus = cluster.cpus_per_worker or cores_share(cluster.workers, gpus)
     check_resources("cluster.workers", cluster.workers, cpus, gpus)
     resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
     trainer = TorchTrainer(

@@ -74,8 +74,10 @@ def single_process() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def train(job: Job, report: Reporter, *, device: torch.device | None = None) -> ScoredModel:
+def train(job: Job, report: Reporter | None = None, *, device: torch.device | None = None) -> ScoredModel:
     """Train from the last checkpoint, or from the start, to the end. Needs a process group.
+
+    `report` is not Ray Train's: that one waits for the controller's next poll, seconds at every step.
 
     Raises UserError where a loss stops being finite, or a checkpoint can't be written; the last checkpoint stays.
     """
@@ -88,8 +90,9 @@ def train(job: Job, report: Reporter, *, device: torch.device | None = None) -> 
         metrics = trainer.step(step)
         if log is not None:
             log.write(metrics)
-        report(metrics)
-        if (step + 1) % every == 0 or step + 1 == trainer.schedule.steps:
+        if report is not None:
+            report(metrics)
+        if (step + 1) % every == 0 and step + 1 < trainer.schedule.steps:
             checkpoint.save(
                 job.directory / CHECKPOINTS,
                 step + 1,

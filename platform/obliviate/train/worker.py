@@ -1,6 +1,5 @@
 """What a Ray Train worker runs: the loop on this worker's device, then the export."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,8 @@ def work(config: dict[str, Any]) -> Outcome:
     context = ray.train.get_context()
     device = torch.device("cuda", context.get_local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
-    def report(metrics: Mapping[str, Any]) -> None:
-        ray.train.report(dict(metrics))
-
     try:
-        export(train(job, report, device=device), job.model, folder)
+        export(train(job, device=device), job.model, folder)
     except UserError as error:
         return Outcome(error=str(error))
     return Outcome()

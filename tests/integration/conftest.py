@@ -1,0 +1,16 @@
+"""One Ray for all integration tests: its own, never one that happens to run on the machine."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    import ray
+
+    from obliviate.cluster import ensure_ray
+
+    ensure_ray("local")
+    yield
+    ray.shutdown()

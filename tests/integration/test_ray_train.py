@@ -1,0 +1,138 @@
+"""Training on real Ray workers: the same result on any number of them, and after any of them, or the driver, dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from obliviate.config import UnlearnRun, build
+from obliviate.errors import UserError
+from obliviate.train.loop import read_steps
+from tiny import tiny_model_folder
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and question-answer files."""
+    folder = tmp_path_factory.mktemp("sources")
+    tiny_model_folder(folder / "model")
+    for name, count in (("forget", 8), ("retain", 10)):
+        rows = [
+            {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def settings(sources: Path, runs: Path, *, workers: int = 1, epochs: int = 2) -> dict[str, object]:
+    return {
+        "model": {"source": str(sources / "model"), "compute_dtype": "float32", "max_length": 64},
+        "data": {"type": "files", "forget": str(sources / "forget.jsonl"), "retain": str(sources / "retain.jsonl")},
+        "method": "npo+kl",
+        "optim": {
+            "learning_rate": 1e-3, "epochs": epochs, "batch_size": 4, "micro_batch_size": 1, "checkpoint_every_steps": 1,
+        },
+        "cluster": {"address": "local", "workers": workers, "cpus_per_worker": 0.5},
+        "runs": str(runs),
+    }  # fmt: skip
+
+
+def unlearned(values: dict[str, object]) -> Path:
+    from rich.console import Console
+
+    from obliviate_cli.stages import unlearn
+
+    return unlearn(build(UnlearnRun, values, where="test"), Console(quiet=True))
+
+
+def weights(folder: Path) -> dict[str, object]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(first: Path, second: Path) -> bool:
+    ours, theirs = weights(first), weights(second)
+    return all(bool((ours[name] == theirs[name]).all()) for name in ours)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    return unlearned(settings(sources, tmp_path_factory.mktemp("undisturbed"), epochs=30))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_two_workers_take_the_same_steps_as_one(sources: Path, tmp_path: Path) -> None:
+    one, two = (unlearned(settings(sources, tmp_path / str(workers), workers=workers)) for workers in (1, 2))
+    curves = [[part for line in read_steps(folder.parent) for part in line["parts"].values()] for folder in (one, two)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)  # KL starts at zero
+    ours, theirs = weights(one), weights(two)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_killed_worker_changes_nothing(sources: Path, tmp_path: Path, undisturbed: Path) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_a_worker, args=(tmp_path, killed))
+    killer.start()
+    folder = unlearned(settings(sources, tmp_path, epochs=30))
+    killer.join()
+    assert killed, "no worker was found to kill"
+    assert same(folder, undisturbed)
+    assert [line["step"] for line in read_steps(folder.parent)] == list(range(1, 61))
+
+
+def _kill_a_worker(runs: Path, killed: list[int]) -> None:
+    """SIGKILL the training worker of this test's own Ray once five steps are done."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        if any(len(read_steps(run)) >= 5 for run in runs.glob("unlearn-*")):
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+            return
+        time.sleep(0.02)
+
+
+def test_a_killed_driver_goes_on_where_it_stopped(sources: Path, tmp_path: Path, undisturbed: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps(settings(sources, tmp_path / "runs", epochs=30)))
+    command = [str(Path(sys.executable).with_name("obliviate")), "unlearn", str(config)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait_for_steps(tmp_path / "runs", 5, first)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    (run,) = (tmp_path / "runs").glob("unlearn-*")
+    assert len(read_steps(run)) < 60
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert same(run / "model", undisturbed)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert "done already" in again.stdout
+
+
+def _wait_for_steps(runs: Path, steps: int, process: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + 90
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if any(len(read_steps(run)) >= steps for run in runs.glob("unlearn-*")):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run did not get to its fifth step")
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_more_workers_than_the_cluster_has_is_refused_at_once(sources: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cluster.workers=99: asked for 99 x 0.5 CPUs, the cluster has"):
+        unlearned(settings(sources, tmp_path, workers=99))
