@@ -44,7 +44,15 @@ def locate(source: str) -> str:
 
 
 def content_of(spec: ModelSpec) -> str:
-    """A hash that changes with the weights: of a run's own record, of the files' sizes and times, or of the hub id."""
+    """A hash that changes with the weights, and with the text of a template file."""
+    weights, template = _content_of_weights(spec), spec.chat_template
+    if template is None or "{" in template or not Path(template).expanduser().is_file():  # {: Jinja text itself
+        return weights
+    return content_hash([weights, Path(template).expanduser().read_text(encoding="utf-8")])
+
+
+def _content_of_weights(spec: ModelSpec) -> str:
+    """Of a run's own record, of the files' sizes and times, or of the hub id."""
     located = Path(locate(spec.source))
     if not located.exists():
         return content_hash([spec.source, spec.revision])
@@ -63,9 +71,12 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
     except (OSError, ValueError, KeyError) as error:
+        local = Path(path).exists()
+        fix = (
+            "save one beside the weights with tokenizer.save_pretrained(folder)" if local else "or give a local folder"
+        )
         raise UserError(
-            f"model.source: {spec.source}: no tokenizer could be loaded ({_first_line(error)}); "
-            "save one beside the weights with tokenizer.save_pretrained(folder)"
+            f"model.source: {spec.source}: no tokenizer could be loaded ({_first_line(error)}); {fix}"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used to tell padding from text: masks come from lengths

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, per step
+
 
 class Spec(BaseModel):
     """Complete, frozen, and without unknown keys: a typo is an error, never a silently ignored option."""
@@ -44,7 +46,7 @@ class OptimSpec(Spec):
     batch_size: int = Field(32, ge=1)  # items per optimiser step, over all workers and micro-batches
     micro_batch_size: int = Field(4, ge=1)  # items per forward pass of one worker; changes memory, never the result
     weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["linear", "constant"] = "linear"
     warmup_steps: int | None = Field(None, ge=0)  # None: one epoch's steps, or 0 where an epoch is a single step
     max_grad_norm: float | None = Field(1.0, gt=0)
@@ -91,8 +93,8 @@ class GenerationSpec(Spec):
     @model_validator(mode="after")
     def _one_limit(self) -> "GenerationSpec":
         if (self.max_new_tokens is None) == (self.max_length is None):
-            raise ValueError("set exactly one of max_new_tokens (excludes the prompt) and max_length (includes it)")
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens} (excludes the prompt) and max_length={self.max_length} "
+                "(includes it): give one of them, and null for the other"
+            )
         return self
-
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]

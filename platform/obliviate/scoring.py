@@ -12,7 +12,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from math import log
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +21,47 @@ CHUNK_BYTES = 64 * 2**20  # of float32 logits
 
 
 class Stat(StrEnum):
-    """What can be known of one token without keeping the distribution it came from."""
+    """What can be known of one token without keeping the distribution P_t = softmax(z) it came from."""
 
     LOGP = "logp"  # log p(y_t | y_<t)
     ENTROPY = "entropy"  # H(P_t)
     UNIFORM_KL = "uniform_kl"  # KL(U || P_t) = logsumexp(z) - mean(z) - log V
     REFERENCE_KL = "reference_kl"  # KL(P_ref,t || P_t)
+    LOGIT_GAP = "logit_gap"  # max(z) - mean(z)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Cross-entropy from a teacher's distribution to P_t, once the teacher's logit of y_t is lowered by `lowered`.
+
+    At infinity y_t is left out of the teacher's distribution. The teacher gets no gradient: it is the frozen reference,
+    or the model itself as it is at this moment.
+    """
+
+    teacher: Literal["reference", "self"]
+    lowered: float  # nats
+
+    def __str__(self) -> str:
+        return f"distilled_{self.teacher}_{self.lowered}"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What decoder layer number `layer`, from 0, puts out at the token itself, not at the one before: a vector [D]."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"activation_{self.layer}"
+
+
+TokenStat = Stat | Distilled  # a number for each token, of the distribution that predicts it
+AnyStat = TokenStat | Activation
+
+
+def needs_reference(stat: AnyStat) -> bool:
+    """Whether the statistic compares with the frozen model's distribution."""
+    return stat is Stat.REFERENCE_KL or (isinstance(stat, Distilled) and stat.teacher == "reference")
 
 
 class Head(NamedTuple):
@@ -55,7 +90,7 @@ class TokenScores:
     predecessor (prompt and answer, and padding where a method asked for it).
     """
 
-    stats: Mapping[Stat, Tensor]
+    stats: Mapping[AnyStat, Tensor]
     answer_BT: Tensor
     sequence_BT: Tensor
 
@@ -73,21 +108,26 @@ class TokenScores:
         """Answer tokens of each text."""
         return self.answer_BT.sum(-1)
 
+    def activation_BTD(self, layer: int) -> Tensor:
+        """float32, whatever the model computes in: squared distances of bfloat16 would be coarse."""
+        return self.stats[Activation(layer)].float()
+
 
 def token_statistics(
     hidden_ND: Tensor,
     labels_N: Tensor,
     head: Head,
-    stats: Set[Stat],
+    stats: Set[TokenStat],
     reference: tuple[Tensor, Head] | None = None,
-) -> dict[Stat, Tensor]:
+) -> dict[TokenStat, Tensor]:
     """Each statistic as float32 [N], differentiable in the hidden states and in the head's weight and bias.
 
-    `reference` is the frozen model's hidden states [N, D'] and head, needed by REFERENCE_KL alone; it gets no gradient.
+    `reference` is the frozen model's hidden states [N, D'] and head, for the statistics that `needs_reference`; it gets
+    no gradient.
     """
-    if Stat.REFERENCE_KL in stats and reference is None:
-        raise ValueError("REFERENCE_KL needs the reference model's hidden states and head")
-    ordered = tuple(sorted(stats))
+    ordered = tuple(sorted(stats, key=str))
+    if reference is None and (of_reference := [str(stat) for stat in ordered if needs_reference(stat)]):
+        raise ValueError(f"{', '.join(of_reference)}: needs the reference model's hidden states and head")
     values = _ChunkedStatistics.apply(  # type: ignore[no-untyped-call]
         hidden_ND, head.weight_VD, head.bias_V, labels_N, head.scale, head.softcap, ordered, reference
     )
@@ -99,9 +139,9 @@ def score_positions(
     input_ids_BT: Tensor,
     wanted_BT: Tensor,
     head: Head,
-    stats: Set[Stat],
+    stats: Set[TokenStat],
     reference: tuple[Tensor, Head] | None = None,
-) -> dict[Stat, Tensor]:
+) -> dict[TokenStat, Tensor]:
     """Statistics of the tokens at `wanted_BT`, as [B, T], 0 elsewhere. Position 0 has no predecessor: never wanted.
 
     The reference's hidden states are those of the wanted positions, in row-major order: [N, D'].
@@ -131,6 +171,92 @@ def _chunk_rows(vocabulary: int) -> int:
     return max(1, CHUNK_BYTES // (4 * vocabulary))
 
 
+def _values(
+    z_NV: Tensor, labels_N: Tensor, stats: tuple[TokenStat, ...], reference_z_NV: Tensor | None
+) -> dict[TokenStat, Tensor]:
+    """The statistics of one chunk of logits, [N] each."""
+    lse_N = z_NV.logsumexp(-1)
+    values: dict[TokenStat, Tensor] = {}
+    for stat in stats:
+        match stat:
+            case Stat.LOGP:
+                values[stat] = z_NV.gather(-1, labels_N[:, None])[:, 0] - lse_N
+            case Stat.UNIFORM_KL:
+                values[stat] = lse_N - z_NV.mean(-1) - log(z_NV.shape[-1])
+            case Stat.ENTROPY:
+                p_NV = (z_NV - lse_N[:, None]).exp()
+                values[stat] = lse_N - (p_NV * z_NV).sum(-1)
+            case Stat.REFERENCE_KL:
+                assert reference_z_NV is not None
+                logq_NV = reference_z_NV.log_softmax(-1)
+                values[stat] = (logq_NV.exp() * (logq_NV - (z_NV - lse_N[:, None]))).sum(-1)
+            case Stat.LOGIT_GAP:
+                values[stat] = z_NV.amax(-1) - z_NV.mean(-1)
+            case Distilled():
+                values[stat] = lse_N - (_teacher(stat, z_NV, labels_N, reference_z_NV) * z_NV).sum(-1)
+    return values
+
+
+def _logit_gradient(
+    z_NV: Tensor,
+    labels_N: Tensor,
+    grads: Mapping[TokenStat, Tensor],
+    entropy_N: Tensor | None,
+    reference_z_NV: Tensor | None,
+) -> Tensor:
+    """Of the statistics of one chunk, weighted by `grads` [N], in its logits: [N, V].
+
+    d logp = onehot - p;  d KL(U||P) = p - 1/V;  d KL(Q||P) = d CE(Q, P) = p - q;  d H = -p (log p + H);
+    d (max - mean) = onehot(argmax) - 1/V.
+    """
+    logp_NV = z_NV.log_softmax(-1)
+    coefficient_N = z_NV.new_zeros(z_NV.shape[0])  # of p
+    for stat, grad_N in grads.items():
+        if stat is Stat.LOGP:
+            coefficient_N = coefficient_N - grad_N
+        elif stat not in (Stat.ENTROPY, Stat.LOGIT_GAP):
+            coefficient_N = coefficient_N + grad_N
+    if Stat.ENTROPY in grads:
+        assert entropy_N is not None
+        surplus_NV = grads[Stat.ENTROPY][:, None] * (logp_NV + entropy_N[:, None])
+        dz_NV = logp_NV.exp() * (coefficient_N[:, None] - surplus_NV)
+    else:
+        dz_NV = logp_NV.exp_() * coefficient_N[:, None]
+    for stat, grad_N in grads.items():
+        match stat:
+            case Stat.LOGP:
+                dz_NV.scatter_add_(-1, labels_N[:, None], grad_N[:, None])
+            case Stat.UNIFORM_KL:
+                dz_NV -= grad_N[:, None] / z_NV.shape[-1]
+            case Stat.REFERENCE_KL:
+                assert reference_z_NV is not None
+                dz_NV -= grad_N[:, None] * reference_z_NV.softmax(-1)
+            case Stat.LOGIT_GAP:
+                dz_NV -= grad_N[:, None] / z_NV.shape[-1]
+                dz_NV.scatter_add_(-1, z_NV.argmax(-1, keepdim=True), grad_N[:, None])
+            case Distilled():
+                dz_NV -= grad_N[:, None] * _teacher(stat, z_NV, labels_N, reference_z_NV)
+    return dz_NV
+
+
+def _teacher(stat: Distilled, z_NV: Tensor, labels_N: Tensor, reference_z_NV: Tensor | None) -> Tensor:
+    """The distribution to imitate, [N, V]."""
+    teacher_z_NV = z_NV if stat.teacher == "self" else reference_z_NV
+    assert teacher_z_NV is not None
+    index = labels_N[:, None]
+    return teacher_z_NV.scatter(-1, index, teacher_z_NV.gather(-1, index) - stat.lowered).softmax(-1)
+
+
+def _reference_logits(
+    reference: tuple[Tensor, Head] | None, rows: slice, stats: tuple[TokenStat, ...]
+) -> Tensor | None:
+    """Those of the chunk, where a statistic needs them."""
+    if reference is None or not any(map(needs_reference, stats)):
+        return None
+    hidden_ND, head = reference
+    return head.logits(hidden_ND[rows])
+
+
 class _ChunkedStatistics(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -141,70 +267,44 @@ class _ChunkedStatistics(torch.autograd.Function):
         labels_N: Tensor,
         scale: float,
         softcap: float | None,
-        stats: tuple[Stat, ...],
+        stats: tuple[TokenStat, ...],
         reference: tuple[Tensor, Head] | None,
     ) -> tuple[Tensor, ...]:
         head = Head(weight_VD, bias_V, scale, softcap)
-        n, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
+        n = hidden_ND.shape[0]
         out = {stat: hidden_ND.new_zeros(n, dtype=torch.float32) for stat in stats}
-        entropy_N = out.get(Stat.ENTROPY)
-        if entropy_N is None:
-            entropy_N = hidden_ND.new_zeros(n, dtype=torch.float32)
-        step = _chunk_rows(vocabulary)
+        step = _chunk_rows(weight_VD.shape[0])
         for start in range(0, n, step):
             rows = slice(start, start + step)
-            z_NV = head.logits(hidden_ND[rows])
-            lse_N = z_NV.logsumexp(-1)
-            if Stat.LOGP in out:
-                out[Stat.LOGP][rows] = z_NV.gather(-1, labels_N[rows, None])[:, 0] - lse_N
-            if Stat.UNIFORM_KL in out:
-                out[Stat.UNIFORM_KL][rows] = lse_N - z_NV.mean(-1) - log(vocabulary)
-            if Stat.ENTROPY in out:
-                p_NV = (z_NV - lse_N[:, None]).exp()
-                out[Stat.ENTROPY][rows] = lse_N - (p_NV * z_NV).sum(-1)
-            if Stat.REFERENCE_KL in out:
-                assert reference is not None
-                q_NV = reference[1].logits(reference[0][rows]).log_softmax(-1)
-                out[Stat.REFERENCE_KL][rows] = (q_NV.exp() * (q_NV - (z_NV - lse_N[:, None]))).sum(-1)
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, entropy_N)
+            z_NV, reference_z_NV = head.logits(hidden_ND[rows]), _reference_logits(reference, rows, stats)
+            for stat, value_N in _values(z_NV, labels_N[rows], stats, reference_z_NV).items():
+                out[stat][rows] = value_N
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, out.get(Stat.ENTROPY))
         ctx.scale, ctx.softcap, ctx.stats, ctx.reference = scale, softcap, stats, reference
         return tuple(out[stat] for stat in stats)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, labels_N, entropy_N = ctx.saved_tensors
-        grad = dict(zip(ctx.stats, grads, strict=True))
         head = Head(weight_VD, bias_V, ctx.scale, ctx.softcap)
-        n, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
-        zero_N = hidden_ND.new_zeros(n, dtype=torch.float32)
-        g_logp_N, g_entropy_N, g_uniform_N, g_reference_N = (
-            grad.get(stat, zero_N) for stat in (Stat.LOGP, Stat.ENTROPY, Stat.UNIFORM_KL, Stat.REFERENCE_KL)
-        )
+        n = hidden_ND.shape[0]
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         needs_bias = bias_V is not None and ctx.needs_input_grad[2]
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         # float32: summed over chunks in bfloat16 it would lose the small contributions.
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias else None
-        step = _chunk_rows(vocabulary)
+        step = _chunk_rows(weight_VD.shape[0])
         for start in range(0, n, step):
             rows = slice(start, start + step)
             z_NV = head.logits(hidden_ND[rows])
-            logp_NV = z_NV.log_softmax(-1)
-            p_NV = logp_NV.exp()
-            # d logp = onehot - p;  d KL(U||P) = p - 1/V;  d KL(Q||P) = p - q;  d H = -p (log p + H)
-            coefficient_N = (g_uniform_N + g_reference_N - g_logp_N)[rows, None]
-            if Stat.ENTROPY in grad:
-                dz_NV = p_NV * (coefficient_N - g_entropy_N[rows, None] * (logp_NV + entropy_N[rows, None]))
-            else:
-                dz_NV = p_NV * coefficient_N
-            if Stat.LOGP in grad:
-                dz_NV.scatter_add_(-1, labels_N[rows, None], g_logp_N[rows, None])
-            if Stat.UNIFORM_KL in grad:
-                dz_NV -= g_uniform_N[rows, None] / vocabulary
-            if Stat.REFERENCE_KL in grad:
-                q_NV = ctx.reference[1].logits(ctx.reference[0][rows]).softmax(-1)
-                dz_NV -= g_reference_N[rows, None] * q_NV
+            dz_NV = _logit_gradient(
+                z_NV,
+                labels_N[rows],
+                {stat: grad_N[rows] for stat, grad_N in zip(ctx.stats, grads, strict=True)},
+                None if entropy_N is None else entropy_N[rows],
+                _reference_logits(ctx.reference, rows, ctx.stats),
+            )
             if ctx.softcap is not None:
                 dz_NV *= 1 - (z_NV / ctx.softcap).square()
             dz_NV = dz_NV * ctx.scale if ctx.scale != 1.0 else dz_NV

@@ -1,22 +1,31 @@
 """The chunked statistics against the plain formulas on whole logits: values, gradients, limits, invariances."""
 
-from math import log
+from math import exp, inf, log
 
 import pytest
 import torch
 from torch import Tensor
 
 from obliviate import scoring
-from obliviate.scoring import Head, Stat, greedy_matches, score_positions, token_statistics
+from obliviate.scoring import Distilled, Head, Stat, TokenStat, greedy_matches, score_positions, token_statistics
 
 N, D, V = 7, 5, 11
+LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
+STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT]
 
 
-def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tensor, Head]) -> dict[Stat, Tensor]:
+def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tensor, Head]) -> dict[TokenStat, Tensor]:
     """By definition, with every logit held."""
-    logp_NV = head.logits(hidden_ND).log_softmax(-1)
-    q_NV = reference[1].logits(reference[0]).log_softmax(-1)
+    z_NV, reference_z_NV = head.logits(hidden_ND), reference[1].logits(reference[0])
+    logp_NV = z_NV.log_softmax(-1)
+    q_NV = reference_z_NV.log_softmax(-1)
+    true_NV = torch.nn.functional.one_hot(labels_N, V).bool()
+    lowered_NV = (reference_z_NV - 2.5 * true_NV).softmax(-1)
+    without_NV = z_NV.detach().masked_fill(true_NV, -inf).softmax(-1)
     return {
+        LOWERED: -(lowered_NV * logp_NV).sum(-1),
+        WITHOUT: -(without_NV * logp_NV).sum(-1),
+        Stat.LOGIT_GAP: z_NV.amax(-1) - z_NV.mean(-1),
         Stat.LOGP: logp_NV.gather(-1, labels_N[:, None])[:, 0],
         Stat.ENTROPY: -(logp_NV.exp() * logp_NV).sum(-1),
         Stat.UNIFORM_KL: -log(V) - logp_NV.mean(-1),
@@ -31,8 +40,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("stats", [{stat} for stat in Stat] + [set(Stat)], ids=lambda s: "+".join(sorted(s)))
-def test_values_and_gradients_equal_the_plain_formulas(stats: set[Stat], softcap: float | None) -> None:
+@pytest.mark.parametrize(
+    "stats", [*({stat} for stat in STATS), set(STATS)], ids=lambda s: "+".join(sorted(map(str, s)))
+)
+def test_values_and_gradients_equal_the_plain_formulas(stats: set[TokenStat], softcap: float | None) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(N, D, requires_grad=True)
     weight = torch.randn(V, D, requires_grad=True)
@@ -40,15 +51,13 @@ def test_values_and_gradients_equal_the_plain_formulas(stats: set[Stat], softcap
     labels = torch.randint(0, V, (N,))
     head = Head(weight, bias, scale=0.7, softcap=softcap)
     reference = (torch.randn(N, 4), Head(torch.randn(V, 4)))
-    upstream = {stat: torch.randn(N) for stat in Stat}
+    upstream = {stat: torch.randn(N) for stat in STATS}
     found = token_statistics(hidden, labels, head, stats, reference)
     expected = plain(hidden, labels, head, reference)
     for stat in stats:
         torch.testing.assert_close(found[stat], expected[stat], rtol=1e-5, atol=1e-5)
     gradients = [
-        torch.autograd.grad(
-            torch.stack([(values[s] * upstream[s]).sum() for s in sorted(stats)]).sum(), [hidden, weight, bias]
-        )
+        torch.autograd.grad(torch.stack([(values[s] * upstream[s]).sum() for s in stats]).sum(), [hidden, weight, bias])
         for values in (found, expected)
     ]
     for ours, theirs in zip(*gradients, strict=True):
@@ -80,6 +89,43 @@ def test_kl_to_itself_vanishes_with_its_gradient() -> None:
     assert hidden.grad.abs().max() < 1e-5
 
 
+def test_distilled_statistics_by_hand() -> None:
+    """Three tokens with logits (2, 1, 0), the true one first; a reference that holds them equal."""
+    head = Head(torch.tensor([[2.0], [1.0], [0.0]]))
+    reference = (torch.ones(1, 1), Head(torch.zeros(3, 1)))
+    stats: set[TokenStat] = {Distilled("reference", log(4)), Distilled("reference", inf), WITHOUT, Stat.LOGIT_GAP}
+    found = token_statistics(torch.ones(1, 1), torch.zeros(1, dtype=torch.long), head, stats, reference)
+    total = log(exp(2) + exp(1) + 1)  # -log p = total - logit
+    # logits (-log 4, 0, 0): odds 1/4 : 1 : 1, probabilities 1/9, 4/9, 4/9
+    expected = ((total - 2) + 4 * (total - 1) + 4 * total) / 9
+    assert float(found[Distilled("reference", log(4))]) == pytest.approx(expected, rel=1e-6)
+    assert float(found[Distilled("reference", inf)]) == pytest.approx((total - 1 + total) / 2, rel=1e-6)
+    # without the true token the model's own odds are e : 1
+    expected = (exp(1) * (total - 1) + total) / (exp(1) + 1)
+    assert float(found[WITHOUT]) == pytest.approx(expected, rel=1e-6)
+    assert float(found[Stat.LOGIT_GAP]) == pytest.approx(2 - 1)  # max 2, mean 1
+
+
+def test_a_token_that_is_certain_keeps_an_exact_target() -> None:
+    """The target is made of logits: at p = 1 - 5e-11 the float32 probability is 1, and 1 - p would be nothing."""
+    head, stat = Head(torch.tensor([[30.0], [6.0], [5.0]])), Distilled("reference", 20.0)
+    hidden, label = torch.ones(1, 1, requires_grad=True), torch.zeros(1, dtype=torch.long)
+    token_statistics(hidden, label, head, {stat}, (hidden.detach(), head))[stat].sum().backward()
+    # target odds e^10 : e^6 : e^5; d/dh = sum_v W_v (p_v - q_v) with p = (1, 0, 0)
+    total = exp(10) + exp(6) + exp(5)
+    expected = 30 - (30 * exp(10) + 6 * exp(6) + 5 * exp(5)) / total
+    assert hidden.grad is not None
+    assert float(hidden.grad) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_the_true_token_nothing_pulls_once_it_is_gone() -> None:
+    head = Head(torch.tensor([[-50.0], [1.0], [0.0]]))
+    hidden, label = torch.ones(1, 1, requires_grad=True), torch.zeros(1, dtype=torch.long)
+    token_statistics(hidden, label, head, {WITHOUT})[WITHOUT].sum().backward()
+    assert hidden.grad is not None
+    assert float(hidden.grad) == pytest.approx(0, abs=1e-6)
+
+
 def test_the_shift_token_t_is_scored_by_the_hidden_state_before_it() -> None:
     hidden_BTD = torch.eye(3)[None]  # position t has hidden state e_t
     head = Head(torch.diag(torch.tensor([1.0, 2.0, 3.0])))
@@ -98,11 +144,10 @@ def test_greedy_matches_is_argmax_equality() -> None:
     assert greedy_matches(hidden, torch.tensor([1, 2]), head).tolist() == [True, False]
 
 
-def test_reference_kl_without_a_reference_says_so() -> None:
-    with pytest.raises(ValueError, match="needs the reference"):
-        token_statistics(
-            torch.randn(N, D), torch.zeros(N, dtype=torch.long), Head(torch.randn(V, D)), {Stat.REFERENCE_KL}
-        )
+@pytest.mark.parametrize("stat", [Stat.REFERENCE_KL, LOWERED])
+def test_a_comparison_without_a_reference_says_so(stat: TokenStat) -> None:
+    with pytest.raises(ValueError, match=f"{stat}: needs the reference"):
+        token_statistics(torch.randn(N, D), torch.zeros(N, dtype=torch.long), Head(torch.randn(V, D)), {stat})
 
 
 def test_nothing_wanted_is_nothing_scored() -> None:

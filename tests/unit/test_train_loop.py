@@ -2,68 +2,27 @@
 
 import resource
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate.methods import AP, DPO, GA, GD, IDK, KL, ME, NPO, Mismatch, Pass, Positions, Term
+from obliviate.methods import GA, GD, KL, ME, NPO, Pass, Positions
 from obliviate.models import load_pretrained
-from obliviate.schema import LoraSpec, ModelSpec, OptimSpec
+from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train import checkpoint
 from obliviate.train.export import export
-from obliviate.train.loop import CHECKPOINTS, Job, read_steps, single_process, train
-from tiny import tiny_model_folder
+from obliviate.train.log import TENSORBOARD, read_steps
+from obliviate.train.loop import CHECKPOINTS, Job, train
+from training import FORGET, METHODS, job, losses, quiet, weights
 
-FORGET = tuple(
-    Row(f"Where does person {i} live?", f"Person {i} lives in London{' today' * (i % 3)}.") for i in range(8)
-)
-RETAIN = tuple(Row(f"Who wrote book {i}?", f"Ada wrote book {i}.") for i in range(10))
-REFUSALS = ("I do not know.", "I am not sure about that.")
-METHODS: dict[str, tuple[Term, ...]] = {
-    "ga+gd": (GA(), GD()),
-    "npo+kl": (NPO(), KL()),
-    "dpo+gd": (DPO(), GD()),
-    "idk+ap": (IDK(), AP()),
-    "me+gd": (ME(), GD()),
-    "llmu": (GA(), Mismatch(), KL()),
-}
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(autouse=True)
-def process_group() -> Iterator[None]:
-    with single_process():
-        yield
-
-
-def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
-    settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
-    model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
-    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory)
-
-
-def quiet(_: Mapping[str, Any]) -> None: ...
-
-
-def losses(job: Job) -> list[float]:
-    """Of every step and term: their sum may cancel to nearly nothing, where no relative tolerance holds."""
-    train(job, quiet)
-    return [part for line in read_steps(job.directory) for part in line["parts"].values()]
-
-
-def weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.full_tensor().clone() for name, value in model.state_dict().items()}
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -144,6 +103,9 @@ def test_a_run_cut_off_in_the_middle_ends_with_the_same_weights(
     again = weights(train(resumed, quiet))
     assert all(torch.equal(undisturbed[name], again[name]) for name in undisturbed)
     assert [line["step"] for line in read_steps(resumed.directory)] == [1, 2, 3, 4]
+    board = EventAccumulator(str(resumed.directory / TENSORBOARD)).Reload()
+    logged = {event.step: event.value for event in board.Scalars("loss/npo")}
+    assert logged == pytest.approx({line["step"]: line["parts"]["npo"] for line in read_steps(resumed.directory)})
 
 
 def test_small_bf16_updates_are_not_rounded_away(tiny: Path, tmp_path: Path) -> None:

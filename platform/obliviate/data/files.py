@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from obliviate.data.rows import Corpus, EvaluationSet, Role, read_rows, without_overlap
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.errors import UserError
 from obliviate.schema import Spec
 
 
@@ -22,16 +23,28 @@ class FilesData(Spec):
     type: Literal["files"] = "files"
     forget: str
     retain: str | None = None  # methods with a retain term need one
-    evaluation: dict[str, EvaluationFile] | None = None  # name of the set -> its file and what it is for
+    # Name of the set -> its file and what it is for.
+    evaluation: dict[str, EvaluationFile] | None = Field(None, min_length=1)
     eval_limit: int | None = Field(300, ge=1)  # rows measured of each evaluation set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a file that is missing, empty or unreadable."""
-        forget = read_rows(self.forget)
-        retain, warnings = without_overlap(forget, () if self.retain is None else read_rows(self.retain))
+        forget = _read("forget", self.forget)
+        retain, warnings = without_overlap(forget, () if self.retain is None else _read("retain", self.retain))
         if self.evaluation is None:
             sets = [EvaluationSet("forget", Role.FORGET, forget), EvaluationSet("retain", Role.RETAIN, retain)]
         else:
-            sets = [EvaluationSet(name, file.role, read_rows(file.path)) for name, file in self.evaluation.items()]
+            sets = [
+                EvaluationSet(name, file.role, _read(f"evaluation.{name}.path", file.path))
+                for name, file in self.evaluation.items()
+            ]
         limited = tuple(EvaluationSet(s.name, s.role, s.rows[: self.eval_limit]) for s in sets if s.rows)
         return Corpus(forget, retain, limited, warnings)
+
+
+def _read(key: str, path: str) -> tuple[Row, ...]:
+    """The rows of a file, with the config's key in errors."""
+    try:
+        return read_rows(path)
+    except UserError as error:
+        raise UserError(f"data.{key}: {error}") from error

@@ -29,6 +29,7 @@ class Row:
     golden_answer: str | None = None  # the fact, where `answer` is what a model says
     entity: str | None = None  # whom or what the row is about
     task_id: str | None = None  # which request of a continual sequence it belongs to
+    alternatives: tuple[str, ...] = ()  # other plausible answers, for methods that prefer one of them to `answer`
 
     @property
     def key(self) -> tuple[str, str]:
@@ -134,6 +135,7 @@ def parse_row(record: Any, where: str) -> Row:
         golden_answer=_optional(record, "golden_answer", where),
         entity=_entity(record, where),
         task_id=_task(record, where),
+        alternatives=_strings(record, "alternatives", where),
     )
 
 

@@ -22,6 +22,7 @@ class Item:
     refusal: int
     retain_refusal: int
     mismatch: int
+    alternative: float  # in [0, 1): where in the row's list of alternative answers
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Schedule:
     def _item(self, epoch: int, position: int) -> Item:
         anchor = int(self._order(epoch)[position])
         key = [self.seed, anchor] if self.pairing == "fixed" else [self.seed, anchor, epoch + 1]
-        draws = np.random.default_rng(key).random(4)
+        draws = np.random.default_rng(key).random(5)
         retain, mismatch = (int(draw * self.retain) for draw in draws[:2])
-        refusal, retain_refusal = (int(draw * self.refusals) for draw in draws[2:])
-        return Item(anchor, retain, refusal, retain_refusal, mismatch)
+        refusal, retain_refusal = (int(draw * self.refusals) for draw in draws[2:4])
+        return Item(anchor, retain, refusal, retain_refusal, mismatch, float(draws[4]))
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

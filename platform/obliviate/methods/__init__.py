@@ -6,8 +6,13 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from obliviate.errors import UserError
+from obliviate.methods.activations import Activations
+from obliviate.methods.adaptive_rmu import AdaptiveRMU
+from obliviate.methods.altpo import AltPO
 from obliviate.methods.ap import AP
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, Term
+from obliviate.methods.bounded_gd import BoundedGD
+from obliviate.methods.ceu import CEU
 from obliviate.methods.dpo import DPO
 from obliviate.methods.ga import GA
 from obliviate.methods.gd import GD
@@ -16,10 +21,18 @@ from obliviate.methods.kl import KL
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.npo import NPO
-from obliviate.scoring import Stat
+from obliviate.methods.pdu import PDU
+from obliviate.methods.rmu import RMU
+from obliviate.methods.satimp import SatImp
+from obliviate.methods.simnpo import SimNPO
+from obliviate.methods.undial import UNDIAL
+from obliviate.methods.wga import WGA
+from obliviate.scoring import AnyStat
 
 __all__ = [
+    "ALIASES",
     "AP",
+    "CEU",
     "DPO",
     "FORGET_TYPES",
     "GA",
@@ -28,9 +41,17 @@ __all__ = [
     "KL",
     "ME",
     "NPO",
+    "PDU",
     "REGULARIZER_TYPES",
+    "RMU",
+    "UNDIAL",
+    "WGA",
+    "Activations",
+    "AdaptiveRMU",
+    "AltPO",
     "AnyForgetSpec",
     "AnyRegularizerSpec",
+    "BoundedGD",
     "ForgetObjective",
     "Loss",
     "Mismatch",
@@ -38,15 +59,17 @@ __all__ = [
     "Pass",
     "Positions",
     "Regularizer",
+    "SatImp",
     "Scores",
+    "SimNPO",
     "Term",
     "expand",
     "union_of_needs",
     "widest",
 ]
 
-AnyForget = GA | NPO | DPO | IDK | ME
-AnyRegularizer = GD | KL | AP | Mismatch
+AnyForget = GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO
+AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
 
@@ -54,23 +77,31 @@ FORGET_TYPES: dict[str, type[ForgetObjective]] = {cls.model_fields["type"].defau
 REGULARIZER_TYPES: dict[str, type[Regularizer]] = {
     cls.model_fields["type"].default: cls for cls in get_args(AnyRegularizer)
 }
-ALIASES = {"llmu": "ga+mismatch+kl"}
+# What a name alone stands for: published compositions of several terms.
+ALIASES = {
+    "llmu": "ga+mismatch+kl",
+    "pdu": "pdu+bounded_gd",
+    "rmu": "rmu+activations",
+    "adaptive_rmu": "adaptive_rmu+activations",
+}
 
 
 def expand(text: str) -> dict[str, Any]:
     """ "npo+gd" -> the `method` and `regularizers` of a config, with default weights. Raises UserError."""
     forget, *regularizers = ALIASES.get(text.lower(), text.lower()).split("+")
     if forget not in FORGET_TYPES:
-        raise UserError(f"method: {text}: no forget objective {forget!r}; known: {', '.join(FORGET_TYPES)}, llmu")
+        raise UserError(
+            f"method: {text}: no forget objective {forget!r}; known: {', '.join({**FORGET_TYPES, **ALIASES})}"
+        )
     for name in regularizers:
         if name not in REGULARIZER_TYPES:
             raise UserError(f"method: {text}: no regularizer {name!r}; known: {', '.join(REGULARIZER_TYPES)}")
     return {"method": {"type": forget}, "regularizers": [{"type": name} for name in regularizers]}
 
 
-def union_of_needs(terms: Sequence[Term]) -> dict[Pass, dict[Stat, Positions]]:
+def union_of_needs(terms: Sequence[Term]) -> dict[Pass, dict[AnyStat, Positions]]:
     """What all terms need together; where two want a statistic at different positions, the wider."""
-    union: dict[Pass, dict[Stat, Positions]] = {}
+    union: dict[Pass, dict[AnyStat, Positions]] = {}
     for term in terms:
         for each, stats in term.needs.items():
             wanted = union.setdefault(each, {})

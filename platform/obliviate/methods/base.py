@@ -4,17 +4,18 @@ Shapes: B texts, T tokens. Every mean states its denominator: a Loss carries a s
 loop divides by the count of the whole step, so that workers and micro-batches never change the result.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor
 
 from obliviate.schema import Spec
-from obliviate.scoring import Stat, TokenScores
+from obliviate.scoring import AnyStat, TokenScores
 
 
 class Pass(StrEnum):
@@ -23,10 +24,13 @@ class Pass(StrEnum):
     FORGET = "forget"  # (x_f, y_f)
     FORGET_IDK = "forget_idk"  # (x_f, a refusal)
     FORGET_MISMATCH = "forget_mismatch"  # (x_f, the answer of a random retain item)
+    FORGET_ALTERNATIVE = "forget_alternative"  # (x_f, one of the row's alternative answers)
     RETAIN = "retain"  # (x_r, y_r)
     RETAIN_IDK = "retain_idk"  # (x_r, a refusal)
     REFERENCE_FORGET = "reference_forget"
     REFERENCE_FORGET_IDK = "reference_forget_idk"
+    REFERENCE_FORGET_ALTERNATIVE = "reference_forget_alternative"
+    REFERENCE_RETAIN = "reference_retain"
 
     @property
     def of_reference(self) -> bool:
@@ -46,8 +50,13 @@ class Positions(StrEnum):
     PADDED = "padded"  # prompt, answer and padding up to model.max_length, as the code of "A Closer Look" does for ME
 
 
-Needs = Mapping[Pass, Mapping[Stat, Positions]]
+Needs = Mapping[Pass, Mapping[AnyStat, Positions]]
 Scores = Mapping[Pass, TokenScores]
+
+
+def mask_BT(scores: TokenScores, positions: Positions) -> Tensor:
+    """Where to average: the answer, or all that was scored (padding was only where `positions` asked for it)."""
+    return scores.answer_BT if positions is Positions.ANSWER else scores.sequence_BT
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,21 @@ class Term(Spec, ABC):
     def loss(self, scores: Scores) -> Loss:
         """Pure: scores in, a sum and its count out. The count must depend on the masks alone."""
 
+    def seeded(self, seed: int) -> Self:
+        """The term that the loop will use, told the run's seed: a term that draws something at random keeps it."""
+        return self
+
+    def next_weight(self, weight: float, value: float, epoch: float) -> float:
+        """The weight of the next step, after one with `weight` that began at `epoch` and whose mean loss, over all
+        workers, was `value`. A constant, but for a dual variable; the loop holds it and its checkpoints keep it."""
+        return weight
+
 
 class ForgetObjective(Term):
-    """Pushes the forget set out."""
+    """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
+    it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""
+
+    trainable: re.Pattern[str] | None = None
 
 
 class Regularizer(Term):

@@ -25,6 +25,11 @@ class DPO(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over texts of -(2/beta) log sigmoid(beta [log(p/p_ref)(refusal) - log(p/p_ref)(true answer)])."""
-        refusal_B = scores[Pass.FORGET_IDK].logp_B - scores[Pass.REFERENCE_FORGET_IDK].logp_B
-        truth_B = scores[Pass.FORGET].logp_B - scores[Pass.REFERENCE_FORGET].logp_B
-        return Loss.mean(-2 / self.beta * F.logsigmoid(self.beta * (refusal_B - truth_B)))
+        return preference(scores, Pass.FORGET_IDK, Pass.REFERENCE_FORGET_IDK, self.beta)
+
+
+def preference(scores: Scores, preferred: Pass, preferred_by_reference: Pass, beta: float) -> Loss:
+    """DPO of the text of `preferred` over the true answer; log-probabilities are sums over answer tokens, nats."""
+    preferred_B = scores[preferred].logp_B - scores[preferred_by_reference].logp_B
+    truth_B = scores[Pass.FORGET].logp_B - scores[Pass.REFERENCE_FORGET].logp_B
+    return Loss.mean(-2 / beta * F.logsigmoid(beta * (preferred_B - truth_B)))

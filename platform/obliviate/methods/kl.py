@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from obliviate.methods.base import Loss, Needs, Pass, Positions, Regularizer, Scores
+from obliviate.methods.base import Loss, Needs, Pass, Positions, Regularizer, Scores, mask_BT
 from obliviate.scoring import Stat
 
 
@@ -27,5 +27,4 @@ class KL(Regularizer):
     def loss(self, scores: Scores) -> Loss:
         """Mean over the tokens at `positions`, nats."""
         retain = scores[Pass.RETAIN]
-        mask_BT = retain.answer_BT if self.positions is Positions.ANSWER else retain.sequence_BT
-        return Loss.mean(retain.stats[Stat.REFERENCE_KL], mask_BT)
+        return Loss.mean(retain.stats[Stat.REFERENCE_KL], mask_BT(retain, self.positions))

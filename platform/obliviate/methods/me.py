@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
+from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores, mask_BT
 from obliviate.scoring import Stat
 
 
@@ -38,5 +38,4 @@ class ME(ForgetObjective):
         """Mean over the tokens at `positions`, nats. For KL(P||U) the constant log V is left out: it is -H(P)."""
         forget = scores[Pass.FORGET]
         value_BT = forget.stats[self._stat]
-        mask_BT = forget.answer_BT if self.positions is Positions.ANSWER else forget.sequence_BT
-        return Loss.mean(value_BT if self._stat is Stat.UNIFORM_KL else -value_BT, mask_BT)
+        return Loss.mean(value_BT if self._stat is Stat.UNIFORM_KL else -value_BT, mask_BT(forget, self.positions))

@@ -14,8 +14,9 @@ from torch import Tensor
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import Encoded, TextEncoder
-from obliviate.methods import Pass, Positions
-from obliviate.scoring import Stat
+from obliviate.errors import UserError
+from obliviate.methods import Needs, Pass, Positions
+from obliviate.scoring import AnyStat, TokenScores
 
 TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
 
@@ -40,8 +41,8 @@ class Texts:
     def padding_id(self) -> int:
         return self._encoder.end_of_turn_id
 
-    @staticmethod
-    def key(each: Pass, item: Item) -> TextKey:
+    def key(self, each: Pass, item: Item) -> TextKey:
+        """Raises UserError where the text is an alternative answer and the row has none."""
         match each:
             case Pass.FORGET:
                 return each, item.anchor, 0
@@ -49,12 +50,14 @@ class Texts:
                 return each, item.anchor, item.refusal
             case Pass.FORGET_MISMATCH:
                 return each, item.anchor, item.mismatch
+            case Pass.FORGET_ALTERNATIVE:
+                return each, item.anchor, int(item.alternative * len(self._alternatives(item.anchor)))
             case Pass.RETAIN:
                 return each, item.retain, 0
             case Pass.RETAIN_IDK:
                 return each, item.retain, item.retain_refusal
             case _:
-                return Texts.key(each.text, item)
+                return self.key(each.text, item)
 
     def __getitem__(self, key: TextKey) -> Encoded:
         if key not in self._encoded:
@@ -67,7 +70,18 @@ class Texts:
             return self._encoder.encode_row(replace(row, answer=self._refusals[second]))
         if each is Pass.FORGET_MISMATCH:
             return self._encoder.encode_row(replace(row, answer=self._retain[second].answer))
+        if each is Pass.FORGET_ALTERNATIVE:
+            return self._encoder.encode_row(replace(row, answer=self._alternatives(first)[second]))
         return self._encoder.encode_row(row)
+
+    def _alternatives(self, index: int) -> Sequence[str]:
+        row = self._forget[index]
+        if not row.alternatives:
+            raise UserError(
+                f"data: forget row {index + 1} ({row.question!r}) has no 'alternatives', which this method prefers to "
+                "its answer; give every forget row a list of other answers under that key"
+            )
+        return row.alternatives
 
 
 @dataclass(frozen=True)
@@ -87,8 +101,14 @@ class Batch:
         return int(self.attention_BT.sum())
 
     def wanted_BT(self, each: Pass, positions: Positions) -> Tensor:
+        """Of the texts of a pass, or of the trained model's pass over the same texts."""
         mask_BT = self.answer_BT if positions is Positions.ANSWER else self.sequence_BT
-        return mask_BT[self.rows[each]]
+        return mask_BT[self.rows[each.text]]
+
+    def scores(self, each: Pass, stats: Mapping[AnyStat, Tensor]) -> TokenScores:
+        """What was found of the texts of a pass, with their masks."""
+        rows = self.rows[each.text]
+        return TokenScores(stats, self.answer_BT[rows], self.sequence_BT[rows])
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
@@ -98,12 +118,10 @@ class Batch:
         return replace(self, **moved)
 
 
-def collate(
-    texts: Texts, items: Sequence[Item], needs: Mapping[Pass, Mapping[Stat, Positions]], max_length: int
-) -> Batch:
+def collate(texts: Texts, items: Sequence[Item], needs: Needs, max_length: int) -> Batch:
     """One batch of the texts that `needs`' passes over the trained model run on."""
     passes = [each for each in needs if not each.of_reference]
-    keys = {each: tuple(Texts.key(each, item) for item in items) for each in passes}
+    keys = {each: tuple(texts.key(each, item) for item in items) for each in passes}
     padded = {each for each in passes if Positions.PADDED in needs[each].values()}
     encoded = [texts[key] for each in passes for key in keys[each]]
     length = max_length if padded else max(len(text.input_ids) for text in encoded)
@@ -135,7 +153,7 @@ def micro_batches(texts: Texts, items: Sequence[Item], anchor: Pass, size: int, 
 
     Micro-batch j goes to worker j modulo `workers`. None is empty as long as the batch has at least `workers` items.
     """
-    ordered = sorted(items, key=lambda item: len(texts[Texts.key(anchor, item)].input_ids))
+    ordered = sorted(items, key=lambda item: len(texts[texts.key(anchor, item)].input_ids))
     rounds = -(-len(items) // (size * workers))
     parts = np.array_split(np.arange(len(ordered)), rounds * workers)
     return [[ordered[i] for i in part] for part in parts]

@@ -5,6 +5,7 @@ A checkpoint is written to a hidden folder and renamed when all workers are done
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ def latest(folder: Path) -> Path | None:
     return max(folder.glob("step_*"), default=None) if folder.is_dir() else None
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, *, keep: int) -> None:
-    """All workers call it together. Raises UserError, on all of them, where the disk refuses: older ones stay."""
+def save(
+    folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizer: Optimizer, *, keep: int
+) -> None:
+    """All workers call it together; `weights` are the terms', which every worker knows alike.
+
+    Raises UserError, on all of them, where the disk refuses: older ones stay.
+    """
     path = folder / f"step_{step:06d}"
     temporary = folder / f".{path.name}.tmp"
     first = dist.get_rank() == 0
@@ -39,7 +45,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, *, kee
     try:
         dcp.save(_state(model, optimizer), storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
         if first:
-            (temporary / META_FILE).write_text(json.dumps({"step": step}), encoding="utf-8")
+            (temporary / META_FILE).write_text(json.dumps({"step": step, "weights": list(weights)}), encoding="utf-8")
             temporary.rename(path)
     except (OSError, dcp.api.CheckpointException) as error:
         failure = " ".join(str(error).split())[-300:] or type(error).__name__
@@ -57,8 +63,8 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, *, kee
             shutil.rmtree(old)
 
 
-def load(path: Path, model: nn.Module, optimizer: Optimizer) -> int:
-    """Put the checkpoint's state into model and optimiser; the step it was taken after."""
+def load(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[float]]:
+    """Put the checkpoint's state into model and optimiser; the step it was taken after and the terms' weights."""
     state = _state(model, optimizer)
     dcp.load(state, storage_reader=dcp.FileSystemReader(path))
     set_state_dict(
@@ -68,8 +74,8 @@ def load(path: Path, model: nn.Module, optimizer: Optimizer) -> int:
         optim_state_dict=state["optimizer"],
         options=TRAINED_ONLY,
     )
-    step: int = json.loads((path / META_FILE).read_text(encoding="utf-8"))["step"]
-    return step
+    meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+    return meta["step"], meta["weights"]
 
 
 def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray
 from obliviate.errors import UserError
 from obliviate.schema import ClusterSpec
-from obliviate.train.loop import Job, read_steps
+from obliviate.train.log import read_steps
+from obliviate.train.loop import Job
 from obliviate.train.worker import Outcome, work
 
 POLL_S = 0.5

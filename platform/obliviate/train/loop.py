@@ -4,7 +4,6 @@ Each optimiser step sees one global batch of the schedule, cut into micro-batche
 divided by its count over the whole step, so the result depends on neither workers nor micro-batches.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,17 +22,16 @@ from torch.distributed.tensor import DTensor
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
-from obliviate.methods import Pass, Scores, Term, union_of_needs, widest
-from obliviate.models import load_tokenizer, text_encoder
-from obliviate.runs import write_whole
+from obliviate.methods import ForgetObjective, Pass, Scores, Term, union_of_needs
+from obliviate.models import decoder_layers, load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
-from obliviate.scoring import Stat, TokenScores
+from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
+from obliviate.train.log import StepLog
 from obliviate.train.model import DTYPES, ScoredModel, build
-from obliviate.train.reference import Reference, compute
+from obliviate.train.reference import Reference, compute, scored_at
 
-STEPS_FILE = "steps.jsonl"
 CHECKPOINTS = "checkpoints"
 
 
@@ -84,7 +82,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     device = device or torch.device("cpu")
     trainer = _Trainer(job, device)
     start = trainer.resume()
-    log = _StepLog(job.directory, start) if dist.get_rank() == 0 else None
+    log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     every = job.optim.checkpoint_every_steps or trainer.schedule.steps_per_epoch
     for step in range(start, trainer.schedule.steps):
         metrics = trainer.step(step)
@@ -96,10 +94,13 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
             checkpoint.save(
                 job.directory / CHECKPOINTS,
                 step + 1,
+                trainer.weights,
                 trainer.model,
                 trainer.optimizer,
                 keep=job.optim.keep_checkpoints,
             )
+    if log is not None:
+        log.close()
     return trainer.model
 
 
@@ -115,20 +116,29 @@ class _Trainer:
             )
         encoder = text_encoder(job.model, load_tokenizer(job.model))
         self.texts = Texts(encoder, job.forget, job.retain, job.refusals)
-        self.needs = union_of_needs(job.terms)
+        self.terms = tuple(term.seeded(job.seed) for term in job.terms)
+        self.needs = union_of_needs(self.terms)
         self.trained = {each: stats for each, stats in self.needs.items() if not each.of_reference}
-        self.weights = torch.tensor([term.weight for term in job.terms], device=device)
+        self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)
         self.model = build(
-            job.model, seed=job.seed, activation_checkpointing=job.optim.activation_checkpointing, device=device
+            job.model,
+            seed=job.seed,
+            activation_checkpointing=job.optim.activation_checkpointing,
+            device=device,
+            trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
+        _check_layers(self.terms, len(decoder_layers(self.model)))
         self.optimizer = _adamw(self.model, job.optim)
         self.reference = self._reference()
 
     def resume(self) -> int:
         """Steps already done."""
         path = checkpoint.latest(self.job.directory / CHECKPOINTS)
-        return 0 if path is None else checkpoint.load(path, self.model, self.optimizer)
+        if path is None:
+            return 0
+        step, self.weights = checkpoint.load(path, self.model, self.optimizer)
+        return step
 
     def step(self, step: int) -> dict[str, Any]:
         """One optimiser step over the global batch; what to log of it."""
@@ -138,14 +148,15 @@ class _Trainer:
             for items in self._every_micro_batch(step)[self.rank :: self.world]
         ]
         counts = self._counts(batches)
-        sums = torch.zeros(len(self.job.terms) + 1, device=self.device)
+        weights = torch.tensor(self.weights, device=self.device)
+        sums = torch.zeros(len(self.terms) + 1, device=self.device)
         for index, batch in enumerate(batches):
             # Dropout depends on the step and the batch alone, so that a resumed run repeats it.
             torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, self.rank, index]).generate_state(1)[0]))
             scores = self._scores(batch)
-            shares = torch.stack([term.loss(scores).sum for term in self.job.terms]) / counts
+            shares = torch.stack([term.loss(scores).sum for term in self.terms]) / counts
             # FSDP2 averages gradients over workers; each worker's share is of the global sum.
-            (shares @ self.weights * self.world).backward()
+            (shares @ weights * self.world).backward()
             sums[:-1] += shares.detach()
             sums[-1] += batch.tokens
         dist.all_reduce(sums)
@@ -158,17 +169,28 @@ class _Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         elapsed_s = time.perf_counter() - began_s
-        return {
+        metrics = {
             "step": step + 1,
             "steps": self.schedule.steps,
-            "epoch": (step + 1) * self.job.optim.batch_size / self.schedule.anchors,
-            "loss": sum(term.weight * part for term, part in zip(self.job.terms, parts, strict=True)),
-            "parts": {term.type: part for term, part in zip(self.job.terms, parts, strict=True)},
+            "epoch": self._epoch(step + 1),
+            "loss": sum(weight * part for weight, part in zip(self.weights, parts, strict=True)),
+            "parts": {term.type: part for term, part in zip(self.terms, parts, strict=True)},
+            "weights": {term.type: weight for term, weight in zip(self.terms, self.weights, strict=True)},
             "learning_rate": rate,
             "grad_norm": grad_norm,
             "tokens": int(tokens),
             "tokens_per_s": tokens / elapsed_s,
         }
+        # From sums over all workers: the same on each of them.
+        self.weights = [
+            term.next_weight(weight, part, self._epoch(step))
+            for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
+        ]
+        return metrics
+
+    def _epoch(self, steps: int) -> float:
+        """Passes over the anchors made by that many steps."""
+        return steps * self.job.optim.batch_size / self.schedule.anchors
 
     def _every_micro_batch(self, step: int) -> list[list[Item]]:
         """Of all workers; number j is worker j % world's."""
@@ -177,46 +199,40 @@ class _Trainer:
 
     def _scores(self, batch: Batch) -> Scores:
         wanted = {
-            each.value: (batch.rows[each], batch.wanted_BT(each, widest(stats.values())), tuple(sorted(stats)))
+            each.value: (batch.rows[each], batch.wanted_BT(each, scored_at(stats)), tuple(stats))
             for each, stats in self.trained.items()
         }
         hidden = {
             each.value: self.reference.hidden_of(each, batch)
             for each, stats in self.trained.items()
-            if Stat.REFERENCE_KL in stats
+            if any(map(needs_reference, stats))
         }
         out = self.model(batch.input_ids_BT, batch.attention_BT, wanted, hidden)
-        return self._by_pass(batch, out) | {
-            each: self.reference.scores(each, batch) for each in self.needs if each.of_reference
+        return {
+            each: self.reference.scores(each, stats, batch)
+            if each.of_reference
+            else batch.scores(each, {stat: out[f"{each}/{stat}"] for stat in stats})
+            for each, stats in self.needs.items()
         }
 
     def _counts(self, batches: Sequence[Batch]) -> Tensor:
         """Each term's count over the whole step. Counts depend on the masks alone: blank scores tell them."""
-        counts = torch.zeros(len(self.job.terms), device=self.device)
+        counts = torch.zeros(len(self.terms), device=self.device)
         for batch in batches:
             zeros_BT = torch.zeros(batch.answer_BT.shape, device=self.device)
-            zeros = {
-                f"{each}/{stat}": zeros_BT[batch.rows[each]] for each in self.trained for stat in self.trained[each]
-            }
-            blank = self._by_pass(batch, zeros)
-            blank |= {each: blank[each.text] for each in self.needs if each.of_reference}
-            counts += torch.stack([term.loss(blank).count.float() for term in self.job.terms]).to(self.device)
+            blank: dict[Pass, TokenScores] = {}
+            for each, stats in self.needs.items():
+                zeros = zeros_BT[batch.rows[each.text]]
+                blank[each] = batch.scores(
+                    each, {stat: zeros[..., None] if isinstance(stat, Activation) else zeros for stat in stats}
+                )
+            counts += torch.stack([term.loss(blank).count.float() for term in self.terms]).to(self.device)
         dist.all_reduce(counts)
         return counts.clamp(min=1)
 
-    def _by_pass(self, batch: Batch, values: Mapping[str, Tensor]) -> dict[Pass, TokenScores]:
-        return {
-            each: TokenScores(
-                {stat: values[f"{each}/{stat}"] for stat in stats},
-                batch.answer_BT[batch.rows[each]],
-                batch.sequence_BT[batch.rows[each]],
-            )
-            for each, stats in self.trained.items()
-        }
-
     def _reference(self) -> Reference:
         """The starting model's constants for every text this worker will visit, before any step or checkpoint."""
-        if not any(each.of_reference or Stat.REFERENCE_KL in stats for each, stats in self.needs.items()):
+        if not any(each.of_reference or any(map(needs_reference, stats)) for each, stats in self.needs.items()):
             return Reference()
         items: list[list[Item]] = [[] for _ in range(self.world)]
         for step in range(self.schedule.steps):
@@ -239,7 +255,7 @@ class _Trainer:
         return kept
 
     def _check_finite(self, step: int, parts: Sequence[float]) -> None:
-        for term, part in zip(self.job.terms, parts, strict=True):
+        for term, part in zip(self.terms, parts, strict=True):
             if not isfinite(part):
                 raise UserError(
                     f"step {step + 1}: the loss of {term.type} is {part}; the last checkpoint in "
@@ -253,34 +269,27 @@ class _Trainer:
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
+def _check_layers(terms: Sequence[Term], count: int) -> None:
+    for term in terms:
+        layers = {stat.layer for stats in term.needs.values() for stat in stats if isinstance(stat, Activation)}
+        if layers and max(layers) >= count:
+            raise UserError(f"{term.type}: layer: {max(layers)}: the model has {count} layers, 0 to {count - 1}")
+
+
 def _adamw(model: torch.nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
-    """Matrices are decayed, vectors (norms, biases) are not, as in the Hugging Face trainer."""
+    """Matrices are decayed, vectors (norms, biases) are not, as in the Hugging Face trainer.
+
+    Every parameter has its state from the start, also one that no loss reaches (above the layer that RMU steers): a
+    checkpoint holds the state of all.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas, fused=True)
-
-
-class _StepLog:
-    """One JSON line a step. Lines of steps that will be done again, after a resume, are dropped first."""
-
-    def __init__(self, directory: Path, start: int) -> None:
-        self._path = directory / STEPS_FILE
-        kept = [line for line in read_steps(directory) if line["step"] <= start]
-        write_whole(self._path, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in kept)))
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(metrics) + "\n")
-
-
-def read_steps(directory: Path) -> list[dict[str, Any]]:
-    """The lines logged so far; a last line that is still being written is left out."""
-    path = directory / STEPS_FILE
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    adamw = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas, fused=True)
+    for p in trained:
+        step = torch.zeros((), dtype=torch.float32, device=p.device)
+        adamw.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return adamw

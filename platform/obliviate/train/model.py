@@ -7,7 +7,10 @@ away; here it is the float32 master that moves.
 Shapes: B texts, T tokens, D hidden size, N wanted positions.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -16,11 +19,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from obliviate.errors import UserError
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
-from obliviate.scoring import Head, Stat, score_positions, wanted_hidden
+from obliviate.scoring import Activation, AnyStat, Head, needs_reference, score_positions, wanted_hidden
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Wanted = Mapping[str, tuple[slice, Tensor, Collection[AnyStat]]]  # pass -> its rows, where [B, T], and what
 
 
 class ScoredModel(nn.Module):
@@ -38,27 +44,33 @@ class ScoredModel(nn.Module):
         self,
         input_ids_BT: Tensor,
         attention_BT: Tensor,
-        wanted: Mapping[str, tuple[slice, Tensor, tuple[Stat, ...]]],
+        wanted: Wanted,
         reference_ND: Mapping[str, Tensor],
-        keep_hidden: bool = False,
+        keep_hidden: Mapping[str, tuple[slice, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
-        """ "<pass>/<stat>" -> [B, T] of that pass's texts; with `keep_hidden` also "<pass>/hidden" -> [N, D].
+        """ "<pass>/<stat>" -> [B, T] of that pass's texts, or [B, T, D] of an activation, which is at every position.
 
+        `keep_hidden` adds "<pass>/hidden" -> [N, D], the final hidden states that predict the tokens it marks.
         A flat dictionary of tensors, because FSDP2 looks for the outputs that a backward pass starts from.
         """
         causal = self.causal_lm
-        hidden_BTD = causal.get_decoder()(input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False)[0]
+        layers = {stat.layer for *_, stats in wanted.values() for stat in stats if isinstance(stat, Activation)}
+        with _outputs(causal, layers) as activations:
+            hidden_BTD = causal.get_decoder()(input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False)[0]
         head = head_of(causal)
         out: dict[str, Tensor] = {}
         for name, (rows, wanted_BT, stats) in wanted.items():
+            # Copies: FSDP2 hooks into outputs, and a hook on a view is easily lost.
+            out |= {f"{name}/{s}": activations[s.layer][rows].clone() for s in stats if isinstance(s, Activation)}
             reference = None
-            if Stat.REFERENCE_KL in stats:
+            if any(map(needs_reference, stats)):
                 assert self.reference_head is not None
                 reference = (reference_ND[name], self.reference_head)
-            scores = score_positions(hidden_BTD[rows], input_ids_BT[rows], wanted_BT, head, set(stats), reference)
-            out |= {f"{name}/{stat}": value_BT for stat, value_BT in scores.items()}
-            if keep_hidden:
-                out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
+            if scored := {stat for stat in stats if not isinstance(stat, Activation)}:
+                scores = score_positions(hidden_BTD[rows], input_ids_BT[rows], wanted_BT, head, scored, reference)
+                out |= {f"{name}/{stat}": value_BT for stat, value_BT in scores.items()}
+        for name, (rows, wanted_BT) in (keep_hidden or {}).items():
+            out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
         return out
 
     def keep_reference_head(self, dtype: torch.dtype) -> None:
@@ -74,12 +86,44 @@ class ScoredModel(nn.Module):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def build(spec: ModelSpec, *, seed: int, activation_checkpointing: bool, device: torch.device) -> ScoredModel:
-    """Load, add adapters, shard over the process group (which must exist). In training mode."""
+@contextmanager
+def _outputs(model: nn.Module, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """What the numbered decoder layers put out while the block runs: [B, T, D] each."""
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[[nn.Module, Any, Tensor | tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, __: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+            found[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    blocks = decoder_layers(model) if layers else nn.ModuleList()
+    handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def build(
+    spec: ModelSpec,
+    *,
+    seed: int,
+    activation_checkpointing: bool,
+    device: torch.device,
+    trainable: re.Pattern[str] | None = None,
+) -> ScoredModel:
+    """Load, add adapters, freeze what `trainable` is not found in, shard over the process group (which must exist).
+
+    In training mode. Raises UserError where `trainable` is found in no parameter's name.
+    """
     model, _ = load_pretrained(spec, dtype=torch.float32)
     model.config.use_cache = False
     if spec.lora is not None:
         model = add_lora(model, spec.lora, seed)
+    if trainable is not None:
+        _restrict(model, trainable)
     if activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     scored = ScoredModel(model)
@@ -109,6 +153,19 @@ def add_lora(model: Any, spec: LoraSpec, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _restrict(model: nn.Module, trainable: re.Pattern[str]) -> None:
+    """Of the trained parameters (with adapters, theirs) keep those whose name the pattern is found in."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    chosen = {name for name in parameters if trainable.search(name)}
+    if not chosen:
+        near = get_close_matches(trainable.pattern.replace("\\", ""), parameters, n=3, cutoff=0)
+        raise UserError(
+            f"method.trainable: {trainable.pattern}: found in no parameter's name; the nearest: {', '.join(near)}"
+        )
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in chosen)
 
 
 def _whole(parameter: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""What a run writes of its steps: one JSON line each, and the same numbers for TensorBoard."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from obliviate.runs import write_whole
+
+STEPS_FILE = "steps.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class StepLog:
+    """Of the first worker. Steps that will be done again after a resume are dropped from both logs first."""
+
+    def __init__(self, directory: Path, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = directory / STEPS_FILE
+        kept = [line for line in read_steps(directory) if line["step"] <= start]
+        write_whole(self._path, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in kept)))
+        self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1)
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(metrics) + "\n")
+        scalars = {name: metrics[name] for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
+        for name, value in {**scalars, **{f"loss/{term}": part for term, part in metrics["parts"].items()}}.items():
+            self._board.add_scalar(name, value, metrics["step"])
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_steps(directory: Path) -> list[dict[str, Any]]:
+    """The steps logged so far; a last line that is still being written is left out."""
+    path = directory / STEPS_FILE
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]

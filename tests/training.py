@@ -1,0 +1,85 @@
+"""Training runs small enough for a unit test: rows, jobs, and every method, for a model that knows nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from obliviate.data.rows import Row
+from obliviate.methods import (
+    AP,
+    CEU,
+    DPO,
+    GA,
+    GD,
+    IDK,
+    KL,
+    ME,
+    NPO,
+    PDU,
+    RMU,
+    UNDIAL,
+    WGA,
+    Activations,
+    AdaptiveRMU,
+    AltPO,
+    BoundedGD,
+    Mismatch,
+    Positions,
+    SatImp,
+    SimNPO,
+    Term,
+)
+from obliviate.schema import ModelSpec, OptimSpec
+from obliviate.train.log import read_steps
+from obliviate.train.loop import Job, train
+
+FORGET = tuple(
+    Row(
+        f"Where does person {i} live?",
+        f"Person {i} lives in London{' today' * (i % 3)}.",
+        alternatives=tuple(f"Person {i} lives in {city}." for city in ("Paris", "Kuwait City")[: 1 + i % 2]),
+    )
+    for i in range(8)
+)
+RETAIN = tuple(Row(f"Who wrote book {i}?", f"Ada wrote book {i}.") for i in range(10))
+REFUSALS = ("I do not know.", "I am not sure about that.")
+METHODS: dict[str, tuple[Term, ...]] = {
+    "ga+gd": (GA(), GD()),
+    "npo+kl": (NPO(), KL()),
+    "dpo+gd": (DPO(), GD()),
+    "idk+ap": (IDK(), AP()),
+    "me+gd": (ME(), GD()),
+    "llmu": (GA(), Mismatch(), KL()),
+    "simnpo+gd": (SimNPO(beta=0.5), GD()),
+    "wga+gd": (WGA(), GD()),
+    "satimp+gd": (SatImp(beta1=0.5), GD()),  # defaults are for models that know the answers: here p^5 is nothing
+    "undial": (UNDIAL(),),
+    "ceu": (CEU(),),
+    "pdu": (PDU(), BoundedGD(weight=2, epsilon=1, step=0.5, warmup_epochs=0.5)),
+    "rmu": (RMU(layer=0), Activations(layer=0)),
+    "adaptive_rmu+kl": (AdaptiveRMU(layer=1, positions=Positions.SEQUENCE), KL(positions=Positions.ANSWER)),
+    "rmu+activations+kl": (RMU(layer=0), Activations(layer=1, positions=Positions.SEQUENCE), KL()),
+    "altpo+gd": (AltPO(), GD()),
+}
+
+
+def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
+    model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
+    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory)
+
+
+def quiet(_: Mapping[str, Any]) -> None: ...
+
+
+def losses(job: Job) -> list[float]:
+    """Of every step and term: their sum may cancel to nearly nothing, where no relative tolerance holds."""
+    train(job, quiet)
+    return [part for line in read_steps(job.directory) for part in line["parts"].values()]
+
+
+def weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.full_tensor().clone() for name, value in model.state_dict().items()}

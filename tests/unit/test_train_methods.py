@@ -1,0 +1,176 @@
+"""What the methods compute in the training loop, against plain Hugging Face forwards, and what state they keep."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from obliviate.data.rows import Row
+from obliviate.errors import UserError
+from obliviate.methods import CEU, GD, PDU, RMU, UNDIAL, Activations, AltPO
+from obliviate.methods.rmu import direction
+from obliviate.models import load_pretrained
+from obliviate.schema import LoraSpec
+from obliviate.train.log import read_steps
+from obliviate.train.loop import Job, train
+from training import FORGET, METHODS, job, losses, quiet, weights
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+def answers(run: Job) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of each forget row, by the plain Hugging Face forward: the logits [T, V] that predict the answer's tokens, these
+    tokens [T], and what the first layer puts out at them [T, D]."""
+    model, tokenizer = load_pretrained(run.model, dtype=torch.float32)
+    found = []
+    for row in FORGET:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row.question}], add_generation_prompt=True, return_dict=False
+        )
+        answer = [*tokenizer(row.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        with torch.no_grad():
+            out = model(torch.tensor([prompt + answer]), output_hidden_states=True)
+        found.append(
+            (out.logits[0, len(prompt) - 1 : -1], torch.tensor(answer), out.hidden_states[1][0, len(prompt) :])
+        )
+    return found
+
+
+def test_undial_begins_at_its_teachers_cross_entropy(tiny: Path, tmp_path: Path) -> None:
+    """On the answer's tokens alone, and each with its own label: neither -100 nor padding takes part."""
+    run = job(tiny, tmp_path, (UNDIAL(beta=3),), batch_size=8, epochs=1)
+    values = []
+    for z_TV, labels_T, _ in answers(run):
+        lowered_TV = z_TV.clone()
+        lowered_TV[torch.arange(len(labels_T)), labels_T] -= 3
+        values.append(-(lowered_TV.softmax(-1) * z_TV.log_softmax(-1)).sum(-1))
+    assert losses(run)[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
+
+
+def test_ceu_leaves_out_the_true_token_and_the_first_of_each_answer(tiny: Path, tmp_path: Path) -> None:
+    run = job(tiny, tmp_path, (CEU(),), batch_size=8, epochs=1)
+    values = []
+    for z_TV, labels_T, _ in answers(run):
+        without_TV = z_TV.clone()
+        without_TV[torch.arange(len(labels_T)), labels_T] = float("-inf")
+        values.append(-(without_TV.softmax(-1) * z_TV.log_softmax(-1)).sum(-1)[1:])
+    assert losses(run)[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
+
+
+def test_pdu_flattens_the_logits_that_predict_the_answer(tiny: Path, tmp_path: Path) -> None:
+    """Those of the position before each token. Published code takes the position of the token itself."""
+    run = job(tiny, tmp_path, (PDU(),), batch_size=8, epochs=1)
+    gaps = torch.cat([z_TV.amax(-1) - z_TV.mean(-1) for z_TV, *_ in answers(run)])
+    assert losses(run)[0] == pytest.approx(float(gaps.square().mean()), rel=1e-5)
+
+
+def test_rmu_begins_at_the_distance_of_the_models_own_hidden_states(tiny: Path, tmp_path: Path) -> None:
+    """The run's seed, 0, draws the direction; micro-batches of two texts of different length change nothing."""
+    run = job(tiny, tmp_path, (RMU(layer=0), Activations(layer=0)), batch_size=8, epochs=1)
+    texts = [(h_TD - 2 * direction(0, h_TD)).square().mean() for *_, h_TD in answers(run)]
+    train(run, quiet)
+    first = read_steps(run.directory)[0]
+    assert first["parts"]["rmu"] == pytest.approx(float(torch.stack(texts).mean()), rel=1e-5)
+    assert first["parts"]["activations"] == pytest.approx(0, abs=1e-10)
+
+
+def test_the_dual_variable_follows_the_retain_loss_once_a_step(tiny: Path, tmp_path: Path) -> None:
+    """By hand from the log: constant in the first half epoch, then max(0, lambda + 0.5 violation); never reset."""
+    run = job(tiny, tmp_path, METHODS["pdu"], micro_batch_size=1, epochs=3)
+    train(run, quiet)
+    lines = read_steps(run.directory)
+    expected = 2.0
+    for line in lines:
+        assert line["weights"]["bounded_gd"] == expected
+        assert line["loss"] == pytest.approx(line["parts"]["pdu"] + expected * line["parts"]["bounded_gd"])
+        if line["step"] > 1:  # step 1 begins at epoch 0, step 2 at epoch 0.5
+            expected = max(0.0, expected + 0.5 * line["parts"]["bounded_gd"])
+    assert expected > 2
+
+
+def one_of_two(rank: int, folder: Path, jobs: list[Job]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    weights: list[Any] = []
+    for each in jobs:
+        train(each, lambda metrics: weights.append(metrics["weights"]))
+    (folder / f"weights{rank}.json").write_text(json.dumps(weights))
+    dist.destroy_process_group()
+
+
+def test_two_workers_take_the_steps_of_one_and_hold_the_same_dual_variable(tiny: Path, tmp_path: Path) -> None:
+    names = ("pdu", "rmu+activations+kl", "undial")
+    one, two = (
+        {name: job(tiny, tmp_path / str(n) / name, METHODS[name], micro_batch_size=1) for name in names} for n in (1, 2)
+    )
+    mp.spawn(one_of_two, (tmp_path, list(two.values())), nprocs=2)
+    held = [json.loads((tmp_path / f"weights{rank}.json").read_text()) for rank in (0, 1)]
+    assert held[0] == held[1]
+    for name in names:
+        curve = [part for line in read_steps(two[name].directory) for part in line["parts"].values()]
+        assert losses(one[name]) == pytest.approx(curve, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["pdu", "rmu", "adaptive_rmu+kl", "undial"])
+def test_state_and_constants_survive_a_resume_bit_for_bit(tiny: Path, tmp_path: Path, name: str) -> None:
+    def make(folder: str) -> Job:
+        return job(tiny, tmp_path / folder, METHODS[name], checkpoint_every_steps=1)
+
+    def dies(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 4:  # its checkpoint is not written, the dual variable's last move is lost with it
+            raise KeyboardInterrupt
+
+    undisturbed = weights(train(make("whole"), quiet))
+    with pytest.raises(KeyboardInterrupt):
+        train(make("cut"), dies)
+    again = weights(train(make("cut"), quiet))
+    assert all(torch.equal(undisturbed[name], again[name]) for name in undisturbed)
+    lines = [
+        [(line["parts"], line["weights"]) for line in read_steps(make(folder).directory)] for folder in ("whole", "cut")
+    ]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)], ids=["full", "lora"])
+def test_only_what_the_pattern_is_found_in_is_trained(tiny: Path, tmp_path: Path, lora: LoraSpec | None) -> None:
+    run = job(tiny, tmp_path, (RMU(layer=1, trainable=r"layers\.(0|1)\.mlp\.down_proj"), Activations(layer=1)))
+    run = replace(run, model=run.model.model_copy(update={"lora": lora}))
+    still = weights(
+        train(replace(run, directory=tmp_path / "still", optim=run.optim.model_copy(update={"learning_rate": 1e-30})))
+    )
+    moved = {name for name, value in weights(train(run, quiet)).items() if not torch.equal(value, still[name])}
+    assert moved
+    assert all("mlp.down_proj" in name for name in moved)
+    assert {name.partition("layers.")[2][0] for name in moved} == {"0", "1"}
+
+
+def test_a_pattern_found_nowhere_is_answered_with_the_nearest_names(tiny: Path, tmp_path: Path) -> None:
+    run = job(tiny, tmp_path, (RMU(layer=1, trainable=r"layers\.1\.mlp\.dwon_proj"),))
+    with pytest.raises(
+        UserError, match=r"method.trainable: .*dwon_proj: found in no .* nearest: .*layers\.1\.mlp\.down_proj"
+    ):
+        train(run, quiet)
+
+
+def test_a_layer_that_the_model_lacks_is_answered_with_its_number_of_layers(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="activations: layer: 2: the model has 2 layers, 0 to 1"):
+        train(job(tiny, tmp_path, (RMU(layer=1), Activations(layer=2))), quiet)
+
+
+def test_a_row_without_alternatives_is_named(tiny: Path, tmp_path: Path) -> None:
+    rows = (*FORGET[:2], Row("Who is person 2?", "Nobody."), *FORGET[3:])
+    with pytest.raises(UserError, match=r"forget row 3 \('Who is person 2\?'\) has no 'alternatives'"):
+        train(replace(job(tiny, tmp_path, (AltPO(), GD())), forget=rows), quiet)
+
+
+def test_activation_checkpointing_and_a_layers_hidden_states_go_together(tiny: Path, tmp_path: Path) -> None:
+    curves = [
+        losses(job(tiny, tmp_path / str(on), METHODS["rmu"], activation_checkpointing=on)) for on in (False, True)
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)
