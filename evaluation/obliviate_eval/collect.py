@@ -73,7 +73,10 @@ def _generate(
     sampling: GenerationSpec,
     on_progress: Progress,
 ) -> dict[Question, Generation]:
-    wanted = dict.fromkeys(row.question for each in sets for row in each.rows)
+    # A plain text has no question: its probability is measured, but there is nothing to answer.
+    wanted = dict.fromkeys(row.question for each in sets for row in each.rows if row.question)
+    if not wanted:
+        return {}
     on_progress("generate", 0, len(wanted))
     generated = engine.generate([text_encoder.prompt(question) for question in wanted], sampling)
     on_progress("generate", len(wanted), len(wanted))

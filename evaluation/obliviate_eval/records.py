@@ -30,7 +30,6 @@ class Probe(StrEnum):
 
 
 SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED)  # the probes that are teacher-forced answers
-JUDGED = (Probe.SIMILARITY, Probe.ENTAILMENT)  # the probes that a judge answers from a generation
 
 
 @dataclass(frozen=True)

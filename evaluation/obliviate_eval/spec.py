@@ -6,14 +6,9 @@ from pydantic import Field, model_validator
 
 from obliviate.schema import EngineSpec, GenerationSpec, Spec
 
-TRAINED_NLI = "train:fictitious"
-
 
 class EvaluationSpec(Spec):
-    """The part `evaluation` of a config. A judge is a hub id, a folder, or package:NAME; null leaves it out.
-
-    `nli: train:fictitious` trains a small judge from `encoder`, for the fictitious data alone.
-    """
+    """The part `evaluation` of a config. A judge is a hub id, a folder, or package:NAME; null leaves it out."""
 
     suite: Literal["closer_look", "closer_look_real_world", "tofu"] = "closer_look"
     engine: EngineSpec = EngineSpec()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
-from obliviate.train.loop import read_steps
+from obliviate.train.log import read_steps
 from tiny import tiny_model_folder
 
 pytestmark = pytest.mark.integration

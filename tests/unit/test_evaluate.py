@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from measured import Characters, Parrot
 from pydantic import ValidationError
 
+from measured import Characters, Parrot
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
@@ -36,6 +36,9 @@ LOGP = {
 }  # fmt: skip
 
 
+UNJUDGED = Judges()
+
+
 class Recorder:
     """A judge that keeps what it was asked."""
 
@@ -47,7 +50,7 @@ class Recorder:
         return [self.answer] * len(pairs)
 
 
-def run(directory: Path, parrot: Parrot | None = None, judges: Judges = Judges(), **spec: Any) -> Evaluation:
+def run(directory: Path, parrot: Parrot | None = None, judges: Judges = UNJUDGED, **spec: Any) -> Evaluation:
     engine = parrot or Parrot(SAYS, LOGP)
     encoder = cast(TextEncoder, Characters())
     return evaluate(engine, encoder, SETS, EvaluationSpec(resamples=100, **spec), judges, directory)
@@ -145,6 +148,17 @@ def test_rows_without_false_answers_lose_the_metrics_that_need_them(tmp_path: Pa
     assert found.sets["retain"]["probability"].value == pytest.approx(exp(log(0.5)))
 
 
+def test_a_plain_text_is_scored_and_nothing_is_generated_for_it(tmp_path: Path) -> None:
+    sets = (EvaluationSet("forget", Role.FORGET, (Row("", "Ada wrote it"),)),)
+    parrot = Parrot({}, LOGP)
+    found = evaluate(
+        parrot, cast(TextEncoder, Characters()), sets, EvaluationSpec(resamples=100), UNJUDGED, tmp_path
+    ).sets["forget"]
+    assert parrot.prompts == []
+    assert found["probability"].value == pytest.approx(0.5)
+    assert (found["rouge"].scored, found["rouge"].unscored) == (0, 1)
+
+
 def test_progress_says_what_is_done(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     evaluate(
@@ -163,7 +177,7 @@ def test_progress_says_what_is_done(tmp_path: Path) -> None:
 
 
 def test_several_samples_a_question_are_refused() -> None:
-    with pytest.raises(ValidationError, match="generation.samples is 4"):
+    with pytest.raises(ValidationError, match=r"generation\.samples is 4"):
         EvaluationSpec.model_validate({"generation": {"samples": 4}})
 
 

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from obliviate.errors import UserError
-from obliviate_eval.judges import load
 from obliviate_eval.judges.load import load_judges
 from obliviate_eval.judges.nli import NliModel
 from obliviate_eval.judges.similarity import SentenceEncoder
@@ -49,7 +48,9 @@ def tiny_bert(folder: Path, labels: tuple[str, ...] | None = None) -> Path:
     if labels is None:
         BertModel(BertConfig(**sizes)).save_pretrained(folder)
     else:
-        config = BertConfig(**sizes, id2label=dict(enumerate(labels)), label2id={l: i for i, l in enumerate(labels)})
+        config = BertConfig(
+            **sizes, id2label=dict(enumerate(labels)), label2id={each: i for i, each in enumerate(labels)}
+        )
         BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -178,28 +179,13 @@ def test_training_returns_the_accuracy_of_the_model_it_saves(encoder: Path, tmp_
     assert weights[0] == weights[1]
 
 
-def test_a_trained_judge_that_is_no_good_is_refused(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load, "TRAINING_PEOPLE", 1)  # random weights learn nothing from one person
-    spec = EvaluationSpec(encoder=str(encoder), nli="train:fictitious")
-    with pytest.raises(UserError, match=r"evaluation\.nli: train:fictitious: .* 90% are needed"):
-        load_judges(spec, tmp_path)
-    assert list(tmp_path.iterdir()) == []  # and isn't found by the next run
-
-
-def test_a_trained_judge_needs_an_encoder_to_start_from(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"starts from evaluation\.encoder, which is null"):
-        load_judges(EvaluationSpec(encoder=None, nli="train:fictitious"), tmp_path)
-
-
-def test_only_the_judges_that_are_named_and_needed_are_loaded(encoder: Path, nli: Path, tmp_path: Path) -> None:
-    both = load_judges(EvaluationSpec(encoder=str(encoder), nli=str(nli)), tmp_path)
+def test_only_the_judges_that_are_named_and_needed_are_loaded(encoder: Path, nli: Path) -> None:
+    both = load_judges(EvaluationSpec(encoder=str(encoder), nli=str(nli)))
     assert isinstance(both.similarity, SentenceEncoder)
     assert isinstance(both.entailment, NliModel)
-    none = load_judges(EvaluationSpec(encoder=None, nli=None), tmp_path)
+    none = load_judges(EvaluationSpec(encoder=None, nli=None))
     assert (none.similarity, none.entailment) == (None, None)
-    unneeded = load_judges(EvaluationSpec(suite="tofu", encoder="no/such", nli="no/such"), tmp_path)
+    unneeded = load_judges(EvaluationSpec(suite="tofu", encoder="no/such", nli="no/such"))
     assert (unneeded.similarity, unneeded.entailment) == (None, None)
 
 
@@ -217,10 +203,12 @@ def test_a_real_nli_model_tells_a_fact_from_its_denial() -> None:
 @pytest.mark.skipif(importlib.util.find_spec(MINILM_PACKAGE) is None, reason=f"{MINILM_PACKAGE} is not installed")
 def test_a_real_encoder_finds_a_paraphrase_nearer_than_another_subject() -> None:
     encoder = SentenceEncoder(f"package:{MINILM_PACKAGE}")
-    same, near, far = encoder([
-        ("She was born in Lisbon.", "She was born in Lisbon."),
-        ("She was born in Lisbon.", "Her birthplace is Lisbon."),
-        ("She was born in Lisbon.", "Stock prices rose in May."),
-    ])
+    same, near, far = encoder(
+        [
+            ("She was born in Lisbon.", "She was born in Lisbon."),
+            ("She was born in Lisbon.", "Her birthplace is Lisbon."),
+            ("She was born in Lisbon.", "Stock prices rose in May."),
+        ]
+    )
     assert same == pytest.approx(1, abs=1e-5)
     assert near > 0.7 > 0.3 > far

@@ -1,8 +1,8 @@
 from collections.abc import Callable
 
 import pytest
-from measured import record, scored
 
+from measured import record, scored
 from obliviate.data.rows import Role
 from obliviate_eval.aggregates import FORGET_EFFICACY, MODEL_UTILITY, NEIGHBOR_UTILITY, TOFU_MODEL_UTILITY, Means
 from obliviate_eval.metrics.base import KEPT

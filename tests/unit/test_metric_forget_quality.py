@@ -15,9 +15,7 @@ from obliviate_eval.forget_quality import count_paths, forget_quality
 
 def forget_records(log_ratios: list[float]):
     """Records with these logarithms of the truth ratio, each of its own question."""
-    return [
-        scored(Role.FORGET, log_ratio, [0.0], index=i, question=f"q{i}") for i, log_ratio in enumerate(log_ratios)
-    ]
+    return [scored(Role.FORGET, log_ratio, [0.0], index=i, question=f"q{i}") for i, log_ratio in enumerate(log_ratios)]
 
 
 def test_samples_that_do_not_overlap_saturate_at_2_over_the_number_of_orders() -> None:

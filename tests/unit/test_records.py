@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measured import record
 
+from measured import record
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.records import SCORED, Probe, Record, ScoredAnswer, read_records, write_records
@@ -77,5 +77,5 @@ def test_a_file_that_is_no_parquet_is_a_users_error(tmp_path: Path) -> None:
 
 def test_a_parquet_of_something_else_is_a_users_error(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["q"]}), tmp_path / "r.parquet")
-    with pytest.raises(UserError, match="without answer, entailment, .*; run the evaluation again"):
+    with pytest.raises(UserError, match=r"without answer, entailment, .*; run the evaluation again"):
         read_records(tmp_path / "r.parquet")

@@ -6,10 +6,10 @@ from obliviate_eval.metrics import Entailment, Probability, Rouge, Similarity, T
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.suites.base import Suite
 
-# Forgotten facts: does what the model says imply the truth? Kept facts: is what it says implied by the truth?
-# That is how the published code asks; on real people it asks the first question of every set.
 _SIX = (Rouge(), Probability(), TruthRatio(), TokenEntropy(), Similarity(), Entailment())
 
+# Forgotten facts: does what the model says imply the truth? Kept facts: is what it says implied by the truth?
+# That is how the published code asks; on real people it asks the first question of every set.
 CLOSER_LOOK = Suite(
     name="closer_look",
     title='TOFU-shaped sets as in "A Closer Look" (arXiv:2410.08109), with TOFU\'s model utility beside its own',
