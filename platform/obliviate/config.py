@@ -6,34 +6,33 @@ Unknown keys are errors, and every error is one line that names the file, the ke
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
-from obliviate.methods import (
-    FORGET_TYPES,
-    REGULARIZER_TYPES,
-    AnyForgetSpec,
-    AnyRegularizerSpec,
-    Pass,
-    Term,
-    expand,
-    union_of_needs,
-)
+from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, Pass, Term, expand, union_of_needs
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec, Spec
 
-# The members of the discriminated unions, by the tag that pydantic puts into an error's location.
-TAGGED: dict[str, type[Spec]] = {
-    **FORGET_TYPES,
-    **REGULARIZER_TYPES,
-    **{cls.model_fields["type"].default: cls for cls in get_args(get_args(DataSpec)[0])},
-}
+
+class RunSpec(Spec):
+    """A whole config file: what `load` reads."""
+
+    @classmethod
+    def long_form(cls, values: Any) -> Any:
+        """`values` with its short forms written out, so that overrides reach into them; else as it is."""
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _long_form(cls, values: Any) -> Any:
+        return cls.long_form(values)
 
 
-class TrainingRun(Spec):
+class TrainingRun(RunSpec):
     """What fine-tuning and unlearning share."""
 
     name: str = ""  # part of the run's folder name; empty: made from method and data
@@ -43,6 +42,15 @@ class TrainingRun(Spec):
     cluster: ClusterSpec = ClusterSpec()
     seed: int = Field(0, ge=0)
     runs: str = "runs"  # folder of all runs; on several nodes it must be shared between them
+
+    @model_validator(mode="after")
+    def _an_item_for_every_worker(self) -> "TrainingRun":
+        if self.optim.batch_size < self.cluster.workers:
+            raise ValueError(
+                f"optim.batch_size: {self.optim.batch_size} is less than cluster.workers: {self.cluster.workers}; "
+                "every worker needs an item of each batch"
+            )
+        return self
 
 
 class FinetuneRun(TrainingRun):
@@ -61,9 +69,8 @@ class UnlearnRun(TrainingRun):
     )
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
 
-    @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, values: Any) -> Any:
+    def long_form(cls, values: Any) -> Any:
         return expand_method(values)
 
     @property
@@ -81,63 +88,99 @@ class UnlearnRun(TrainingRun):
 
 
 def expand_method(values: Any) -> Any:
-    """`method: npo+gd` (or `method: npo`) to its long form; anything else as it is."""
-    if isinstance(values, Mapping) and isinstance(values.get("method"), str):
-        short = expand(values["method"])
+    """`method: npo+gd`, `method: npo` and `regularizers: [gd]` to their long form; anything else as it is."""
+    if not isinstance(values, Mapping):
+        return values
+    long = dict(values)
+    if isinstance(values.get("method"), str):
+        long |= expand(values["method"])
         if values.get("regularizers"):
-            if short["regularizers"]:
+            if long["regularizers"]:
                 raise UserError(
                     f"regularizers: given twice, as {values['method']!r} in method and as a list; keep one of them"
                 )
-            short.pop("regularizers")
-        return {**values, **short}
-    return values
+            long["regularizers"] = values["regularizers"]
+    if isinstance(long.get("regularizers"), list | tuple):
+        long["regularizers"] = [{"type": r} if isinstance(r, str) else r for r in long["regularizers"]]
+    return long
 
 
-R = TypeVar("R", bound=Spec)
+R = TypeVar("R", bound=RunSpec)
 
 
-def load(kind: type[R], path: Path | None, overrides: Sequence[str] = ()) -> R:
-    """The config of `path` (None: nothing but the overrides) with `key.sub=value` overrides. Raises UserError."""
-    return build(kind, {} if path is None else read_yaml(path), overrides, where=str(path or "command line"))
+def load(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
+    """The config of `path` with `key.sub=value` overrides. Raises UserError."""
+    values = _read_one(path)
+    where = str(path)
+    if "base" in values:
+        base = values.pop("base")
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base: {base!r} is no file name; give one, relative to this file's folder")
+        values = _over_base(path.parent / base, values)
+        where = f"{path} (base {base})"
+    return build(kind, values, overrides, where=where)
 
 
 def build(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str) -> R:
-    """Validate `values`, after the overrides, as a `kind`; `where` is named in errors."""
-    tree: dict[str, Any] = _plain(expand_method(dict(values)))
-    for override in overrides:
-        _override(tree, override)
-        tree = _plain(expand_method(tree))
+    """Validate `values`, after the overrides, as a `kind`; `where` is named in errors. Raises UserError."""
     try:
+        tree: dict[str, Any] = _plain(kind.long_form(values))
+        for override in overrides:
+            _override(tree, override)
+            tree = _plain(kind.long_form(tree))
         return kind.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_explain(kind, error)}") from error
+    except (ValidationError, UserError) as error:
+        message = _explain(kind, error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{where}: {' '.join(message.split())}") from error  # keys and values may hold line breaks
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The file's mapping, laid over that of the file its `base:` names (relative to it); a base has no base."""
-    values = _read_one(path)
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    under = _read_one(path.parent / base)
-    if "base" in under:
-        raise UserError(f"{path.parent / base}: base: a base may not have a base; put its keys into one file")
-    return _merge(under, values)
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML takes the last of two equal keys; here it is an error, because the first would be silently ignored."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice; keep one of them", key_node.start_mark
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
 
 
 def _read_one(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; `ls configs/` shows the ready ones") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: no such file; configs/ has ready ones") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; give a YAML file") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: {_yaml_problem(error)}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds {type(values).__name__}, not keys and values; see configs/ for examples")
+        found = "is empty" if values is None else f"holds a {type(values).__name__}"
+        raise UserError(f"{path}: {found}; give keys and values, as the files in configs/ do")
     return values
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"not YAML: {' '.join(str(error).split())}"
+    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {getattr(error, 'problem', '')}"
+
+
+def _over_base(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over those of the file `path`. A base has no base."""
+    under = expand_method(_read_one(path))
+    if "base" in under:
+        raise UserError(f"{path}: base: a base may not have a base; put its keys into one file")
+    if isinstance(values.get("method"), str):  # a short form names all terms, as it does on the command line
+        under.pop("regularizers", None)
+    return _merge(under, values)
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,32 +195,34 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    *path, last = key.split(".")
+    if not equals or not all((*path, last)):
         raise UserError(f"override {override!r}: write it as key=value, for example optim.learning_rate=1e-5")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
-    *path, last = key.split(".")
+        raise UserError(f"override {override!r}: the value: {_yaml_problem(error)}") from error
     node: Any = tree
     for step in path:
-        node = _list_entry(node, step, override) if isinstance(node, list) else node.setdefault(step, {})
+        if isinstance(node, list):
+            node = node[_index(node, step, override)]
+        else:
+            node[step] = {} if node.get(step) is None else node[step]  # model.lora.rank=4 over model.lora: null
+            node = node[step]
         if not isinstance(node, dict | list):
             raise UserError(f"override {override!r}: {step} is {node!r}, which has no keys")
     if isinstance(node, list):
-        _list_entry(node, last, override)
-        node[int(last)] = value
-    elif key == "method" and isinstance(value, str):
-        tree.pop("regularizers", None)
-        tree["method"] = value
+        node[_index(node, last, override)] = value
     else:
         node[last] = value
+        if key == "method" and isinstance(value, str):
+            tree.pop("regularizers", None)
 
 
-def _list_entry(node: list[Any], step: str, override: str) -> Any:
-    if not step.isdigit() or int(step) >= len(node):
+def _index(node: list[Any], step: str, override: str) -> int:
+    if not step.isdecimal() or int(step) >= len(node):
         raise UserError(f"override {override!r}: {step!r} is not an entry of a list of {len(node)}; count from 0")
-    return node[int(step)]
+    return int(step)
 
 
 def _plain(value: Any) -> Any:
@@ -189,38 +234,71 @@ def _plain(value: Any) -> Any:
 
 def _explain(kind: type[Spec], error: ValidationError) -> str:
     """The first mistake in one line: key, value, what is wrong, and the nearest right key."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part in _union_tags(first)))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _fields_beside(kind, first["loc"])
-        near = get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}{more}"
-    if first["type"] == "missing":
-        return f"{key}: missing; add it{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    # An unknown key before all else: it is often the one that another error misses.
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    key, types = _walk(kind, first["loc"])
+    tags = [tag for each in types if (tag := _tag(each)) is not None]
     value = first["input"]
-    shown = "" if isinstance(value, dict | list | Spec) else f" (got {value!r})"
-    return f"{key + ': ' if key else ''}{message}{shown}{more}"
+    match first["type"]:
+        case "extra_forbidden":
+            _, beside = _walk(kind, first["loc"][:-1])
+            message = f"unknown key; {_nearest(str(first['loc'][-1]), [name for t in beside for name in _fields(t)])}"
+        case "missing":
+            message = "missing; add it"
+        case "union_tag_invalid":
+            key, tag = f"{key}.type", str(value["type"])
+            message = f"{tag!r} is not known; {_nearest(tag, tags)}"
+        case "union_tag_not_found":
+            message = f"has no type; add one of {', '.join(tags)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            message = f"is {value!r}; give keys and values" + (f", type among them: {', '.join(tags)}" if tags else "")
+        case _:
+            shown = "" if isinstance(value, dict | list | Spec) else f" (got {value!r})"
+            message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1) + shown
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{key + ': ' if key else ''}{message}{more}"
 
 
-def _union_tags(error: Any) -> set[str]:
-    """Parts of a location that are a discriminated union's tag, not a key the user wrote: method.npo.beta."""
-    return {*TAGGED} - {str(error["loc"][-1])}
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
-def _fields_beside(kind: type[Spec], location: tuple[Any, ...]) -> list[str]:
-    """The fields of the model that the last key of `location` was looked for in."""
-    model: Any = kind
-    for part in location[:-1]:
-        if isinstance(part, int):
+def _walk(kind: type[Spec], location: Sequence[str | int]) -> tuple[str, list[Any]]:
+    """The dotted key that the user wrote to get to `location`, and the types that may stand there."""
+    keys: list[str] = []
+    types: list[Any] = [kind]
+    for part in location:
+        if len(types) > 1:  # a discriminated union: pydantic puts the member's tag here, which is no key
+            types = [each for each in types if _tag(each) == part]
             continue
-        if part in TAGGED:
-            model = TAGGED[part]
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [each for each in candidates if isinstance(each, type) and issubclass(each, Spec)]
-        model = nested[0] if nested else model
-    return list(model.model_fields)
+        keys.append(str(part))
+        types = [member for each in types for member in _members(_below(each, part))]
+    return ".".join(keys), types
+
+
+def _below(annotation: Any, part: str | int) -> Any:
+    """The type of a spec's field, of a mapping's values, or of a list's entries; None where there is none."""
+    if _fields(annotation):
+        field = annotation.model_fields.get(part)
+        return None if field is None else field.annotation
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return arguments[1]
+    return arguments[0] if arguments else None
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Those of a union, without None; any other type alone."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [each for each in members if each is not None and each is not type(None)]
+
+
+def _fields(annotation: Any) -> list[str]:
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, Spec) else []
+
+
+def _tag(annotation: Any) -> str | None:
+    return annotation.model_fields["type"].default if "type" in _fields(annotation) else None

@@ -43,12 +43,28 @@ def locate(source: str) -> str:
     return str(Path(source).absolute()) if Path(source).is_dir() else source
 
 
+def portable(spec: ModelSpec) -> ModelSpec:
+    """The same model for a process in another folder: paths are absolute, a template file is its text.
+
+    A package is looked up where the process runs.
+    """
+    source = spec.source if spec.source.startswith(PACKAGE_PREFIX) else locate(spec.source)
+    template = spec.chat_template if (file := _template_file(spec)) is None else file.read_text(encoding="utf-8")
+    return spec.model_copy(update={"source": source, "chat_template": template})
+
+
 def content_of(spec: ModelSpec) -> str:
     """A hash that changes with the weights, and with the text of a template file."""
-    weights, template = _content_of_weights(spec), spec.chat_template
-    if template is None or "{" in template or not Path(template).expanduser().is_file():  # {: Jinja text itself
-        return weights
-    return content_hash([weights, Path(template).expanduser().read_text(encoding="utf-8")])
+    weights, file = _content_of_weights(spec), _template_file(spec)
+    return weights if file is None else content_hash([weights, file.read_text(encoding="utf-8")])
+
+
+def _template_file(spec: ModelSpec) -> Path | None:
+    """None where there is none: no template of its own, a name ("plain"), or Jinja text."""
+    if spec.chat_template is None or "{" in spec.chat_template:
+        return None
+    path = Path(spec.chat_template).expanduser()
+    return path if path.is_file() else None
 
 
 def _content_of_weights(spec: ModelSpec) -> str:

@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from obliviate.errors import UserError
+
 RUN_FILE = "run.json"
 DONE_FILE = "done.json"
 
@@ -77,22 +79,26 @@ class Run:
 
     @classmethod
     def open(cls, root: Path, verb: str, label: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> "Run":
-        """Find or create the run of this config on these inputs (name -> content hash)."""
+        """Find or create the run of this config on these inputs (name -> content hash).
+
+        Raises UserError where `root` cannot be written.
+        """
         content = content_hash({"verb": verb, "config": config, "inputs": inputs})
         run = cls(root.absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content)
         if not (run.directory / RUN_FILE).exists():
-            write_json(
-                run.directory / RUN_FILE,
-                {
-                    "verb": verb,
-                    "label": label,
-                    "content": content,
-                    "config": config,
-                    "inputs": dict(inputs),
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    **provenance(),
-                },
-            )
+            record = {
+                "verb": verb,
+                "label": label,
+                "content": content,
+                "config": config,
+                "inputs": dict(inputs),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                **provenance(),
+            }
+            try:
+                write_json(run.directory / RUN_FILE, record)
+            except OSError as error:
+                raise UserError(f"runs: {root}: cannot be written ({error.strerror}); give another folder") from error
         return run
 
     @property

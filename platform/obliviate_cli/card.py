@@ -28,7 +28,7 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             *_measurements(evaluation),
             "## How to reproduce it",
             "",
-            f"Git revision `{record['git_revision']}`, seed {config['seed']}, "
+            f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
             f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}. "
             f"Data: SHA-256 `{record['inputs']['data'][:16]}…`. The resolved config:",
             "",

@@ -1,41 +1,44 @@
 """`obliviate methods` and `obliviate metrics`: what there is, from the classes themselves."""
 
-from typing import Any, get_args
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
-from obliviate_eval.metrics import AnyMetric
+from obliviate.methods import ALIASES, FORGET_TYPES, REGULARIZER_TYPES
+from obliviate_cli.console import open_console
+from obliviate_eval.metrics import METRIC_TYPES
 from obliviate_eval.suites import SUITES
 
 
 def methods() -> None:
-    console = Console()
-    for title, types in (("Forget objectives", FORGET_TYPES), ("Regularizers", REGULARIZER_TYPES)):
-        table = Table("name", "what it does", "when to use it", "parameters and defaults", "source", title=title)
+    console = open_console()
+    for title, types in (("FORGET OBJECTIVES", FORGET_TYPES), ("REGULARIZERS", REGULARIZER_TYPES)):
+        console.print(title, style="bold")
         for name, cls in types.items():
-            table.add_row(name, cls.title, cls.when, _parameters(cls), cls.source)
-        console.print(table)
-    console.print("Compose them as method=npo+gd, or in YAML; llmu stands for ga+mismatch+kl.", highlight=False)
+            console.print(f"  {name}: {cls.title}")
+            console.print(f"      when        {cls.when}")
+            console.print(f"      parameters  {_parameters(cls)}")
+            console.print(f"      source      {cls.source}")
+    short = "; ".join(f"{name} stands for {long}" for name, long in ALIASES.items())
+    console.print(f"Compose them as method=npo+gd, or in YAML with weights of their own; {short}.")
 
 
 def metrics() -> None:
-    console = Console()
-    table = Table("name", "what it measures", "source", "suites", title="Metrics")
-    for cls in get_args(get_args(AnyMetric)[0]) or get_args(AnyMetric):
-        name = cls.model_fields["type"].default
+    console = open_console()
+    console.print("METRICS", style="bold")
+    for name, cls in METRIC_TYPES.items():
         suites = [suite.name for suite in SUITES.values() if any(metric.type == name for metric in suite.metrics)]
-        table.add_row(name, cls.title, cls.source, ", ".join(suites))
-    console.print(table)
-    table = Table("suite", "what it is", "aggregates", title="Suites")
+        console.print(f"  {name}: {cls.title}")
+        console.print(f"      direction   {cls.direction}")
+        console.print(f"      suites      {', '.join(suites)}")
+        console.print(f"      source      {cls.source}")
+    console.print("SUITES", style="bold")
     for suite in SUITES.values():
-        table.add_row(suite.name, suite.title, ", ".join(aggregate.name for aggregate in suite.aggregates))
-    console.print(table)
+        console.print(f"  {suite.name}: {suite.title}")
+        for aggregate in suite.aggregates:
+            console.print(f"      {aggregate.name}: {aggregate.title}")
 
 
 def _parameters(cls: Any) -> str:
-    return "\n".join(f"{name}={_shown(field.default)}" for name, field in cls.model_fields.items() if name != "type")
+    return ", ".join(f"{name}={_shown(field.default)}" for name, field in cls.model_fields.items() if name != "type")
 
 
 def _shown(value: Any) -> str:

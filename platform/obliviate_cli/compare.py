@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from obliviate.config import FinetuneRun, UnlearnRun, build, expand_method
+from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, expand_method
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
+from obliviate.errors import UserError
 from obliviate.models import materialise
 from obliviate.runs import Run, content_hash
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec, Spec
@@ -20,6 +21,8 @@ from obliviate_cli.measure import Measure
 from obliviate_cli.reporting import REPORT, model_report, write
 from obliviate_cli.stages import finetune, unlearn
 from obliviate_eval.spec import EvaluationSpec
+
+NEEDED_ACCURACY = 0.9  # of a trained NLI judge, on held-out people: below it entailment figures mean little
 
 
 class FinetuneStage(Spec):
@@ -46,7 +49,7 @@ class JudgeStage(Spec):
     held_out_people: int = Field(10, ge=1)
 
 
-class CompareRun(Spec):
+class CompareRun(RunSpec):
     """`obliviate compare`: several methods on one model and one forget set, side by side."""
 
     title: str = "Unlearning methods compared"
@@ -62,13 +65,18 @@ class CompareRun(Spec):
     seed: int = Field(0, ge=0)
     runs: str = "runs"
 
-    @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, values: Any) -> Any:
+    def long_form(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("methods"), list):
             methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
             return {**values, "methods": [expand_method(each) for each in methods]}
         return values
+
+    @model_validator(mode="after")
+    def _one_retain_model(self) -> "CompareRun":
+        if self.finetune is not None and self.retain_model is not None:
+            raise ValueError("retain_model: finetune makes one; remove retain_model, or finetune")
+        return self
 
     @model_validator(mode="after")
     def _check_methods(self) -> "CompareRun":
@@ -92,7 +100,7 @@ class CompareRun(Spec):
             "seed": self.seed,
             "runs": self.runs,
         }
-        run = build(UnlearnRun, values, where=f"methods: {method.name or method.method}")
+        run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": run.label})
 
     def finetuning(self, train_on: str, model: ModelSpec) -> FinetuneRun:
@@ -147,12 +155,18 @@ def train_judge(stage: JudgeStage, config: CompareRun, console: Console) -> str:
     run = Run.open(Path(config.runs), "judge", "nli", stage.model_dump(), {"seed": str(config.seed)})
     folder = run.directory / "model"
     if not run.done:
-        console.print("train the NLI judge on generated people ...", highlight=False)
+        console.print("train the NLI judge on generated people ...")
         pairs = nli_pairs(stage.people, config.seed)
         known = set(pairs)  # more people with the same seed: the first are the same, the others are held out
         held_out = [pair for pair in nli_pairs(stage.people + stage.held_out_people, config.seed) if pair not in known]
         run.finish(accuracy=train_nli(stage.encoder, pairs, held_out, folder, seed=config.seed))
-    console.print(f"NLI judge: accuracy on held-out people {run.summary['accuracy']:.3f}", highlight=False)
+    accuracy = run.summary["accuracy"]
+    console.print(f"NLI judge: accuracy on held-out people {accuracy:.3f}")
+    if accuracy < NEEDED_ACCURACY:
+        raise UserError(
+            f"train_nli: {accuracy:.3f} of the held-out pairs are judged right and {NEEDED_ACCURACY} is needed; raise "
+            "train_nli.people, give another train_nli.encoder, or set train_nli: null and give evaluation.nli a model"
+        )
     return str(folder)
 
 

@@ -1,5 +1,6 @@
 """The command line. Heavy imports come after the arguments are parsed, so that `--help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -104,6 +105,7 @@ def metrics() -> None:
 
 def main() -> None:
     """A mistake of the user's is one line and exit code 2; anything else is a bug and keeps its traceback."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: see obliviate.cluster.THREADS_WAIT
     try:
         app()
     except UserError as error:

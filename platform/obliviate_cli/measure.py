@@ -8,16 +8,16 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from obliviate.cluster import ensure_ray
+from obliviate.config import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
-from obliviate.models import content_of, load_tokenizer, locate, text_encoder
+from obliviate.models import content_of, load_tokenizer, locate, portable, text_encoder
 from obliviate.runs import RUN_FILE, Run
-from obliviate.schema import ModelSpec, Spec
+from obliviate.schema import ModelSpec
 from obliviate_cli.card import write_card
 from obliviate_cli.progress import progress
 from obliviate_eval.judges import Judges
-from obliviate_eval.judges.nli import NliModel
-from obliviate_eval.judges.similarity import SentenceEncoder
+from obliviate_eval.judges.load import load_judges
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec
@@ -30,7 +30,7 @@ PLACEMENT = {
 }  # fmt: skip
 
 
-class EvaluateRun(Spec):
+class EvaluateRun(RunSpec):
     """`obliviate evaluate`: models measured side by side on the same items."""
 
     models: dict[str, ModelSpec] = Field(min_length=1)  # name -> model
@@ -59,6 +59,7 @@ class Measure:
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
         """The folder of the evaluation run. `retain`: that of the retain model, for forget quality."""
+        model = portable(model)  # for engines and later reports, which run in other folders
         config = {
             "evaluation": self.spec.model_dump(mode="json", exclude=PLACEMENT),
             "model": model.model_dump(mode="json"),
@@ -68,7 +69,7 @@ class Measure:
             inputs["retain"] = retain.name
         run = Run.open(self.runs, "evaluate", name, config, inputs)
         if run.done:
-            self.console.print(f"evaluate {name}: done already, in {run.directory}", highlight=False)
+            self.console.print(f"evaluate {name}: done already, in {run.directory}")
         else:
             self._measure(name, model, retain, run)
         return run.directory
@@ -108,10 +109,7 @@ class Measure:
 
     @cached_property
     def judges(self) -> Judges:
-        return Judges(
-            similarity=None if self.spec.encoder is None else SentenceEncoder(self.spec.encoder),
-            entailment=None if self.spec.nli is None else NliModel(self.spec.nli),
-        )
+        return load_judges(self.spec)
 
 
 def _update_card(model: ModelSpec, evaluation: Evaluation) -> None:

@@ -1,6 +1,8 @@
 """What a run would do: stages, steps, tokens and memory, without loading a model's weights."""
 
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
@@ -8,34 +10,39 @@ from obliviate.data.schedule import Schedule
 from obliviate.methods import Pass, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
+from obliviate_cli.stages import check_retain, rows_to_learn
 from obliviate_eval.suites import SUITES
 
 if TYPE_CHECKING:
-    from obliviate.data.rows import Row
+    from obliviate.data import Corpus, Row, TextEncoder
+    from obliviate.models import ModelSize
     from obliviate_cli.compare import CompareRun
     from obliviate_cli.measure import EvaluateRun
 
 # float32 master, gradient and two Adam moments, and the gathered copy in the compute dtype.
 BYTES_PER_TRAINED, BYTES_PER_FROZEN = 4 * 4, 4
 COMPUTE_BYTES = {"float32": 4, "bfloat16": 2}
+SAMPLE = 64  # texts whose length stands for all
 
 
 def finetune(config: FinetuneRun) -> list[str]:
     corpus = config.data.load()
-    rows = corpus.retain if config.train_on == "retain" else (*corpus.forget, *corpus.retain)
-    return [
-        _training(config, f"fine-tune on {len(rows)} rows ({config.train_on})", len(rows), _tokens(config, rows), 1)
-    ]
+    rows = rows_to_learn(config, corpus)
+    title = f"fine-tune on {len(rows)} rows ({config.train_on})"
+    return [*_warnings(corpus), _training(config, title, len(rows), _tokens(config.model, rows), 1)]
 
 
 def unlearn(config: UnlearnRun) -> list[str]:
     corpus = config.data.load()
+    check_retain(config, corpus)
     needs = union_of_needs(config.terms)
     trained = [each for each in needs if not each.of_reference]
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
     of_retain = sum(each in (Pass.RETAIN, Pass.RETAIN_IDK) for each in trained)
-    tokens = _tokens(config, corpus.forget) * (len(trained) - of_retain) + _tokens(config, corpus.retain) * of_retain
-    lines = [_training(config, title, len(corpus.forget), tokens, len(trained))]
+    tokens = _tokens(config.model, corpus.forget) * (len(trained) - of_retain)
+    if of_retain:
+        tokens += _tokens(config.model, corpus.retain) * of_retain
+    lines = [*_warnings(corpus), _training(config, title, len(corpus.forget), tokens, len(trained))]
     if any(each.of_reference for each in needs):
         lines.append(
             "  first the starting model's log-probabilities of these texts: one forward pass each, no second model"
@@ -48,7 +55,8 @@ def evaluate(config: "EvaluateRun") -> list[str]:
     suite = SUITES[config.evaluation.suite]
     sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
     probes = ", ".join(sorted(suite.needs))
-    return [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
+    lines = [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
+    return [*_warnings(corpus), *lines]
 
 
 def compare(config: "CompareRun") -> list[str]:
@@ -61,10 +69,14 @@ def compare(config: "CompareRun") -> list[str]:
         lines += unlearn(config.unlearning(method, config.model.source))
     models = len(config.methods) + 1 + (config.finetune is not None or config.retain_model is not None)
     return [
-        *lines,
+        *dict.fromkeys(lines),  # a warning about the data once, not for each stage
         f"evaluate {models} models with {config.evaluation.suite}",
         f"report in {Path(config.runs).absolute()}",
     ]
+
+
+def _warnings(corpus: "Corpus") -> list[str]:
+    return [f"warning: {warning}" for warning in corpus.warnings]
 
 
 def _training(config: TrainingRun, title: str, anchors: int, tokens_per_anchor: float, passes: int) -> str:
@@ -78,15 +90,23 @@ def _training(config: TrainingRun, title: str, anchors: int, tokens_per_anchor: 
     )
 
 
-def _tokens(config: TrainingRun, rows: "tuple[Row, ...]", sample: int = 64) -> float:
+def _tokens(model: ModelSpec, rows: "tuple[Row, ...]") -> float:
     """Mean length of a text, from the first rows."""
-    encoder = text_encoder(config.model, load_tokenizer(config.model))
-    lengths = [len(encoder.encode_row(row).input_ids) for row in rows[:sample]]
-    return sum(lengths) / max(1, len(lengths))
+    return fmean(len(_encoder(model).encode_row(row).input_ids) for row in rows[:SAMPLE])
+
+
+@cache  # several stages have one model, and a GGUF's tokenizer takes seconds to read
+def _encoder(model: ModelSpec) -> "TextEncoder":
+    return text_encoder(model, load_tokenizer(model))
+
+
+@cache
+def _size(model: ModelSpec) -> "ModelSize":
+    return model_size(model)
 
 
 def _memory_bytes(model: ModelSpec, sequences: int) -> float:
-    size = model_size(model)
+    size = _size(model)
     gathered = size.parameters * COMPUTE_BYTES[model.compute_dtype]
     # A transformer block keeps about 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022,
     # arXiv:2205.05198, section 4, without the attention matrix).

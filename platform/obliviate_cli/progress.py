@@ -1,12 +1,13 @@
 """What a user sees while long work runs: bars on a terminal, a line now and then elsewhere (job logs, CI)."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_EVERY_S = 15.0
 
@@ -15,39 +16,58 @@ Update = Callable[[int, int, str], None]  # (done, total, details)
 
 @contextmanager
 def progress(console: Console, title: str) -> Iterator[Update]:
-    """Yields a function that shows how far the work has come."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[details]}"),
-        )
-        with Progress(*columns, console=console) as bars:
-            task = bars.add_task(title, total=None, details="")
-            yield lambda done, total, details: bars.update(task, completed=done, total=total, details=details)
-    else:
-        yield _lines(console, title)
+    """Yields a function that shows how far the work has come. The work may have stages, each with its own total."""
+    if not console.is_terminal:
+        yield _Lines(console, title).update
+        return
+    columns = (
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _Bar(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, details="")
+        yield lambda done, total, details: bar.update(task, completed=done, total=total, details=details)
 
 
-def _lines(console: Console, title: str) -> Update:
-    began_s = last_s = time.monotonic()
-    first = 0
+class _Bar(Progress):
+    """The details have a line of their own: beside the bar they would push it off a narrow terminal."""
 
-    def update(done: int, total: int, details: str) -> None:
-        nonlocal last_s, first
-        now_s = time.monotonic()
-        first = first or done
-        if done < total and now_s - last_s < LINE_EVERY_S:
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["details"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class _Lines:
+    """A line every LINE_EVERY_S and at the end of each stage.
+
+    The time left follows the pace since the first update of the stage: what came before it was start-up.
+    """
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._printed_s = self._first_s = monotonic()
+        self._first = self._done = self._total = 0
+
+    def update(self, done: int, total: int, details: str) -> None:
+        if total != self._total or done < self._done:
+            self._total, self._first, self._first_s = total, done, monotonic()
+        elif done == self._done == total:  # told twice that the stage is done
             return
-        last_s = now_s
-        rate = (now_s - began_s) / max(1, done - first)
-        left = f", {(total - done) * rate:.0f} s left" if first < done < total else ""
-        console.print(f"{title}: {done}/{total}{left} {details}", highlight=False)
+        self._done = done
+        now_s = monotonic()
+        if done == total or now_s - self._printed_s >= LINE_EVERY_S:
+            self._printed_s = now_s
+            self._console.print(f"{self._title}: {done}/{total}{self._time_left(now_s)} {details}")
 
-    return update
+    def _time_left(self, now_s: float) -> str:
+        if not self._first < self._done < self._total:
+            return ""
+        left_s = (now_s - self._first_s) / (self._done - self._first) * (self._total - self._done)
+        return f", {left_s:.0f} s left"
 
 
 def training_details(step: dict[str, Any]) -> str:

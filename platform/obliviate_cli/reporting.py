@@ -12,7 +12,7 @@ from rich.console import Console
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
-from obliviate.train.loop import read_steps
+from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.build import Kind, ModelReport, build_report, report_json
 from obliviate_eval.report.terminal import print_table
@@ -55,7 +55,7 @@ def write(title: str, models: Sequence[ModelReport], path: Path, console: Consol
     build_report(title, models, notes, path)
     write_json(path.with_suffix(".json"), report_json(models))
     print_table(models, console)
-    console.print(f"report: {path.absolute()}", highlight=False, soft_wrap=True)
+    console.print(f"report: {path.absolute()}")
 
 
 def machine() -> str:

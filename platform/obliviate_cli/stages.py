@@ -1,5 +1,6 @@
 """The stages of the main job. Each is a run: content-addressed, resumable, and done at most once."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ from rich.console import Console
 
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
-from obliviate.data.rows import Corpus
+from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass
-from obliviate.models import content_of
-from obliviate.runs import Run
+from obliviate.models import content_of, portable
+from obliviate.runs import Run, content_hash
 from obliviate.train.launch import launch
-from obliviate.train.loop import Job
+from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.card import write_card
 from obliviate_cli.progress import progress, training_details
 
@@ -29,9 +30,7 @@ PLACEMENT: dict[str, Any] = {
 def finetune(config: FinetuneRun, console: Console) -> Path:
     """Train on all rows or on the retain rows; the folder of the model."""
     corpus = _load(config, console)
-    rows = corpus.retain if config.train_on == "retain" else (*corpus.forget, *corpus.retain)
-    if not rows:
-        raise UserError(f"train_on: {config.train_on}: the data has no such rows; give data.retain or train_on: all")
+    rows = rows_to_learn(config, corpus)
     run = _open(config, "finetune", config.name or f"{config.data.type}-{config.train_on}", corpus)
     job = _job(config, run, terms=(GD(),), retain=rows, anchor=Pass.RETAIN)
     return _train(config, run, job, f"fine-tune on {config.train_on}", console)
@@ -40,21 +39,37 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 def unlearn(config: UnlearnRun, console: Console) -> Path:
     """Unlearn the forget set; the folder of the model."""
     corpus = _load(config, console)
-    if config.needs_retain and not corpus.retain:
-        raise UserError(
-            f"method: {config.label} needs a retain set and the data has none; give data.retain, or drop it"
-        )
-    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus)
+    check_retain(config, corpus)
+    refusals = load_refusals(config.refusals)
+    own_refusals = {} if config.refusals is None else {"refusals": content_hash(refusals)}
+    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **own_refusals)
     job = _job(
         config,
         run,
         terms=config.terms,
         forget=corpus.forget,
         retain=corpus.retain,
-        refusals=load_refusals(config.refusals),
+        refusals=refusals,
         pairing=config.pairing,
     )
     return _train(config, run, job, f"unlearn with {config.label}", console)
+
+
+def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
+    """Raises UserError where there are none."""
+    rows = corpus.retain if config.train_on == "retain" else (*corpus.forget, *corpus.retain)
+    if not rows:
+        raise UserError("train_on: retain: the data has no retain set; give data.retain, or train_on: all")
+    return rows
+
+
+def check_retain(config: UnlearnRun, corpus: Corpus) -> None:
+    """Raises UserError where a term trains on retain rows and there are none."""
+    if config.needs_retain and not corpus.retain:
+        raise UserError(
+            f"method: {config.label} needs a retain set and the data has none; give data.retain, or a method that "
+            "works without: ga, npo, dpo, idk or me alone"
+        )
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
@@ -65,29 +80,30 @@ def resolved(config: TrainingRun) -> dict[str, Any]:
 def _load(config: TrainingRun, console: Console) -> Corpus:
     corpus = config.data.load()
     for warning in corpus.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        console.print(f"warning: {warning}", style="yellow")
     return corpus
 
 
-def _open(config: TrainingRun, verb: str, label: str, corpus: Corpus) -> Run:
-    inputs = {"model": content_of(config.model), "data": corpus.content}
+def _open(config: TrainingRun, verb: str, label: str, corpus: Corpus, **files: str) -> Run:
+    """`files`: hashes of what the config names by path."""
+    inputs = {"model": content_of(config.model), "data": corpus.content, **files}
     return Run.open(Path(config.runs), verb, label, resolved(config), inputs)
 
 
 def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:
     defaults: Mapping[str, Any] = {"forget": (), "retain": (), "refusals": (), "pairing": "fresh"}
-    return Job(
-        model=config.model, optim=config.optim, seed=config.seed, directory=run.directory, **{**defaults, **fields}
-    )
+    model = portable(config.model)  # workers have another working directory
+    return Job(model=model, optim=config.optim, seed=config.seed, directory=run.directory, **{**defaults, **fields})
 
 
 def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console) -> Path:
     folder = run.directory / MODEL
     if run.done:
-        console.print(f"{title}: done already, in {run.directory}", highlight=False)
+        console.print(f"{title}: done already, in {run.directory}")
         return folder
     with progress(console, title) as show:
         launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
     write_card(run, MODEL)
     run.finish(model=MODEL, steps=job.schedule.steps)
+    shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
     return folder

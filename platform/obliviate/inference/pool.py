@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from obliviate.cluster import check_resources, cluster_gpus, cores_share
+from obliviate.cluster import check_resources, cluster_gpus, cores_share, worker_environment
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.engine import Engine, Generation, ScoredText
@@ -79,8 +79,8 @@ def place(spec: EngineSpec) -> Placement:
         spec = spec.model_copy(update={"type": "vllm" if available else "hf"})
         if not available:
             log.warning("vLLM is not installed for %s: using the Hugging Face engine", "GPUs" if gpus else "CPUs")
-    if spec.type == "hf" and spec.tensor_parallel > 1:
-        raise UserError(f"engine.tensor_parallel={spec.tensor_parallel}: the Hugging Face engine has one device; set 1")
+    if spec.tensor_parallel > 1 and (spec.type == "hf" or not gpus):
+        raise UserError(f"engine.tensor_parallel={spec.tensor_parallel}: only vLLM on GPUs splits a model; set 1")
     cpus = spec.cpus_per_replica or cores_share(spec.replicas, gpus)
     check_resources("engine.replicas", spec.replicas, cpus, gpus)
     return Placement(spec, cpus, gpus)
@@ -99,13 +99,13 @@ class EnginePool:
 
     def __enter__(self) -> "EnginePool":
         placement = place(self._spec)
-        gpu = placement.gpus > 0
+        vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(
             num_cpus=placement.cpus,
             num_gpus=placement.gpus,
             max_restarts=-1,
             max_task_retries=1,  # a chunk is lost with its replica and redone by the restarted one: once
-            runtime_env={"env_vars": vllm_environment(gpu)} if placement.spec.type == "vllm" else None,
+            runtime_env={"env_vars": worker_environment() | vllm},
         )
         self._replicas = [actor.remote(self._model, placement.spec, placement.cpus) for _ in range(self._spec.replicas)]
         try:

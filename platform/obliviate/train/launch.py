@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray
+from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.errors import UserError
 from obliviate.schema import ClusterSpec
 from obliviate.train.log import read_steps
@@ -44,6 +44,7 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
             storage_path=str(job.directory / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("ERROR"),
+            worker_runtime_env={"env_vars": worker_environment()},
         ),
     )
     with _Follower(job.directory, on_step):

