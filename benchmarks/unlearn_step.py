@@ -10,9 +10,11 @@ JSON keys: speedup_me_gd, speedup_npo_gd (medians), and the spread of each.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +53,7 @@ class Published:
         """Useful tokens per second of one step."""
         began_s = time.perf_counter()
         items = self.schedule.step(step)
-        streams = {each: [self.texts[Texts.key(each, item)] for item in items] for each in STREAMS}
+        streams = {each: [self.texts[self.texts.key(each, item)] for item in items] for each in STREAMS}
         padded = {each: self._pad(encoded) for each, encoded in streams.items()}
         (self._forget_loss(*padded[Pass.FORGET]) + self._cross_entropy(*padded[Pass.RETAIN])).backward()
         self.optimizer.step()
@@ -98,7 +100,7 @@ def measure(name: str, terms: tuple[Term, ...], data: Any, source: str, steps: i
     ours: list[float] = []
     theirs: list[float] = []
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         """Raised out of training once the steps are measured."""
 
     def interleave(metrics: Mapping[str, Any]) -> None:
@@ -106,15 +108,12 @@ def measure(name: str, terms: tuple[Term, ...], data: Any, source: str, steps: i
         if metrics["step"] > 1:  # the first step warms both up
             ours.append(metrics["tokens_per_s"])
             theirs.append(speed)
-        print(f"{name}: ours {metrics['tokens_per_s']:.0f}, published {speed:.1f} useful tokens/s", flush=True)
+        print(f"{name}: ours {metrics['tokens_per_s']:.0f}, published {speed:.1f} useful tokens/s", file=sys.stderr)
         if len(ours) == steps:
-            raise Enough
+            raise EnoughError
 
-    with single_process():
-        try:
-            train(job, interleave)
-        except Enough:
-            pass
+    with single_process(), suppress(EnoughError):
+        train(job, interleave)
     return {
         f"speedup_{name}_gd": median(ours) / median(theirs),
         f"speedup_{name}_gd_low": min(ours) / max(theirs),
@@ -127,6 +126,9 @@ def measure(name: str, terms: tuple[Term, ...], data: Any, source: str, steps: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 steps of each instead of 10")
+    parser.add_argument(
+        "--json", action="store_true", help="accepted for all benchmarks: progress is on standard error"
+    )
     parser.add_argument("--tofu", help="folder with TOFU's files; without it, the generated people")
     parser.add_argument("--model", default=SMOLLM2)
     arguments = parser.parse_args()

@@ -30,7 +30,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [
             {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)
         ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 
@@ -40,7 +40,8 @@ def settings(sources: Path, runs: Path, *, workers: int = 1, epochs: int = 2) ->
         "data": {"type": "files", "forget": str(sources / "forget.jsonl"), "retain": str(sources / "retain.jsonl")},
         "method": "npo+kl",
         "optim": {
-            "learning_rate": 1e-3, "epochs": epochs, "batch_size": 4, "micro_batch_size": 1, "checkpoint_every_steps": 1,
+            "learning_rate": 1e-3, "epochs": epochs,
+            "batch_size": 4, "micro_batch_size": 1, "checkpoint_every_steps": 1,
         },
         "cluster": {"address": "local", "workers": workers, "cpus_per_worker": 0.5},
         "runs": str(runs),
@@ -66,7 +67,7 @@ def same(first: Path, second: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
-    return unlearned(settings(sources, tmp_path_factory.mktemp("undisturbed"), epochs=30))
+    return unlearned(settings(sources, tmp_path_factory.mktemp("undisturbed"), epochs=20))
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -83,11 +84,11 @@ def test_a_killed_worker_changes_nothing(sources: Path, tmp_path: Path, undistur
     killed: list[int] = []
     killer = threading.Thread(target=_kill_a_worker, args=(tmp_path, killed))
     killer.start()
-    folder = unlearned(settings(sources, tmp_path, epochs=30))
+    folder = unlearned(settings(sources, tmp_path, epochs=20))
     killer.join()
     assert killed, "no worker was found to kill"
     assert same(folder, undisturbed)
-    assert [line["step"] for line in read_steps(folder.parent)] == list(range(1, 61))
+    assert [line["step"] for line in read_steps(folder.parent)] == list(range(1, 41))
 
 
 def _kill_a_worker(runs: Path, killed: list[int]) -> None:
@@ -105,7 +106,7 @@ def _kill_a_worker(runs: Path, killed: list[int]) -> None:
 
 def test_a_killed_driver_goes_on_where_it_stopped(sources: Path, tmp_path: Path, undisturbed: Path) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(json.dumps(settings(sources, tmp_path / "runs", epochs=30)))
+    config.write_text(json.dumps(settings(sources, tmp_path / "runs", epochs=20)))
     command = [str(Path(sys.executable).with_name("obliviate")), "unlearn", str(config)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -115,7 +116,7 @@ def test_a_killed_driver_goes_on_where_it_stopped(sources: Path, tmp_path: Path,
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     (run,) = (tmp_path / "runs").glob("unlearn-*")
-    assert len(read_steps(run)) < 60
+    assert len(read_steps(run)) < 40
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert same(run / "model", undisturbed)
