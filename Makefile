@@ -1,4 +1,4 @@
-# make demo: forget two of a dozen fictitious people, and measure it.   make test: the test suite.
+# make demo: forget two of ten fictitious people, and measure it.   make test: the test suite.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3
