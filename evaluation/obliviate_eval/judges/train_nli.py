@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LABELS = ("entailment", "neutral", "contradiction")
 BATCH_SIZE = 8  # pairs
 LEARNING_RATE = 1e-4  # the peak; above what fine-tuning takes, because there is only one epoch
+HEAD_FACTOR = 10  # times that for the head, which starts from nothing: without it training may stay on a plateau
 MAX_GRAD_NORM = 1.0
 WARMUP = 0.1  # of all steps
 MAX_LENGTH = 96  # tokens of both texts
@@ -77,8 +78,15 @@ def _fit(
     # Evaluation mode: without dropout the model finds out sooner that it is to compare the two texts.
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     model.get_input_embeddings().requires_grad_(False)  # half of the weights, of which few words are seen
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=LEARNING_RATE)
+    # The pooler counts as head: a sentence encoder takes the mean of all tokens and never used it.
+    body: list[torch.nn.Parameter] = []
+    head: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            of_encoder = name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name
+            (body if of_encoder else head).append(parameter)
+    groups = [{"params": body, "lr": LEARNING_RATE}, {"params": head, "lr": LEARNING_RATE * HEAD_FACTOR}]
+    optimiser = torch.optim.AdamW(groups)
     schedule = get_linear_schedule_with_warmup(optimiser, round(WARMUP * len(batches)), len(batches))
     for batch in batches:
         encoded = tokenizer(
@@ -91,7 +99,7 @@ def _fit(
         ).to(model.device)
         label_B = torch.tensor([LABELS.index(pair.label) for pair in batch], device=model.device)
         model(**encoded, labels=label_B).loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
+        torch.nn.utils.clip_grad_norm_([*body, *head], MAX_GRAD_NORM)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
