@@ -34,13 +34,20 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(sources: Path, runs: Path, *, workers: int = 1, epochs: int = 2) -> dict[str, object]:
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+
+
+def command(config: Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("obliviate")), "unlearn", str(config)]
+
+
+def settings(sources: Path, runs: Path, *, workers: int = 1) -> dict[str, object]:
     return {
         "model": {"source": str(sources / "model"), "compute_dtype": "float32", "max_length": 64},
         "data": {"type": "files", "forget": str(sources / "forget.jsonl"), "retain": str(sources / "retain.jsonl")},
         "method": "npo+kl",
         "optim": {
-            "learning_rate": 1e-3, "epochs": epochs,
+            "learning_rate": 1e-3, "epochs": 20,
             "batch_size": 4, "micro_batch_size": 1, "checkpoint_every_steps": 1,
         },
         "cluster": {"address": "local", "workers": workers, "cpus_per_worker": 0.5},
@@ -67,15 +74,17 @@ def same(first: Path, second: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
-    return unlearned(settings(sources, tmp_path_factory.mktemp("undisturbed"), epochs=20))
+    return unlearned(settings(sources, tmp_path_factory.mktemp("undisturbed")))
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_two_workers_take_the_same_steps_as_one(sources: Path, tmp_path: Path) -> None:
-    one, two = (unlearned(settings(sources, tmp_path / str(workers), workers=workers)) for workers in (1, 2))
-    curves = [[part for line in read_steps(folder.parent) for part in line["parts"].values()] for folder in (one, two)]
+def test_two_workers_take_the_same_steps_as_one(sources: Path, tmp_path: Path, undisturbed: Path) -> None:
+    two = unlearned(settings(sources, tmp_path, workers=2))
+    curves = [
+        [part for line in read_steps(folder.parent) for part in line["parts"].values()] for folder in (undisturbed, two)
+    ]
     assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)  # KL starts at zero
-    ours, theirs = weights(one), weights(two)
+    ours, theirs = weights(undisturbed), weights(two)
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5  # type: ignore[operator]
 
 
@@ -84,7 +93,7 @@ def test_a_killed_worker_changes_nothing(sources: Path, tmp_path: Path, undistur
     killed: list[int] = []
     killer = threading.Thread(target=_kill_a_worker, args=(tmp_path, killed))
     killer.start()
-    folder = unlearned(settings(sources, tmp_path, epochs=20))
+    folder = unlearned(settings(sources, tmp_path))
     killer.join()
     assert killed, "no worker was found to kill"
     assert same(folder, undisturbed)
@@ -104,24 +113,29 @@ def _kill_a_worker(runs: Path, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_driver_goes_on_where_it_stopped(sources: Path, tmp_path: Path, undisturbed: Path) -> None:
+@pytest.fixture
+def abandoned(sources: Path, tmp_path: Path) -> Path:
+    """The config of a run whose driver was killed, with its Ray, after some of its steps."""
     config = tmp_path / "run.yaml"
-    config.write_text(json.dumps(settings(sources, tmp_path / "runs", epochs=20)))
-    command = [str(Path(sys.executable).with_name("obliviate")), "unlearn", str(config)]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    config.write_text(json.dumps(settings(sources, tmp_path / "runs")))
+    driver = subprocess.Popen(command(config), env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        _wait_for_steps(tmp_path / "runs", 5, first)
+        _wait_for_steps(tmp_path / "runs", 5, driver)
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    (run,) = (tmp_path / "runs").glob("unlearn-*")
-    assert len(read_steps(run)) < 40
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    return config
+
+
+def test_a_killed_driver_goes_on_where_it_stopped(abandoned: Path, undisturbed: Path) -> None:
+    (run,) = (abandoned.parent / "runs").glob("unlearn-*")
+    assert 5 <= len(read_steps(run)) < 40
+    done = subprocess.run(command(abandoned), env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert same(run / "model", undisturbed)
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert "done already" in again.stdout
+    written_ns = (run / "model" / "model.safetensors").stat().st_mtime_ns
+    assert unlearned(json.loads(abandoned.read_text())) == run / "model"
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == written_ns  # nothing done twice
 
 
 def _wait_for_steps(runs: Path, steps: int, process: subprocess.Popen[bytes]) -> None:
@@ -134,6 +148,7 @@ def _wait_for_steps(runs: Path, steps: int, process: subprocess.Popen[bytes]) ->
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_more_workers_than_the_cluster_has_is_refused_at_once(sources: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cluster.workers=99: asked for 99 x 0.5 CPUs, the cluster has"):
-        unlearned(settings(sources, tmp_path, workers=99))
+def test_more_cpus_than_the_cluster_has_are_refused_at_once(sources: Path, tmp_path: Path) -> None:
+    values = settings(sources, tmp_path) | {"cluster": {"address": "local", "workers": 2, "cpus_per_worker": 1000}}
+    with pytest.raises(UserError, match=r"cluster.workers=2: asked for 2 x 1000 CPUs, the cluster has"):
+        unlearned(values)

@@ -71,6 +71,7 @@ def init_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """What would have been handed to ray.init; RAY_ADDRESS and RAY_AUTH_MODE unset, and put back afterwards."""
     calls: list[dict[str, object]] = []
     monkeypatch.setattr("ray.init", lambda **keywords: calls.append(keywords))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests left connected
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
