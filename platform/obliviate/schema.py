@@ -50,7 +50,7 @@ class OptimSpec(Spec):
     schedule: Literal["linear", "constant"] = "linear"
     warmup_steps: int | None = Field(None, ge=0)  # None: one epoch's steps, or 0 where an epoch is a single step
     max_grad_norm: float | None = Field(1.0, gt=0)
-    checkpoint_every_steps: int | None = Field(None, ge=1)  # None: once an epoch
+    checkpoint_every_steps: int | None = Field(None, ge=1)  # None: every two minutes, or 20 times what saving takes
     keep_checkpoints: int = Field(1, ge=1)
     activation_checkpointing: bool = False
 

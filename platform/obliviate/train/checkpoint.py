@@ -5,7 +5,9 @@ A checkpoint is written to a hidden folder and renamed when all workers are done
 
 import json
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,38 @@ from obliviate.errors import UserError
 META_FILE = "meta.json"
 # The frozen base under adapters never changes: it is read from its source, not from checkpoints.
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+AT_MOST_EVERY_S = 120.0  # what a killed run may have to do again
+SHARE_OF_TIME = 0.05  # that saving may take of a run
+
+
+class Cadence:
+    """When the next checkpoint is due: every so many steps, or (None) by the clock.
+
+    By the clock a model that saves slowly is saved seldom: small runs end before their first checkpoint would have
+    cost more than the steps that it guards.
+    """
+
+    def __init__(self, every_steps: int | None) -> None:
+        self._every_steps = every_steps
+        self._wait_s = AT_MOST_EVERY_S
+        self._saved_s = time.monotonic()
+
+    def __call__(self, step: int) -> bool:
+        """All workers call it together, after each step: the first one's clock decides for all."""
+        if self._every_steps is not None:
+            return step % self._every_steps == 0
+        due = [time.monotonic() - self._saved_s >= self._wait_s]
+        dist.broadcast_object_list(due)
+        return due[0]
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        began_s = time.monotonic()
+        yield
+        self._saved_s = time.monotonic()
+        self._wait_s = max(AT_MOST_EVERY_S, (self._saved_s - began_s) / SHARE_OF_TIME)
 
 
 def latest(folder: Path) -> Path | None:

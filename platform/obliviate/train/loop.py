@@ -83,22 +83,23 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     trainer = _Trainer(job, device)
     start = trainer.resume()
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
-    every = job.optim.checkpoint_every_steps or trainer.schedule.steps_per_epoch
+    due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
         metrics = trainer.step(step)
         if log is not None:
             log.write(metrics)
         if report is not None:
             report(metrics)
-        if (step + 1) % every == 0 and step + 1 < trainer.schedule.steps:
-            checkpoint.save(
-                job.directory / CHECKPOINTS,
-                step + 1,
-                trainer.weights,
-                trainer.model,
-                trainer.optimizer,
-                keep=job.optim.keep_checkpoints,
-            )
+        if step + 1 < trainer.schedule.steps and due(step + 1):
+            with due.saving():
+                checkpoint.save(
+                    job.directory / CHECKPOINTS,
+                    step + 1,
+                    trainer.weights,
+                    trainer.model,
+                    trainer.optimizer,
+                    keep=job.optim.keep_checkpoints,
+                )
     if log is not None:
         log.close()
     return trainer.model
