@@ -316,3 +316,13 @@ def test_terminal_takes_names_as_they_are() -> None:
     console = Console(width=140, record=True, file=StringIO())
     print_table([ModelReport("[red]x[/red]", "unlearned", evaluation(0.5, 0.5))], console)
     assert "[red]x[/red]" in console.export_text()
+
+
+def test_a_narrow_terminal_gets_whole_figures_and_no_intervals() -> None:
+    console = Console(width=80, record=True, file=StringIO())
+    print_table([ModelReport("ME+GD", "unlearned", evaluation(0.64, 0.5), method="ME+GD")], console)
+    text = console.export_text()
+    assert text.count("ME+GD") == 1  # a method that the name tells already takes no column
+    assert "0.640" in text
+    assert "…" not in text
+    assert "0.61–0.67" not in text
