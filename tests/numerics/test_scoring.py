@@ -1,4 +1,4 @@
-"""The chunked statistics against the plain formulas on whole logits: values, gradients, limits, invariances."""
+"""The blocked statistics against the plain formulas on whole logits: values, gradients, limits, invariances."""
 
 from math import exp, inf, log
 
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from obliviate import scoring
-from obliviate.scoring import Distilled, Head, Stat, TokenStat, greedy_matches, score_positions, token_statistics
+from obliviate.head import Head
+from obliviate.scoring import Distilled, Stat, TokenStat, greedy_matches, score_positions, token_statistics
 
 N, D, V = 7, 5, 11
 LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
@@ -34,11 +35,11 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK_BYTES", 4 * V * 3)  # three rows a chunk: the last is partial
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * 4)  # four columns a block: the last is partial
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize(
     "stats", [*({stat} for stat in STATS), set(STATS)], ids=lambda s: "+".join(sorted(map(str, s)))

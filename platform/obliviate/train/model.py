@@ -20,9 +20,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from obliviate.errors import UserError
+from obliviate.head import Head
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
-from obliviate.scoring import Activation, AnyStat, Head, needs_reference, score_positions, wanted_hidden
+from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
