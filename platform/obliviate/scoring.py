@@ -51,9 +51,12 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Activation:
-    """What decoder layer number `layer`, from 0, puts out at the token itself, not at the one before: a vector [D]."""
+    """What a layer puts out at the token itself, not at the one before: a vector [D].
 
-    layer: int
+    `layer` is a decoder layer's number, from 0, or the name of any module of the model, as "model.layers.7".
+    """
+
+    layer: int | str
 
     def __str__(self) -> str:
         return f"activation_{self.layer}"
@@ -94,7 +97,7 @@ class TokenScores:
         """Answer tokens of each text."""
         return self.answer_BT.sum(-1)
 
-    def activation_BTD(self, layer: int) -> Tensor:
+    def activation_BTD(self, layer: int | str) -> Tensor:
         """float32, whatever the model computes in: squared distances of bfloat16 would be coarse."""
         return self.stats[Activation(layer)].float()
 
