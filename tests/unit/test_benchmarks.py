@@ -2,24 +2,33 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from obliviate.head import Head
+from training import job, losses
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def run_all() -> ModuleType:
-    spec = spec_from_file_location("run_all", ROOT / "benchmarks" / "run_all.py")
+def benchmark(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules["run_all"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def run_all() -> ModuleType:
+    return benchmark("run_all")
 
 
 def script(folder: Path, name: str, code: str) -> Path:
@@ -66,3 +75,30 @@ def test_the_log_is_appended_to(run_all: ModuleType, tmp_path: Path) -> None:
     assert json.loads(text.partition("```json")[2].partition("```")[0]) == {"step_s": 1.5}
     assert "Failed: exit code 3.\n" in text
     assert "torch 2." in text
+
+
+@pytest.mark.parametrize("name", ["npo", "me_published", "me"])
+def test_the_published_step_and_ours_have_the_same_losses_where_the_definitions_coincide(
+    tiny: Path, tmp_path: Path, process_group: None, name: str
+) -> None:
+    """In float32, at the same weights: NPO, GD, and ME over all padded positions; without padding ME differs."""
+    step = benchmark("unlearn_step")
+    run = job(tiny, tmp_path, step.COMPARED[name], batch_size=4, micro_batch_size=2)
+    run = replace(run, model=run.model.model_copy(update={"max_length": step.PADDED_LENGTH}))
+    _, published = step.Published(run, with_reference=name == "npo", dtype=torch.float32).step(0)
+    ours = losses(run)[:2]
+    assert ours[1] == pytest.approx(published[1], rel=1e-5)  # GD
+    if name == "me":
+        assert ours[0] != pytest.approx(published[0], rel=1e-2)
+    else:
+        assert ours[0] == pytest.approx(published[0], rel=1e-5)
+
+
+def test_scoring_forms_that_are_compared_agree() -> None:
+    scoring = benchmark("fused_scoring")
+    torch.manual_seed(0)
+    hidden, labels = torch.randn(6, 5), torch.randint(11, (6,))
+    head, reference = Head(torch.randn(11, 5)), (torch.randn(6, 5), Head(torch.randn(11, 5)))
+    for name in scoring.STATS:
+        sides = [side(name, hidden, labels, head, reference) for side in (scoring.fused, scoring.eager)]
+        torch.testing.assert_close(*sides, rtol=1e-5, atol=1e-5)
