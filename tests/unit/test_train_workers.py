@@ -4,6 +4,7 @@ One set of four processes serves all tests: all of them train in a group of four
 then the first alone; each group runs the same jobs.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ VARIANTS: dict[str, tuple[LoraSpec | None, bool]] = {
     "lora": (LORA, False), "lora, checkpointed": (LORA, True),
 }  # fmt: skip
 STEPS, CUT_AFTER = 3, 2
+PRELOADED = ["obliviate.train.loop", "torch._dynamo", "torch.utils.tensorboard", "peft",
+             "transformers.models.llama.modeling_llama"]  # fmt: skip
 
 
 def three_steps(folder: Path, directory: Path, terms: tuple[Term, ...], **optim: Any) -> Job:
@@ -56,7 +59,10 @@ def dies(metrics: Mapping[str, Any]) -> None:
 
 def trained_in_a_group(folder: Path, world: int) -> None:
     for name, terms in METHODS.items():
-        train(three_steps(folder, folder / f"{name} {world}", terms), quiet)
+        metrics: list[Mapping[str, Any]] = []
+        train(three_steps(folder, folder / f"{name} {world}", terms), metrics.append)
+        held = [step["weights"] for step in metrics]
+        (folder / f"{name} {world} weights {dist.get_rank()}.json").write_text(json.dumps(held))
     if world == 4:
         return
     for name in VARIANTS:
@@ -89,7 +95,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("groups")
     tiny_model_folder(folder / "model")
     # Forked from a server that has imported everything once: four times that is most of the time.
-    mp.get_context("forkserver").set_forkserver_preload(["obliviate.train.loop", "torch.utils.tensorboard"])
+    mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
     mp.start_processes(worker, (folder,), nprocs=max(WORLDS), start_method="forkserver")
     return folder
 
@@ -105,6 +111,13 @@ def test_every_loss_of_every_step_is_that_of_one_worker(groups: Path, name: str,
     one = curve(groups / f"{name} 1")
     assert len(one) == STEPS * len(METHODS[name])
     assert curve(groups / f"{name} {world}") == pytest.approx(one, rel=1e-5, abs=1e-7)  # KL starts at zero
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_worker_holds_the_same_dual_variable(groups: Path, world: int) -> None:
+    held = [json.loads((groups / f"pdu {world} weights {rank}.json").read_text()) for rank in range(world)]
+    assert all(each == held[0] for each in held)
+    assert len({step["bounded_gd"] for step in held[0]}) > 1
 
 
 @pytest.mark.parametrize("name", VARIANTS)
