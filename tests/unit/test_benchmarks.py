@@ -10,7 +10,11 @@ from types import ModuleType
 import pytest
 import torch
 
+from measured import record
+from obliviate.data.rows import Role
 from obliviate.head import Head
+from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES, expand
+from obliviate_eval.records import Probe, Record, ScoredAnswer
 from training import job, losses
 
 ROOT = Path(__file__).parents[2]
@@ -102,3 +106,56 @@ def test_scoring_forms_that_are_compared_agree() -> None:
     for name in scoring.STATS:
         sides = [side(name, hidden, labels, head, reference) for side in (scoring.fused, scoring.eager)]
         torch.testing.assert_close(*sides, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def methods_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # where scripts find what they share
+    return benchmark("methods_table")
+
+
+def greedy(*right: bool, logp: float = -1.0) -> Record:
+    answer = ScoredAnswer("", (logp,) * len(right), right)
+    return record(Role.FORGET, answers={Probe.ANSWER: (answer,)})
+
+
+def test_extraction_strength_counts_the_suffix_that_needs_no_help(methods_table: ModuleType) -> None:
+    """Of four tokens: all; the last two after a mistake at the second; none, the last being wrong."""
+    strength = methods_table.extraction_strength
+    assert strength(greedy(True, True, True, True)) == 1
+    assert strength(greedy(True, False, True, True)) == 0.5
+    assert strength(greedy(True, True, True, False)) == 0
+    assert strength(greedy(True, True, logp=float("nan"))) is None  # a collapsed model
+    assert strength(record(Role.FORGET)) is None
+
+
+def test_the_table_is_relative_to_its_baseline_and_says_what_is_not_known(
+    methods_table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = methods_table.Row("GA+GD", 0.5, 0.25, -3.0, 0.125, (1.0, 2.0, 3.0), 2**30)
+    slower = methods_table.Row("NPO+GD", 0.0, None, None, None, (3.0, 4.0, 8.0), 2**31)
+    target = methods_table.Row("target", 0.5, 0.25, -3.0, 1.0, (), None)
+    text = methods_table.table([target, baseline, slower], "Title")
+    assert "| target | 0.500 | 0.250 | -3.00 | 1.000 | – | – |" in text
+    assert "| GA+GD | 0.500 | 0.250 | -3.00 | 0.125 | 1.00 (0.50 to 1.50) | 1.00 |" in text
+    assert "| NPO+GD | 0.000 | – | – | – | 2.00 (1.50 to 4.00) | 2.00 |" in text
+    found = methods_table.figures([target, baseline, slower])
+    assert (found["npo_gd_step_time_ratio"], found["npo_gd_forget_efficacy"]) == (2.0, None)
+    assert "target_step_time_ratio" not in found
+    document = tmp_path / "methods.md"
+    document.write_text(f"before\n{methods_table.BEGIN}\nold\n{methods_table.END}\nafter\n")
+    monkeypatch.setattr(methods_table, "DOCUMENT", document)
+    methods_table.write_table(text)
+    assert document.read_text() == f"before\n{methods_table.BEGIN}\n{text}\n{methods_table.END}\nafter\n"
+
+
+def test_the_document_has_a_place_for_the_table(methods_table: ModuleType) -> None:
+    text = methods_table.DOCUMENT.read_text(encoding="utf-8")
+    assert text.count(methods_table.BEGIN) == text.count(methods_table.END) == 1
+
+
+def test_benchmarks_know_every_method(methods_table: ModuleType) -> None:
+    """And the companion that each was published with."""
+    long = [expand(name) for name in methods_table.METHODS]
+    terms = {term["type"] for each in long for term in (each["method"], *each["regularizers"])}
+    assert terms == {*FORGET_TYPES, *REGULARIZER_TYPES}
