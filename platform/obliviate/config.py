@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, Pass, Term, expand, union_of_needs
-from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec, Spec
+from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Spec
 
 
 class RunSpec(Spec):
@@ -59,6 +59,17 @@ class FinetuneRun(TrainingRun):
     train_on: Literal["all", "retain"] = "all"
 
 
+class AlternativesSpec(Spec):
+    """How other answers to the forget questions are sampled from the model that must forget, where a method prefers
+    such answers and the rows bring none. Defaults: AltPO (arXiv:2409.13474)."""
+
+    samples: int = Field(5, ge=1)  # of each question
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(128, ge=1)
+    engine: EngineSpec | None = None  # None: that of the evaluation where there is one, else the defaults
+
+
 class UnlearnRun(TrainingRun):
     """One forget objective with any number of weighted regularizers."""
 
@@ -68,6 +79,7 @@ class UnlearnRun(TrainingRun):
         "fresh"  # retain item and refusal of a forget item: new each epoch, or the same
     )
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
+    alternatives: AlternativesSpec = AlternativesSpec()
 
     @classmethod
     def long_form(cls, values: Any) -> Any:
@@ -75,11 +87,20 @@ class UnlearnRun(TrainingRun):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        return (self.method, *self.regularizers)
+        return (self.method, *(each.beside(self.method) for each in self.regularizers))
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> "UnlearnRun":
+        union_of_needs(self.terms)
+        return self
 
     @property
     def label(self) -> str:
         return "+".join(term.type for term in (self.method, *self.regularizers)).upper()
+
+    @property
+    def needs_alternatives(self) -> bool:
+        return Pass.FORGET_ALTERNATIVE in union_of_needs(self.terms)
 
     @property
     def needs_retain(self) -> bool:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
+from obliviate.head import Head
 from obliviate.runs import DONE_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
-from obliviate.scoring import Head
 
 if TYPE_CHECKING:
     import torch

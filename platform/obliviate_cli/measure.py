@@ -64,7 +64,7 @@ class Measure:
             "evaluation": self.spec.model_dump(mode="json", exclude=PLACEMENT),
             "model": model.model_dump(mode="json"),
         }
-        inputs = {"model": content_of(model), "data": self.corpus.content}
+        inputs = {"model": content_of(model), "data": self.corpus.evaluation_content}
         if retain is not None:
             inputs["retain"] = retain.name
         run = Run.open(self.runs, "evaluate", name, config, inputs)
