@@ -10,7 +10,17 @@ from obliviate.schema import EngineSpec, GenerationSpec, Spec
 class EvaluationSpec(Spec):
     """The part `evaluation` of a config. A judge is a hub id, a folder, or package:NAME; null leaves it out."""
 
-    suite: Literal["closer_look", "closer_look_real_world", "tofu"] = "closer_look"
+    suite: Literal[
+        "closer_look",
+        "closer_look_real_world",
+        "real_world",
+        "tofu",
+        "openunlearning",
+        "muse",
+        "wmdp",
+        "leakage",
+        "custom",
+    ] = "closer_look"
     engine: EngineSpec = EngineSpec()
     generation: GenerationSpec = GenerationSpec()
     encoder: str | None = "sentence-transformers/paraphrase-MiniLM-L6-v2"  # for cosine similarity

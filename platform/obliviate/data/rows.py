@@ -47,6 +47,7 @@ class Role(StrEnum):
     RETAIN = "retain"
     REAL_AUTHORS = "real_authors"
     WORLD_FACTS = "world_facts"
+    HOLDOUT = "holdout"  # like the forget set, but never trained on: what membership inference compares it with
 
 
 @dataclass(frozen=True)
