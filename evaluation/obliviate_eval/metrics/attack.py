@@ -20,16 +20,15 @@ class Attack(Comparison):
 
     forget_set: str | None = None  # the set of role forget that is attacked; None: all of them together
 
+    def asks(self, name: str, role: Role) -> bool:
+        return role is Role.HOLDOUT or (role is Role.FORGET and self.forget_set in (None, name))
+
     @abstractmethod
     def signal(self, record: Record, reference: Record | None) -> float | None:
         """Higher: looks less as if the model was trained on the text. None: not measured or not finite."""
 
     def estimate(self, samples: Samples) -> Estimate:
-        chosen = [
-            sample
-            for name, sample in samples.items()
-            if (sample.role is Role.FORGET and self.forget_set in (None, name)) or sample.role is Role.HOLDOUT
-        ]
+        chosen = [sample for name, sample in samples.items() if self.asks(name, sample.role)]
         if not chosen:
             return nothing(unscored=0, resamples=0)
         resamples = len(chosen[0].counts_RI)

@@ -41,6 +41,10 @@ class Comparison(Spec, ABC):
 
     type: str
 
+    def asks(self, name: str, role: Role) -> bool:
+        """Whether the set of that name and role enters: then its probes are run for it."""
+        return role in (Role.FORGET, Role.HOLDOUT)
+
     @abstractmethod
     def estimate(self, samples: Samples) -> Estimate:
         """The number with its value under each resample; without a value where it can't be computed."""

@@ -31,8 +31,11 @@ class LeakBound(Comparison):
     k: int = Field(4, ge=1)
     threshold: float = Field(0.5, gt=0, le=1)
 
+    def asks(self, name: str, role: Role) -> bool:
+        return role is Role.FORGET
+
     def estimate(self, samples: Samples) -> Estimate:
-        forget = [sample for sample in samples.values() if sample.role is Role.FORGET]
+        forget = [sample for name, sample in samples.items() if self.asks(name, sample.role)]
         blocks = [[self._blocks(leaks(record, self.threshold)) for record in sample.records] for sample in forget]
         flat = [block for of_set in blocks for block in of_set]
         scored = sum(1 for block in flat if block)

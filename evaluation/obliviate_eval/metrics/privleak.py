@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Samples
 from obliviate_eval.metrics.mia_min_k import MiaMinK
 from obliviate_eval.statistics import Estimate, nothing
@@ -29,6 +30,9 @@ class PrivLeak(Comparison):
     type: Literal["privleak"] = "privleak"
     attack: MiaMinK = MiaMinK()
     definition: Literal["muse", "openunlearning"] = "muse"
+
+    def asks(self, name: str, role: Role) -> bool:
+        return self.attack.asks(name, role)
 
     def estimate(self, samples: Samples) -> Estimate:
         return relative(self.attack, samples, complement=True, openunlearning=self.definition == "openunlearning")

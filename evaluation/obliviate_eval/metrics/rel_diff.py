@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Samples
 from obliviate_eval.metrics.mia_min_k import MiaMinK
 from obliviate_eval.metrics.privleak import relative
@@ -22,6 +23,9 @@ class RelativeDifference(Comparison):
     type: Literal["rel_diff"] = "rel_diff"
     attack: MiaMinK = MiaMinK()
     definition: Literal["plain", "openunlearning"] = "plain"
+
+    def asks(self, name: str, role: Role) -> bool:
+        return self.attack.asks(name, role)
 
     def estimate(self, samples: Samples) -> Estimate:
         return relative(self.attack, samples, complement=False, openunlearning=self.definition == "openunlearning")

@@ -34,8 +34,7 @@ class Suite:
     def needs_of(self, name: str, role: Role) -> frozenset[Probe]:
         """The probes of everything that asks for the set: each text is generated for, or scored, once."""
         asking = [metric.needs for metric in self.metrics_of(name, role)]
-        if role in (Role.FORGET, Role.HOLDOUT):
-            asking += [each.needs - ({Probe.SAMPLES} if role is Role.HOLDOUT else set()) for each in self.comparisons]
+        asking += [comparison.needs for comparison in self.comparisons if comparison.asks(name, role)]
         return frozenset[Probe]().union(*asking)
 
     @property
