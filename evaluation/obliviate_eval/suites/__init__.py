@@ -116,7 +116,6 @@ MUSE = Suite(
         "knowledge_forget": _MUSE_KNOWLEDGE,
         "knowledge_retain": _MUSE_KNOWLEDGE,
         "forget": ("probability",),
-        "retain": ("probability",),
         "holdout": ("probability",),
     },
 )
