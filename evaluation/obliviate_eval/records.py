@@ -25,8 +25,12 @@ class Probe(StrEnum):
     ANSWER = "answer"  # score: the true answer
     PARAPHRASED = "paraphrased"  # score: the paraphrased answer (the answer itself where the set defines it so)
     PERTURBED = "perturbed"  # score: each false answer
+    MOMENTS = "moments"  # score: the true answer, with the moments of log p
+    GRADIENT_NORM = "gradient_norm"  # of the true answer's loss
+    SAMPLES = "samples"  # sampled continuations of the question
     SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
     ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
+    FLUENCY = "fluency"  # judge: text classifier, is the generation clean text?
 
 
 SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED)  # the probes that are teacher-forced answers
@@ -39,6 +43,8 @@ class ScoredAnswer:
     text: str
     logp: tuple[float, ...]
     greedy: tuple[bool, ...] = ()
+    mean: tuple[float, ...] = ()  # nats
+    variance: tuple[float, ...] = ()  # nats squared
 
     @property
     def mean_logp(self) -> float | None:
@@ -70,6 +76,9 @@ class Record:
     answers: dict[Probe, tuple[ScoredAnswer, ...]] = field(default_factory=dict)
     similarity: float | None = None  # cosine in [-1, 1]
     entailment: str | None = None  # the NLI label: entailment, neutral, contradiction
+    samples: tuple[str, ...] = ()  # sampled generations, all of the same number a question
+    gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
+    fluency: float | None = None  # probability that the generation is clean text
 
 
 _ANSWERS = pa.list_(

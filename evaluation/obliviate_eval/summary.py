@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from zlib import crc32
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
@@ -27,6 +27,7 @@ class Evaluation(Spec):
     sets: dict[str, dict[str, Figure]]  # set -> metric -> figure
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
+    tasks: dict[str, dict[str, Figure]] = Field({})  # of the lm-evaluation-harness: task -> metric -> figure
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))

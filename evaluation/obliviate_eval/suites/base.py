@@ -22,3 +22,7 @@ class Suite:
     def needs(self) -> frozenset[Probe]:
         """The probes of all metrics together: each text is generated for, or scored, once."""
         return frozenset[Probe]().union(*(metric.needs for metric in self.metrics))
+
+    def needs_of(self, name: str, role: Role) -> frozenset[Probe]:
+        """The probes of everything that asks for the set: each text is generated for, or scored, once."""
+        return self.needs
