@@ -25,11 +25,11 @@ class Probe(StrEnum):
     ANSWER = "answer"  # score: the true answer
     PARAPHRASED = "paraphrased"  # score: the paraphrased answer (the answer itself where the set defines it so)
     PERTURBED = "perturbed"  # score: each false answer
-    SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
-    ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
     MOMENTS = "moments"  # score: the true answer, with the moments of log p
     GRADIENT_NORM = "gradient_norm"  # of the true answer's loss
     SAMPLES = "samples"  # sampled continuations of the question
+    SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
+    ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
     FLUENCY = "fluency"  # judge: text classifier, is the generation clean text?
 
 

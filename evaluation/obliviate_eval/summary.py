@@ -30,6 +30,7 @@ class Evaluation(Spec):
     comparisons: dict[str, Figure] = Field(default_factory=dict)  # of forget and holdout sets, or of two models
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
+    tasks: dict[str, dict[str, Figure]] = Field({})  # of the lm-evaluation-harness: task -> metric -> figure
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))

@@ -12,10 +12,8 @@ from obliviate_cli import plan, reporting, stages
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.compare import compare as run_compare
 from obliviate_cli.console import open_console
-from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_eval.importers.tofu import read_tofu_log
 from obliviate_eval.records import RECORDS_FILE, write_records
-from obliviate_eval.report.terminal import print_table
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, summarise
 
@@ -44,21 +42,6 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
         _show(config, plan.compare(config), console)
     else:
         run_compare(config, console)
-
-
-def evaluate(path: Path, overrides: list[str], dry_run: bool) -> None:
-    config, console = load(EvaluateRun, path, overrides), open_console()
-    if dry_run:
-        _show(config, plan.evaluate(config), console)
-        return
-    measure = Measure(config.data.load(), config.evaluation, config.address, Path(config.runs), console)
-    retain = config.retain_model
-    reference = None if retain is None else measure(retain, config.models[retain])
-    others = [measure(name, model, reference) for name, model in config.models.items() if name != retain]
-    measured = [each for each in (reference, *others) if each is not None]
-    print_table([reporting.model_report(each) for each in measured], console)
-    for each in measured:
-        console.print(f"records and figures: {each}")
 
 
 def report(runs: list[Path], output: Path, title: str) -> None:

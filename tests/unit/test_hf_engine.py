@@ -256,8 +256,8 @@ def test_sample_inverts_the_distribution_function(logits: list[float], uniform: 
 
 @given(st.lists(st.integers(1, 200), max_size=40), st.integers(64, 500))
 def test_batches_hold_every_index_within_the_budget(sizes: list[int], budget: int) -> None:
-    batches = list(_batches(sizes, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    batches = list(_batches(range(len(sizes))[::-1], sizes, budget))
+    assert [i for batch in batches for i in batch] == list(range(len(sizes)))[::-1]
     for batch in batches:
         assert len(batch) * max(sizes[i] for i in batch) <= budget or len(batch) == 1
 

@@ -9,10 +9,10 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,13 +21,12 @@ from plotly.offline import get_plotlyjs
 from obliviate.data.rows import Role
 from obliviate.runs import write_whole
 from obliviate_eval.metrics import METRIC_TYPES
-from obliviate_eval.records import Probe, Record
+from obliviate_eval.records import Probe
+from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.plots import Axis, Chart, Look, looks, set_bars, trade_off, training_curve
 from obliviate_eval.statistics import Figure
-from obliviate_eval.summary import Evaluation
 
 HERE = Path(__file__).parent
-Kind = Literal["original", "target", "retain", "unlearned"]
 KIND_TITLES: Mapping[Kind, str] = {
     "original": "before learning",
     "target": "before unlearning",
@@ -41,23 +40,6 @@ LABELS = {
     "rouge": "ROUGE-L recall",
     "similarity": "Cosine similarity",
 }
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """One model of the comparison.
-
-    `curve`: the rows of the training loop, one an optimiser step. `provenance`: what reproduces the model; `command`
-    is shown as such, mappings as JSON, everything else as text.
-    """
-
-    name: str
-    kind: Kind
-    evaluation: Evaluation
-    method: str | None = None  # of an unlearned model, such as ME+GD
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    curve: Sequence[dict[str, Any]] = ()
-    records: Sequence[Record] = ()
 
 
 @dataclass(frozen=True)

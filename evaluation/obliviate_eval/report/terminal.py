@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obliviate.data.rows import Role
-from obliviate_eval.report.build import ModelReport
+from obliviate_eval.report.model import ModelReport
 from obliviate_eval.statistics import Figure
 
 NOTHING = "–"

@@ -71,6 +71,10 @@ class TextEncoder:
         self._end_of_turn_id = self._find_end_of_turn()
 
     @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        return self._tokenizer
+
+    @property
     def end_of_turn_id(self) -> int:
         return self._end_of_turn_id
 
