@@ -16,7 +16,7 @@ from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
 from obliviate_cli.console import open_console
-from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
@@ -27,7 +27,7 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 class Rescoring(RunSpec):
     """What `--metric` and `--suite` come to."""
 
-    metrics: tuple[Annotated[AnyMetric, Field(discriminator="type")], ...] = ()
+    metrics: tuple[Annotated[AnyMetric | AnyComparison, Field(discriminator="type")], ...] = ()
     evaluation: EvaluationSpec = EvaluationSpec()
 
 
@@ -45,10 +45,18 @@ def rescore(
         spec = _measured_with(run)
         values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
         rescoring = build(Rescoring, values, where="rescore")
-        base, chosen = SUITES[rescoring.evaluation.suite], rescoring.metrics
+        chosen = SUITES[rescoring.evaluation.suite]
+        if asked:
+            chosen = replace(
+                chosen,
+                metrics=tuple(each for each in rescoring.metrics if not isinstance(each, Comparison)),
+                comparisons=tuple(each for each in rescoring.metrics if isinstance(each, Comparison)),
+                aggregates=(),
+                sets={},
+            )
         found[str(run)] = summarise(
             read_records(run / RECORDS_FILE),
-            replace(base, metrics=chosen, aggregates=()) if chosen else base,
+            chosen,
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
@@ -90,7 +98,7 @@ def _print(found: Mapping[str, Evaluation], console: Console) -> None:
 
 def _rows(evaluation: Evaluation) -> dict[str, Figure]:
     of_sets = {f"{name} {metric}": figure for name, row in evaluation.sets.items() for metric, figure in row.items()}
-    return {**of_sets, **evaluation.aggregates}
+    return {**of_sets, **evaluation.comparisons, **evaluation.aggregates}
 
 
 def _cell(figure: Figure | None) -> Text:
