@@ -22,7 +22,17 @@ class HarnessSpec(Spec):
 class EvaluationSpec(Spec):
     """The part `evaluation` of a config. A judge is a hub id, a folder, or package:NAME; null leaves it out."""
 
-    suite: Literal["closer_look", "closer_look_real_world", "tofu"] = "closer_look"
+    suite: Literal[
+        "closer_look",
+        "closer_look_real_world",
+        "real_world",
+        "tofu",
+        "openunlearning",
+        "muse",
+        "wmdp",
+        "leakage",
+        "custom",
+    ] = "closer_look"
     engine: EngineSpec = EngineSpec()
     generation: GenerationSpec = GenerationSpec()
     sampling: GenerationSpec = GenerationSpec(temperature=1.0, samples=8)  # for suites that measure samples

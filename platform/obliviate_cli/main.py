@@ -105,15 +105,15 @@ def report(
 
 @app.command("import")
 def import_logs(
-    framework: Annotated[str, typer.Argument(help="Whose logs they are: tofu.")],
+    framework: Annotated[str, typer.Argument(help="Whose logs they are: openunlearning or tofu.")],
     logs: Annotated[Path, typer.Argument(help="The log file.")],
     retain_logs: Annotated[Path | None, typer.Option(help="The retain model's log file: gives forget quality.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records and metrics.")] = None,
 ) -> None:
     """Bring another framework's evaluation logs in, and compute our figures from them."""
-    from obliviate_cli import verbs
+    from obliviate_cli import imports
 
-    verbs.import_logs(framework, logs, retain_logs, output)
+    imports.import_logs(framework, logs, retain_logs, output)
 
 
 @app.command()

@@ -6,18 +6,11 @@ import yaml
 from rich.console import Console
 
 from obliviate.config import FinetuneRun, UnlearnRun, load
-from obliviate.errors import UserError
 from obliviate.schema import Spec
 from obliviate_cli import plan, reporting, stages
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.compare import compare as run_compare
 from obliviate_cli.console import open_console
-from obliviate_eval.importers.tofu import read_tofu_log
-from obliviate_eval.records import RECORDS_FILE, write_records
-from obliviate_eval.suites import SUITES
-from obliviate_eval.summary import METRICS_FILE, summarise
-
-IMPORTERS = {"tofu": read_tofu_log}
 
 
 def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -47,19 +40,6 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
 def report(runs: list[Path], output: Path, title: str) -> None:
     console = open_console()
     reporting.write(title, [reporting.model_report(run) for run in runs], output, console)
-
-
-def import_logs(framework: str, logs: Path, retain_logs: Path | None, output: Path | None) -> None:
-    if framework not in IMPORTERS:
-        raise UserError(f"{framework}: no importer; known: {', '.join(IMPORTERS)}")
-    read, console = IMPORTERS[framework], open_console()
-    records = read(logs)
-    reference = None if retain_logs is None else read(retain_logs)
-    evaluation = summarise(records, SUITES["tofu"], reference_records=reference)
-    if output is not None:
-        write_records(output / RECORDS_FILE, records)
-        evaluation.write(output / METRICS_FILE)
-    console.print(yaml.safe_dump(evaluation.model_dump(mode="json"), sort_keys=False))
 
 
 def _show(config: Spec, lines: list[str], console: Console) -> None:

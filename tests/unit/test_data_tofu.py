@@ -88,6 +88,20 @@ def test_folder_as_published_and_in_the_continual_cut(tmp_path: Path) -> None:
         assert keys(corpus.retain) == {("b", "b!"), ("c", "c!")}
 
 
+def test_the_holdout_authors_are_measured_where_asked_for(tmp_path: Path) -> None:
+    for name in ("forget01", "retain99", "forget01_perturbed"):
+        write(tmp_path, name, ["a" if name.startswith("forget") else "c"])
+    for name in ("retain", "real_authors", "world_facts"):
+        write(tmp_path, f"{name}_perturbed", ["c"])
+    spec = TofuData(source=str(tmp_path), split="forget01", holdout=True)
+    with pytest.raises(UserError, match=r"holdout01\.json: no such file"):
+        spec.load()
+    write(tmp_path, "holdout01", ["h", "i"])
+    last = spec.load().evaluation[-1]
+    assert (last.name, last.role, keys(last.rows)) == ("holdout", Role.HOLDOUT, {("h", "h!"), ("i", "i!")})
+    assert len(spec.model_copy(update={"eval_forget_limit": 1}).load().evaluation[-1].rows) == 1
+
+
 def test_missing_folder_and_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.source: ./nowhere: no such folder"):
         TofuData(source="./nowhere").load()

@@ -102,7 +102,7 @@ def test_tofu_asks_no_judge(tmp_path: Path) -> None:
     judges = Judges(Recorder(0.5), Recorder("neutral"))
     found = run(tmp_path, judges=judges, suite="tofu")
     assert cast(Recorder, judges.similarity).asked == []
-    assert set(found.sets["forget"]) == {"rouge", "probability", "truth_ratio"}
+    assert set(found.sets["forget"]) >= {"rouge", "probability", "truth_ratio", "extraction_strength"}
     assert found.sets["forget"]["truth_ratio"].value == pytest.approx(0.5)  # min(2, 1/2)
 
 
@@ -195,4 +195,9 @@ def test_every_suite_of_the_config_exists_and_names_metrics_that_it_has() -> Non
     for suite in SUITES.values():
         types = {metric.type for metric in suite.metrics}
         assert all(set(aggregate.metrics) <= types for aggregate in suite.aggregates)
-        assert Probe.ENTAILMENT not in suite.needs or set(suite.premise) == set(Role)
+        assert set().union(*suite.sets.values()) <= types
+        assert Probe.ENTAILMENT not in suite.needs or set(suite.premise) == set(Role) - {Role.HOLDOUT}
+        known = {each.type for each in suite.comparisons}
+        for aggregate in suite.aggregates:  # its parts stand before it
+            assert set(aggregate.parts) <= known
+            known.add(aggregate.name)
