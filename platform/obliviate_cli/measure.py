@@ -172,7 +172,8 @@ def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
         }
         absent = [field for probe, field in FIELDS.items() if probe in needs and not has[field]]
         if absent:
-            metrics = [m.type for m in suite.metrics if any(FIELDS.get(probe) in absent for probe in m.needs)]
+            asking = suite.metrics_of(each.name, each.role)
+            metrics = [m.type for m in asking if any(FIELDS.get(probe) in absent for probe in m.needs)]
             found.append(
                 f"data: no row of the set {each.name} has {' or '.join(absent)}: {', '.join(metrics)} will be "
                 f"incomplete or missing there; add the field, or take another suite than {spec.suite}"

@@ -16,18 +16,19 @@ from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
 from obliviate_cli.console import open_console
-from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_eval.suites import SUITES
+from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 
 
 class Rescoring(RunSpec):
     """What `--metric` and `--suite` come to."""
 
-    metrics: tuple[Annotated[AnyMetric, Field(discriminator="type")], ...] = ()
+    metrics: tuple[Annotated[AnyMetric | AnyComparison, Field(discriminator="type")], ...] = ()
     evaluation: EvaluationSpec = EvaluationSpec()
 
 
@@ -45,10 +46,9 @@ def rescore(
         spec = _measured_with(run)
         values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
         rescoring = build(Rescoring, values, where="rescore")
-        base, chosen = SUITES[rescoring.evaluation.suite], rescoring.metrics
         found[str(run)] = summarise(
             read_records(run / RECORDS_FILE),
-            replace(base, metrics=chosen, aggregates=()) if chosen else base,
+            _suite(rescoring),
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
@@ -56,6 +56,20 @@ def rescore(
     _print(found, open_console())
     if output is not None:
         write_json(output, {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()})
+
+
+def _suite(rescoring: Rescoring) -> Suite:
+    """That of the evaluation, with the metrics that were asked for in place of its own."""
+    base, chosen = SUITES[rescoring.evaluation.suite], rescoring.metrics
+    if not chosen:
+        return base
+    return replace(
+        base,
+        metrics=tuple(each for each in chosen if not isinstance(each, Comparison)),
+        comparisons=tuple(each for each in chosen if isinstance(each, Comparison)),
+        aggregates=(),
+        sets={},
+    )
 
 
 def _metric(text: str) -> dict[str, Any]:
@@ -90,7 +104,7 @@ def _print(found: Mapping[str, Evaluation], console: Console) -> None:
 
 def _rows(evaluation: Evaluation) -> dict[str, Figure]:
     of_sets = {f"{name} {metric}": figure for name, row in evaluation.sets.items() for metric, figure in row.items()}
-    return {**of_sets, **evaluation.aggregates}
+    return {**of_sets, **evaluation.comparisons, **evaluation.aggregates}
 
 
 def _cell(figure: Figure | None) -> Text:
