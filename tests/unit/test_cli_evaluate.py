@@ -194,9 +194,17 @@ def test_what_a_sets_rows_lack_is_said_before_anything_runs() -> None:
     rows = (Row("Who?", "Ada"), Row("What?", "It"))
     corpus = Corpus(rows, (), (EvaluationSet("forget", Role.FORGET, rows),))
     (warning,) = warnings(corpus, EvaluationSpec(suite="closer_look"))
-    assert warning.startswith("data: no row of the set forget has paraphrased_answer or perturbed_answer: ")
-    assert "truth_ratio" in warning
-    assert "rouge" not in warning
+    assert warning == (
+        "data: no row of the set forget has paraphrased_answer or perturbed_answers: truth_ratio will score nothing "
+        "there; add the field, or take another suite than closer_look"
+    )
+    texts = Corpus(rows, (), (EvaluationSet("forget", Role.FORGET, (Row("", "Ada wrote it"),)),))
+    (warning,) = warnings(texts, EvaluationSpec(suite="tofu"))
+    assert warning.startswith(
+        "data: no row of the set forget has question or paraphrased_answer or perturbed_answers: "
+    )
+    assert "rouge" in warning
+    assert " probability" not in warning
     whole = (Row("Who?", "Ada", "It was Ada", ("Bob",)),)
     complete = Corpus(whole, (), (EvaluationSet("forget", Role.FORGET, whole),))
     assert warnings(complete, EvaluationSpec(suite="closer_look")) == []
