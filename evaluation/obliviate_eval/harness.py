@@ -155,9 +155,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
 def run_tasks(engine: Engine, tokenizer: "PreTrainedTokenizerBase", max_length: int, spec: HarnessSpec) -> Tasks:
     """Raises UserError for a task that the harness does not know, or whose data cannot be read."""
-    manager = TaskManager()
+    own = [task for task in spec.tasks if Path(task).is_file()]
+    manager = TaskManager(include_defaults=len(own) < len(spec.tasks))  # to list those that it knows takes seconds
     for task in spec.tasks:
-        if task not in manager.all_tasks and not Path(task).is_file():
+        if task not in own and task not in manager.all_tasks:
             near = get_close_matches(task, manager.all_tasks, n=3)
             fix = f"did you mean {' or '.join(near)}?" if near else "give a task's name or a YAML file"
             raise UserError(f"evaluation.harness.tasks: {task}: the harness has no such task; {fix}")

@@ -13,15 +13,16 @@ from rich.console import Console
 
 from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
-from obliviate.data.rows import Corpus
+from obliviate.data.rows import Corpus, EvaluationSet
 from obliviate.errors import UserError
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
 from obliviate_cli.card import write_card
 from obliviate_cli.progress import Update, progress
-from obliviate_eval.metrics.base import WITH_OPTIONS
-from obliviate_eval.records import RECORDS_FILE, Probe
+from obliviate_eval.collect import answers_of
+from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.records import RECORDS_FILE, Probe, Record, ScoredAnswer
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation
@@ -39,7 +40,9 @@ PLACEMENT = {
                "gpu_memory_utilization"},
 }  # fmt: skip
 # What a probe takes of a row; without it there is nothing to ask.
-FIELDS = {Probe.PARAPHRASED: "paraphrased_answer", Probe.PERTURBED: "perturbed_answer", Probe.GENERATION: "question"}
+FIELDS = {
+    "question": Probe.GENERATION, "paraphrased_answer": Probe.PARAPHRASED, "perturbed_answers": Probe.PERTURBED,
+}  # fmt: skip
 
 
 class EvaluateRun(RunSpec):
@@ -161,23 +164,42 @@ class Measure:
 
 def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
     """About the data, and about what the suite asks of a set that none of its rows has."""
-    found = list(corpus.warnings)
     suite = SUITES[spec.suite]
+    found = list(corpus.warnings)
     for each in corpus.evaluation:
-        needs = suite.needs_of(each.name, each.role)
-        has = {
-            "question": any(row.question for row in each.rows),
-            "paraphrased_answer": any(row.paraphrased_answer for row in each.rows) or each.role in WITH_OPTIONS,
-            "perturbed_answer": any(row.perturbed_answers for row in each.rows),
+        unscored = {
+            field: [m.type for m in metrics]
+            for field, probe in FIELDS.items()
+            if each.rows
+            and not any(getattr(row, field) for row in each.rows)
+            and (
+                metrics := [
+                    m for m in suite.metrics_of(each.name, each.role) if probe in m.needs and not _scores(m, each)
+                ]
+            )
         }
-        absent = [field for probe, field in FIELDS.items() if probe in needs and not has[field]]
-        if absent:
-            metrics = [m.type for m in suite.metrics if any(FIELDS.get(probe) in absent for probe in m.needs)]
+        if unscored:
+            asking = dict.fromkeys(str(metric) for types in unscored.values() for metric in types)
             found.append(
-                f"data: no row of the set {each.name} has {' or '.join(absent)}: {', '.join(metrics)} will be "
-                f"incomplete or missing there; add the field, or take another suite than {spec.suite}"
+                f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
+                f"nothing there; add the field, or take another suite than {spec.suite}"
             )
     return found
+
+
+def _scores(metric: AnyMetric, each: EvaluationSet) -> bool:
+    """Whether the metric could score the set's first row, had the engine and all judges answered."""
+    row = each.rows[0]
+    answers = {
+        probe: tuple(ScoredAnswer(text, (-1.0, -1.0), (True, True)) for text in texts)
+        for probe, texts in answers_of(row, each.role).items()
+    }
+    record = Record(
+        each.name, each.role, 0, row.question, row.answer, row.answer, generation=row.answer if row.question else None,
+        generation_tokens=(0, 1), generation_finished=True, answers=answers, similarity=1.0, entailment="entailment",
+        samples=(row.answer,) * 64 if row.question else (), fluency=1.0,
+    )  # fmt: skip
+    return metric.score(record) is not None
 
 
 class _Stage:

@@ -21,6 +21,7 @@ from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_eval.suites import SUITES
+from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 
 
@@ -45,18 +46,9 @@ def rescore(
         spec = _measured_with(run)
         values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
         rescoring = build(Rescoring, values, where="rescore")
-        chosen = SUITES[rescoring.evaluation.suite]
-        if asked:
-            chosen = replace(
-                chosen,
-                metrics=tuple(each for each in rescoring.metrics if not isinstance(each, Comparison)),
-                comparisons=tuple(each for each in rescoring.metrics if isinstance(each, Comparison)),
-                aggregates=(),
-                sets={},
-            )
         found[str(run)] = summarise(
             read_records(run / RECORDS_FILE),
-            chosen,
+            _suite(rescoring),
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
@@ -64,6 +56,20 @@ def rescore(
     _print(found, open_console())
     if output is not None:
         write_json(output, {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()})
+
+
+def _suite(rescoring: Rescoring) -> Suite:
+    """That of the evaluation, with the metrics that were asked for in place of its own."""
+    base, chosen = SUITES[rescoring.evaluation.suite], rescoring.metrics
+    if not chosen:
+        return base
+    return replace(
+        base,
+        metrics=tuple(each for each in chosen if not isinstance(each, Comparison)),
+        comparisons=tuple(each for each in chosen if isinstance(each, Comparison)),
+        aggregates=(),
+        sets={},
+    )
 
 
 def _metric(text: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What each verb does: load the config, show the plan or run the stages, say where the result lies."""
+"""What each verb does: load the config, show the plan or run the stages, say where the result lies.
+
+A verb imports what it runs once its config is right: a typo need not wait for Ray.
+"""
 
 from pathlib import Path
 
@@ -7,14 +10,13 @@ from rich.console import Console
 
 from obliviate.config import FinetuneRun, UnlearnRun, load
 from obliviate.schema import Spec
-from obliviate_cli import plan, reporting, stages
-from obliviate_cli.compare import CompareRun
-from obliviate_cli.compare import compare as run_compare
 from obliviate_cli.console import open_console
 
 
 def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(FinetuneRun, path, overrides), open_console()
+    from obliviate_cli import plan, stages
+
     if dry_run:
         _show(config, plan.finetune(config), console)
     else:
@@ -23,6 +25,8 @@ def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
 
 def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(UnlearnRun, path, overrides), open_console()
+    from obliviate_cli import plan, stages
+
     if dry_run:
         _show(config, plan.unlearn(config), console)
     else:
@@ -30,6 +34,10 @@ def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
 
 
 def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
+    from obliviate_cli import plan
+    from obliviate_cli.compare import CompareRun
+    from obliviate_cli.compare import compare as run_compare
+
     config, console = load(CompareRun, path, overrides), open_console()
     if dry_run:
         _show(config, plan.compare(config), console)
@@ -38,6 +46,8 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
 
 
 def report(runs: list[Path], output: Path, title: str) -> None:
+    from obliviate_cli import reporting
+
     console = open_console()
     reporting.write(title, [reporting.model_report(run) for run in runs], output, console)
 

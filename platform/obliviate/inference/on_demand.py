@@ -46,6 +46,11 @@ class OnDemand:
         return self._open(self._white_box).gradient_norms(texts, on_chunk)
 
     @property
+    def open_type(self) -> str | None:
+        """Type of the open engine, "vllm" or "hf"; None where no engine is open."""
+        return None if self._pool is None else self._pool.engine_type
+
+    @property
     def _white_box(self) -> EngineSpec:
         return self._spec.model_copy(update={"type": "hf", "tensor_parallel": 1})
 

@@ -150,21 +150,36 @@ class VLLMEngine:
         return Generation(self._tokenizer.decode(list(token_ids), skip_special_tokens=True), token_ids, finished)
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
-        from vllm import SamplingParams, TokensPrompt
-
+        """Answers to one prompt share what vLLM's cache holds of it, in whole blocks, if they come together."""
         reject_unscorable(texts, self._score_limit)
-        outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts],
-            # The text's own tokens and the most likely ones. vLLM recomputes cached prefixes where these are asked for.
-            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, flat_logprobs=True, detokenize=False),
-            use_tqdm=False,
-        )
+        outputs = dict(enumerate(self._prompt_logprobs(texts, reuse=True)))
+        # vLLM gives nothing for cached tokens: where the cache reached into an answer (another text begins alike), the
+        # text is asked for again, and computed as a whole.
+        missing = [i for i, output in outputs.items() if (output.num_cached_tokens or 0) >= texts[i].prompt_length]
+        if missing:
+            outputs |= zip(missing, self._prompt_logprobs([texts[i] for i in missing], reuse=False), strict=True)
         return [
-            ScoredText(*zip(*_answer_statistics(output.prompt_logprobs, text), strict=True))
+            ScoredText(*zip(*_answer_statistics(outputs[i].prompt_logprobs, text), strict=True))
             if text.answer_ids
             else ScoredText((), ())
-            for text, output in zip(texts, outputs, strict=True)
+            for i, text in enumerate(texts)
         ]
+
+    def _prompt_logprobs(self, texts: Sequence[Encoded], *, reuse: bool) -> list[Any]:
+        """The texts' own tokens and the most likely ones; with `reuse`, of those alone that are not in the cache."""
+        from vllm import SamplingParams, TokensPrompt
+
+        parameters = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=1,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not reuse,
+        )
+        prompts = [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts]
+        outputs: list[Any] = self._llm.generate(prompts, parameters, use_tqdm=False)
+        return outputs
 
 
 def _answer_statistics(logprobs: Any, text: Encoded) -> Iterator[tuple[float, bool]]:
