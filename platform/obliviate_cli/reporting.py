@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
-from obliviate_eval.report.build import Kind, ModelReport, build_report, report_json
+from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
@@ -39,7 +40,6 @@ def model_report(directory: Path) -> ModelReport:
             "seed": None if made is None else made["config"]["seed"],
             "training": made,
             "evaluation": evaluated,
-            "machine": machine(),
         },
         curve=() if made is None else read_steps(training),
         records=read_records(directory / RECORDS_FILE),
@@ -48,12 +48,15 @@ def model_report(directory: Path) -> ModelReport:
 
 def write(title: str, models: Sequence[ModelReport], path: Path, console: Console) -> None:
     """The HTML, the same figures as JSON beside it, and a table on the terminal."""
+    from obliviate_eval.report.build import build_report, report_json  # plotly
+
     notes = [
         "Intervals are 95% percentile bootstraps over items; they say nothing of the spread over training seeds.",
         "The p-value of forget quality saturates once the samples no longer overlap: read the KS statistic with it.",
     ]
-    build_report(title, models, notes, path)
-    write_json(path.with_suffix(".json"), report_json(models))
+    reported = [replace(model, provenance={**model.provenance, "machine": machine()}) for model in models]
+    build_report(title, reported, notes, path)
+    write_json(path.with_suffix(".json"), report_json(reported))
     print_table(models, console)
     console.print(f"report: {path.absolute()}")
 

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from obliviate.data.fictitious import FictitiousData
 from obliviate.data.files import FilesData
+from obliviate.data.muse import MuseData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.tofu import TofuData
+from obliviate.data.wmdp import WmdpData
 
-DataSpec = Annotated[TofuData | FictitiousData | FilesData, Field(discriminator="type")]
+DataSpec = Annotated[TofuData | FictitiousData | FilesData | MuseData | WmdpData, Field(discriminator="type")]
 
 __all__ = [
     "Corpus",
@@ -19,8 +21,10 @@ __all__ = [
     "EvaluationSet",
     "FictitiousData",
     "FilesData",
+    "MuseData",
     "Role",
     "Row",
     "TextEncoder",
     "TofuData",
+    "WmdpData",
 ]

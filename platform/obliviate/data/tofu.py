@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from obliviate.data.hub import load_hub
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, parse_row, read_rows, without_overlap
 from obliviate.errors import UserError
 from obliviate.schema import Spec
@@ -18,6 +19,7 @@ RETAIN_OF = {
     "forget05": ("retain95", "retain50"),
     "forget10": ("retain90", "retain10"),
 }
+HOLDOUT_OF = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
 
 
 class TofuData(Spec):
@@ -39,6 +41,8 @@ class TofuData(Spec):
     eval_forget_limit: int | None = Field(300, ge=1)  # rows measured, from the beginning, as published results do
     eval_retain_limit: int | None = Field(300, ge=1)
     eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
+    # Whether TOFU's holdout authors are measured, for membership inference; None: where the source has them.
+    holdout: bool | None = None
     seed: int = 0
 
     def load(self) -> Corpus:
@@ -52,17 +56,25 @@ class TofuData(Spec):
         if self.retain_limit is not None:
             measured = measured[: self.retain_limit]
             retain = _slice(retain, measured, self.retain_limit, self.seed)
-        sets = (
+        sets = [
             ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
             ("retain", Role.RETAIN, measured),
             ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
             ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
-        )
+        ]
+        if self._has_holdout if self.holdout is None else self.holdout:
+            holdout = read(HOLDOUT_OF[self.split])[: self.eval_forget_limit]
+            sets.append(("holdout", Role.HOLDOUT, holdout))
         return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
 
     @property
     def _folder(self) -> Path:
         return Path(self.source).expanduser()
+
+    @property
+    def _has_holdout(self) -> bool:
+        """A folder may be of an older copy; the hub has it."""
+        return not self._folder.is_dir() or (self._folder / f"{HOLDOUT_OF[self.split]}.json").is_file()
 
     def _is_cut(self, published: str) -> bool:
         return self._folder.is_dir() and not (self._folder / f"{published}.json").is_file()
@@ -78,16 +90,7 @@ class TofuData(Spec):
         return read_rows(self._folder / f"{name}.json")
 
     def _read_hub(self, name: str) -> tuple[Row, ...]:
-        from datasets import load_dataset
-
-        try:
-            records = load_dataset(self.source, name, split="train")
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"data.source: {self.source}: neither a local folder nor readable from the hub ({name}: {reason}); "
-                "give a folder with TOFU's JSON files"
-            ) from error
+        records = load_hub(self.source, name, "train")
         return tuple(parse_row(record, f"{self.source} {name}, row {n}") for n, record in enumerate(records, 1))
 
 
