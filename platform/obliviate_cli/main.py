@@ -103,6 +103,20 @@ def report(
     verbs.report(runs, output, title)
 
 
+@app.command()
+def paired(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluation run.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another, of the same items.")],
+    suite: Annotated[str | None, typer.Option(help="Whose figures: default is the first run's suite.")] = None,
+    retain: Annotated[Path | None, typer.Option(help="Run of the retain model, for what compares with it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for what is printed.")] = None,
+) -> None:
+    """Test whether two models differ, metric by metric, on the same items."""
+    from obliviate_cli import paired
+
+    paired.compare(first, second, suite, retain, output)
+
+
 @app.command("import")
 def import_logs(
     framework: Annotated[str, typer.Argument(help="Whose logs they are: openunlearning or tofu.")],

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from obliviate.data.rows import Role
 from obliviate.runs import write_whole
-from obliviate_eval.metrics import METRIC_TYPES
+from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.records import Probe
 from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.plots import Axis, Chart, Look, looks, set_bars, trade_off, training_curve
@@ -37,8 +37,24 @@ LABELS = {
     "forget_efficacy": "Forget efficacy",
     "model_utility": "Model utility",
     "tofu_model_utility": "TOFU utility",
+    "memorization": "Memorisation score",
     "rouge": "ROUGE-L recall",
     "similarity": "Cosine similarity",
+    "exact_memorization": "Exact memorisation",
+    "verbatim_memorization": "Verbatim memorisation",
+    "knowledge_memorization": "Knowledge memorisation",
+    "leak_at_k": "leak@k",
+    "leak_bound": "leak@k, exact bounds",
+    "distinct_n": "distinct-n",
+    "self_bleu": "Self-BLEU",
+    "mia_loss": "Loss attack, AUC",
+    "mia_zlib": "Zlib attack, AUC",
+    "mia_min_k": "Min-K% attack, AUC",
+    "mia_min_k_plus_plus": "Min-K%++ attack, AUC",
+    "mia_reference": "Reference attack, AUC",
+    "mia_gradnorm": "Gradient-norm attack, AUC",
+    "privleak": "PrivLeak, %",
+    "rel_diff": "Relative difference, %",
 }
 
 
@@ -72,6 +88,7 @@ def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str]
         aggregates=_aggregates(models),
         qualities=[model.evaluation.forget_quality for model in models],
         sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
+        comparisons=_comparisons(models),
         charts=charts,
         data={
             "charts": {chart.id: chart.figure for trio in charts.values() for chart in trio},
@@ -149,6 +166,14 @@ def _metrics(models: Sequence[ModelReport], name: str) -> list[Column]:
     return [
         Column(label(metric), METRIC_TYPES[metric].title, [figures.get(metric) for figures in found])
         for metric in _union(found)
+    ]
+
+
+def _comparisons(models: Sequence[ModelReport]) -> list[Column]:
+    found = [model.evaluation.comparisons for model in models]
+    return [
+        Column(label(name), f"{(cls := COMPARISON_TYPES[name]).title}; {cls.direction}", [f.get(name) for f in found])
+        for name in _union(found)
     ]
 
 
