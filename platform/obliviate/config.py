@@ -9,7 +9,7 @@ from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, Pass, Term, expand, union_of_needs
-from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec
+from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Spec
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 

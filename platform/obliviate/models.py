@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
-from obliviate.head import Head
 from obliviate.runs import DONE_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from obliviate.scoring import Head
+    from obliviate.head import Head
 
 PACKAGE_PREFIX = "package:"
 
@@ -135,7 +134,7 @@ def load_pretrained(
 
 def head_of(model: "PreTrainedModel") -> "Head":
     """The output layer as scoring needs it, with the scalings that some families apply to their logits."""
-    from obliviate.scoring import Head
+    from obliviate.head import Head
 
     layer = model.get_output_embeddings()
     config = model.config.get_text_config()

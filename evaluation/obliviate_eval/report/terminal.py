@@ -97,7 +97,7 @@ def _counted(figure: Figure | None) -> Text:
     if figure is None:
         return Text(NOTHING)
     counts = f"n {figure.scored}" + (f", {figure.unscored} unscored" if figure.unscored else "")
-    return _cell(figure).append(f"\n{counts}", style="dim")
+    return _cell(figure, with_interval=True).append(f"\n{counts}", style="dim")
 
 
 def _means(model: ModelReport, role: Role) -> dict[str, Figure]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from obliviate.scoring import Head
+from obliviate.head import Head
 
 CHUNK_BYTES = 64 * 2**20  # of float32 logits
 
