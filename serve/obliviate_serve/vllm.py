@@ -1,0 +1,173 @@
+"""The serving engine on vLLM: continuous batching, many adapters at once. Its core runs in a process of its own."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from obliviate.errors import UserError
+from obliviate.inference.request import stop_ids
+from obliviate.inference.vllm import local_folder
+from obliviate.models import load_tokenizer
+from obliviate.schema import ModelSpec
+from obliviate_serve.engine import Delta, Event, Prompted, Sampling, Token
+from obliviate_serve.entropy import ENTROPY_KEY
+from obliviate_serve.errors import EngineDiedError
+from obliviate_serve.spec import ServingEngineSpec
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+
+
+class VLLMServingEngine:
+    """`adapters`: name -> folder of a LoRA adapter. Raises UserError where vLLM cannot start.
+
+    Made inside a running event loop. The model's own generation defaults are not applied.
+    """
+
+    def __init__(self, model: ModelSpec, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self._stop_ids = sorted(stop_ids(model, self.tokenizer))
+        try:
+            self._start(local_folder(model), model.revision, spec, adapters)
+        except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:
+            cause = str(error).strip().rpartition("\n")[2] or type(error).__name__
+            raise UserError(f"engine.type=vllm: vLLM could not start {model.source}: {cause}; try type=hf") from error
+
+    def _start(self, folder: str, revision: str | None, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
+        from transformers import AutoConfig
+        from vllm import AsyncEngineArgs
+        from vllm.lora.request import LoRARequest
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+        positions = getattr(config.get_text_config(), "max_position_embeddings", spec.max_model_len)
+        self._context = min(spec.max_model_len, positions)
+        lora = {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": _rank(adapters)} if adapters else {}
+        arguments = AsyncEngineArgs(
+            folder,
+            revision=revision,
+            generation_config="vllm",
+            dtype=spec.dtype,
+            max_model_len=self._context,
+            max_num_seqs=spec.max_requests,
+            tensor_parallel_size=spec.tensor_parallel,
+            distributed_executor_backend="mp" if spec.tensor_parallel > 1 else None,
+            gpu_memory_utilization=spec.gpu_memory_utilization,
+            enforce_eager=current_platform.is_cpu(),
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+            logits_processors=["obliviate_serve.entropy:EntropyMeter"],
+            worker_extension_cls="obliviate_serve.entropy.EntropyReader",
+            **lora,
+        )
+        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._lora = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(adapters.items(), 1)}
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    async def stream(
+        self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None
+    ) -> AsyncIterator[Event]:
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        request = uuid4().hex
+        outputs = self._llm.generate(
+            TokensPrompt(prompt_token_ids=list(prompt_ids)),
+            self._parameters(request, sampling),
+            request,
+            lora_request=self._lora.get(adapter or ""),
+        )
+        try:
+            first = True
+            lengths = [0] * sampling.n
+            async for output in outputs:
+                if first:
+                    yield self._prompted(output, prompt_ids, sampling)
+                    first = False
+                entropies = await self._entropies(request) if sampling.entropy else {}
+                for delta in output.outputs:
+                    yield self._delta(delta, sampling, entropies, lengths[delta.index])
+                    lengths[delta.index] += len(delta.token_ids)
+        except EngineDeadError as error:
+            raise EngineDiedError("the model's engine died") from error
+
+    def _parameters(self, request: str, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        assert not sampling.entropy or sampling.n == 1, "entropies are kept by request, not by continuation"
+        return SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            max_tokens=max(1, sampling.max_tokens or 0),  # vLLM always generates; _delta leaves it out
+            stop=list(sampling.stop),
+            ignore_eos=True,  # `_stop_ids` holds it, and nothing that the model's files may add
+            stop_token_ids=self._stop_ids,
+            logprobs=sampling.logprobs,
+            prompt_logprobs=sampling.logprobs if sampling.echo else None,
+            extra_args={ENTROPY_KEY: request} if sampling.entropy else None,
+            output_kind=RequestOutputKind.DELTA if sampling.stream else RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _prompted(self, output: "RequestOutput", prompt_ids: tuple[int, ...], sampling: Sampling) -> Prompted:
+        if not sampling.echo:
+            return Prompted(len(prompt_ids))
+        text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
+        tokens: tuple[Token, ...] = ()
+        if output.prompt_logprobs:
+            tokens = tuple(
+                Token(self.tokenizer.decode([token]), None, None, ())
+                if known is None
+                else _token(token, known, sampling.logprobs or 0, None)
+                for token, known in zip(prompt_ids, output.prompt_logprobs, strict=True)
+            )
+        return Prompted(len(prompt_ids), text, tokens)
+
+    def _delta(self, delta: Any, sampling: Sampling, entropies: Mapping[int, float], length: int) -> Delta:
+        finish = None if delta.finish_reason is None else "length" if delta.finish_reason == "length" else "stop"
+        if sampling.max_tokens == 0:
+            return Delta(delta.index, "", 0, (), "length")
+        tokens: tuple[Token, ...] = ()
+        if delta.logprobs is not None:
+            tokens = tuple(
+                _token(token, known, sampling.logprobs or 0, entropies.get(length + i))
+                for i, (token, known) in enumerate(zip(delta.token_ids, delta.logprobs, strict=True))
+            )
+        return Delta(delta.index, delta.text, len(delta.token_ids), tokens, finish)
+
+    async def _entropies(self, request: str) -> Mapping[int, float]:
+        """Place in the answer -> entropy, as far as the answer has come. The first worker speaks for all."""
+        found: Mapping[int, float] = (await self._llm.collective_rpc("entropies", args=(request,)))[0]
+        return found
+
+    @property
+    def dead(self) -> bool:
+        errored: bool = self._llm.errored
+        return errored
+
+    def close(self) -> None:
+        self._llm.shutdown()
+
+
+def _rank(adapters: Mapping[str, str]) -> int:
+    """The largest rank among the adapters; vLLM knows powers of two from 8 on, and 1."""
+    ranks = [json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in adapters.values()]
+    return next(size for size in (2**i for i in count(3)) if size >= max(ranks))
+
+
+def _token(token: int, known: Mapping[int, Any], alternatives: int, entropy: float | None) -> Token:
+    """`known`: token id -> its log-probability, of the token itself and of the most likely ones."""
+    likely = sorted(known.values(), key=lambda each: each.rank)[:alternatives]
+    chosen = known[token]
+    logp = chosen.logprob if chosen.logprob == chosen.logprob else None
+    shown = ((each.decoded_token or "", each.logprob) for each in likely if each.logprob == each.logprob)
+    return Token(chosen.decoded_token or "", logp, entropy, tuple(shown))
