@@ -81,8 +81,8 @@ class CompletionRequest(Sampled):
         if isinstance(prompt, str):
             return [prompt]
         if isinstance(prompt[0], int):
-            return [tuple(prompt)]  # type: ignore[arg-type]
-        return [each if isinstance(each, str) else tuple(each) for each in prompt]  # type: ignore[arg-type]
+            return [tuple(prompt)]
+        return [each if isinstance(each, str) else tuple(each) for each in prompt]
 
 
 class TextPart(Request):

@@ -110,6 +110,10 @@ def _first_mistake(error: RequestValidationError) -> ErrorBody:
         return ErrorBody(message=f"the body is no JSON: {first['ctx']['error']}", type="invalid_request_error")
     keys = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()][1:]
     key = ".".join(keys) or None
-    wrong = "unknown parameter" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    # What may be of several kinds is wrong in a way for each of them.
+    ways = dict.fromkeys(each["msg"] for each in mistakes if each["loc"][:2] == first["loc"][:2])
+    wrong = " or ".join(ways).removeprefix("Value error, ")[:500]
+    if first["type"] == "extra_forbidden":
+        wrong = "unknown parameter"
     message = f"{key}: {wrong}" if key else wrong
     return ErrorBody(message=message, type="invalid_request_error", param=key, code=first["type"])

@@ -25,6 +25,7 @@ class Quiz:
     answer: str | None = None
 
 
+Finish = Literal["stop", "length"]
 Prompt = str | tuple[int, ...] | Chat | Quiz  # a text, token ids, or what a template is laid around
 
 
@@ -65,16 +66,16 @@ class Prompted(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What continuation `index` has grown by. `tokens` where log-probabilities are asked for, its end of turn included.
+    """What continuation number `choice` has grown by; its text excludes stop texts and the end of turn.
 
-    The text excludes stop texts and the end of turn.
+    `tokens` where log-probabilities are asked for, the end of turn included.
     """
 
-    index: int
+    choice: int
     text: str
     new_tokens: int
     tokens: tuple[Token, ...] = ()
-    finish: Literal["stop", "length"] | None = None
+    finish: Finish | None = None
 
 
 Event = Prompted | Delta

@@ -17,24 +17,35 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        own = {"registry": self._registry}
-        self._requests = Counter("obliviate_http_requests", "HTTP requests", ["route", "status"], **own)
+        self._requests = Counter(
+            "obliviate_http_requests", "HTTP requests", ["route", "status"], registry=self._registry
+        )
         self._seconds = Histogram(
-            "obliviate_answer_seconds", "Whole answer of a model", ["model"], buckets=SECONDS, **own
+            "obliviate_answer_seconds", "Whole answer of a model", ["model"], buckets=SECONDS, registry=self._registry
         )
         self._first_token = Histogram(
-            "obliviate_first_token_seconds", "Until a streamed answer's first token", ["model"], buckets=SECONDS, **own
+            "obliviate_first_token_seconds",
+            "Until a streamed answer's first token",
+            ["model"],
+            buckets=SECONDS,
+            registry=self._registry,
         )
         self._speed = Histogram(
             "obliviate_tokens_per_second",
             "Generated tokens a second of one answer",
             ["model"],
             buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
-            **own,
+            registry=self._registry,
         )
-        self._tokens = Counter("obliviate_tokens", "Tokens read and generated", ["model", "kind"], **own)
-        self._waiting = Gauge("obliviate_queue_length", "Requests whose answer has not begun", ["model"], **own)
-        self._under_way = Gauge("obliviate_requests_under_way", "Requests a model is working on", ["model"], **own)
+        self._tokens = Counter(
+            "obliviate_tokens", "Tokens read and generated", ["model", "kind"], registry=self._registry
+        )
+        self._waiting = Gauge(
+            "obliviate_queue_length", "Requests whose answer has not begun", ["model"], registry=self._registry
+        )
+        self._under_way = Gauge(
+            "obliviate_requests_under_way", "Requests a model is working on", ["model"], registry=self._registry
+        )
 
     def request(self, scope: MutableMapping[str, Any], record: dict[str, Any]) -> None:
         """`route` is the path's pattern: an unknown path is "none"."""

@@ -180,9 +180,9 @@ def _add_up(events: Sequence[Event], sampling: Sampling) -> tuple[list[Choice], 
                 prompt_tokens += read
                 for choice in choices:
                     choice.add(text, tokens, None)
-            case Delta(index, text, written, tokens, finish):
+            case Delta(choice, text, written, tokens, finish):
                 new_tokens += written
-                choices[index].add(text, tokens, finish)
+                choices[choice].add(text, tokens, finish)
     return choices, prompt_tokens, new_tokens
 
 
@@ -200,10 +200,10 @@ async def _chunks(
                         yield line(opening)
                     if text:
                         yield line(form.chunk(index, Choice(text, list(tokens))))
-            case Delta(index, text, written, tokens, finish):
+            case Delta(choice, text, written, tokens, finish):
                 new_tokens += written
                 if text or tokens or finish:  # a part of a character has no text yet
-                    yield line(form.chunk(first + index, Choice(text, list(tokens), finish)))
+                    yield line(form.chunk(first + choice, Choice(text, list(tokens), finish)))
     if usage:
         yield line(form.usage(_usage(prompt_tokens, new_tokens)))
 

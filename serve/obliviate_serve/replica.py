@@ -102,7 +102,7 @@ class Model:
 class Replica:
     """A model that is always loaded."""
 
-    async def __init__(self, loading: Loading) -> None:
+    async def __init__(self, loading: Loading) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._model = Model.load(loading)
 
     async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
@@ -155,7 +155,7 @@ def on_demand_replica(size: int) -> type:
         def __init__(self, known: Mapping[str, Loading], unknown: Loading) -> None:
             self._known, self._unknown = known, unknown
 
-        @serve.multiplexed(max_num_models_per_replica=size)
+        @serve.multiplexed(max_num_models_per_replica=size)  # type: ignore[untyped-decorator]
         async def _lend(self, name: str) -> Lent:
             """The `size` models used last are kept, and requests go to where their model is."""
             unknown = replace(self._unknown, model=self._unknown.model.model_copy(update={"source": name}))

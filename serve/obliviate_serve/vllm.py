@@ -1,8 +1,8 @@
 """The serving engine on vLLM: continuous batching, many adapters at once. Its core runs in a process of its own."""
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ from obliviate.inference.request import stop_ids
 from obliviate.inference.vllm import local_folder
 from obliviate.models import load_tokenizer
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Delta, Event, Prompted, Sampling, Token
+from obliviate_serve.engine import Delta, Event, Finish, Prompted, Sampling, Token
 from obliviate_serve.entropy import ENTROPY_KEY
 from obliviate_serve.errors import EngineDiedError
 from obliviate_serve.spec import ServingEngineSpec
@@ -86,15 +86,19 @@ class VLLMServingEngine:
         )
         try:
             first = True
-            lengths = [0] * sampling.n
+            lengths: Counter[int] = Counter()
+            # Greedy continuations are all the same: vLLM makes one, and it is told for each.
+            copies = range(sampling.n if sampling.temperature == 0 else 1)
             async for output in outputs:
                 if first:
                     yield self._prompted(output, prompt_ids, sampling)
                     first = False
                 entropies = await self._entropies(request) if sampling.entropy else {}
-                for delta in output.outputs:
-                    yield self._delta(delta, sampling, entropies, lengths[delta.index])
-                    lengths[delta.index] += len(delta.token_ids)
+                for found in output.outputs:
+                    delta = self._delta(found, sampling, entropies, lengths[found.index])
+                    lengths[found.index] += len(found.token_ids)
+                    for copy in copies:
+                        yield delta._replace(choice=found.index + copy)
         except EngineDeadError as error:
             raise EngineDiedError("the model's engine died") from error
 
@@ -104,7 +108,7 @@ class VLLMServingEngine:
 
         assert not sampling.entropy or sampling.n == 1, "entropies are kept by request, not by continuation"
         return SamplingParams(
-            n=sampling.n,
+            n=sampling.n if sampling.temperature > 0 else 1,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
@@ -125,24 +129,37 @@ class VLLMServingEngine:
         tokens: tuple[Token, ...] = ()
         if output.prompt_logprobs:
             tokens = tuple(
-                Token(self.tokenizer.decode([token]), None, None, ())
+                Token(self._text(token), None, None, ())
                 if known is None
-                else _token(token, known, sampling.logprobs or 0, None)
+                else self._token(token, known, sampling.logprobs or 0, None)
                 for token, known in zip(prompt_ids, output.prompt_logprobs, strict=True)
             )
         return Prompted(len(prompt_ids), text, tokens)
 
-    def _delta(self, delta: Any, sampling: Sampling, entropies: Mapping[int, float], length: int) -> Delta:
-        finish = None if delta.finish_reason is None else "length" if delta.finish_reason == "length" else "stop"
+    def _delta(self, found: Any, sampling: Sampling, entropies: Mapping[int, float], length: int) -> Delta:
         if sampling.max_tokens == 0:
-            return Delta(delta.index, "", 0, (), "length")
+            return Delta(found.index, "", 0, (), "length")
         tokens: tuple[Token, ...] = ()
-        if delta.logprobs is not None:
+        if found.logprobs is not None:
             tokens = tuple(
-                _token(token, known, sampling.logprobs or 0, entropies.get(length + i))
-                for i, (token, known) in enumerate(zip(delta.token_ids, delta.logprobs, strict=True))
+                self._token(token, known, sampling.logprobs or 0, entropies.get(length + i))
+                for i, (token, known) in enumerate(zip(found.token_ids, found.logprobs, strict=True))
             )
-        return Delta(delta.index, delta.text, len(delta.token_ids), tokens, finish)
+        finish: Finish | None = None
+        if found.finish_reason is not None:
+            finish = "length" if found.finish_reason == "length" else "stop"
+        return Delta(found.index, found.text, len(found.token_ids), tokens, finish)
+
+    def _token(self, token: int, known: Mapping[int, Any], alternatives: int, entropy: float | None) -> Token:
+        """`known`: token id -> its log-probability, of the token itself and of the most likely ones."""
+        logp = known[token].logprob
+        likely = sorted(known.items(), key=lambda each: -each[1].logprob)[:alternatives]
+        shown = [(self._text(id_), each.logprob) for id_, each in likely if each.logprob == each.logprob]
+        return Token(self._text(token), logp if logp == logp else None, entropy, tuple(shown))
+
+    def _text(self, token: int) -> str:
+        text: str = self.tokenizer.decode([token])
+        return text
 
     async def _entropies(self, request: str) -> Mapping[int, float]:
         """Place in the answer -> entropy, as far as the answer has come. The first worker speaks for all."""
@@ -159,15 +176,8 @@ class VLLMServingEngine:
 
 
 def _rank(adapters: Mapping[str, str]) -> int:
-    """The largest rank among the adapters; vLLM knows powers of two from 8 on, and 1."""
-    ranks = [json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in adapters.values()]
-    return next(size for size in (2**i for i in count(3)) if size >= max(ranks))
-
-
-def _token(token: int, known: Mapping[int, Any], alternatives: int, entropy: float | None) -> Token:
-    """`known`: token id -> its log-probability, of the token itself and of the most likely ones."""
-    likely = sorted(known.values(), key=lambda each: each.rank)[:alternatives]
-    chosen = known[token]
-    logp = chosen.logprob if chosen.logprob == chosen.logprob else None
-    shown = ((each.decoded_token or "", each.logprob) for each in likely if each.logprob == each.logprob)
-    return Token(chosen.decoded_token or "", logp, entropy, tuple(shown))
+    """The largest rank among the adapters; vLLM knows powers of two from 8 on."""
+    ranks: list[int] = [
+        json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in adapters.values()
+    ]
+    return 1 << max(3, (max(ranks) - 1).bit_length())

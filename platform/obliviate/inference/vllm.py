@@ -48,7 +48,7 @@ def vllm_environment(gpu: bool) -> dict[str, str]:
 
 
 def local_folder(model: ModelSpec) -> str:
-    """What vLLM can open: it reads no GGUF of this kind, so one is written to the user's cache first, once a machine."""
+    """What vLLM can open: it reads no GGUF of this kind, so one is written to the user's cache first, once."""
     from filelock import FileLock
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "obliviate" / "models"
