@@ -34,6 +34,7 @@ class HFServingEngine:
         positions = getattr(loaded.config.get_text_config(), "max_position_embeddings", spec.max_model_len)
         self._context = min(spec.max_model_len, positions)
         self._model: Any = _with_adapters(loaded, adapters)
+        self._adapted = bool(adapters)
         self._thread = ThreadPoolExecutor(1, "forward")  # one step at a time: waiting requests take turns
 
     @property
@@ -100,7 +101,7 @@ class HFServingEngine:
     @torch.inference_mode()
     def _forward(self, ids_BT: Tensor, cache: DynamicCache, adapter: str | None, keep: int) -> Tensor:
         """Logits [B, T, V] of the last `keep` positions, 0 for all, in float32."""
-        if hasattr(self._model, "set_adapter"):
+        if self._adapted:
             self._model.set_adapter(adapter or BASE)
         output = self._model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=keep)
         logits_BTV: Tensor = output.logits.float()
