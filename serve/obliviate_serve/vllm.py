@@ -1,11 +1,14 @@
 """The serving engine on vLLM: continuous batching, many adapters at once. Its core runs in a process of its own."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+import psutil
 
 from obliviate.errors import UserError
 from obliviate.inference.request import stop_ids
@@ -65,6 +68,7 @@ class VLLMServingEngine:
             **lora,
         )
         self._llm = AsyncLLM.from_engine_args(arguments)
+        self._watcher = _kill_with_this_process()
         self._lora = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(adapters.items(), 1)}
 
     @property
@@ -173,6 +177,17 @@ class VLLMServingEngine:
 
     def close(self) -> None:
         self._llm.shutdown()
+        self._watcher.kill()
+
+
+def _kill_with_this_process() -> "subprocess.Popen[bytes]":
+    """vLLM's processes would outlive this one if it were killed, and keep the model's memory.
+
+    The watcher reads from a pipe that only this process holds open: it ends with the process, whatever ends it.
+    """
+    children = [str(child.pid) for child in psutil.Process().children(recursive=True)]
+    command = ["sh", "-c", 'read -r _; kill -9 "$@"', "sh", *children]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def _rank(adapters: Mapping[str, str]) -> int:

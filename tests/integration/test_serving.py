@@ -167,15 +167,16 @@ def victims(model: str) -> list[psutil.Process]:
     return [replica, *(p for p in replica.children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))]
 
 
-@pytest.mark.parametrize(("model", "which"), [("plain", 0), ("fast", -1)])
+@pytest.mark.parametrize(("model", "which"), [("plain", 0), ("fast", -1), ("fast", 0)])
 def test_a_killed_replica_gives_no_wrong_answer(url: str, model: str, which: int) -> None:
-    """The engine's process inside the replica, where it has one; under load, streamed and not."""
+    """Of the replica itself, and of the engine's process inside it; under load, streamed and not."""
     asked = {"model": model, "prompt": "The author", "max_tokens": 100, "temperature": 0}
 
     async def run() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=100) as client:
             expected = (await client.post("/v1/completions", json=asked)).json()["choices"][0]["text"]
-            victim = victims(model)[which]
+            all_victims = victims(model)
+            victim = all_victims[which]
             first = asyncio.Event()
 
             async def streamed() -> tuple[str, bool]:
@@ -205,6 +206,7 @@ def test_a_killed_replica_gives_no_wrong_answer(url: str, model: str, which: int
             for text, broken in ends:
                 assert expected.startswith(text) if broken else text == expected
             assert (await client.post("/v1/completions", json=asked)).json()["choices"][0]["text"] == expected
+            assert psutil.wait_procs(all_victims, timeout=20)[1] == []  # an engine dies with its replica
 
     asyncio.run(run())
 
