@@ -1,6 +1,7 @@
 """The gateway's way to the models: Ray Serve's handles behind a protocol, with another try where a replica died."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from ray.serve.exceptions import (
 from obliviate_serve.engine import Event, Prompt, Sampling
 from obliviate_serve.errors import ApiError, EngineDiedError, busy, unavailable
 from obliviate_serve.names import Target
+
+log = logging.getLogger(__name__)
 
 APP = "obliviate"  # Ray Serve's name of the application
 RETRY_PAUSE_S = 0.5
@@ -57,13 +60,15 @@ class ServeBackend:
     async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
         deadline_s = time.monotonic() + self._start_s
         while True:
+            response = self._call(target, "complete", prompt, sampling, stream=False)
             try:
                 with _plain_errors(target):
-                    response = self._call(target, "complete", prompt, sampling, stream=False)
                     events: list[Event] = await self._watched(target, response)
                     return events
             except GONE as error:
                 await _pause(target, deadline_s, error)
+            finally:
+                response.cancel()  # of no effect on one that has come to its end
 
     async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
         deadline_s = time.monotonic() + self._start_s
@@ -150,7 +155,10 @@ def _plain_errors(target: Target) -> Iterator[None]:
             raise ApiError(*error.cause.args) from None
         if isinstance(error.cause, GONE):
             raise error.cause from None
-        raise
+        log.exception("%s failed", target.name)
+        kind = type(error.cause).__name__
+        message = f"{target.name} failed with {kind}; the server's log says more"
+        raise ApiError(500, message, "server_error", code="model_failed") from error
     except BackPressureError as error:
         raise busy(f"too many requests are waiting for {target.name}") from error
     except DeploymentUnavailableError as error:

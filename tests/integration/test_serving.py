@@ -20,6 +20,7 @@ from tiny import tiny_model_folder
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
 
 QUESTION = "Who lives in London?"
+USER = {"role": "user", "content": QUESTION}
 VLLM = "vllm" if vllm_available(gpu=False) else "hf"
 
 
@@ -42,7 +43,13 @@ def adapter_folder(model: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Heads of 32: the smallest that vLLM's kernels for CPUs take.
+    return tiny_model_folder(tmp_path_factory.mktemp("model"), hidden_size=128)
+
+
+@pytest.fixture(scope="module")
+def url(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`fast` and `plain` are one model on two engines, each with an adapter; `rare` and `rarer` share one place."""
     from ray import serve
 
@@ -50,7 +57,6 @@ def url(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     from obliviate_serve.deploy import application
 
     folder = tmp_path_factory.mktemp("serving")
-    model = tiny_model_folder(folder / "model", hidden_size=128)
     other = tiny_model_folder(folder / "other", hidden_size=128, seed=1)
     adapter = adapter_folder(model, folder / "adapter")
     hf = {"type": "hf", "dtype": "float32", "max_model_len": 256, "cpus_per_replica": 0.2}
@@ -133,6 +139,38 @@ def test_both_engines_measure_the_same(url: str) -> None:
         assert len(fast["true_answer"]["tokens"]) == len(plain["true_answer"]["tokens"]) > 1
         assert len(fast["samples"][0]["tokens"]) > 0
     assert results[0]["greedy"]["text"] != results[2]["greedy"]["text"]
+
+
+def test_lm_evaluation_harness_runs_against_it(url: str, model: Path) -> None:
+    """Its log-likelihoods are those of a forward pass, its generations those of our own completions."""
+    pytest.importorskip("lm_eval")
+    import torch
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    pairs = [("The author", " lives in London"), ("Who was", " the first person")]
+    expected = []
+    for context, continuation in pairs:
+        ids = tokenizer(context + continuation, return_tensors="pt").input_ids
+        start = len(tokenizer(context).input_ids)
+        with torch.inference_mode():
+            logp_TV = loaded(input_ids=ids).logits[0].log_softmax(-1)
+        expected.append(sum(logp_TV[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1])))
+    common = {"tokenizer": str(model), "tokenizer_backend": "huggingface", "max_length": 256, "max_retries": 1}
+    for name in ("fast", "plain"):
+        harness = LocalCompletionsAPI(model=name, base_url=f"{url}/v1/completions", batch_size=2, **common)
+        asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+        assert [logp for logp, _ in harness.loglikelihood(asked)] == pytest.approx(expected, abs=1e-3)
+        chat = LocalChatCompletion(model=name, base_url=f"{url}/v1/chat/completions", **common)
+        settings = {"until": ["\n\n"], "max_gen_toks": 8}
+        (answer,) = chat.generate_until(
+            [Instance("generate_until", {}, (chat.apply_chat_template([USER]), settings), 0)]
+        )
+        body = {"model": name, "messages": [USER], "max_tokens": 8, "temperature": 0, "stop": ["\n\n"]}
+        own = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+        assert answer == own["choices"][0]["message"]["content"]
 
 
 def test_models_on_demand_take_turns(client: openai.OpenAI, url: str) -> None:
