@@ -1,14 +1,13 @@
 """The serving engine on vLLM: continuous batching, many adapters at once. Its core runs in a process of its own."""
 
 import json
+import multiprocessing
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-
-import psutil
 
 from obliviate.errors import UserError
 from obliviate.inference.request import stop_ids
@@ -185,7 +184,7 @@ def _kill_with_this_process() -> "subprocess.Popen[bytes]":
 
     The watcher reads from a pipe that only this process holds open: it ends with the process, whatever ends it.
     """
-    children = [str(child.pid) for child in psutil.Process().children(recursive=True)]
+    children = [str(child.pid) for child in multiprocessing.active_children()]
     command = ["sh", "-c", 'read -r _; kill -9 "$@"', "sh", *children]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
