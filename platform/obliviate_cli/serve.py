@@ -1,5 +1,6 @@
 """`obliviate serve`: the server on this machine or on the cluster, and the same application for `serve deploy`."""
 
+import re
 import signal
 import socket
 import threading
@@ -122,8 +123,11 @@ def _run(spec: ServeRun, console: Console) -> None:
     application = _application(spec)
     ray_serve.start(proxy_location="HeadOnly", http_options={"host": spec.http.host, "port": spec.http.port})
     try:
-        with console.status("loading models"):
+        console.print("loading models")
+        try:
             handle = ray_serve.run(application, name=APP, route_prefix="/")
+        except RuntimeError as error:  # a replica could not be made; its own error is somewhere in the message
+            raise UserError(f"models: {_cause(str(error))}") from error
         console.print(f"serving on http://{spec.http.host}:{spec.http.port}")
         _wait_for_signal()
         console.print(f"stopping: requests under way have {spec.limits.drain_s:g} s to come to their end")
@@ -157,6 +161,12 @@ def _check_port(spec: ServeRun) -> None:
             raise UserError(
                 f"http.port={spec.http.port}: {spec.http.host} cannot be listened on ({error.strerror}); choose another"
             ) from error
+
+
+def _cause(message: str) -> str:
+    """The last error of a message with tracebacks in it, in one line."""
+    lines = [line.strip() for line in message.splitlines() if re.match(r"\s*[\w.]*(Error|Exception)\b.*: ", line)]
+    return lines[-1] if lines else message.strip().partition("\n")[0]
 
 
 def _wait_for_signal() -> None:

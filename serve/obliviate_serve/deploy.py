@@ -64,6 +64,7 @@ class Placed:
 
 def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -> serve.Application:
     """Needs Ray. `judge`: makes what judges entailment. Raises UserError for models that are not there."""
+    _check_resources(spec)
     models = {name: _always_loaded(spec, name) for name in spec.resident}
     on_demand = _on_demand(spec)
     judging = None if judge is None else _deployment(Judge, "judge", 0.1, 0.0).bind(judge)
@@ -78,6 +79,15 @@ def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -
     return gateway.bind(spec, models, on_demand, judging)
 
 
+def _check_resources(spec: ServeRun) -> None:
+    """Ray Serve would wait without end for replicas that never fit."""
+    placed = [(place(spec.engine_of(name)), spec.models[name].replicas) for name in spec.resident]
+    if spec.loads_on_demand:
+        placed.append((place(spec.engine), spec.on_demand.replicas))
+    cpus = sum(each.engine.cpus_per_replica * replicas for each, replicas in placed) + GATEWAY_CPUS
+    check_resources("models", 1, cpus, sum(each.gpus * replicas for each, replicas in placed))
+
+
 def _always_loaded(spec: ServeRun, name: str) -> serve.Application:
     served, loading, gpus = spec.models[name], *_loading(spec, name)
     if served.max_replicas is not None and served.max_replicas > served.replicas:
@@ -90,16 +100,15 @@ def _always_loaded(spec: ServeRun, name: str) -> serve.Application:
         }
     else:
         scale = {"num_replicas": served.replicas}
-    check_resources(f"models.{name}.replicas", served.replicas, loading.engine.cpus_per_replica, gpus)
     options = _options(spec, loading.engine, gpus)
     return serve.deployment(Replica, name=f"model-{name}", **scale, **options).bind(loading)
 
 
 def _on_demand(spec: ServeRun) -> serve.Application | None:
     """None where nothing is ever loaded on demand."""
-    known = {name: _loading(spec, name)[0] for name, each in spec.models.items() if each.on_demand}
-    if not known and spec.aliases_file is None:
+    if not spec.loads_on_demand:
         return None
+    known = {name: _loading(spec, name)[0] for name, each in spec.models.items() if each.on_demand}
     placed = place(spec.engine)
     anything = ServedModelSpec(source="")
     unknown = Loading(anything.model, placed.engine, {}, spec.limits.prompt_tokens, spec.limits.new_tokens)

@@ -85,12 +85,12 @@ class Guard:
     async def _guarded(
         self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], record: dict[str, Any]
     ) -> None:
-        path = scope["path"]
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it
         self._check_host(headers)
         if path in OPEN:
             await self._app(scope, receive, send)
             return
-        caller = self._caller(path, headers)
+        caller = self._caller(role_for(scope["method"], path), headers)
         record["token"] = caller.name
         scope["state"]["caller"] = caller
         # A foreign web page can send a form or plain text without asking the browser's leave, but never JSON.
@@ -114,8 +114,7 @@ class Guard:
         if hosts is not None and name not in hosts:
             raise ApiError(421, f"the host {name!r} is not served here", code="unknown_host")
 
-    def _caller(self, path: str, headers: dict[str, str]) -> Caller:
-        needed = role_for(path)
+    def _caller(self, needed: Role | None, headers: dict[str, str]) -> Caller:
         if self._tokens is None or needed is None:
             return ANYBODY
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -125,7 +124,7 @@ class Guard:
                 401, "give a valid token: Authorization: Bearer TOKEN", "authentication_error", code="invalid_api_key"
             )
         if not caller.role.includes(needed):
-            raise ApiError(403, f"this token may {caller.role}; {path} needs {needed}", "permission_error", code="role")
+            raise ApiError(403, f"this token may {caller.role}; this needs {needed}", "permission_error", code="role")
         return caller
 
     async def _body(self, receive: Receive, headers: dict[str, str]) -> bytes:
@@ -152,15 +151,14 @@ class Guard:
             raise ApiError(408, f"the body took longer than {self._spec.limits.body_s:g} s", code="timeout") from error
 
 
-def role_for(path: str) -> Role | None:
-    """What a token must be good for. None: the page and its parts, which hold nothing of anybody's."""
+def role_for(method: str, path: str) -> Role | None:
+    """What a token must be good for. None: reading the page and its parts, which hold nothing of anybody's."""
     if path.startswith("/v1/aliases"):
         return Role.ADMIN
     if path.startswith(("/v1/probe", "/v1/compare", "/v1/attacks")):
         return Role.PROBE
-    if path.startswith(("/v1/", "/metrics", "/openapi.json")):
-        return Role.QUERY
-    return None
+    reads_page = method in ("GET", "HEAD") and not path.startswith(("/v1", "/metrics", "/openapi.json"))
+    return None if reads_page else Role.QUERY
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -51,7 +51,7 @@ class ServedModelSpec(Spec):
 class OnDemandSpec(Spec):
     """The replicas that load models when they are asked for, and evict the one unused for longest."""
 
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=0)  # 0: nothing is loaded on demand, and aliases stand for models of the config only
     models_per_replica: int = Field(1, ge=1)
 
 
@@ -130,7 +130,16 @@ class ServeRun(RunSpec):
                 raise ValueError(f"aliases.{alias}: is a model's name; give the alias another")
             if model not in self.models:
                 raise ValueError(f"aliases.{alias}: {model} is no model; known: {', '.join(self.models)}")
+        rare = [name for name, spec in self.models.items() if spec.on_demand]
+        if rare and not self.on_demand.replicas:
+            raise ValueError(f"on_demand.replicas: is 0, but {rare[0]} is to be loaded on demand; set 1 or more")
         return self
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether any model may have to be loaded: one of the config, or a folder that the alias file names."""
+        rare = any(spec.on_demand for spec in self.models.values())
+        return self.on_demand.replicas > 0 and (rare or self.aliases_file is not None)
 
     def engine_of(self, name: str) -> ServingEngineSpec:
         """An adapter's is its base's; what is loaded on demand from an alias has the config's own."""

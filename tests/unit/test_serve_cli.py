@@ -54,6 +54,7 @@ def test_a_dry_run_shows_config_and_plan(config: Path, tiny: Path) -> None:
         ("models.second.adapter_of=nobody", r"second: adapter_of=nobody is no model that is always loaded"),
         ("aliases.original=second", r"aliases.original: is a model's name"),
         ("aliases.other=nobody", r"aliases.other: nobody is no model; known: original, second"),
+        ("on_demand.replicas=0", r"on_demand.replicas: is 0, but second is to be loaded on demand"),
         ("limits.new_token=5", r"limits.new_token: unknown key; did you mean new_tokens\?"),
         ("http.port=0", r"http.port: should be greater than or equal to 1"),
     ],

@@ -273,3 +273,13 @@ def test_without_a_file_aliases_stay(tmp_path: Path) -> None:
     response = TestClient(fake_server(tmp_path)).put("/v1/aliases/production", json={"model": "unlearned"})
     assert response.status_code == 409
     assert response.json()["error"]["code"] == "no_aliases_file"
+
+
+def test_under_a_prefix_nothing_is_open_that_was_closed(tmp_path: Path, tokens: dict[str, str]) -> None:
+    """A Ray Serve application may have a route prefix, which the application sees as its root path."""
+    app = fake_server(tmp_path, tokens=str(tmp_path / "tokens.txt"))
+    client = TestClient(app, root_path="/prefix")
+    for path in ("/prefix/v1/models", "/v1/models", "/prefix/metrics"):
+        assert client.get(path).status_code == 401
+    assert client.get("/prefix/v1/models", headers=bearer(tokens["query"])).status_code == 200
+    assert client.post("/prefix/anything", json={}).status_code == 401
