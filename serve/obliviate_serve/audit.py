@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any
 
 from obliviate_serve.spec import ServeRun
@@ -45,5 +46,7 @@ def text_hash(text: str) -> str:
 def _log(name: str, file: str | None) -> logging.Logger:
     """A logger of its own for each server in a process."""
     log = logging.Logger(f"obliviate_serve.{name}", logging.INFO)
+    if file is not None:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
     log.addHandler(logging.StreamHandler(sys.stderr) if file is None else WatchedFileHandler(file, encoding="utf-8"))
     return log

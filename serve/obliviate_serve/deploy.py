@@ -76,7 +76,7 @@ def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -
         graceful_shutdown_timeout_s=spec.limits.drain_s,
         ray_actor_options={"num_cpus": GATEWAY_CPUS, "runtime_env": {"env_vars": worker_environment()}},
     )
-    return gateway.bind(spec, models, on_demand, judging)
+    return gateway.bind(spec.with_absolute_paths(), models, on_demand, judging)
 
 
 def _check_resources(spec: ServeRun) -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
+from obliviate_serve.vllm import ENTROPY_KEY
+
 if TYPE_CHECKING:
     from torch import Tensor
     from vllm import SamplingParams
 
-ENTROPY_KEY = "obliviate_entropy"  # in a request's extra arguments: the name under which its entropies are asked for
 MAX_REQUESTS = 256  # whose entropies are kept; the oldest give way
 
 _entropies: OrderedDict[str, dict[int, float]] = OrderedDict()  # request -> place in the answer -> entropy, nats

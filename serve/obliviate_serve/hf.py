@@ -56,7 +56,7 @@ class HFServingEngine:
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
-        del self._model
+        self._model = None
 
     def _steps(self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None) -> Iterator[list[Event]]:
         """The events of each forward pass."""

@@ -126,7 +126,7 @@ class Lent:
     """A model on demand, with a count of those who use it."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self._users, self._free = model, 0, threading.Event()
+        self.model, self._users, self._closed, self._free = model, 0, False, threading.Event()
         self._free.set()
 
     @contextmanager
@@ -141,9 +141,11 @@ class Lent:
                 self._free.set()
 
     def __del__(self) -> None:
-        """Ray Serve calls it, in a thread, to put the model away for another."""
+        """Ray Serve calls it, in a thread, to put the model away for another; Python calls it again at the end."""
         self._free.wait()
-        self.model.close()
+        if not self._closed:
+            self._closed = True
+            self.model.close()
 
 
 def on_demand_replica(size: int) -> type:

@@ -1,6 +1,7 @@
 """The config of a server: which models, under which names, and what a client may do. Imports neither Ray nor torch."""
 
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -141,6 +142,12 @@ class ServeRun(RunSpec):
         rare = any(spec.on_demand for spec in self.models.values())
         return self.on_demand.replicas > 0 and (rare or self.aliases_file is not None)
 
+    def with_absolute_paths(self) -> "ServeRun":
+        """The same server for a process in another folder."""
+        paths = {key: getattr(self, key) for key in ("aliases_file", "tokens", "access_log")}
+        audit = self.audit.model_copy(update={"file": _absolute(self.audit.file)})
+        return self.model_copy(update={**{key: _absolute(path) for key, path in paths.items()}, "audit": audit})
+
     def engine_of(self, name: str) -> ServingEngineSpec:
         """An adapter's is its base's; what is loaded on demand from an alias has the config's own."""
         spec = self.models.get(name)
@@ -157,3 +164,7 @@ class ServeRun(RunSpec):
     def resident(self) -> list[str]:
         """Models that are always loaded, each in replicas of its own."""
         return [name for name, spec in self.models.items() if spec.adapter_of is None and not spec.on_demand]
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())

@@ -15,12 +15,13 @@ from obliviate.inference.vllm import local_folder
 from obliviate.models import load_tokenizer
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Delta, Event, Finish, Prompted, Sampling, Token
-from obliviate_serve.entropy import ENTROPY_KEY
 from obliviate_serve.errors import EngineDiedError
 from obliviate_serve.spec import ServingEngineSpec
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
+
+ENTROPY_KEY = "obliviate_entropy"  # in a request's extra arguments: the name under which its entropies are asked for
 
 
 class VLLMServingEngine:
@@ -34,6 +35,8 @@ class VLLMServingEngine:
         self._stop_ids = sorted(stop_ids(model, self.tokenizer))
         try:
             self._start(local_folder(model), model.revision, spec, adapters)
+        except UserError:
+            raise
         except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:
             cause = str(error).strip().rpartition("\n")[2] or type(error).__name__
             raise UserError(f"engine.type=vllm: vLLM could not start {model.source}: {cause}; try type=hf") from error
@@ -48,7 +51,6 @@ class VLLMServingEngine:
         config = AutoConfig.from_pretrained(folder, revision=revision)
         positions = getattr(config.get_text_config(), "max_position_embeddings", spec.max_model_len)
         self._context = min(spec.max_model_len, positions)
-        lora = {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": _rank(adapters)} if adapters else {}
         arguments = AsyncEngineArgs(
             folder,
             revision=revision,
@@ -64,7 +66,7 @@ class VLLMServingEngine:
             disable_log_stats=True,
             logits_processors=["obliviate_serve.entropy:EntropyMeter"],
             worker_extension_cls="obliviate_serve.entropy.EntropyReader",
-            **lora,
+            **_lora(adapters),
         )
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._watcher = _kill_with_this_process()
@@ -189,9 +191,26 @@ def _kill_with_this_process() -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def _rank(adapters: Mapping[str, str]) -> int:
-    """The largest rank among the adapters; vLLM knows powers of two from 8 on."""
-    ranks: list[int] = [
-        json.loads((Path(f) / "adapter_config.json").read_text(encoding="utf-8"))["r"] for f in adapters.values()
-    ]
-    return 1 << max(3, (max(ranks) - 1).bit_length())
+def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
+    """vLLM's settings for these adapters: ranks are powers of two from 8 on, and only what they adapt is wrapped.
+
+    A wrapped lm_head would score prompts with the adapters of other requests, or crash. Raises UserError for adapters
+    of the lm_head.
+    """
+    if not adapters:
+        return {}
+    files = {name: Path(folder) / "adapter_config.json" for name, folder in adapters.items()}
+    configs = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    for name, config in configs.items():
+        if isinstance(config["target_modules"], str) or "lm_head" in config["target_modules"]:
+            raise UserError(
+                f"models.{name}: target_modules={config['target_modules']!r}: vLLM needs the adapted layers as a list, "
+                "without lm_head; set engine.type=hf"
+            )
+    rank: int = max(config["r"] for config in configs.values())
+    return {
+        "enable_lora": True,
+        "max_loras": len(adapters),
+        "max_lora_rank": 1 << max(3, (rank - 1).bit_length()),
+        "lora_target_modules": sorted({each for config in configs.values() for each in config["target_modules"]}),
+    }

@@ -76,6 +76,7 @@ def url(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) 
             "aliases_file": str(folder / "aliases.json"),
             "engine": hf,
             "http": {"port": port},
+            "limits": {"start_s": 150, "drain_s": 5},
             "access_log": str(folder / "access.jsonl"),
         }
     )
@@ -144,6 +145,7 @@ def test_both_engines_measure_the_same(url: str) -> None:
 def test_lm_evaluation_harness_runs_against_it(url: str, model: Path) -> None:
     """Its log-likelihoods are those of a forward pass, its generations those of our own completions."""
     pytest.importorskip("lm_eval")
+    pytest.importorskip("tenacity", reason="lm-evaluation-harness needs its extra [api]")
     import torch
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
@@ -205,15 +207,15 @@ def victims(model: str) -> list[psutil.Process]:
     return [replica, *(p for p in replica.children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))]
 
 
-@pytest.mark.parametrize(("model", "which"), [("plain", 0), ("fast", -1), ("fast", 0)])
-def test_a_killed_replica_gives_no_wrong_answer(url: str, model: str, which: int) -> None:
+@pytest.mark.parametrize(("name", "which"), [("plain", 0), ("fast", -1), ("fast", 0)])
+def test_a_killed_replica_gives_no_wrong_answer(url: str, name: str, which: int) -> None:
     """Of the replica itself, and of the engine's process inside it; under load, streamed and not."""
-    asked = {"model": model, "prompt": "The author", "max_tokens": 100, "temperature": 0}
+    asked = {"model": name, "prompt": "The author", "max_tokens": 100, "temperature": 0}
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=100) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=200) as client:
             expected = (await client.post("/v1/completions", json=asked)).json()["choices"][0]["text"]
-            all_victims = victims(model)
+            all_victims = victims(name)
             victim = all_victims[which]
             first = asyncio.Event()
 

@@ -1,6 +1,7 @@
 """What happens inside a replica: templates, growing text, limits, and the Hugging Face engine on a tiny model."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from obliviate.errors import UserError
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
@@ -19,6 +21,7 @@ from obliviate_serve.render import Renderer
 from obliviate_serve.replica import Lent, Loading, Model
 from obliviate_serve.spec import ServingEngineSpec
 from obliviate_serve.text import GrowingText
+from obliviate_serve.vllm import _lora
 
 ENGINE = ServingEngineSpec(type="hf", dtype="float32", max_model_len=64)
 
@@ -228,3 +231,23 @@ def test_nan_is_no_number() -> None:
     assert _number(float("nan")) is None
     assert _number(-1.5) == -1.5
     assert Token("x", None, None, ()).logp is None
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"]])
+def test_adapters_that_vllm_cannot_take(tmp_path: Path, modules: Any) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "target_modules": modules}))
+    with pytest.raises(UserError, match=r"models.mine: target_modules=.*; set engine.type=hf"):
+        _lora({"mine": str(tmp_path)})
+
+
+def test_vllms_settings_for_adapters(tmp_path: Path) -> None:
+    """The rank is rounded up to a power of two, 8 at least; the layers are those of any adapter."""
+    for name, rank, modules in (("a", 4, ["q_proj"]), ("b", 9, ["v_proj", "q_proj"])):
+        (tmp_path / name).mkdir()
+        config = {"r": rank, "target_modules": modules}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+    one = _lora({"a": str(tmp_path / "a")})
+    both = _lora({"a": str(tmp_path / "a"), "b": str(tmp_path / "b")})
+    assert (one["max_lora_rank"], one["lora_target_modules"]) == (8, ["q_proj"])
+    assert (both["max_lora_rank"], both["max_loras"], both["lora_target_modules"]) == (16, 2, ["q_proj", "v_proj"])
+    assert _lora({}) == {}
