@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -142,37 +143,36 @@ def test_both_engines_measure_the_same(url: str) -> None:
     assert results[0]["greedy"]["text"] != results[2]["greedy"]["text"]
 
 
-def test_lm_evaluation_harness_runs_against_it(url: str, model: Path) -> None:
-    """Its log-likelihoods are those of a forward pass, its generations those of our own completions."""
+def test_lm_evaluation_harness_reads_its_answers(url: str, model: Path) -> None:
+    """Requests as the harness writes them, answers as it reads them: its log-likelihoods are those of a forward pass.
+
+    Its classes are used without their transport, which needs the harness's extra [api].
+    """
     pytest.importorskip("lm_eval")
-    pytest.importorskip("tenacity", reason="lm-evaluation-harness needs its extra [api]")
     import torch
-    from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
-    pairs = [("The author", " lives in London"), ("Who was", " the first person")]
+    contexts = [tokenizer(text).input_ids for text in ("The author", "Who was")]
+    whole = [ids + tokenizer(text).input_ids for ids, text in zip(contexts, (" lives in London", " it"), strict=True)]
     expected = []
-    for context, continuation in pairs:
-        ids = tokenizer(context + continuation, return_tensors="pt").input_ids
-        start = len(tokenizer(context).input_ids)
+    for context, ids in zip(contexts, whole, strict=True):
         with torch.inference_mode():
-            logp_TV = loaded(input_ids=ids).logits[0].log_softmax(-1)
-        expected.append(sum(logp_TV[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1])))
-    common = {"tokenizer": str(model), "tokenizer_backend": "huggingface", "max_length": 256, "max_retries": 1}
+            logp_TV = loaded(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        expected.append(sum(logp_TV[t - 1, ids[t]].item() for t in range(len(context), len(ids))))
     for name in ("fast", "plain"):
-        harness = LocalCompletionsAPI(model=name, base_url=f"{url}/v1/completions", batch_size=2, **common)
-        asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-        assert [logp for logp, _ in harness.loglikelihood(asked)] == pytest.approx(expected, abs=1e-3)
-        chat = LocalChatCompletion(model=name, base_url=f"{url}/v1/chat/completions", **common)
-        settings = {"until": ["\n\n"], "max_gen_toks": 8}
-        (answer,) = chat.generate_until(
-            [Instance("generate_until", {}, (chat.apply_chat_template([USER]), settings), 0)]
+        harness = SimpleNamespace(model=name, _max_gen_toks=8)
+        payload = LocalCompletionsAPI._create_payload(harness, whole)
+        answer = httpx.post(f"{url}/v1/completions", json=payload, timeout=60).raise_for_status().json()
+        read = LocalCompletionsAPI.parse_logprobs(answer, whole, [len(context) for context in contexts])
+        assert [logp for logp, _ in read] == pytest.approx(expected, abs=1e-3)
+        settings = {"until": ["\n\n"], "do_sample": False}
+        payload = LocalChatCompletion._create_payload(
+            harness, [USER], generate=True, gen_kwargs=settings, eos="<|im_end|>"
         )
-        body = {"model": name, "messages": [USER], "max_tokens": 8, "temperature": 0, "stop": ["\n\n"]}
-        own = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
-        assert answer == own["choices"][0]["message"]["content"]
+        answer = httpx.post(f"{url}/v1/chat/completions", json=payload, timeout=60).raise_for_status().json()
+        assert LocalChatCompletion.parse_generations(answer) == [answer["choices"][0]["message"]["content"]]
 
 
 def test_models_on_demand_take_turns(client: openai.OpenAI, url: str) -> None:
