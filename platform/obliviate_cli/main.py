@@ -92,6 +92,37 @@ def rescore(
 
 
 @app.command()
+def serve(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Serve models over HTTP: OpenAI's interface, probes and comparisons."""
+    from obliviate_cli import serve as server
+
+    server.serve(config, overrides or [], dry_run)
+
+
+@app.command("serve-promote")
+def serve_promote(
+    config: Config,
+    alias: Annotated[str, typer.Argument(help="The name that clients ask for, for example production.")],
+    model: Annotated[str, typer.Argument(help="The model of the config that it is to stand for.")],
+) -> None:
+    """Let a served name stand for another model, without a restart."""
+    from obliviate_cli import serve as server
+
+    server.promote(config, alias, model)
+
+
+@app.command("serve-token")
+def serve_token(
+    name: Annotated[str, typer.Argument(help="Whose token it is; the audit log shows it.")],
+    role: Annotated[str, typer.Argument(help="query, probe or admin.")],
+) -> None:
+    """Make a bearer token for the server's token file."""
+    from obliviate_cli import serve as server
+
+    server.token(name, role)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluation runs, in the order of the report.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),

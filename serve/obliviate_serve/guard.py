@@ -1,0 +1,186 @@
+"""What every HTTP request passes before a route sees it: who asks, how much, how big, and what is written down of it.
+
+A plain ASGI middleware, because streamed answers pass through it piece by piece.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from uuid import uuid4
+
+from obliviate_serve.audit import Journal
+from obliviate_serve.auth import ANYBODY, Caller, Role, Tokens
+from obliviate_serve.errors import ApiError, busy
+from obliviate_serve.metrics import Metrics
+from obliviate_serve.spec import ServeRun
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = frozenset({"/healthz", "/readyz"})  # asked by whoever watches over the server
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Guard:
+    """Routes find the caller, the request's id and what the journal is to hold in `scope["state"]`."""
+
+    def __init__(self, app: App, spec: ServeRun, tokens: Tokens | None, metrics: Metrics, journal: Journal) -> None:
+        self._app, self._spec, self._tokens = app, spec, tokens
+        self._metrics, self._journal = metrics, journal
+        self._under_way: Counter[str] = Counter()  # requests by token name
+        self.draining = False
+
+    @property
+    def under_way(self) -> int:
+        return self._under_way.total()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        asked_id = headers.get("x-request-id", "")
+        request_id = asked_id if REQUEST_ID.fullmatch(asked_id) else uuid4().hex
+        record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
+        scope.setdefault("state", {}).update(request_id=request_id, record=record)
+        began_s = time.perf_counter()
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record["status"] = message["status"]
+                added = {**SECURITY_HEADERS, "x-request-id": request_id}
+                if scope["path"].startswith("/v1/"):
+                    added["cache-control"] = "no-store"
+                names = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in added.items() if k.encode() not in names),
+                ]
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, answer, headers, record)
+        except ApiError as error:
+            await _send_error(answer, error)
+        finally:
+            record["seconds"] = round(time.perf_counter() - began_s, 6)
+            self._metrics.request(scope, record)
+            self._journal.write(record)
+
+    async def _guarded(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], record: dict[str, Any]
+    ) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it
+        self._check_host(headers)
+        if path in OPEN:
+            await self._app(scope, receive, send)
+            return
+        caller = self._caller(role_for(scope["method"], path), headers)
+        record["token"] = caller.name
+        scope["state"]["caller"] = caller
+        # A foreign web page can send a form or plain text without asking the browser's leave, but never JSON.
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] in ("POST", "PUT") and media_type != "application/json":
+            raise ApiError(415, "send the body as application/json", code="unsupported_media_type")
+        if self.draining and path.startswith("/v1/"):
+            raise ApiError(503, "the server is shutting down", "server_busy", code="draining", retry_after_s=10)
+        if self._under_way[caller.name] >= self._spec.limits.requests_per_token:
+            raise busy(f"{self._spec.limits.requests_per_token} requests of this token are under way already")
+        self._under_way[caller.name] += 1
+        try:
+            body = await self._body(receive, headers)
+            await self._app(scope, _replay(body, receive), send)
+        finally:
+            self._under_way[caller.name] -= 1
+
+    def _check_host(self, headers: dict[str, str]) -> None:
+        hosts = self._spec.http.hosts
+        name = re.sub(r":\d+$", "", headers.get("host", ""))
+        if hosts is not None and name not in hosts:
+            raise ApiError(421, f"the host {name!r} is not served here", code="unknown_host")
+
+    def _caller(self, needed: Role | None, headers: dict[str, str]) -> Caller:
+        if self._tokens is None or needed is None:
+            return ANYBODY
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        caller = self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            raise ApiError(
+                401, "give a valid token: Authorization: Bearer TOKEN", "authentication_error", code="invalid_api_key"
+            )
+        if not caller.role.includes(needed):
+            raise ApiError(403, f"this token may {caller.role}; this needs {needed}", "permission_error", code="role")
+        return caller
+
+    async def _body(self, receive: Receive, headers: dict[str, str]) -> bytes:
+        """The whole body, at most `limits.body_bytes`, within `limits.body_s`."""
+        limit = self._spec.limits.body_bytes
+        too_large = ApiError(413, f"the body exceeds {limit} bytes", code="body_too_large")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(self._spec.limits.body_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the body ended early", code="incomplete_body")
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    if size > limit:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return b"".join(pieces)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body took longer than {self._spec.limits.body_s:g} s", code="timeout") from error
+
+
+def role_for(method: str, path: str) -> Role | None:
+    """What a token must be good for. None: reading the page and its parts, which hold nothing of anybody's."""
+    if path.startswith("/v1/aliases"):
+        return Role.ADMIN
+    if path.startswith(("/v1/probe", "/v1/compare", "/v1/attacks")):
+        return Role.PROBE
+    reads_page = method in ("GET", "HEAD") and not path.startswith(("/v1", "/metrics", "/openapi.json"))
+    return None if reads_page else Role.QUERY
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The body once, then whatever the client does after it: going away, above all."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def _send_error(send: Send, error: ApiError) -> None:
+    body = json.dumps({"error": error.body.model_dump()}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

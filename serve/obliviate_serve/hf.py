@@ -1,0 +1,188 @@
+"""The serving engine on plain transformers: one forward pass at a time, requests taking turns token by token.
+
+Its figures are the yardstick for the vLLM engine's. It batches no requests: for throughput use vLLM.
+Shapes: B continuations, T tokens, V vocabulary.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from obliviate.inference.hf import sample
+from obliviate.inference.request import stop_ids
+from obliviate.models import load_pretrained
+from obliviate.schema import ModelSpec
+from obliviate_serve.engine import Delta, Event, Prompted, Sampling, Token
+from obliviate_serve.spec import ServingEngineSpec
+from obliviate_serve.text import GrowingText
+
+
+class HFServingEngine:
+    """`adapters`: name -> folder of a PEFT adapter."""
+
+    def __init__(self, model: ModelSpec, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaded, self.tokenizer = load_pretrained(model, dtype=getattr(torch, spec.dtype), device=device)
+        self._stop_ids = stop_ids(model, self.tokenizer)
+        positions = getattr(loaded.config.get_text_config(), "max_position_embeddings", spec.max_model_len)
+        self._context = min(spec.max_model_len, positions)
+        self._model: Any = _with_adapters(loaded, adapters)
+        self._adapted = bool(adapters)
+        self._thread = ThreadPoolExecutor(1, "forward")  # one step at a time: waiting requests take turns
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    async def stream(
+        self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None
+    ) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        steps = self._steps(prompt_ids, sampling, adapter)
+        while (events := await loop.run_in_executor(self._thread, next, steps, None)) is not None:
+            for event in events:
+                yield event
+
+    @property
+    def dead(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._model = None
+
+    def _steps(self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None) -> Iterator[list[Event]]:
+        """The events of each forward pass."""
+        assert sampling.max_tokens is not None
+        cache = DynamicCache(config=self._model.config)
+        ids_BT = torch.tensor([prompt_ids], device=self._model.device)
+        logits_BTV = self._forward(ids_BT, cache, adapter, keep=0 if sampling.echo else 1)
+        echoed: tuple[Token, ...] = ()
+        text = ""
+        if sampling.echo:
+            text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
+            if sampling.logprobs is not None:
+                first = Token(self.tokenizer.decode([prompt_ids[0]]), None, None, ())
+                echoed = (first, *self._tokens(logits_BTV[0, :-1], list(prompt_ids[1:]), sampling))
+        yield [Prompted(len(prompt_ids), text, echoed)]
+        if sampling.max_tokens == 0:
+            yield [Delta(i, "", 0, (), "length") for i in range(sampling.n)]
+            return
+        seed = Random().getrandbits(62) if sampling.seed is None else sampling.seed
+        rows = [
+            _Row(i, GrowingText(self.tokenizer, prompt_ids, sampling.stop), Random(seed + i)) for i in range(sampling.n)
+        ]
+        logits_BV = logits_BTV[:, -1].expand(sampling.n, -1)
+        cache.batch_repeat_interleave(sampling.n)
+        while True:
+            next_B = self._choose(logits_BV, rows, sampling)
+            statistics = self._tokens(logits_BV, next_B.tolist(), sampling) if sampling.logprobs is not None else []
+            yield [
+                row.take(token, self._stop_ids, sampling.max_tokens, tuple(statistics[i : i + 1]))
+                for i, (row, token) in enumerate(zip(rows, next_B.tolist(), strict=True))
+            ]
+            keep = [i for i, row in enumerate(rows) if not row.finished]
+            if not keep:
+                return
+            if len(keep) < len(rows):
+                rows = [rows[i] for i in keep]
+                keep_B = torch.tensor(keep, device=next_B.device)
+                cache.batch_select_indices(keep_B)
+                next_B = next_B[keep_B]
+            logits_BV = self._forward(next_B[:, None], cache, adapter, keep=1)[:, -1]
+
+    @torch.inference_mode()
+    def _forward(self, ids_BT: Tensor, cache: DynamicCache, adapter: str | None, keep: int) -> Tensor:
+        """Logits [B, T, V] of the last `keep` positions, 0 for all, in float32."""
+        if self._adapted:
+            self._model.set_adapter(adapter or BASE)
+        output = self._model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        logits_BTV: Tensor = output.logits.float()
+        return logits_BTV
+
+    @staticmethod
+    def _choose(logits_BV: Tensor, rows: "list[_Row]", sampling: Sampling) -> Tensor:
+        if sampling.temperature == 0:
+            return logits_BV.argmax(-1)
+        uniform_B = torch.tensor([row.random.random() for row in rows], device=logits_BV.device)
+        return sample(logits_BV, uniform_B, sampling.temperature, sampling.top_p)
+
+    def _tokens(self, logits_NV: Tensor, ids: list[int], sampling: Sampling) -> list[Token]:
+        """What is asked for of the tokens `ids`, each drawn from its row of the logits."""
+        logp_NV = logits_NV.log_softmax(-1)
+        logps = logp_NV.gather(1, torch.tensor(ids, device=logp_NV.device)[:, None])[:, 0].tolist()
+        entropies: list[float | None] = [None] * len(ids)
+        if sampling.entropy:
+            entropies = torch.special.entr(logp_NV.exp()).sum(-1).tolist()
+        top = logp_NV.topk(sampling.logprobs or 0)
+        return [
+            Token(self._text(token), _number(logp), _number(entropy), tuple(self._alternatives(likely, logp_of)))
+            for token, logp, entropy, likely, logp_of in zip(
+                ids, logps, entropies, top.indices.tolist(), top.values.tolist(), strict=True
+            )
+        ]
+
+    def _alternatives(self, ids: list[int], logps: list[float]) -> Iterator[tuple[str, float]]:
+        for token, logp in zip(ids, logps, strict=True):
+            if logp == logp:
+                yield self._text(token), logp
+
+    def _text(self, token: int) -> str:
+        text: str = self.tokenizer.decode([token])
+        return text
+
+
+BASE = "base"  # name of the adapter that changes nothing
+
+
+def _with_adapters(model: Any, adapters: Mapping[str, str]) -> Any:
+    """The model with all adapters loaded, and an empty one that stands for the base; without any, as it is."""
+    if not adapters:
+        return model
+    from peft import LoraConfig, PeftModel
+
+    names = iter(adapters.items())
+    first, folder = next(names)
+    adapted = PeftModel.from_pretrained(model, folder, adapter_name=first)
+    for name, folder in names:
+        adapted.load_adapter(folder, adapter_name=name)
+    # LoRA begins as the identity (its second matrix is zero).
+    adapted.add_adapter(BASE, LoraConfig(r=1, target_modules=adapted.peft_config[first].target_modules))
+    return adapted.eval()
+
+
+@dataclass
+class _Row:
+    """A continuation under way."""
+
+    index: int
+    text: GrowingText
+    random: Random
+    length: int = 0
+    finished: bool = False
+
+    def take(self, token: int, stop_ids: frozenset[int], limit: int, tokens: tuple[Token, ...]) -> Delta:
+        self.length += 1
+        if token in stop_ids:
+            self.finished = True
+            return Delta(self.index, self.text.rest(), 1, tokens, "stop")
+        text = self.text.add(token)
+        if self.text.stopped:
+            self.finished = True
+            return Delta(self.index, text, 1, tokens, "stop")
+        if self.length == limit:
+            self.finished = True
+            return Delta(self.index, text + self.text.rest(), 1, tokens, "length")
+        return Delta(self.index, text, 1, tokens)
+
+
+def _number(value: float | None) -> float | None:
+    """A collapsed model gives NaN, which JSON has no word for."""
+    return None if value is None or value != value else value

@@ -1,0 +1,120 @@
+"""From the name in a request to what answers it: models, adapters, and aliases that are switched at any time."""
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from obliviate.errors import UserError
+from obliviate.runs import write_json
+from obliviate_serve.api import ModelList, ServedModel
+from obliviate_serve.errors import ApiError
+from obliviate_serve.spec import ServeRun
+
+
+@dataclass(frozen=True)
+class Target:
+    """What answers a request. `deployment`: the always loaded model behind it, None where it is loaded on demand."""
+
+    name: str  # of the model that an alias stands for
+    deployment: str | None
+    adapter: str | None
+    folder: str | None = None  # of a model that is in no config, where an alias of the file stands for one
+
+
+class Names:
+    """All that a request may ask for. Only names of the config and the operator's alias file ever become paths."""
+
+    def __init__(self, spec: ServeRun) -> None:
+        self._spec = spec
+        self._created = int(time.time())
+        self._file = None if spec.aliases_file is None else Path(spec.aliases_file)
+        self._seen: tuple[int, int] | None = None  # time and size of the file as it was read
+        self._from_file: Mapping[str, str] = {}
+        self._writing = threading.Lock()
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Name -> model, or model folder. The file is read again when it has changed; one that is broken changes
+        nothing."""
+        if self._file is not None and (stamp := _stamp(self._file)) != self._seen:
+            try:
+                self._from_file = read_aliases(self._file)
+            except UserError:
+                return {**self._spec.aliases, **self._from_file}
+            self._seen = stamp
+        shadowed = {**self._spec.aliases, **self._from_file}
+        return {name: model for name, model in shadowed.items() if name not in self._spec.models}
+
+    def target(self, name: str) -> Target:
+        """Raises ApiError 404 with the names that there are."""
+        aliases = self.aliases
+        model = aliases.get(name, name)
+        spec = self._spec.models.get(model)
+        if spec is not None:
+            if spec.adapter_of is not None:
+                return Target(model, spec.adapter_of, model)
+            return Target(model, None if spec.on_demand else model, None)
+        if name in aliases:
+            return Target(name, None, None, folder=model)
+        known = ", ".join([*self._spec.models, *aliases])
+        raise ApiError(404, f"there is no model {name!r}; known: {known}", param="model", code="model_not_found")
+
+    def listing(self) -> ModelList:
+        entries = [
+            ServedModel(
+                id=name,
+                created=self._created,
+                kind="adapter" if spec.adapter_of else "model",
+                root=spec.adapter_of,
+                on_demand=spec.on_demand,
+            )
+            for name, spec in self._spec.models.items()
+        ]
+        for alias, model in self.aliases.items():
+            known = self._spec.models.get(model)
+            shown = model if known is not None else Path(model).name
+            on_demand = known is None or known.on_demand
+            entries.append(ServedModel(id=alias, created=self._created, kind="alias", root=shown, on_demand=on_demand))
+        return ModelList(data=entries)
+
+    def promote(self, alias: str, model: str) -> None:
+        """Let the alias stand for a model of the config, from the next request on. Raises ApiError."""
+        if self._file is None:
+            raise ApiError(409, "this server has no aliases_file; name one in its config", code="no_aliases_file")
+        if alias in self._spec.models:
+            raise ApiError(409, f"{alias} is a model's name; choose another alias", param="alias")
+        if model not in self._spec.models:
+            known = ", ".join(self._spec.models)
+            raise ApiError(404, f"there is no model {model!r}; known: {known}", param="model", code="model_not_found")
+        with self._writing:
+            promote(self._file, alias, model)
+
+
+def promote(path: Path, alias: str, model: str) -> None:
+    """Write the alias into the file. Raises UserError where the file is broken."""
+    known = read_aliases(path) if path.exists() else {}
+    write_json(path, {**known, alias: model})
+
+
+def read_aliases(path: Path) -> dict[str, str]:
+    """None yet where there is no file. Raises UserError for anything but an object of texts."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"aliases_file: {path}: cannot be read ({error}); mend or remove it") from error
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise UserError(f"aliases_file: {path}: is no object of name -> model or model folder; mend or remove it")
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

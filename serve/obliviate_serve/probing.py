@@ -1,0 +1,245 @@
+"""Probes: the same question to several models under several attacks, with all that can be measured of the answers."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from math import exp
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from obliviate_serve.api import (
+    Alternative,
+    Answer,
+    AnswerEvent,
+    Asked,
+    AttackInfo,
+    AttackList,
+    DoneEvent,
+    ErrorEvent,
+    ProbeEvent,
+    ProbeRequest,
+    ProbeResponse,
+    ProbeResult,
+    Probing,
+    Question,
+    StartEvent,
+    TokenEvent,
+    TokenInfo,
+    TrueAnswer,
+    TrueAnswerEvent,
+)
+from obliviate_serve.attacks import ATTACKS
+from obliviate_serve.engine import Delta, Prompted, Quiz, Sampling, Token
+from obliviate_serve.errors import ApiError, EngineDiedError
+from obliviate_serve.names import Target
+from obliviate_serve.openai import ERRORS
+from obliviate_serve.refusal import is_refusal
+from obliviate_serve.server import Server
+from obliviate_serve.sse import error_body, line, merged, respond
+
+AT_ONCE = 16  # prompts of one probe at the models
+MAX_PROMPTS = 1024  # that one question may come to
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model under one attack."""
+
+    asked: Asked
+    target: Target
+    quiz: Quiz
+
+
+def routes(server: Server) -> APIRouter:
+    router = APIRouter(prefix="/v1", responses=ERRORS)
+
+    @router.get("/attacks")
+    async def attacks() -> AttackList:
+        """What `attacks` of a probe may name."""
+        infos = [
+            AttackInfo(name=name, kind=each.kind, description=each.description, needs_context=each.needs_context)
+            for name, each in ATTACKS.items()
+        ]
+        return AttackList(data=infos)
+
+    @router.post("/probe", response_model=ProbeResponse)
+    async def probe(asked: ProbeRequest, http: Request) -> Response:
+        """One question to several models. With `stream`, server-sent events instead of one object."""
+        server.journal.asked(http.state.record, asked.models, [asked.question], attacks=asked.attacks)
+        cases = plan(server, asked, asked)
+        id_ = f"probe-{uuid4().hex}"
+        if asked.stream:
+            return await respond(_lines(server, id_, asked, asked, cases))
+        results = await answer(server, asked, asked, cases)
+        return JSONResponse(ProbeResponse(id=id_, created=int(time.time()), results=results).model_dump())
+
+    return router
+
+
+def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
+    """For each model its attacks. Raises ApiError for names that there aren't."""
+    for name in probing.attacks:
+        if name not in ATTACKS:
+            known = ", ".join(ATTACKS)
+            raise ApiError(400, f"there is no attack {name!r}; known: {known}", param="attacks", code="unknown_attack")
+        if ATTACKS[name].needs_context and not question.context:
+            raise ApiError(400, f"the attack {name} teaches facts again: give some in context", param="context")
+    if (prompts := len(probing.models) * len(probing.attacks) * (probing.samples + 2)) > MAX_PROMPTS:
+        raise ApiError(400, f"models x attacks x (samples + 2) is {prompts}, more than {MAX_PROMPTS}", param="samples")
+    cases = []
+    for model in probing.models:
+        target = server.names.target(model)
+        for name in probing.attacks:
+            attack = ATTACKS[name]
+            quiz = Quiz(attack.apply(question.question, question.context), attack.prefix)
+            asked = Asked(
+                model=model, served_model=target.name, attack=name, question=quiz.question, prefix=quiz.prefix
+            )
+            cases.append(Case(asked, target, quiz))
+    return cases
+
+
+async def answer(server: Server, probing: Probing, question: Question, cases: Sequence[Case]) -> list[ProbeResult]:
+    """Raises ApiError where one of them fails."""
+    answers: dict[tuple[int, int | None], Answer] = {}
+    true: dict[int, TrueAnswer] = {}
+    async with aclosing(events(server, probing, question, cases)) as found:  # type: ignore[type-var]
+        async for event in found:
+            match event:
+                case AnswerEvent():
+                    answers[event.index, event.sample] = event.answer
+                case TrueAnswerEvent():
+                    true[event.index] = event.true_answer
+                case ErrorEvent(error=error):
+                    status = 503 if error.type in ("model_unavailable", "server_error") else 400
+                    raise ApiError(status, error.message, error.type, error.param, error.code)
+    return [
+        ProbeResult(
+            **case.asked.model_dump(),
+            greedy=answers[i, None],
+            samples=[answers[i, k] for k in range(probing.samples)],
+            true_answer=true.get(i),
+        )
+        for i, case in enumerate(cases)
+    ]
+
+
+async def events(
+    server: Server, probing: Probing, question: Question, cases: Sequence[Case]
+) -> AsyncIterator[ProbeEvent]:
+    """All cases side by side. One that fails tells so, and the others go on."""
+    limit = asyncio.Semaphore(AT_ONCE)
+    streams = []
+    for i, case in enumerate(cases):
+        streams += [_answered(server, probing, question, i, case, k, limit) for k in (None, *range(probing.samples))]
+        if question.answer is not None:
+            streams.append(_scored(server, probing, question.answer, i, case, limit))
+    async with aclosing(merged(streams)) as found:  # type: ignore[type-var]
+        async for _, event in found:
+            yield event
+
+
+async def _lines(
+    server: Server, id_: str, probing: Probing, question: Question, cases: Sequence[Case]
+) -> AsyncIterator[bytes]:
+    yield line(StartEvent(id=id_, asked=[case.asked for case in cases]).model_dump())
+    async with aclosing(events(server, probing, question, cases)) as found:  # type: ignore[type-var]
+        async for event in found:
+            yield line(event.model_dump())
+    yield line(DoneEvent().model_dump())
+
+
+async def _answered(
+    server: Server,
+    probing: Probing,
+    question: Question,
+    index: int,
+    case: Case,
+    sample: int | None,
+    limit: asyncio.Semaphore,
+) -> AsyncIterator[ProbeEvent]:
+    """The tokens of a greedy answer as they come, then the whole answer; of a sampled one the answer alone."""
+    sampling = Sampling(
+        max_tokens=probing.max_tokens,
+        temperature=0.0,
+        logprobs=probing.alternatives,
+        entropy=True,
+        stream=True,
+    )
+    if sample is not None:
+        seed = probing.seed + sample
+        sampling = replace(sampling, temperature=probing.temperature, top_p=probing.top_p, seed=seed)
+    text, tokens, finish = "", [], "length"
+    try:
+        async with limit, aclosing(server.stream(case.target, case.quiz, sampling)) as found:  # type: ignore[type-var]
+            async for event in found:
+                if not isinstance(event, Delta):
+                    continue
+                text += event.text
+                finish = event.finish or finish
+                for token in map(_shown, event.tokens):
+                    tokens.append(token)
+                    if sample is None:
+                        yield TokenEvent(index=index, token=token)
+        yield AnswerEvent(
+            index=index,
+            sample=sample,
+            answer=Answer(
+                text=text,
+                tokens=tokens,
+                finish_reason="stop" if finish == "stop" else "length",
+                logp=_sum(tokens),
+                refusal=is_refusal(text),
+                entailment=await _entailment(server, text, question.answer),
+            ),
+        )
+    except (ApiError, EngineDiedError) as error:
+        yield ErrorEvent(index=index, error=error_body(error))
+
+
+async def _scored(
+    server: Server, probing: Probing, true_answer: str, index: int, case: Case, limit: asyncio.Semaphore
+) -> AsyncIterator[ProbeEvent]:
+    quiz = replace(case.quiz, answer=true_answer)
+    sampling = Sampling(max_tokens=0, temperature=0.0, logprobs=probing.alternatives, entropy=True, echo=True)
+    try:
+        async with limit:
+            found = await server.complete(case.target, quiz, sampling)
+    except (ApiError, EngineDiedError) as error:
+        yield ErrorEvent(index=index, error=error_body(error))
+        return
+    tokens = [_shown(token) for event in found if isinstance(event, Prompted) for token in event.tokens]
+    logp = _sum(tokens)
+    mean = None if logp is None else logp / len(tokens)
+    yield TrueAnswerEvent(
+        index=index,
+        true_answer=TrueAnswer(
+            text=true_answer,
+            tokens=tokens,
+            logp=logp,
+            mean_logp=mean,
+            probability=None if mean is None else exp(mean),
+        ),
+    )
+
+
+async def _entailment(server: Server, text: str, true_answer: str | None) -> str | None:
+    if true_answer is None:
+        return None
+    labels = await server.backend.entailment([(text, true_answer)])
+    return None if labels is None else labels[0]
+
+
+def _shown(token: Token) -> TokenInfo:
+    alternatives = [Alternative(text=text, logp=logp) for text, logp in token.alternatives]
+    return TokenInfo(text=token.text, logp=token.logp, entropy=token.entropy, alternatives=alternatives)
+
+
+def _sum(tokens: Sequence[TokenInfo]) -> float | None:
+    """None where any is not known, or there is none."""
+    logps = [token.logp for token in tokens if token.logp is not None]
+    return sum(logps) if tokens and len(logps) == len(tokens) else None

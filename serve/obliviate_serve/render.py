@@ -1,0 +1,88 @@
+"""From what a client sends to token ids, by the model's own template; questions as in evaluation."""
+
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from obliviate.data.text import PLAIN
+from obliviate.models import text_encoder
+from obliviate.schema import ModelSpec
+from obliviate_serve.engine import Chat, Prompt, Quiz
+from obliviate_serve.errors import ApiError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The chat form of the Question/Answer lines that "plain" lays out.
+PLAIN_CHAT = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}Question: {{ m['content'] }}\n"
+    "{% elif m['role'] == 'assistant' %}Answer: {{ m['content'] }}\n{% else %}{{ m['content'] }}\n\n{% endif %}"
+    "{% endfor %}Answer:"
+)
+
+
+class Renderer:
+    """Raises UserError, as TextEncoder does, for a model without a template."""
+
+    def __init__(self, model: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self._tokenizer = tokenizer
+        self._encoder = text_encoder(model.model_copy(update={"max_length": 2**31}), tokenizer)
+        self._template = PLAIN_CHAT if model.chat_template == PLAIN else model.chat_template
+        self._system_prompt = model.system_prompt
+        # Some tokenizers put a space before every text by themselves; a word that brings its own would have two.
+        self._space = "" if self._ids("is:") + self._ids("a") == self._ids("is: a") else " "
+
+    def __call__(self, prompt: Prompt) -> tuple[tuple[int, ...], int]:
+        """Token ids, and how many of them come before the answer that is to be scored (all, without one)."""
+        match prompt:
+            case Chat():
+                ids = self._chat(prompt)
+            case Quiz(question, prefix, answer):
+                return self._quiz(question, prefix, answer)
+            case str():
+                ids = tuple(self._tokenizer(prompt).input_ids)
+            case _:
+                ids = self._known(prompt)
+        if not ids:
+            raise ApiError(400, "the prompt is empty", param="prompt")
+        return ids, len(ids)
+
+    def _quiz(self, question: str, prefix: str, answer: str | None) -> tuple[tuple[int, ...], int]:
+        ids = self._encoder.prompt(question)
+        if prefix:
+            ids += self._encoder.encode(question, prefix).answer_ids[:-1]  # without the end of turn
+        if answer is None:
+            return ids, len(ids)
+        if not prefix:
+            encoded = self._encoder.encode(question, answer)
+            return encoded.input_ids, encoded.prompt_length
+        return (*ids, *self._ids(self._space + answer), self._encoder.end_of_turn_id), len(ids)
+
+    def _chat(self, chat: Chat) -> tuple[int, ...]:
+        messages = [{"role": "system" if role == "developer" else role, "content": t} for role, t in chat.messages]
+        if self._system_prompt is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self._system_prompt})
+        try:
+            return tuple(
+                self._tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=self._template,
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=False,
+                )
+            )
+        except TemplateError as error:  # some take no system message, or want user and assistant in turns
+            reason = str(error).partition("\n")[0]
+            raise ApiError(
+                400, f"the model's chat template refuses the messages: {reason}", param="messages"
+            ) from error
+
+    def _known(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        size = len(self._tokenizer)
+        if (unknown := next((token for token in ids if token >= size), None)) is not None:
+            raise ApiError(400, f"token id {unknown} is not in the vocabulary of {size}", param="prompt")
+        return ids
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids) if text else ()

@@ -1,0 +1,186 @@
+"""A model at work behind Ray Serve: renders what a client sent, keeps to the limits, streams the engine's events."""
+
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+
+from ray import serve
+
+from obliviate.errors import UserError
+from obliviate.models import locate, portable
+from obliviate.schema import ModelSpec
+from obliviate_serve.engine import Event, Prompt, Prompted, Quiz, Sampling, ServingEngine
+from obliviate_serve.errors import ApiError, EngineDiedError, unavailable
+from obliviate_serve.render import Renderer
+from obliviate_serve.spec import ServingEngineSpec
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a replica needs to load a model. `engine.type` is "vllm" or "hf"; `adapters`: name -> folder."""
+
+    model: ModelSpec
+    engine: ServingEngineSpec
+    adapters: Mapping[str, str]
+    prompt_tokens: int  # the longest prompt that is allowed
+    new_tokens: int  # the longest answer
+
+
+class Model:
+    """An engine with its template."""
+
+    def __init__(self, engine: ServingEngine, renderer: Renderer, prompt_tokens: int, new_tokens: int) -> None:
+        self._engine, self._renderer = engine, renderer
+        self._prompt_limit, self._new_limit = min(prompt_tokens, engine.context), new_tokens
+
+    @classmethod
+    def load(cls, loading: Loading) -> "Model":
+        """Raises UserError where there is no such model. Takes a while; vLLM needs a running event loop."""
+        locate(loading.model.source)
+        if loading.engine.type == "vllm":
+            from obliviate_serve.vllm import VLLMServingEngine as Engine
+        else:
+            import torch
+
+            from obliviate_serve.hf import HFServingEngine as Engine  # type: ignore[assignment]
+
+            torch.set_num_threads(max(1, int(loading.engine.cpus_per_replica)))
+        engine = Engine(portable(loading.model), loading.engine, loading.adapters)
+        return cls(
+            engine, Renderer(portable(loading.model), engine.tokenizer), loading.prompt_tokens, loading.new_tokens
+        )
+
+    async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
+        """Raises ApiError for a prompt that is too long or that the template refuses.
+
+        Of a quiz with an answer, Prompted holds the answer's tokens alone.
+        """
+        ids, before_answer = self._renderer(prompt)
+        sampling = replace(sampling, max_tokens=self._room(len(ids), sampling.max_tokens))
+        async with aclosing(self._engine.stream(ids, sampling, adapter)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(prompt, Quiz) and prompt.answer is not None and isinstance(event, Prompted):
+                    yield event._replace(tokens=event.tokens[before_answer:])
+                else:
+                    yield event
+
+    def _room(self, length: int, asked: int | None) -> int:
+        """Tokens to generate."""
+        context = self._engine.context
+        if length > self._prompt_limit or (length == context and asked != 0):
+            raise ApiError(
+                400,
+                f"the prompt has {length} tokens; this model takes up to {min(self._prompt_limit, context - 1)}",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        room = context - length
+        if asked is not None and asked > self._new_limit:
+            raise ApiError(
+                400, f"max_tokens is {asked}; this server generates up to {self._new_limit}", param="max_tokens"
+            )
+        if asked is not None and asked > room:
+            raise ApiError(
+                400,
+                f"the prompt has {length} tokens and max_tokens is {asked}; together they exceed the context of "
+                f"{context} tokens",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        return min(room, self._new_limit) if asked is None else asked
+
+    @property
+    def dead(self) -> bool:
+        return self._engine.dead
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class Replica:
+    """A model that is always loaded."""
+
+    async def __init__(self, loading: Loading) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        self._model = Model.load(loading)
+
+    async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
+        try:
+            async for event in self._model.stream(prompt, sampling, adapter):
+                yield event
+        except EngineDiedError:
+            _end_this_process()
+            raise
+
+    async def complete(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> list[Event]:
+        return [event async for event in self.stream(prompt, sampling, adapter)]
+
+    def check_health(self) -> None:
+        """Ray Serve asks now and then, and starts a replica again that fails to answer."""
+        if self._model.dead:
+            _end_this_process()
+
+
+class Lent:
+    """A model on demand, with a count of those who use it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self._users, self._closed, self._free = model, 0, False, threading.Event()
+        self._free.set()
+
+    @contextmanager
+    def use(self) -> Iterator[Model]:
+        self._users += 1
+        self._free.clear()
+        try:
+            yield self.model
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._free.set()
+
+    def __del__(self) -> None:
+        """Ray Serve calls it, in a thread, to put the model away for another; Python calls it again at the end."""
+        self._free.wait()
+        if not self._closed:
+            self._closed = True
+            self.model.close()
+
+
+def on_demand_replica(size: int) -> type:
+    """The class of replicas that hold up to `size` models, which Ray Serve wants to know when the class is made."""
+
+    class OnDemandReplica:
+        """Models loaded when they are asked for. `known`: how, by name; `unknown`: likewise, of a mere folder."""
+
+        def __init__(self, known: Mapping[str, Loading], unknown: Loading) -> None:
+            self._known, self._unknown = known, unknown
+
+        @serve.multiplexed(max_num_models_per_replica=size)  # type: ignore[untyped-decorator]
+        async def _lend(self, name: str) -> Lent:
+            """The `size` models used last are kept, and requests go to where their model is."""
+            unknown = replace(self._unknown, model=self._unknown.model.model_copy(update={"source": name}))
+            return Lent(Model.load(self._known.get(name, unknown)))
+
+        async def stream(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
+            """Raises ApiError where the model cannot be loaded; the next call tries again."""
+            try:
+                lent = await self._lend(name)
+            except UserError as error:
+                raise unavailable(f"the model could not be loaded: {error}") from error
+            with lent.use() as model:
+                if model.dead:
+                    _end_this_process()
+                async for event in model.stream(prompt, sampling, None):
+                    yield event
+
+        async def complete(self, name: str, prompt: Prompt, sampling: Sampling) -> list[Event]:
+            return [event async for event in self.stream(name, prompt, sampling)]
+
+    return OnDemandReplica
+
+
+def _end_this_process() -> None:
+    """A replica without its engine answers nothing; Ray Serve starts another at once where the process is gone."""
+    os._exit(1)

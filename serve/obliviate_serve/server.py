@@ -1,0 +1,36 @@
+"""What the routes share: the config, the names, the way to the models, and the books that are kept."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from obliviate_serve.audit import Journal
+from obliviate_serve.backend import Backend
+from obliviate_serve.engine import Event, Prompt, Sampling
+from obliviate_serve.metrics import Metrics
+from obliviate_serve.names import Names, Target
+from obliviate_serve.spec import ServeRun
+
+
+@dataclass(frozen=True)
+class Server:
+    spec: ServeRun
+    names: Names
+    backend: Backend
+    journal: Journal
+    metrics: Metrics = field(default_factory=Metrics)
+
+    async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
+        with self.metrics.answer(target.name) as answering:
+            events = await self.backend.complete(target, prompt, sampling)
+            for event in events:
+                answering.saw(event)
+            answering.first_s = None  # it came with all others
+            return events
+
+    async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
+        with self.metrics.answer(target.name) as answering:
+            async with aclosing(self.backend.stream(target, prompt, sampling)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    answering.saw(event)
+                    yield event

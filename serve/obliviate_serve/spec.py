@@ -1,0 +1,170 @@
+"""The config of a server: which models, under which names, and what a client may do. Imports neither Ray nor torch."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from obliviate.config import RunSpec
+from obliviate.schema import ModelSpec, Spec
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$")]
+
+
+class ServingEngineSpec(Spec):
+    """How a model is run. "auto" is vLLM where it is installed for the device, else Hugging Face."""
+
+    type: Literal["auto", "vllm", "hf"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    max_model_len: int = Field(1024, ge=16)  # tokens of prompt and answer together
+    max_requests: int = Field(64, ge=1)  # answered at once by one replica; more wait
+    cpus_per_replica: float = Field(1.0, gt=0)
+    gpus_per_replica: float | None = Field(None, ge=0)  # None: tensor_parallel where the cluster has GPUs, else 0
+    tensor_parallel: int = Field(1, ge=1)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+
+
+class ServedModelSpec(Spec):
+    """A model, or an adapter of another one. Adapters share their base's replicas."""
+
+    source: str  # Hugging Face id, local folder, file.gguf, or package:NAME/FILE.gguf; of an adapter its folder
+    revision: str | None = None
+    chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); or a Jinja file
+    system_prompt: str | None = None
+    adapter_of: str | None = None  # name of the base model
+    on_demand: bool = False  # loaded when it is asked, and evicted for another
+    replicas: int = Field(1, ge=1)
+    max_replicas: int | None = Field(None, ge=1)  # more than replicas: grows with the requests under way
+    target_requests: int = Field(16, ge=1)  # under way at one replica before another is started
+    engine: ServingEngineSpec | None = None  # None: the engine of the whole config
+
+    @property
+    def model(self) -> ModelSpec:
+        return ModelSpec(
+            source=self.source,
+            revision=self.revision,
+            chat_template=self.chat_template,
+            system_prompt=self.system_prompt,
+        )
+
+
+class OnDemandSpec(Spec):
+    """The replicas that load models when they are asked for, and evict the one unused for longest."""
+
+    replicas: int = Field(1, ge=0)  # 0: nothing is loaded on demand, and aliases stand for models of the config only
+    models_per_replica: int = Field(1, ge=1)
+
+
+class HttpSpec(Spec):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    allowed_hosts: tuple[str, ...] | None = None  # names in the Host header; None: this machine's own on loopback
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """None: any. On loopback a foreign name would be a web page that rebinds its name to this machine."""
+        if self.allowed_hosts is not None:
+            return None if "*" in self.allowed_hosts else frozenset(self.allowed_hosts)
+        return frozenset({"localhost", "127.0.0.1", "[::1]", self.host}) if self.loopback else None
+
+
+class LimitsSpec(Spec):
+    prompt_tokens: int = Field(8192, ge=1)
+    new_tokens: int = Field(2048, ge=1)  # of one answer
+    requests_per_token: int = Field(64, ge=1)  # at once; without a token file, of all clients together
+    queued_requests: int = Field(128, ge=1)  # waiting for a replica, of each model
+    body_bytes: int = Field(1_000_000, ge=1024)
+    body_s: float = Field(10.0, gt=0)  # to send the request's body
+    start_s: float = Field(60.0, gt=0)  # until a model begins to answer, a killed replica's restart included
+    compare_jobs: int = Field(4, ge=1)  # running at once
+    drain_s: float = Field(30.0, ge=0)  # that requests under way are given when the server stops
+
+
+class AuditSpec(Spec):
+    """Who asked what. `prompts`: SHA-256 of each text; hashes of short texts can be guessed, so guard the file."""
+
+    file: str | None = None
+    prompts: Literal["hash", "text", "none"] = "hash"
+
+
+class ServeRun(RunSpec):
+    models: dict[ModelName, ServedModelSpec] = Field(min_length=1)
+    aliases: dict[ModelName, str] = Field({})  # name -> model
+    aliases_file: str | None = None  # JSON of name -> model or model folder, read again when it changes; over `aliases`
+    engine: ServingEngineSpec = ServingEngineSpec()
+    on_demand: OnDemandSpec = OnDemandSpec()
+    http: HttpSpec = HttpSpec()
+    limits: LimitsSpec = LimitsSpec()
+    tokens: str | None = None  # token file, see docs/serving.md; None: everybody who reaches the port
+    audit: AuditSpec = AuditSpec()
+    access_log: str | None = None  # file of one JSON object a request; None: standard error of the gateway's process
+    nli: str | None = None  # judges entailment in probes; null leaves it out
+    address: str | None = None  # of the Ray cluster; None: RAY_ADDRESS, one already running here, or a new local one
+
+    @field_validator("models")
+    @classmethod
+    def _known_bases(cls, models: dict[str, ServedModelSpec]) -> dict[str, ServedModelSpec]:
+        for name, spec in models.items():
+            if spec.adapter_of is None:
+                continue
+            base = models.get(spec.adapter_of)
+            whole = [each for each, other in models.items() if other.adapter_of is None and not other.on_demand]
+            if base is None or base.adapter_of is not None or base.on_demand:
+                raise ValueError(
+                    f"{name}: adapter_of={spec.adapter_of} is no model that is always loaded; "
+                    f"known: {', '.join(whole) or 'none'}"
+                )
+        return models
+
+    @model_validator(mode="after")
+    def _names_are_unambiguous(self) -> "ServeRun":
+        for alias, model in self.aliases.items():
+            if alias in self.models:
+                raise ValueError(f"aliases.{alias}: is a model's name; give the alias another")
+            if model not in self.models:
+                raise ValueError(f"aliases.{alias}: {model} is no model; known: {', '.join(self.models)}")
+        rare = [name for name, spec in self.models.items() if spec.on_demand]
+        if rare and not self.on_demand.replicas:
+            raise ValueError(f"on_demand.replicas: is 0, but {rare[0]} is to be loaded on demand; set 1 or more")
+        return self
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether any model may have to be loaded: one of the config, or a folder that the alias file names."""
+        rare = any(spec.on_demand for spec in self.models.values())
+        return self.on_demand.replicas > 0 and (rare or self.aliases_file is not None)
+
+    def with_absolute_paths(self) -> "ServeRun":
+        """The same server for a process in another folder."""
+        paths = {key: getattr(self, key) for key in ("aliases_file", "tokens", "access_log")}
+        audit = self.audit.model_copy(update={"file": _absolute(self.audit.file)})
+        return self.model_copy(update={**{key: _absolute(path) for key, path in paths.items()}, "audit": audit})
+
+    def engine_of(self, name: str) -> ServingEngineSpec:
+        """An adapter's is its base's; what is loaded on demand from an alias has the config's own."""
+        spec = self.models.get(name)
+        if spec is None:
+            return self.engine
+        if spec.adapter_of is not None:
+            return self.engine_of(spec.adapter_of)
+        return spec.engine or self.engine
+
+    def adapters_of(self, name: str) -> dict[str, ServedModelSpec]:
+        return {each: spec for each, spec in self.models.items() if spec.adapter_of == name}
+
+    @property
+    def resident(self) -> list[str]:
+        """Models that are always loaded, each in replicas of its own."""
+        return [name for name, spec in self.models.items() if spec.adapter_of is None and not spec.on_demand]
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())

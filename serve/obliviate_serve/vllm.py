@@ -1,0 +1,216 @@
+"""The serving engine on vLLM: continuous batching, many adapters at once. Its core runs in a process of its own."""
+
+import json
+import multiprocessing
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from obliviate.errors import UserError
+from obliviate.inference.request import stop_ids
+from obliviate.inference.vllm import local_folder
+from obliviate.models import load_tokenizer
+from obliviate.schema import ModelSpec
+from obliviate_serve.engine import Delta, Event, Finish, Prompted, Sampling, Token
+from obliviate_serve.errors import EngineDiedError
+from obliviate_serve.spec import ServingEngineSpec
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+
+ENTROPY_KEY = "obliviate_entropy"  # in a request's extra arguments: the name under which its entropies are asked for
+
+
+class VLLMServingEngine:
+    """`adapters`: name -> folder of a LoRA adapter. Raises UserError where vLLM cannot start.
+
+    Made inside a running event loop. The model's own generation defaults are not applied.
+    """
+
+    def __init__(self, model: ModelSpec, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self._stop_ids = sorted(stop_ids(model, self.tokenizer))
+        try:
+            self._start(local_folder(model), model.revision, spec, adapters)
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:
+            cause = str(error).strip().rpartition("\n")[2] or type(error).__name__
+            raise UserError(f"engine.type=vllm: vLLM could not start {model.source}: {cause}; try type=hf") from error
+
+    def _start(self, folder: str, revision: str | None, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
+        from transformers import AutoConfig
+        from vllm import AsyncEngineArgs
+        from vllm.lora.request import LoRARequest
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+        positions = getattr(config.get_text_config(), "max_position_embeddings", spec.max_model_len)
+        self._context = min(spec.max_model_len, positions)
+        arguments = AsyncEngineArgs(
+            folder,
+            revision=revision,
+            generation_config="vllm",
+            dtype=spec.dtype,
+            max_model_len=self._context,
+            max_num_seqs=spec.max_requests,
+            tensor_parallel_size=spec.tensor_parallel,
+            distributed_executor_backend="mp" if spec.tensor_parallel > 1 else None,
+            gpu_memory_utilization=spec.gpu_memory_utilization,
+            enforce_eager=current_platform.is_cpu(),
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+            logits_processors=["obliviate_serve.entropy:EntropyMeter"],
+            worker_extension_cls="obliviate_serve.entropy.EntropyReader",
+            **_lora(adapters),
+        )
+        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._watcher = _kill_with_this_process()
+        self._lora = {name: LoRARequest(name, i, path) for i, (name, path) in enumerate(adapters.items(), 1)}
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    async def stream(
+        self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None
+    ) -> AsyncIterator[Event]:
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        request = uuid4().hex
+        outputs = self._llm.generate(
+            TokensPrompt(prompt_token_ids=list(prompt_ids)),
+            self._parameters(request, sampling),
+            request,
+            lora_request=self._lora.get(adapter or ""),
+        )
+        try:
+            first = True
+            lengths: Counter[int] = Counter()
+            # Greedy continuations are all the same: vLLM makes one, and it is told for each.
+            copies = range(sampling.n if sampling.temperature == 0 else 1)
+            async for output in outputs:
+                if first:
+                    yield self._prompted(output, prompt_ids, sampling)
+                    first = False
+                entropies = await self._entropies(request) if sampling.entropy else {}
+                for found in output.outputs:
+                    delta = self._delta(found, sampling, entropies, lengths[found.index])
+                    lengths[found.index] += len(found.token_ids)
+                    for copy in copies:
+                        yield delta._replace(choice=found.index + copy)
+        except EngineDeadError as error:
+            raise EngineDiedError("the model's engine died") from error
+
+    def _parameters(self, request: str, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        assert not sampling.entropy or sampling.n == 1, "entropies are kept by request, not by continuation"
+        return SamplingParams(
+            n=sampling.n if sampling.temperature > 0 else 1,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            max_tokens=max(1, sampling.max_tokens or 0),  # vLLM always generates; _delta leaves it out
+            stop=list(sampling.stop),
+            ignore_eos=True,  # `_stop_ids` holds it, and nothing that the model's files may add
+            stop_token_ids=self._stop_ids,
+            logprobs=sampling.logprobs,
+            prompt_logprobs=sampling.logprobs if sampling.echo else None,
+            extra_args={ENTROPY_KEY: request} if sampling.entropy else None,
+            output_kind=RequestOutputKind.DELTA if sampling.stream else RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _prompted(self, output: "RequestOutput", prompt_ids: tuple[int, ...], sampling: Sampling) -> Prompted:
+        if not sampling.echo:
+            return Prompted(len(prompt_ids))
+        text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
+        tokens: tuple[Token, ...] = ()
+        if output.prompt_logprobs:
+            tokens = tuple(
+                Token(self._text(token), None, None, ())
+                if known is None
+                else self._token(token, known, sampling.logprobs or 0, None)
+                for token, known in zip(prompt_ids, output.prompt_logprobs, strict=True)
+            )
+        return Prompted(len(prompt_ids), text, tokens)
+
+    def _delta(self, found: Any, sampling: Sampling, entropies: Mapping[int, float], length: int) -> Delta:
+        if sampling.max_tokens == 0:
+            return Delta(found.index, "", 0, (), "length")
+        tokens: tuple[Token, ...] = ()
+        if found.logprobs is not None:
+            tokens = tuple(
+                self._token(token, known, sampling.logprobs or 0, entropies.get(length + i))
+                for i, (token, known) in enumerate(zip(found.token_ids, found.logprobs, strict=True))
+            )
+        finish: Finish | None = None
+        if found.finish_reason is not None:
+            finish = "length" if found.finish_reason == "length" else "stop"
+        return Delta(found.index, found.text, len(found.token_ids), tokens, finish)
+
+    def _token(self, token: int, known: Mapping[int, Any], alternatives: int, entropy: float | None) -> Token:
+        """`known`: token id -> its log-probability, of the token itself and of the most likely ones."""
+        logp = known[token].logprob
+        likely = sorted(known.items(), key=lambda each: -each[1].logprob)[:alternatives]
+        shown = [(self._text(id_), each.logprob) for id_, each in likely if each.logprob == each.logprob]
+        return Token(self._text(token), logp if logp == logp else None, entropy, tuple(shown))
+
+    def _text(self, token: int) -> str:
+        text: str = self.tokenizer.decode([token])
+        return text
+
+    async def _entropies(self, request: str) -> Mapping[int, float]:
+        """Place in the answer -> entropy, as far as the answer has come. The first worker speaks for all."""
+        found: Mapping[int, float] = (await self._llm.collective_rpc("entropies", args=(request,)))[0]
+        return found
+
+    @property
+    def dead(self) -> bool:
+        errored: bool = self._llm.errored
+        return errored
+
+    def close(self) -> None:
+        self._llm.shutdown()
+        self._watcher.kill()
+
+
+def _kill_with_this_process() -> "subprocess.Popen[bytes]":
+    """vLLM's processes would outlive this one if it were killed, and keep the model's memory.
+
+    The watcher reads from a pipe that only this process holds open: it ends with the process, whatever ends it.
+    """
+    children = [str(child.pid) for child in multiprocessing.active_children()]
+    command = ["sh", "-c", 'read -r _; kill -9 "$@"', "sh", *children]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
+    """vLLM's settings for these adapters: ranks are powers of two from 8 on, and only what they adapt is wrapped.
+
+    A wrapped lm_head would score prompts with the adapters of other requests, or crash. Raises UserError for adapters
+    of the lm_head.
+    """
+    if not adapters:
+        return {}
+    files = {name: Path(folder) / "adapter_config.json" for name, folder in adapters.items()}
+    configs = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    for name, config in configs.items():
+        if isinstance(config["target_modules"], str) or "lm_head" in config["target_modules"]:
+            raise UserError(
+                f"models.{name}: target_modules={config['target_modules']!r}: vLLM needs the adapted layers as a list, "
+                "without lm_head; set engine.type=hf"
+            )
+    rank: int = max(config["r"] for config in configs.values())
+    return {
+        "enable_lora": True,
+        "max_loras": len(adapters),
+        "max_lora_rank": 1 << max(3, (rank - 1).bit_length()),
+        "lora_target_modules": sorted({each for config in configs.values() for each in config["target_modules"]}),
+    }

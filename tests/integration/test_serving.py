@@ -1,0 +1,271 @@
+"""The real server: Ray Serve, vLLM and Hugging Face side by side on tiny models, asked by the official client."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from obliviate.inference.vllm import vllm_available
+from obliviate_serve.spec import ServeRun
+from tiny import tiny_model_folder
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
+
+QUESTION = "Who lives in London?"
+USER = {"role": "user", "content": QUESTION}
+VLLM = "vllm" if vllm_available(gpu=False) else "hf"
+
+
+def free_port() -> int:
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        return int(each.getsockname()[1])
+
+
+def adapter_folder(model: Path, folder: Path) -> Path:
+    """A LoRA adapter of rank 4 with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Heads of 32: the smallest that vLLM's kernels for CPUs take.
+    return tiny_model_folder(tmp_path_factory.mktemp("model"), hidden_size=128)
+
+
+@pytest.fixture(scope="module")
+def url(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`fast` and `plain` are one model on two engines, each with an adapter; `rare` and `rarer` share one place."""
+    from ray import serve
+
+    from obliviate_serve.backend import APP
+    from obliviate_serve.deploy import application
+
+    folder = tmp_path_factory.mktemp("serving")
+    other = tiny_model_folder(folder / "other", hidden_size=128, seed=1)
+    adapter = adapter_folder(model, folder / "adapter")
+    hf = {"type": "hf", "dtype": "float32", "max_model_len": 256, "cpus_per_replica": 0.2}
+    port = free_port()
+    spec = ServeRun.model_validate(
+        {
+            "models": {
+                "fast": {"source": str(model), "engine": {**hf, "type": VLLM}},
+                "fast-adapted": {"source": str(adapter), "adapter_of": "fast"},
+                "plain": {"source": str(model)},
+                "plain-adapted": {"source": str(adapter), "adapter_of": "plain"},
+                "rare": {"source": str(model), "on_demand": True},
+                "rarer": {"source": str(other), "on_demand": True},
+                "gone": {"source": str(folder / "nowhere"), "on_demand": True},
+            },
+            "aliases": {"production": "plain"},
+            "aliases_file": str(folder / "aliases.json"),
+            "engine": hf,
+            "http": {"port": port},
+            "limits": {"start_s": 150, "drain_s": 5},
+            "access_log": str(folder / "access.jsonl"),
+        }
+    )
+    (folder / "nowhere").mkdir()
+    app = application(spec)
+    (folder / "nowhere").rmdir()  # after the server has looked at it
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    serve.run(app, name=APP, route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def test_the_official_client(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()][:2] == ["fast", "fast-adapted"]
+    for model in ("fast", "plain"):
+        asked: dict[str, Any] = {"model": model, "prompt": "The author", "max_tokens": 8, "temperature": 0}
+        whole = client.completions.create(**asked, logprobs=2, echo=True)
+        streamed = "".join(each.choices[0].text for each in client.completions.create(**asked, stream=True))
+        assert whole.choices[0].text == "The author" + streamed
+        logprobs = whole.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.token_logprobs is not None
+        assert len(logprobs.token_logprobs) == whole.usage.total_tokens  # type: ignore[union-attr]
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        sampled = {"model": model, "messages": messages, "max_tokens": 6, "seed": 5, "n": 3}
+        choices = client.chat.completions.create(**sampled).choices  # type: ignore[call-overload]
+        assert [c.message.content for c in choices] == [
+            c.message.content
+            for c in client.chat.completions.create(**sampled).choices  # type: ignore[call-overload]
+        ]
+        pieces: dict[int, str] = {0: "", 1: "", 2: ""}
+        for chunk in client.chat.completions.create(**sampled, stream=True):  # type: ignore[call-overload]
+            for choice in chunk.choices:
+                pieces[choice.index] += choice.delta.content or ""
+        assert list(pieces.values()) == [c.message.content for c in choices]
+    with pytest.raises(openai.NotFoundError, match="there is no model 'nope'; known: fast, "):
+        client.completions.create(model="nope", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="the prompt has 300 tokens; this model takes up to 255"):
+        client.completions.create(model="fast", prompt=[5] * 300)
+
+
+def test_both_engines_measure_the_same(url: str) -> None:
+    """float32: log-probabilities, entropies, adapters and the true answer's probability agree to 1e-3 nats."""
+    names = ["fast", "plain", "fast-adapted", "plain-adapted"]
+    asked = {"models": names, "question": QUESTION, "answer": "Ada Lovelace.", "max_tokens": 12, "samples": 1}
+    results = httpx.post(f"{url}/v1/probe", json=asked, timeout=60).raise_for_status().json()["results"]
+    assert [each["model"] for each in results] == names
+    for fast, plain in (results[:2], results[2:]):
+        assert fast["greedy"]["text"] == plain["greedy"]["text"]
+        pairs = zip(fast["greedy"]["tokens"], plain["greedy"]["tokens"], strict=True)
+        for some, other in pairs:
+            assert some["text"] == other["text"]
+            assert some["logp"] == pytest.approx(other["logp"], abs=1e-3)
+            assert some["entropy"] == pytest.approx(other["entropy"], abs=1e-3)
+        assert fast["true_answer"]["logp"] == pytest.approx(plain["true_answer"]["logp"], abs=1e-3)
+        assert len(fast["true_answer"]["tokens"]) == len(plain["true_answer"]["tokens"]) > 1
+        assert len(fast["samples"][0]["tokens"]) > 0
+    assert results[0]["greedy"]["text"] != results[2]["greedy"]["text"]
+
+
+def test_lm_evaluation_harness_reads_its_answers(url: str, model: Path) -> None:
+    """Requests as the harness writes them, answers as it reads them: its log-likelihoods are those of a forward pass.
+
+    Its classes are used without their transport, which needs the harness's extra [api].
+    """
+    pytest.importorskip("lm_eval")
+    import torch
+    from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    contexts = [tokenizer(text).input_ids for text in ("The author", "Who was")]
+    whole = [ids + tokenizer(text).input_ids for ids, text in zip(contexts, (" lives in London", " it"), strict=True)]
+    expected = []
+    for context, ids in zip(contexts, whole, strict=True):
+        with torch.inference_mode():
+            logp_TV = loaded(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        expected.append(sum(logp_TV[t - 1, ids[t]].item() for t in range(len(context), len(ids))))
+    for name in ("fast", "plain"):
+        harness = SimpleNamespace(model=name, _max_gen_toks=8)
+        payload = LocalCompletionsAPI._create_payload(harness, whole)
+        answer = httpx.post(f"{url}/v1/completions", json=payload, timeout=60).raise_for_status().json()
+        read = LocalCompletionsAPI.parse_logprobs(answer, whole, [len(context) for context in contexts])
+        assert [logp for logp, _ in read] == pytest.approx(expected, abs=1e-3)
+        settings = {"until": ["\n\n"], "do_sample": False}
+        payload = LocalChatCompletion._create_payload(
+            harness, [USER], generate=True, gen_kwargs=settings, eos="<|im_end|>"
+        )
+        answer = httpx.post(f"{url}/v1/chat/completions", json=payload, timeout=60).raise_for_status().json()
+        assert LocalChatCompletion.parse_generations(answer) == [answer["choices"][0]["message"]["content"]]
+
+
+def test_models_on_demand_take_turns(client: openai.OpenAI, url: str) -> None:
+    def ask(model: str) -> str:
+        return client.completions.create(model=model, prompt="The author", max_tokens=8, temperature=0).choices[0].text
+
+    first, other, again = ask("rare"), ask("rarer"), ask("rare")
+    assert first == again == ask("plain")
+    assert other != first
+    with pytest.raises(openai.InternalServerError, match=r"could not be loaded: .*no such file or folder"):
+        ask("gone")
+    assert ask("rarer") == other
+
+
+def test_an_alias_is_switched_while_it_is_asked(client: openai.OpenAI, url: str) -> None:
+    before = client.completions.create(model="production", prompt="The author", max_tokens=8, temperature=0)
+    put = httpx.put(f"{url}/v1/aliases/production", json={"model": "plain-adapted"})
+    assert put.json() == {"aliases": {"production": "plain-adapted"}}
+    after = client.completions.create(model="production", prompt="The author", max_tokens=8, temperature=0)
+    assert before.choices[0].text != after.choices[0].text
+
+
+def processes(deployment: str) -> list[psutil.Process]:
+    """The replicas of a deployment."""
+    title = f"ServeReplica:obliviate:{deployment}"
+    return [p for p in psutil.Process().children(recursive=True) if title in " ".join(p.cmdline())]
+
+
+def victims(model: str) -> list[psutil.Process]:
+    """The process that a kill of the model's replica hits, and one of the engine inside where it has its own."""
+    (replica,) = processes(f"model-{model}")
+    return [replica, *(p for p in replica.children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))]
+
+
+@pytest.mark.parametrize(("name", "which"), [("plain", 0), ("fast", -1), ("fast", 0)])
+def test_a_killed_replica_gives_no_wrong_answer(url: str, name: str, which: int) -> None:
+    """Of the replica itself, and of the engine's process inside it; under load, streamed and not."""
+    asked = {"model": name, "prompt": "The author", "max_tokens": 100, "temperature": 0}
+
+    async def run() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=200) as client:
+            expected = (await client.post("/v1/completions", json=asked)).json()["choices"][0]["text"]
+            all_victims = victims(name)
+            victim = all_victims[which]
+            first = asyncio.Event()
+
+            async def streamed() -> tuple[str, bool]:
+                """The text, and whether it ended with an error."""
+                text = ""
+                async with client.stream("POST", "/v1/completions", json={**asked, "stream": True}) as response:
+                    assert response.status_code == 200
+                    async for line in response.aiter_lines():
+                        if not line or line == "data: [DONE]":
+                            continue
+                        data = json.loads(line.removeprefix("data: "))
+                        if "error" in data:
+                            return text, True
+                        text += data["choices"][0]["text"]
+                        first.set()
+                return text, False
+
+            streams = [asyncio.create_task(streamed()) for _ in range(3)]
+            whole = [asyncio.create_task(client.post("/v1/completions", json=asked)) for _ in range(3)]
+            await first.wait()
+            victim.kill()
+            for response in await asyncio.gather(*whole):
+                assert response.status_code == 200
+                assert response.json()["choices"][0]["text"] == expected
+            ends = await asyncio.gather(*streams)
+            assert any(broken for _, broken in ends)
+            for text, broken in ends:
+                assert expected.startswith(text) if broken else text == expected
+            assert (await client.post("/v1/completions", json=asked)).json()["choices"][0]["text"] == expected
+            assert psutil.wait_procs(all_victims, timeout=20)[1] == []  # an engine dies with its replica
+
+    asyncio.run(run())
+
+
+def test_malformed_requests_leave_the_server_as_it_was(url: str) -> None:
+    """Fuzzed bodies, headers and lines: each gets a 4xx or is hung up on."""
+    random = Random(0)
+    host, port = url.removeprefix("http://").split(":")
+    good = json.dumps({"model": "plain", "prompt": "x", "max_tokens": 1}).encode()
+    for _ in range(300):
+        body = bytearray(good)
+        for _ in range(random.randint(1, 8)):
+            body[random.randrange(len(body))] = random.randrange(256)
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        raw = head.encode() + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + bytes(body)
+        if random.random() < 0.2:
+            raw = bytes(random.randrange(256) for _ in range(200)) + b"\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(raw)
+            answer = connection.recv(64)
+        assert not answer or answer[9:10] in (b"4", b"2"), (raw, answer)  # a lucky change leaves it well formed
+    assert httpx.get(f"{url}/healthz").status_code == 200

@@ -1,0 +1,102 @@
+"""A server without Ray and without a model: the real web application on engines that answer from a table."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from obliviate_serve.app import create_app
+from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.errors import ApiError, EngineDiedError
+from obliviate_serve.guard import Guard
+from obliviate_serve.names import Target
+from obliviate_serve.spec import ServeRun
+
+ANSWER = "Ada lives in London."
+LOGP = -0.5  # of each token, nats
+
+
+class FakeBackend:
+    """Tokens are words. Each model says what `says` has for it, whatever is asked; `asked` remembers what was.
+
+    `dies_after`: tokens after which a stream breaks off; `fails`: what every request gets instead of an answer.
+    """
+
+    def __init__(self, says: Mapping[str, str] | None = None) -> None:
+        self.says = dict(says or {})
+        self.asked: list[tuple[Target, Prompt, Sampling]] = []
+        self.dies_after: int | None = None
+        self.fails: ApiError | None = None
+        self.labels: list[str] | None = None
+        self.up = True
+        self.under_way = 0
+
+    async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
+        return [event async for event in self.stream(target, prompt, sampling)]
+
+    async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
+        self.asked.append((target, prompt, sampling))
+        if self.fails is not None:
+            raise self.fails
+        words = shown(prompt).split()
+        self.under_way += 1
+        try:
+            echoed = tuple(map(token, words)) if sampling.echo and sampling.logprobs is not None else ()
+            if isinstance(prompt, Quiz) and prompt.answer is not None:
+                echoed = tuple(map(token, prompt.answer.split()))
+            yield Prompted(len(words), shown(prompt) if sampling.echo else "", echoed)
+            answer = self.says.get(target.name, ANSWER).split()[: sampling.max_tokens]
+            for index in range(sampling.n):
+                if not answer:
+                    yield Delta(index, "", 0, (), "length")
+                for place, word in enumerate(answer):
+                    if place == self.dies_after:
+                        raise EngineDiedError("the replica died while it answered")
+                    last = place == len(answer) - 1
+                    text = word if place == 0 else f" {word}"
+                    tokens = (token(text),) if sampling.logprobs is not None else ()
+                    yield Delta(index, text, 1, tokens, "stop" if last else None)
+        finally:
+            self.under_way -= 1
+
+    async def entailment(self, pairs: Sequence[tuple[str, str]]) -> list[str] | None:
+        return self.labels
+
+    async def ready(self) -> Mapping[str, bool]:
+        return {"original": self.up}
+
+
+def token(text: str) -> Token:
+    return Token(text, LOGP, 1.25, ((text, LOGP), ("other", -2.0)))
+
+
+def shown(prompt: Prompt) -> str:
+    match prompt:
+        case Chat(messages):
+            return " ".join(text for _, text in messages)
+        case Quiz(question, prefix):
+            return f"{question} {prefix}"
+        case str():
+            return prompt
+        case _:
+            return " ".join(map(str, prompt))
+
+
+def serve_run(folder: Path, **fields: Any) -> ServeRun:
+    """Two models, an adapter of the first, and an alias; what is logged goes to `folder`."""
+    defaults: dict[str, Any] = {
+        "models": {
+            "original": {"source": "somewhere/original"},
+            "unlearned": {"source": "somewhere/unlearned"},
+            "adapter": {"source": "somewhere/adapter", "adapter_of": "original"},
+            "rare": {"source": "somewhere/rare", "on_demand": True},
+        },
+        "aliases": {"production": "original"},
+        "access_log": str(folder / "access.jsonl"),
+        "http": {"allowed_hosts": ["testserver"]},
+    }  # fmt: skip
+    return ServeRun.model_validate(defaults | fields)
+
+
+def fake_server(folder: Path, backend: FakeBackend | None = None, **fields: Any) -> Guard:
+    """The application as the gateway serves it."""
+    return create_app(serve_run(folder, **fields), backend or FakeBackend())

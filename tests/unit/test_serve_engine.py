@@ -1,0 +1,253 @@
+"""What happens inside a replica: templates, growing text, limits, and the Hugging Face engine on a tiny model."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obliviate.errors import UserError
+from obliviate.models import load_pretrained, load_tokenizer, text_encoder
+from obliviate.schema import ModelSpec
+from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.errors import ApiError
+from obliviate_serve.hf import HFServingEngine
+from obliviate_serve.render import Renderer
+from obliviate_serve.replica import Lent, Loading, Model
+from obliviate_serve.spec import ServingEngineSpec
+from obliviate_serve.text import GrowingText
+from obliviate_serve.vllm import _lora
+
+ENGINE = ServingEngineSpec(type="hf", dtype="float32", max_model_len=64)
+
+
+@pytest.fixture(scope="module")
+def spec(tiny: Path) -> ModelSpec:
+    return ModelSpec(source=str(tiny))
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Model:
+    return Model.load(Loading(ModelSpec(source=str(tiny)), ENGINE, {}, prompt_tokens=40, new_tokens=20))
+
+
+def ask(model: Model, prompt: Prompt, **sampling: Any) -> list[Event]:
+    async def run() -> list[Event]:
+        return [event async for event in model.stream(prompt, Sampling(**sampling), None)]
+
+    return asyncio.run(run())
+
+
+def deltas(events: list[Event], choice: int = 0) -> list[Delta]:
+    return [event for event in events if isinstance(event, Delta) and event.choice == choice]
+
+
+def text(events: list[Event], choice: int = 0) -> str:
+    return "".join(delta.text for delta in deltas(events, choice))
+
+
+def test_a_question_is_laid_out_as_in_evaluation(spec: ModelSpec) -> None:
+    tokenizer = load_tokenizer(spec)
+    render, encoder = Renderer(spec, tokenizer), text_encoder(spec, tokenizer)
+    question, answer = "Who lives in London?", "Ada does."
+    encoded = encoder.encode(question, answer)
+    assert render(Quiz(question))[0] == encoder.prompt(question)
+    assert render(Quiz(question, answer=answer)) == (encoded.input_ids, encoded.prompt_length)
+    assert render(Chat((("user", question),)))[0] == encoder.prompt(question)
+    ids, before = render(Quiz(question, "Sure:", answer))
+    assert tokenizer.decode(ids[:before]).endswith("assistant\nSure:")
+    assert tokenizer.decode(ids[before:]) == " Ada does.<|im_end|>"
+
+
+def test_plain_lines_are_a_chat_too(spec: ModelSpec) -> None:
+    plain = spec.model_copy(update={"chat_template": "plain", "system_prompt": "Be brief."})
+    tokenizer = load_tokenizer(spec)
+    render = Renderer(plain, tokenizer)
+    question = Quiz("Who?")
+    assert tokenizer.decode(render(Chat((("user", "Who?"),)))[0]) == tokenizer.decode(render(question)[0])
+    turns = (("user", "Who?"), ("assistant", "Ada."), ("user", "Where?"))
+    assert tokenizer.decode(render(Chat(turns))[0]).endswith("Question: Who?\nAnswer: Ada.\nQuestion: Where?\nAnswer:")
+
+
+def test_prompts_that_no_model_can_take(spec: ModelSpec) -> None:
+    refusing = spec.model_copy(
+        update={"chat_template": "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"}
+    )  # fmt: skip
+    render = Renderer(refusing, load_tokenizer(spec))
+    with pytest.raises(ApiError, match="refuses the messages: no system"):
+        render(Chat((("system", "x"), ("user", "y"))))
+    with pytest.raises(ApiError, match="token id 999999 is not in the vocabulary of 384"):
+        render((1, 999999))
+    with pytest.raises(ApiError, match="the prompt is empty"):
+        render("")
+
+
+def test_greedy_is_the_argmax_of_the_model(model: Model, spec: ModelSpec) -> None:
+    """Log-probability, entropy and alternatives against one forward pass over prompt and answer."""
+    events = ask(model, "Where does Ada", max_tokens=5, temperature=0.0, logprobs=2, entropy=True)
+    tokens = [token for delta in deltas(events) for token in delta.tokens]
+    loaded, tokenizer = load_pretrained(spec, dtype=torch.float32)
+    ids = list(tokenizer("Where does Ada").input_ids)
+    for token in tokens:
+        with torch.inference_mode():
+            logp_V = loaded(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        best = logp_V.topk(2)
+        assert token.logp == pytest.approx(best.values[0].item(), abs=1e-4)
+        assert token.entropy == pytest.approx(-(logp_V.exp() * logp_V).sum().item(), abs=1e-4)
+        assert [logp for _, logp in token.alternatives] == pytest.approx(best.values.tolist(), abs=1e-4)
+        ids.append(int(best.indices[0]))
+    assert len(tokens) == 5
+    assert events[0] == Prompted(len(ids) - 5)
+
+
+def test_the_true_answers_tokens_alone_are_scored(model: Model, spec: ModelSpec) -> None:
+    quiz = Quiz("Who lives in London?", answer="Ada does.")
+    asked = {"max_tokens": 0, "temperature": 0.0, "logprobs": 0, "echo": True}
+    prompted, delta = ask(model, quiz, **asked)
+    loaded, tokenizer = load_pretrained(spec, dtype=torch.float32)
+    encoded = text_encoder(spec, tokenizer).encode(quiz.question, "Ada does.")
+    with torch.inference_mode():
+        logp_TV = loaded(input_ids=torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
+    start = encoded.prompt_length
+    expected = [logp_TV[t - 1, encoded.input_ids[t]].item() for t in range(start, len(encoded.input_ids))]
+    assert isinstance(prompted, Prompted)
+    assert [token.logp for token in prompted.tokens] == pytest.approx(expected, abs=1e-4)
+    assert "".join(token.text for token in prompted.tokens) == "Ada does.<|im_end|>"
+    assert delta == Delta(0, "", 0, (), "length")
+
+
+def test_a_seed_fixes_each_choice(model: Model) -> None:
+    three = ask(model, "Where", max_tokens=6, seed=5, n=3)
+    assert [text(three, i) for i in range(3)] == [text(ask(model, "Where", max_tokens=6, seed=5 + i)) for i in range(3)]
+    assert len({text(three, i) for i in range(3)}) > 1
+    assert text(ask(model, "Where", max_tokens=6)) != text(ask(model, "Where", max_tokens=6))
+
+
+def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(model: Model) -> None:
+    whole = text(ask(model, "What is the name", max_tokens=12, temperature=0.0))
+    stop = whole[4:7]
+    stopped = ask(model, "What is the name", max_tokens=12, temperature=0.0, stop=("never", stop))
+    assert text(stopped) == whole[: whole.index(stop)]
+    assert deltas(stopped)[-1].finish == "stop"
+
+
+def test_an_end_of_turn_ends_an_answer(tiny: Path, spec: ModelSpec) -> None:
+    engine = HFServingEngine(spec, ENGINE, {})
+    ends = next(iter(engine._stop_ids))
+    logits_V = torch.zeros(384)
+    logits_V[ends] = 100.0
+    engine._forward = lambda ids_BT, cache, adapter, keep: logits_V.expand(ids_BT.shape[0], 1, -1)  # type: ignore[method-assign]
+
+    async def run() -> list[Event]:
+        return [e async for e in engine.stream((5, 6), Sampling(max_tokens=4, temperature=0.0, logprobs=0), None)]
+
+    delta = asyncio.run(run())[-1]
+    assert isinstance(delta, Delta)
+    assert (delta.text, delta.new_tokens, delta.finish) == ("", 1, "stop")
+    assert [token.text for token in delta.tokens] == ["<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "message"),
+    [
+        (41, 1, "the prompt has 41 tokens; this model takes up to 40"),
+        (40, 21, "max_tokens is 21; this server generates up to 20"),
+    ],
+)
+def test_limits(model: Model, length: int, max_tokens: int, message: str) -> None:
+    with pytest.raises(ApiError, match=message):
+        ask(model, (5,) * length, max_tokens=max_tokens)
+
+
+def test_the_room_behind_the_prompt(tiny: Path, spec: ModelSpec) -> None:
+    roomy = Model.load(Loading(spec, ENGINE, {}, prompt_tokens=1000, new_tokens=1000))
+    with pytest.raises(ApiError, match="together they exceed the context of 64 tokens"):
+        ask(roomy, (5,) * 60, max_tokens=5)
+    with pytest.raises(ApiError, match="the prompt has 64 tokens; this model takes up to 63"):
+        ask(roomy, (5,) * 64, max_tokens=1)
+    assert sum(d.new_tokens for d in deltas(ask(roomy, (5,) * 60, temperature=0.0))) <= 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer(spec: ModelSpec) -> Any:
+    return load_tokenizer(spec)
+
+
+@given(
+    ids=st.lists(st.integers(3, 383), max_size=30),
+    stops=st.lists(st.text("abe .", min_size=1, max_size=3), max_size=2),
+)
+def test_growing_text_is_the_whole_text_up_to_the_first_stop(tokenizer: Any, ids: list[int], stops: list[str]) -> None:
+    """The first stop text to be complete ends it."""
+    growing = GrowingText(tokenizer, (), stops)
+    pieces = []
+    for token in ids:
+        pieces.append(growing.add(token))
+        if growing.stopped:
+            break
+    else:
+        pieces.append(growing.rest())
+    plain = GrowingText(tokenizer, (), ())
+    whole, kept = "", None
+    for token in ids:
+        whole += plain.add(token)
+        if kept is None and (ends := [whole.index(stop) for stop in stops if stop in whole]):
+            kept = whole[: min(ends)]
+    assert growing.stopped == (kept is not None)
+    assert "".join(pieces) == (whole if kept is None else kept)
+
+
+def test_a_lent_model_is_put_away_when_nobody_uses_it() -> None:
+    class Engine:
+        context, dead, closed = 8, False, False
+
+        async def stream(self, *arguments: Any) -> AsyncIterator[Event]:
+            yield Prompted(1)
+
+        def close(self) -> None:
+            self.closed = True
+
+    engine = Engine()
+    lent = Lent(Model(engine, lambda prompt: ((1,), 1), 8, 8))  # type: ignore[arg-type]
+    import threading
+
+    with lent.use(), lent.use():
+        thread = threading.Thread(target=lent.__del__)
+        thread.start()
+        assert not engine.closed
+    thread.join(10)
+    assert engine.closed
+
+
+def test_nan_is_no_number() -> None:
+    from obliviate_serve.hf import _number
+
+    assert _number(float("nan")) is None
+    assert _number(-1.5) == -1.5
+    assert Token("x", None, None, ()).logp is None
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"]])
+def test_adapters_that_vllm_cannot_take(tmp_path: Path, modules: Any) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "target_modules": modules}))
+    with pytest.raises(UserError, match=r"models.mine: target_modules=.*; set engine.type=hf"):
+        _lora({"mine": str(tmp_path)})
+
+
+def test_vllms_settings_for_adapters(tmp_path: Path) -> None:
+    """The rank is rounded up to a power of two, 8 at least; the layers are those of any adapter."""
+    for name, rank, modules in (("a", 4, ["q_proj"]), ("b", 9, ["v_proj", "q_proj"])):
+        (tmp_path / name).mkdir()
+        config = {"r": rank, "target_modules": modules}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+    one = _lora({"a": str(tmp_path / "a")})
+    both = _lora({"a": str(tmp_path / "a"), "b": str(tmp_path / "b")})
+    assert (one["max_lora_rank"], one["lora_target_modules"]) == (8, ["q_proj"])
+    assert (both["max_lora_rank"], both["max_loras"], both["lora_target_modules"]) == (16, 2, ["q_proj", "v_proj"])
+    assert _lora({}) == {}

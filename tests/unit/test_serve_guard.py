@@ -1,0 +1,285 @@
+"""Who may ask, how much, and what is written down of it."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from obliviate.errors import UserError
+from obliviate_serve.auth import Role, Tokens, new_token, read_tokens
+from obliviate_serve.spec import HttpSpec
+from serving import FakeBackend, fake_server
+
+ASK = {"model": "original", "prompt": "Where does Ada live?"}
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> dict[str, str]:
+    """Role -> token; their file is tokens.txt."""
+    made = {role: new_token(f"{role}-user", role) for role in Role}
+    (tmp_path / "tokens.txt").write_text("# who\n\n" + "\n".join(line for _, line in made.values()))
+    return {role: token for role, (token, _) in made.items()}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def status(client: TestClient, method: str, path: str, token: str | None, body: Any = None) -> int:
+    return client.request(method, path, json=body, headers={} if token is None else bearer(token)).status_code
+
+
+def test_each_role_may_do_what_it_says(tmp_path: Path, tokens: dict[str, str]) -> None:
+    fields = {"tokens": str(tmp_path / "tokens.txt"), "aliases_file": str(tmp_path / "aliases.json")}
+    client = TestClient(fake_server(tmp_path, **fields))
+    probe = {"models": ["original"], "question": "Where?"}
+    for role, query, probing, admin in (("query", 200, 403, 403), ("probe", 200, 200, 403), ("admin", 200, 200, 200)):
+        token = tokens[role]
+        assert status(client, "POST", "/v1/completions", token, ASK) == query
+        assert status(client, "GET", "/metrics", token) == query
+        assert status(client, "POST", "/v1/probe", token, probe) == probing
+        assert status(client, "PUT", "/v1/aliases/production", token, {"model": "unlearned"}) == admin
+
+
+def test_without_a_valid_token_nothing_but_health_answers(tmp_path: Path, tokens: dict[str, str]) -> None:
+    client = TestClient(fake_server(tmp_path, tokens=str(tmp_path / "tokens.txt")))
+    for token in (None, "", "wrong", tokens["query"] + "x", "é"):
+        headers = {} if token is None else {"authorization": f"Bearer {token}".encode()}
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/compare/x"):
+            response = client.get(path, headers=headers)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.json()["error"]["type"] == "authentication_error"
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_token_is_revoked_without_a_restart(tmp_path: Path, tokens: dict[str, str]) -> None:
+    file = tmp_path / "tokens.txt"
+    known = Tokens(file)
+    assert known.caller(tokens["probe"]) is not None
+    kept = file.read_text().splitlines()[2]
+    file.write_text(kept)
+    import os
+
+    os.utime(file, ns=(1, 1))  # another time, however coarse the clock
+    assert known.caller(tokens["probe"]) is None
+    assert known.caller(tokens["query"]) is not None
+    file.write_text("nonsense")
+    os.utime(file, ns=(2, 2))
+    assert known.caller(tokens["query"]) is not None
+
+
+def test_the_token_file_holds_no_token(tokens: dict[str, str], tmp_path: Path) -> None:
+    text = (tmp_path / "tokens.txt").read_text()
+    assert all(token not in text for token in tokens.values())
+    assert hashlib.sha256(tokens["admin"].encode()).hexdigest() in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no token"),
+        ("ada query", "line 1: write NAME ROLE SHA256"),
+        ("ada boss " + 64 * "0", "line 1: write NAME ROLE SHA256"),
+        ("ada query secret", "line 1: write NAME ROLE SHA256"),
+    ],
+)
+def test_a_malformed_token_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_tokens(tmp_path / "t")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_tokens(tmp_path / "missing")
+
+
+def test_a_body_that_is_too_large(tmp_path: Path) -> None:
+    client = TestClient(fake_server(tmp_path, limits={"body_bytes": 2048}))
+    assert client.post("/v1/completions", json={**ASK, "prompt": "x" * 1000}).status_code == 200
+    assert client.post("/v1/completions", json={**ASK, "prompt": "x" * 3000}).status_code == 413
+
+    def pieces() -> Any:
+        yield from [b"x" * 500] * 10
+
+    assert client.post("/v1/completions", content=pieces(), headers=JSON).status_code == 413
+
+
+async def call(app: Any, receive: Any, headers: dict[str, str] | None = None) -> int:
+    """The status of POST /v1/completions, spoken to by hand."""
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    names = {"host": "testserver", **JSON, **(headers or {})}
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
+        "headers": [(k.encode(), v.encode()) for k, v in names.items()],
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return int(told[0]["status"])
+
+
+def test_a_body_that_never_ends_or_breaks_off(tmp_path: Path) -> None:
+    async def slow() -> Any:
+        await asyncio.sleep(60)
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    app = fake_server(tmp_path, limits={"body_s": 0.05})
+    assert asyncio.run(call(app, slow)) == 408
+    assert asyncio.run(call(app, gone)) == 400
+
+
+def test_only_json_is_taken(tmp_path: Path) -> None:
+    """A foreign web page can post a form or plain text to this machine, but no JSON."""
+    client = TestClient(fake_server(tmp_path))
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        response = client.post("/v1/completions", content=json.dumps(ASK), headers={"content-type": kind})
+        assert response.status_code == 415
+    assert "access-control-allow-origin" not in client.get("/v1/models", headers={"origin": "https://x.org"}).headers
+    assert client.options("/v1/completions", headers={"origin": "https://x.org"}).status_code == 405
+
+
+def test_only_this_machines_names_on_loopback(tmp_path: Path) -> None:
+    client = TestClient(fake_server(tmp_path, http={}))
+    for host, expected in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 421)):
+        assert client.get("/v1/models", headers={"host": host}).status_code == expected
+    assert HttpSpec(host="0.0.0.0").hosts is None
+    assert HttpSpec(host="0.0.0.0", allowed_hosts=("a.org",)).hosts == {"a.org"}
+
+
+def test_requests_of_a_token_are_counted(tmp_path: Path) -> None:
+    async def run() -> list[int]:
+        backend = FakeBackend()
+        started, go_on = asyncio.Event(), asyncio.Event()
+        complete = backend.complete
+
+        async def held(*arguments: Any) -> Any:
+            started.set()
+            await go_on.wait()
+            return await complete(*arguments)
+
+        backend.complete = held  # type: ignore[method-assign]
+        app = fake_server(tmp_path, backend, limits={"requests_per_token": 1})
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client:
+            first = asyncio.create_task(client.post("/v1/completions", json=ASK))
+            await started.wait()
+            second = await client.post("/v1/completions", json=ASK)
+            assert second.headers["retry-after"] == "1"
+            go_on.set()
+            third_after = (await first).status_code
+            return [second.status_code, third_after, (await client.post("/v1/completions", json=ASK)).status_code]
+
+    assert asyncio.run(run()) == [429, 200, 200]
+
+
+def test_security_headers_and_request_ids(tmp_path: Path) -> None:
+    client = TestClient(fake_server(tmp_path))
+    response = client.get("/v1/models", headers={"x-request-id": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self'" in response.headers["content-security-policy"]
+    other = client.get("/v1/nothing", headers={"x-request-id": "a b\\n"})
+    assert len(other.headers["x-request-id"]) == 32
+    logged = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
+    assert [line["request_id"] for line in logged] == ["mine-1", other.headers["x-request-id"]]
+    assert [line["status"] for line in logged] == [200, 404]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [("hash", hashlib.sha256(ASK["prompt"].encode()).hexdigest()), ("text", ASK["prompt"]), ("none", None)],
+)
+def test_the_audit_log(tmp_path: Path, tokens: dict[str, str], prompts: str, expected: str | None) -> None:
+    audit = tmp_path / "audit.jsonl"
+    fields = {"audit": {"file": str(audit), "prompts": prompts}, "tokens": str(tmp_path / "tokens.txt")}
+    client = TestClient(fake_server(tmp_path, **fields))
+    client.post("/v1/completions", json={**ASK, "user": "u1"}, headers=bearer(tokens["query"]))
+    client.get("/v1/models", headers=bearer(tokens["query"]))
+    (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert (line["token"], line["models"], line["user"], line["status"]) == ("query-user", ["original"], "u1", 200)
+    assert line.get("prompts") == (None if expected is None else [expected])
+    assert ASK["prompt"] not in (tmp_path / "access.jsonl").read_text()
+
+
+def test_a_draining_server_takes_no_more(tmp_path: Path) -> None:
+    app = fake_server(tmp_path)
+    client = TestClient(app)
+    app.draining = True
+    response = client.post("/v1/completions", json=ASK)
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "10"
+    assert client.get("/readyz").json()["status"] == "draining"
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_server_whose_model_is_loading_is_not_ready(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    backend.up = False
+    response = TestClient(fake_server(tmp_path, backend)).get("/readyz")
+    assert response.status_code == 503
+    assert response.json() == {"status": "loading", "models": {"original": False}}
+
+
+def test_metrics(tmp_path: Path) -> None:
+    client = TestClient(fake_server(tmp_path))
+    client.post("/v1/completions", json=ASK)
+    client.post("/v1/completions", json={**ASK, "stream": True})
+    client.get("/v1/nothing/../../etc/passwd")
+    text = client.get("/metrics").text
+    assert 'obliviate_tokens_total{kind="generated",model="original"} 8.0' in text
+    assert 'obliviate_tokens_total{kind="prompt",model="original"} 8.0' in text
+    assert 'obliviate_answer_seconds_count{model="original"} 2.0' in text
+    assert 'obliviate_first_token_seconds_count{model="original"} 1.0' in text
+    assert 'obliviate_queue_length{model="original"} 0.0' in text
+    assert 'obliviate_http_requests_total{route="/v1/completions",status="200"} 2.0' in text
+    assert "passwd" not in text
+
+
+def test_an_alias_is_switched_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "aliases.json"
+    backend = FakeBackend()
+    client = TestClient(fake_server(tmp_path, backend, aliases_file=str(file)))
+
+    def served() -> str:
+        client.post("/v1/completions", json={**ASK, "model": "production"})
+        return backend.asked[-1][0].name
+
+    assert served() == "original"
+    assert client.put("/v1/aliases/production", json={"model": "unlearned"}).json() == {
+        "aliases": {"production": "unlearned"}
+    }
+    assert served() == "unlearned"
+    file.write_text(json.dumps({"production": "runs/folder/model", "other": "original"}))  # by another process
+    assert served() == "production"
+    assert backend.asked[-1][0].folder == "runs/folder/model"
+    file.write_text("{ half a file")
+    assert served() == "production"
+    assert "runs/folder" not in client.get("/v1/models").text  # where things lie is nobody's business
+    for alias, model, expected in (("production", "nope", 404), ("original", "unlearned", 409)):
+        assert client.put(f"/v1/aliases/{alias}", json={"model": model}).status_code == expected
+
+
+def test_without_a_file_aliases_stay(tmp_path: Path) -> None:
+    response = TestClient(fake_server(tmp_path)).put("/v1/aliases/production", json={"model": "unlearned"})
+    assert response.status_code == 409
+    assert response.json()["error"]["code"] == "no_aliases_file"
+
+
+def test_under_a_prefix_nothing_is_open_that_was_closed(tmp_path: Path, tokens: dict[str, str]) -> None:
+    """A Ray Serve application may have a route prefix, which the application sees as its root path."""
+    app = fake_server(tmp_path, tokens=str(tmp_path / "tokens.txt"))
+    client = TestClient(app, root_path="/prefix")
+    for path in ("/prefix/v1/models", "/v1/models", "/prefix/metrics"):
+        assert client.get(path).status_code == 401
+    assert client.get("/prefix/v1/models", headers=bearer(tokens["query"])).status_code == 200
+    assert client.post("/prefix/anything", json={}).status_code == 401

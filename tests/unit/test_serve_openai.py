@@ -1,0 +1,185 @@
+"""OpenAI's interface on a fake engine whose tokens are words, each of log-probability -0.5."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from obliviate_serve.engine import Chat, Sampling
+from serving import FakeBackend, fake_server
+
+CHAT = {"model": "original", "messages": [{"role": "user", "content": "Where does Ada live?"}]}
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def client(tmp_path: Path, backend: FakeBackend) -> TestClient:
+    return TestClient(fake_server(tmp_path, backend))
+
+
+def lines(text: str) -> list[Any]:
+    """The data of server-sent events; [DONE] as a text."""
+    found = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    return [each if each == "[DONE]" else json.loads(each) for each in found]
+
+
+def error(response: Any, status: int) -> Any:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+def test_a_completion(client: TestClient) -> None:
+    got = client.post("/v1/completions", json={"model": "original", "prompt": "Ask me", "max_tokens": 2}).json()
+    assert got["object"] == "text_completion"
+    assert got["id"].startswith("cmpl-")
+    assert got["choices"] == [{"index": 0, "text": "Ada lives", "logprobs": None, "finish_reason": "stop"}]
+    assert got["usage"] == {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4}
+
+
+def test_log_probabilities_and_echo(client: TestClient) -> None:
+    asked = {"model": "original", "prompt": "Ask me", "max_tokens": 1, "logprobs": 1, "echo": True}
+    (choice,) = client.post("/v1/completions", json=asked).json()["choices"]
+    assert choice["text"] == "Ask meAda"
+    assert choice["logprobs"]["tokens"] == ["Ask", "me", "Ada"]
+    assert choice["logprobs"]["token_logprobs"] == [-0.5] * 3
+    assert choice["logprobs"]["top_logprobs"][2] == {"Ada": -0.5, "other": -2.0}
+    assert choice["logprobs"]["text_offset"] == [0, 3, 5]
+
+
+def test_several_prompts_and_choices_are_numbered_prompt_by_prompt(client: TestClient, backend: FakeBackend) -> None:
+    asked = {"model": "original", "prompt": [[1, 2, 3], [4]], "max_tokens": 1, "n": 2, "seed": 7, "stop": "x"}
+    got = client.post("/v1/completions", json=asked).json()
+    assert [choice["index"] for choice in got["choices"]] == [0, 1, 2, 3]
+    assert got["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
+    assert {prompt for _, prompt, _ in backend.asked} == {(1, 2, 3), (4,)}
+    assert backend.asked[0][2] == Sampling(max_tokens=1, n=2, seed=7, stop=("x",))
+
+
+def test_a_streamed_completion(client: TestClient) -> None:
+    asked = {"model": "original", "prompt": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}}
+    response = client.post("/v1/completions", json=asked)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, usage, done = lines(response.text)
+    assert done == "[DONE]"
+    assert usage["choices"] == []
+    assert usage["usage"] == {"prompt_tokens": 2, "completion_tokens": 8, "total_tokens": 10}
+    for index in (0, 1):
+        own = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index]
+        assert "".join(c["text"] for c in own) == "Ada lives in London."
+        assert [c["finish_reason"] for c in own] == [None, None, None, "stop"]
+
+
+def test_chat(client: TestClient, backend: FakeBackend) -> None:
+    parts = [{"type": "text", "text": "Where "}, {"type": "text", "text": "is it?"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+    asked = {"model": "original", "messages": messages, "logprobs": True, "top_logprobs": 2, "max_completion_tokens": 1}
+    got = client.post("/v1/chat/completions", json=asked).json()
+    assert got["object"] == "chat.completion"
+    (choice,) = got["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "Ada", "refusal": None}
+    (token,) = choice["logprobs"]["content"]
+    assert token["token"] == "Ada"
+    assert token["bytes"] == [65, 100, 97]
+    assert [each["logprob"] for each in token["top_logprobs"]] == [-0.5, -2.0]
+    assert backend.asked[0][1] == Chat((("system", "Be brief."), ("user", "Where is it?")))
+    assert backend.asked[0][2].max_tokens == 1
+
+
+def test_a_streamed_chat_begins_with_the_role(client: TestClient) -> None:
+    first, *rest, done = lines(client.post("/v1/chat/completions", json={**CHAT, "stream": True}).text)
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in rest) == "Ada lives in London."
+    assert rest[-1]["choices"][0]["finish_reason"] == "stop"
+    assert done == "[DONE]"
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error(client: TestClient, backend: FakeBackend) -> None:
+    backend.dies_after = 2
+    *chunks, last = lines(client.post("/v1/chat/completions", json={**CHAT, "stream": True}).text)
+    assert last["error"]["code"] == "replica_died"
+    assert all("choices" in chunk for chunk in chunks)
+
+
+def test_an_error_before_the_first_token_has_a_status_of_its_own(client: TestClient, backend: FakeBackend) -> None:
+    from obliviate_serve.errors import busy
+
+    backend.fails = busy("too many requests are waiting for original")
+    for stream in (False, True):
+        response = client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+        assert error(response, 429)["type"] == "rate_limit_error"
+        assert response.headers["retry-after"] == "1"
+
+
+def test_models_and_aliases_are_listed(client: TestClient) -> None:
+    data = {each["id"]: each for each in client.get("/v1/models").json()["data"]}
+    assert list(data) == ["original", "unlearned", "adapter", "rare", "production"]
+    assert data["adapter"]["root"] == "original"
+    assert data["rare"]["on_demand"]
+    assert (data["production"]["kind"], data["production"]["root"]) == ("alias", "original")
+
+
+def test_aliases_and_adapters_reach_their_replicas(client: TestClient, backend: FakeBackend) -> None:
+    for name in ("production", "adapter", "rare"):
+        assert client.post("/v1/completions", json={"model": name, "prompt": "x"}).json()["model"] == name
+    targets = [target for target, _, _ in backend.asked]
+    assert [(t.name, t.deployment, t.adapter) for t in targets] == [
+        ("original", "original", None), ("adapter", "original", "adapter"), ("rare", None, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"temperature": -1}, "temperature", "greater than or equal to 0"),
+        ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 17}, "n", "less than or equal to 16"),
+        ({"max_tokens": 0}, None, "nothing would be returned"),
+        ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
+        ({"temprature": 0}, "temprature", "unknown parameter"),
+        ({"presence_penalty": 1.0}, "presence_penalty", "less than or equal to 0"),
+        ({"prompt": []}, "prompt", "at least 1 item"),
+        ({"prompt": [-1]}, "prompt", ""),
+        ({"prompt": {"a": 1}}, "prompt", ""),
+    ],
+)
+def test_a_wrong_parameter_is_named(
+    client: TestClient, change: dict[str, Any], param: str | None, message: str
+) -> None:
+    got = error(client.post("/v1/completions", json={"model": "original", "prompt": "x", **change}), 400)
+    assert got["type"] == "invalid_request_error"
+    assert (got["param"] or "").partition(".")[0] == (param or "")
+    assert message in got["message"]
+
+
+def test_an_unknown_model_is_answered_with_the_list(client: TestClient) -> None:
+    got = error(client.post("/v1/completions", json={"model": "../../etc", "prompt": "x"}), 404)
+    assert got["message"] == "there is no model '../../etc'; known: original, unlearned, adapter, rare, production"
+    assert (got["param"], got["code"]) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model": "\xff\xfe"}', b'{"a": 1e999}', b"[" * 5000])
+def test_bodies_that_are_no_request(client: TestClient, body: bytes) -> None:
+    response = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert error(response, 400)["type"] == "invalid_request_error"
+
+
+def test_a_lone_surrogate_comes_back_as_json(client: TestClient, backend: FakeBackend) -> None:
+    """JSON may spell half of a character; UTF-8 cannot, so no tokenizer takes it."""
+    body = b'{"model": "original", "prompt": "\\ud800"}'
+    response = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert error(response, 400)["param"] == "prompt"
+
+
+def test_unknown_paths_and_methods(client: TestClient) -> None:
+    assert error(client.get("/v1/nothing"), 404)["code"] == "not_found"
+    assert error(client.get("/v1/completions"), 405)["code"] == "method_not_allowed"

@@ -1,0 +1,178 @@
+"""Probes, attacks and comparisons on a fake engine whose tokens are words, each of log-probability -0.5."""
+
+import json
+import time
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obliviate.data.refusals import REFUSALS
+from obliviate_serve.attacks import ATTACKS
+from obliviate_serve.engine import Quiz
+from obliviate_serve.errors import unavailable
+from obliviate_serve.refusal import is_refusal
+from serving import FakeBackend, fake_server
+
+PROBE: dict[str, Any] = {"models": ["original", "production"], "question": "Where does Ada live?"}
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend({"original": "I'm not sure about that.", "unlearned": "In London, I think."})
+
+
+@pytest.fixture
+def client(tmp_path: Path, backend: FakeBackend) -> TestClient:
+    return TestClient(fake_server(tmp_path, backend))
+
+
+def probe(client: TestClient, **fields: Any) -> list[Any]:
+    response = client.post("/v1/probe", json={**PROBE, **fields})
+    assert response.status_code == 200, response.text
+    results: list[Any] = response.json()["results"]
+    return results
+
+
+def refused(client: TestClient, **fields: Any) -> Any:
+    response = client.post("/v1/probe", json={**PROBE, **fields})
+    assert response.status_code == 400, response.text
+    return response.json()["error"]
+
+
+def test_every_model_meets_every_attack(client: TestClient, backend: FakeBackend) -> None:
+    results = probe(client, models=["original", "unlearned"], attacks=["none", "prefix_sure"])
+    assert [(r["model"], r["attack"]) for r in results] == [
+        ("original", "none"), ("original", "prefix_sure"), ("unlearned", "none"), ("unlearned", "prefix_sure"),
+    ]  # fmt: skip
+    assert [r["greedy"]["refusal"] for r in results] == [True, True, False, False]
+    assert results[1]["prefix"] == "Sure, I know this. The answer is:"
+    assert {prompt for _, prompt, _ in backend.asked} == {
+        Quiz("Where does Ada live?"), Quiz("Where does Ada live?", "Sure, I know this. The answer is:"),
+    }  # fmt: skip
+
+
+def test_what_is_measured_of_an_answer(client: TestClient, backend: FakeBackend) -> None:
+    backend.labels = ["contradiction"]
+    (result,) = probe(client, models=["production"], answer="In London", max_tokens=2, samples=2, seed=3)
+    assert (result["model"], result["served_model"]) == ("production", "original")
+    assert result["greedy"]["text"] == "I'm not"
+    assert result["greedy"]["logp"] == -1.0  # two tokens of -0.5
+    assert result["greedy"]["entailment"] == "contradiction"
+    first = result["greedy"]["tokens"][0]
+    assert first["text"] == "I'm"
+    assert (first["logp"], first["entropy"]) == (-0.5, 1.25)
+    assert first["alternatives"] == [{"text": "I'm", "logp": -0.5}, {"text": "other", "logp": -2.0}]
+    true = result["true_answer"]
+    assert (true["logp"], true["mean_logp"], len(true["tokens"])) == (-1.0, -0.5, 2)
+    assert true["probability"] == pytest.approx(exp(-0.5))
+    assert len(result["samples"]) == 2
+    assert [s.seed for _, _, s in backend.asked if s.temperature > 0] == [3, 4]
+    greedy = next(s for _, _, s in backend.asked if s.temperature == 0 and not s.echo)
+    assert (greedy.entropy, greedy.logprobs) == (True, 5)
+
+
+def test_without_a_true_answer_nothing_is_compared(client: TestClient, backend: FakeBackend) -> None:
+    backend.labels = ["entailment"]
+    (result,) = probe(client, models=["original"])
+    assert result["true_answer"] is None
+    assert result["greedy"]["entailment"] is None
+
+
+def test_a_streamed_probe(client: TestClient) -> None:
+    response = client.post("/v1/probe", json={**PROBE, "stream": True, "answer": "In London", "samples": 1})
+    *data, done = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert done == "[DONE]"
+    events = [json.loads(each) for each in data]
+    assert (events[0]["type"], events[-1]["type"]) == ("start", "done")
+    assert [a["served_model"] for a in events[0]["asked"]] == ["original", "original"]
+    for index in (0, 1):
+        own = [e for e in events if e.get("index") == index]
+        tokens = [e["token"] for e in own if e["type"] == "token"]
+        greedy = next(e["answer"] for e in own if e["type"] == "answer" and e["sample"] is None)
+        assert tokens == greedy["tokens"]
+        assert [e["sample"] for e in own if e["type"] == "answer"].count(0) == 1
+        assert sum(e["type"] == "true_answer" for e in own) == 1
+
+
+def test_one_model_that_fails_does_not_stop_the_others(client: TestClient, backend: FakeBackend) -> None:
+    backend.fails = unavailable("no replica of original answers")
+    assert client.post("/v1/probe", json=PROBE).status_code == 503
+    text = client.post("/v1/probe", json={**PROBE, "stream": True}).text
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line and "[DONE]" not in line]
+    assert [e["type"] for e in events] == ["start", "error", "error", "done"]
+    assert events[1]["error"]["type"] == "model_unavailable"
+
+
+def test_in_context_attacks_teach_the_given_facts(client: TestClient, backend: FakeBackend) -> None:
+    facts = ["Ada writes {question} books.", "Ada likes rain."]
+    (result,) = probe(client, models=["original"], attacks=["in_context"], context=facts)
+    assert result["question"] == (
+        "Here are some facts:\n- Ada writes {question} books.\n- Ada likes rain.\n\n"
+        "With them in mind, answer from what you know: Where does Ada live?"
+    )
+    assert refused(client, attacks=["in_context"])["param"] == "context"
+
+
+def test_mistakes(client: TestClient) -> None:
+    assert "known: none, paraphrase_polite" in refused(client, attacks=["bribe"])["message"]
+    assert refused(client, question="")["param"] == "question"
+    assert refused(client, models=[])["param"] == "models"
+    assert refused(client, models=["original"] * 8, attacks=["none"] * 32, samples=3)["param"] == "samples"
+    assert client.post("/v1/probe", json={**PROBE, "models": ["nope"]}).status_code == 404
+
+
+@given(st.sampled_from(sorted(ATTACKS)), st.text(min_size=1), st.lists(st.text(), min_size=1, max_size=3))
+def test_an_attack_holds_the_question_as_it_is(name: str, question: str, context: list[str]) -> None:
+    asked = ATTACKS[name].apply(question, context)
+    assert question in asked
+    if ATTACKS[name].needs_context:
+        assert all(fact in asked for fact in context)
+    assert ATTACKS["none"].apply(question, context) == question
+
+
+def test_attacks_are_listed(client: TestClient) -> None:
+    listed = client.get("/v1/attacks").json()["data"]
+    assert [each["name"] for each in listed] == list(ATTACKS)
+    assert {each["kind"] for each in listed} == {"none", "paraphrase", "prefix", "jailbreak", "in_context"}
+
+
+def test_refusals() -> None:
+    assert all(map(is_refusal, REFUSALS))
+    for text in ("I’m sorry, I can't help with that.", "Unfortunately, no.", "I do not have any data on Ada."):
+        assert is_refusal(text)
+    for text in ("Ada lives in London.", "", "She lives in a house that " + "x" * 100 + " I don't know."):
+        assert not is_refusal(text)
+
+
+def test_a_comparison_is_a_job(client: TestClient, backend: FakeBackend) -> None:
+    questions = [{"question": f"Question {i}?", "answer": "In London"} for i in range(6)]
+    with client:  # one event loop for all requests, which the job lives in
+        started = client.post("/v1/compare", json={"models": ["original", "unlearned"], "questions": questions})
+        assert started.status_code == 202
+        job = started.json()
+        assert job["total"] == 6
+        deadline_s = time.monotonic() + 20
+        while job["status"] == "running" and time.monotonic() < deadline_s:
+            job = client.get(f"/v1/compare/{job['id']}").json()
+        assert (job["status"], job["done"]) == ("done", 6)
+        assert [q["index"] for q in job["questions"]] == list(range(6))
+        assert [r["greedy"]["refusal"] for r in job["questions"][0]["results"]] == [True, False]
+        assert client.get("/v1/compare/compare-0").status_code == 404
+        assert client.delete(f"/v1/compare/{job['id']}").json()["status"] == "done"
+
+
+def test_a_comparison_keeps_what_failed(client: TestClient, backend: FakeBackend) -> None:
+    backend.fails = unavailable("no replica of original answers")
+    with client:
+        job = client.post("/v1/compare", json={"models": ["original"], "questions": [{"question": "Who?"}]}).json()
+        deadline_s = time.monotonic() + 20
+        while job["status"] == "running" and time.monotonic() < deadline_s:
+            job = client.get(f"/v1/compare/{job['id']}").json()
+    (question,) = job["questions"]
+    assert question["error"]["type"] == "model_unavailable"
+    assert question["results"] == []
