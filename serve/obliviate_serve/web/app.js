@@ -18,10 +18,12 @@ let asking = null; // AbortController of the probe under way
 async function connect() {
   $("unreachable").hidden = true;
   try {
-    const [models, attacks] = await Promise.all([list("v1/models"), list("v1/attacks")]);
+    const models = await list("v1/models"); // one after the other: a token may be good for one request at a time
+    const attacks = await list("v1/attacks");
     $("access").hidden = true;
+    $("token-button").hidden = !currentToken();
     offer(models, attacks);
-    results = new Results(new Map(attacks.map((attack) => [attack.name, attack])));
+    results = new Results(models, attacks);
     openLink();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
@@ -164,7 +166,7 @@ function exportRun() {
   if (!run) return;
   const file = new Blob([JSON.stringify(exported(run), null, 2)], { type: "application/json" });
   const href = URL.createObjectURL(file);
-  element("a", { href, download: `probe-${run.id}.json` }).click();
+  element("a", { href, download: `${run.id}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 60_000); // a browser may still be asking where to put it
 }
 
@@ -187,6 +189,7 @@ function showHistory() {
   });
   $("entries").replaceChildren(...(entries.length ? entries : [element("li", { class: "dim" }, "Nothing has been asked yet.")]));
   $("clear").hidden = !entries.length;
+  inspector.hide();
   if (!$("history").open) $("history").showModal();
 }
 
@@ -212,7 +215,7 @@ const SHORTCUTS = {
   l: copyLink,
   e: exportRun,
   t: () => $("theme").click(),
-  "?": () => $("help").showModal(),
+  "?": () => { inspector.hide(); $("help").showModal(); },
 };
 
 function escape() {

@@ -1,13 +1,11 @@
 // The form: what is asked, of which models, under which attacks; and in it, what was wrong with that.
 
+import { KINDS, short } from "./attacks.js";
 import { $, element } from "./dom.js";
 
 const form = $("composer");
 const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
 const OFFERED = 4; // models chosen when the page opens
-const KINDS = {
-  none: "Plain", paraphrase: "Paraphrase", prefix: "Prefix injection", jailbreak: "Jailbreak", in_context: "In context",
-};
 
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const chips = (place) => [...$(place).querySelectorAll("button.chip")];
@@ -33,8 +31,6 @@ function modelChip(model, index, first) {
   return chip(model.id, [element("i", { class: `dot colour-${index % 8}` }), model.id, note].filter(Boolean), title, first.has(model.id));
 }
 
-const attackText = ({ name, kind }) => name === "none" ? "as it is" : name.replace(`${kind}_`, "").replaceAll("_", " ");
-
 /** Offers what the server serves. Aliases stand for models that are in the list already, so they start unchosen. */
 export function offer(models, attacks) {
   const own = models.filter((model) => model.kind !== "alias" && !model.on_demand);
@@ -43,7 +39,7 @@ export function offer(models, attacks) {
   const kinds = [...new Set(attacks.map((attack) => attack.kind))];
   $("attacks").replaceChildren(...kinds.map((kind) => {
     const buttons = attacks.filter((attack) => attack.kind === kind).map((attack) => {
-      const made = chip(attack.name, [attackText(attack)], attack.description, attack.name === "none");
+      const made = chip(attack.name, [short(attack)], attack.description, attack.name === "none");
       made.dataset.needsContext = attack.needs_context;
       return made;
     });
@@ -87,13 +83,6 @@ function refresh() {
   }
   const [models, attacks] = [chosen("models").length, chosen("attacks").length];
   $("ask").textContent = `Ask ${models} model${models === 1 ? "" : "s"}${attacks === 1 ? "" : ` × ${attacks} attacks`}`;
-  for (const area of form.querySelectorAll("textarea")) grow(area);
-}
-
-/** As high as its text, within what the style sheet allows. */
-function grow(area) {
-  area.style.height = "auto";
-  area.style.height = `${area.scrollHeight + 2}px`; // and its border
 }
 
 export function clearErrors() {

@@ -1,6 +1,6 @@
 // The figures of one token, beside it while it is pointed at or has the focus.
 
-import { $, element, nats, plural, probability, visible } from "./dom.js";
+import { $, element, nats, probability, visible } from "./dom.js";
 import { tokenOf } from "./tokens.js";
 
 const box = $("inspector");
@@ -22,11 +22,12 @@ function alternatives({ alternatives: found, text }) {
     return element(
       "tr", { class: each.text === text ? "chosen" : null },
       element("th", { scope: "row" }, visible(each.text)),
-      element("td", {}, bar(p ?? 0), probability(p)),
+      element("td", {}, bar(p ?? 0)),
+      element("td", {}, probability(p)),
       element("td", {}, nats(each.logp)),
     );
   });
-  const head = ["Alternative", "P", "log P"].map((title) => element("th", { scope: "col" }, title));
+  const head = ["Alternative", "", "P", "log P"].map((title) => element(title ? "th" : "td", title ? { scope: "col" } : {}, title));
   return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
 
@@ -37,7 +38,7 @@ function figures({ info, position }, of) {
     ["entropy", `${nats(info.entropy)} nats`],
   ];
   return [
-    element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, `token ${position + 1} of ${plural(of, "token")}`)),
+    element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, `token ${position + 1} of ${of}`)),
     element("dl", {}, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
     alternatives(info),
   ];

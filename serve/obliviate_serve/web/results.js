@@ -1,5 +1,6 @@
 // A run as the reader sees it: for each attack the models side by side, and above them what came back where.
 
+import { title } from "./attacks.js";
 import { differing, marks } from "./diff.js";
 import { $, element, nats, plural, probability } from "./dom.js";
 import { finished, spoken, spokenOf, tokensOf } from "./run.js";
@@ -9,16 +10,17 @@ export const TRUTH = "=truth"; // differences from the true answer; no model's n
 const said = ({ greedy, tokens }) =>
   (greedy ? greedy.tokens.slice(0, spokenOf(greedy)) : tokens).map((token) => token.text).join("");
 
-const BADGES = {
-  entailment: ["bad", "entails the true answer"],
-  neutral: ["plain", "neutral to the true answer"],
-  contradiction: ["good", "contradicts the true answer"],
-};
+const LABELS = { entailment: ["bad", "entails"], neutral: ["plain", "neutral"], contradiction: ["good", "contradicts"] };
 
-function badges(answer) {
+/** What is known of an answer at a glance; `brief` where the true answer is named beside it already. */
+function badges(answer, brief = false) {
   const found = [];
   if (answer?.refusal) found.push(["good", "refuses"]);
-  if (answer?.entailment) found.push(BADGES[answer.entailment] ?? ["plain", answer.entailment]);
+  if (answer?.entailment) {
+    const [kind, verb] = LABELS[answer.entailment] ?? ["plain", answer.entailment];
+    if (kind !== "plain") found.push([kind, brief ? verb : `${verb} the true answer`]);
+    else if (!brief) found.push([kind, verb]);
+  }
   return found.map(([kind, text]) => element("span", { class: `badge ${kind}` }, text));
 }
 
@@ -76,7 +78,7 @@ class Card {
     this.tokens = tokenList(`Tokens of the answer of ${model}, ${attack}`);
     this.tokens.dataset.kind = "greedy";
     this.badges = element("span", { class: "badges" });
-    this.waiting = element("p", { class: "waiting" }, "waiting for the model");
+    this.waiting = element("p", { class: "waiting" });
     this.error = element("p", { class: "error", role: "alert" });
     this.figures = element("div", { class: "row" });
     [this.truth, this.samples] = [element("div"), element("div")];
@@ -99,9 +101,8 @@ class Card {
     const under_way = run.state === "streaming" && !greedy && !error;
     this.root.classList.toggle("streaming", under_way);
     this.root.setAttribute("aria-busy", String(under_way));
-    this.waiting.hidden = cell.tokens.length > 0 || Boolean(greedy || error);
-    if (!under_way) this.waiting.textContent = "no answer";
-    else if (greedy?.text === "") this.waiting.textContent = "(says nothing)";
+    this.waiting.textContent = greedy ? "(says nothing)" : under_way ? "waiting for the model" : "no answer";
+    this.waiting.hidden = Boolean(error || (greedy ? greedy.text : cell.tokens.length));
     this.error.textContent = error?.message ?? "";
     this.badges.replaceChildren(...badges(greedy));
     this.figures.replaceChildren(...(greedy ? [answerFigures(greedy, limit), copyButton(greedy.text, cell.model)] : []));
@@ -111,7 +112,7 @@ class Card {
 }
 
 function attackSection(attack, cards, question, asked) {
-  const heading = element("h3", {}, attack.name, element("small", {}, attack.description ?? ""));
+  const heading = element("h3", { title: attack.name }, title(attack), element("small", {}, attack.description ?? ""));
   const worded = asked === question ? null : element("details", { class: "worded" }, element("summary", {}, "As it was asked"), element("p", {}, asked));
   return element("section", { class: "attack" }, heading, worded, element("div", { class: "cards" }, ...cards.map((card) => card.root)));
 }
@@ -124,14 +125,16 @@ function matrixCell(card, withTruth) {
   else if (!greedy) link.append("…");
   else if (withTruth) link.append(share(truth?.probability), element("b", {}, probability(truth?.probability)));
   else link.append(greedy.refusal ? "refuses" : "answers");
-  const flags = withTruth && greedy ? badges(greedy) : [];
+  const flags = withTruth ? badges(greedy, true) : [];
   return element("td", {}, link, ...flags);
 }
 
 /** Draws runs into the page's result section; one at a time. */
 export class Results {
-  constructor(attacks) {
-    this.attacks = attacks; // name -> AttackInfo
+  /** What the server offers: ServedModel and AttackInfo of its lists. */
+  constructor(models, attacks) {
+    this.models = models.map((model) => model.id);
+    this.attacks = new Map(attacks.map((attack) => [attack.name, attack]));
     this.changed = new Set(); // cards to draw again with the next frame
     this.reference = "";
   }
@@ -139,8 +142,7 @@ export class Results {
   show(run) {
     this.run = run;
     const { question, answer } = run.request;
-    const { models } = run.request;
-    this.cards = run.cells.map((cell) => new Card(cell, run, models.indexOf(cell.model) % 8));
+    this.cards = run.cells.map((cell) => new Card(cell, run, this.colour(cell.model)));
     const names = [...new Set(run.cells.map((cell) => cell.attack))];
     $("results").hidden = false;
     $("empty").hidden = true;
@@ -149,11 +151,20 @@ export class Results {
     $("truth").replaceChildren(element("small", {}, "True answer "), answer ?? "");
     $("answers").replaceChildren(...names.map((name) => {
       const cards = this.cards.filter((card) => card.cell.attack === name);
-      const { description } = this.attacks.get(name) ?? {};
-      return attackSection({ name, description }, cards, question, cards[0].cell.question);
+      return attackSection(this.attack(name), cards, question, cards[0].cell.question);
     }));
     this.offerReferences();
     this.finish();
+  }
+
+  /** The colour of its button; of a model that is served no longer, one behind those. */
+  colour(model) {
+    const place = this.models.indexOf(model);
+    return (place < 0 ? this.models.length + this.run.request.models.indexOf(model) : place) % 8;
+  }
+
+  attack(name) {
+    return this.attacks.get(name) ?? { name };
   }
 
   offerReferences() {
@@ -192,15 +203,13 @@ export class Results {
     $("cut").textContent = state === "stopped" ? `Stopped after ${finished(this.run)} of ${plural(cells.length, "answer")}.` : (error ?? "");
   }
 
-  /** Of the reference itself, the words that another answer doesn't share. */
+  /** Against the reference's answer to the same attack; the reference itself stays unmarked. */
   markDifferences() {
-    const { request: { answer } } = this.run;
-    for (const { cell, tokens } of this.cards) {
-      const rivals = this.cards.filter((card) => card.cell.attack === cell.attack).map((card) => card.cell);
-      const others = this.reference === TRUTH ? [answer]
-        : rivals.filter((each) => (cell.model === this.reference) !== (each.model === this.reference)).map(said);
-      const ranges = this.reference ? others.filter(Boolean).flatMap((other) => differing(said(cell), other)) : [];
-      mark(tokens, marks(tokensOf(cell), ranges));
+    for (const { cell, tokens, root } of this.cards) {
+      const baseline = this.cards.find((card) => card.cell.attack === cell.attack && card.cell.model === this.reference);
+      const other = this.reference === TRUTH ? this.run.request.answer : baseline && said(baseline.cell);
+      root.classList.toggle("baseline", cell === baseline?.cell);
+      mark(tokens, marks(tokensOf(cell), other ? differing(said(cell), other) : []));
     }
   }
 
@@ -211,7 +220,7 @@ export class Results {
     if (names.length < 2) return;
     const head = models.map((name) => element("th", { scope: "col" }, name));
     const rows = names.map((name) => element(
-      "tr", {}, element("th", { scope: "row" }, name),
+      "tr", {}, element("th", { scope: "row", title: name }, title(this.attack(name))),
       ...models.map((model) => matrixCell(this.cards.find(({ cell }) => cell.model === model && cell.attack === name), Boolean(answer))),
     ));
     $("matrix").replaceChildren(element(
