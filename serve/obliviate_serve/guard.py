@@ -64,8 +64,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
                 added = {**SECURITY_HEADERS, "x-request-id": request_id}
-                if scope["path"].startswith("/v1/"):
-                    added["cache-control"] = "no-store"
+                # The page's parts belong together: a browser asks each time whether it still has the right ones.
+                added["cache-control"] = "no-store" if scope["path"].startswith("/v1/") else "no-cache"
                 names = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
