@@ -1,5 +1,7 @@
 """Evaluation as a stage: each model's records and figures are a run of their own, done once."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,7 @@ from obliviate.cluster import ensure_ray
 from obliviate.config import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
+from obliviate.inference.engine import Engine
 from obliviate.models import content_of, load_tokenizer, locate, portable, text_encoder
 from obliviate.runs import RUN_FILE, Run
 from obliviate.schema import ModelSpec
@@ -49,13 +52,18 @@ class EvaluateRun(RunSpec):
 
 @dataclass
 class Measure:
-    """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them."""
+    """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them.
+
+    `in_process`: a Hugging Face engine in this process instead of engines on Ray actors, for a process that has the
+    device to itself already.
+    """
 
     corpus: Corpus
     spec: EvaluationSpec
     address: str | None
     runs: Path
     console: Console
+    in_process: bool = False
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
         """The folder of the evaluation run. `retain`: that of the retain model, for forget quality."""
@@ -75,11 +83,8 @@ class Measure:
         return run.directory
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
-        from obliviate.inference.pool import EnginePool
-
         judges = self.judges
         encoder = text_encoder(model, load_tokenizer(model))
-        ensure_ray(self.address)
         with progress(self.console, f"evaluate {name}") as show:
             stage = ""
 
@@ -88,14 +93,12 @@ class Measure:
                 stage = what
                 show(done, total, what)
 
-            pool = EnginePool(
-                model,
-                self.spec.engine,
-                on_progress=lambda done, total, tokens: show(done, total, f"{stage} {tokens} tokens"),
-            )
-            with pool:
+            def on_texts(done: int, total: int, tokens: int) -> None:
+                show(done, total, f"{stage} {tokens} tokens")
+
+            with self._engine(model, on_texts) as engine:
                 evaluation = evaluate(
-                    pool,
+                    engine,
                     encoder,
                     self.corpus.evaluation,
                     self.spec,
@@ -106,6 +109,16 @@ class Measure:
                 )
         _update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
+
+    def _engine(self, model: ModelSpec, on_texts: Callable[[int, int, int], None]) -> AbstractContextManager[Engine]:
+        if self.in_process:
+            from obliviate.inference.hf import HFEngine
+
+            return nullcontext(HFEngine.open(model, self.spec.engine))
+        from obliviate.inference.pool import EnginePool
+
+        ensure_ray(self.address)
+        return EnginePool(model, self.spec.engine, on_progress=on_texts)
 
     @cached_property
     def judges(self) -> Judges:

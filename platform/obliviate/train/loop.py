@@ -31,6 +31,7 @@ from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.log import StepLog
 from obliviate.train.model import DTYPES, ScoredModel, build
 from obliviate.train.reference import Reference, compute, scored_at
+from obliviate.train.signal import Signal, Slices, measure
 
 CHECKPOINTS = "checkpoints"
 
@@ -49,6 +50,7 @@ class Job:
     pairing: str
     directory: Path  # of the run
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
+    signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
 
     @property
     def schedule(self) -> Schedule:
@@ -85,7 +87,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
-        metrics = trainer.step(step)
+        metrics = trainer.step(step) | trainer.signal(step + 1)
         if log is not None:
             log.write(metrics)
         if report is not None:
@@ -188,6 +190,21 @@ class _Trainer:
             for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
         ]
         return metrics
+
+    def signal(self, steps: int) -> dict[str, Any]:
+        """What to log of the signal after that many steps: nothing where none is due."""
+        signal = self.job.signal
+        if signal is None or (point := signal.point(steps, self.schedule.steps)) is None:
+            return {}
+        found = measure(
+            self.model,
+            self.texts,
+            Slices(signal.slice(len(self.job.forget)), signal.slice(len(self.job.retain))),
+            size=self.job.optim.micro_batch_size,
+            max_length=self.job.model.max_length,
+            device=self.device,
+        )
+        return {"signal": {"point": point, **found}}
 
     def _epoch(self, steps: int) -> float:
         """Passes over the anchors made by that many steps."""
