@@ -31,6 +31,7 @@ from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.log import StepLog
 from obliviate.train.model import DTYPES, ScoredModel, build
 from obliviate.train.reference import Reference, compute, scored_at
+from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.signal import Signal, Slices, measure
 
 CHECKPOINTS = "checkpoints"
@@ -51,6 +52,7 @@ class Job:
     directory: Path  # of the run
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
+    shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
 
     @property
     def schedule(self) -> Schedule:
@@ -256,6 +258,12 @@ class _Trainer:
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
+        shared = None
+        if self.job.shared_reference is not None and self.world == 1:
+            rows = (self.job.forget, self.job.retain)
+            shared = SharedReference(self.job.shared_reference, self.job.model, self.needs, rows, self.job.refusals)
+        known = Reference() if shared is None else shared.load()
+        before = size(known)
         self.model.eval()
         kept = compute(
             self.model,
@@ -266,8 +274,11 @@ class _Trainer:
             size=self.job.optim.micro_batch_size,
             max_length=self.job.model.max_length,
             device=self.device,
+            known=known,
         )
         self.model.train()
+        if shared is not None:
+            shared.add(kept, before)
         if kept.hidden:
             self.model.keep_reference_head(DTYPES[self.job.model.compute_dtype])
         return kept

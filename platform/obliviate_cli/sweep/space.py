@@ -62,7 +62,9 @@ class Axis(Spec):
             value = exp(random.uniform(log(self.low), log(self.high)))
             return min(round(value), self.high) if self.whole else value
         return (
-            int(random.integers(int(self.low), int(self.high) + 1)) if self.whole else float(random.uniform(self.low, self.high))
+            int(random.integers(int(self.low), int(self.high) + 1))
+            if self.whole
+            else float(random.uniform(self.low, self.high))
         )
 
 

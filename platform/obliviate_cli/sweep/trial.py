@@ -36,6 +36,7 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation
 
 Report = Callable[[dict[str, Any]], None]
 QUIET = Console(quiet=True)
+REFERENCE = "reference"  # folder in that of the sweep: the original's constants, which its trials share
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     began_s = perf_counter()
     run, job = unlearn_job(config, shared.corpus)
     signal = shared.config.signal
-    job = replace(job, model=_near(job.model, shared), signal=Signal(signal.points, signal.rows))
+    job = replace(
+        job,
+        model=_near(job.model, shared),
+        signal=Signal(signal.points, signal.rows),
+        shared_reference=shared.directory / REFERENCE,
+    )
     last: dict[str, Any] = {}
 
     def on_step(metrics: Mapping[str, Any]) -> None:
