@@ -18,6 +18,7 @@ from obliviate.methods.base import Term
 from obliviate.schema import Spec
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.measure import EvaluateRun
+from obliviate_cli.sweep.spec import SweepRun
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -26,6 +27,7 @@ KINDS: dict[str, type[RunSpec]] = {
     "unlearn": UnlearnRun,
     "compare": CompareRun,
     "evaluate": EvaluateRun,
+    "sweep": SweepRun,
 }
 
 
