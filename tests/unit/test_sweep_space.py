@@ -73,6 +73,11 @@ class TestDraws:
         assert isinstance(value, int)
         assert low <= value <= low + width
 
+    def test_numbers_have_four_digits_and_stay_in_the_range(self) -> None:
+        axis = Axis(low=0.123449, high=0.5)
+        assert [axis.tidy(value) for value in (0.314159, 0.12345, 0.49999)] == [0.3142, 0.1235, 0.5]
+        assert axis.tidy(0.123449) == 0.123449  # 0.1234 would lie below it
+
     def test_a_logarithmic_range_is_even_in_the_logarithm(self) -> None:
         """Half of the draws from 1e-5 ... 1e-1 lie below 1e-3."""
         import numpy as np

@@ -124,7 +124,7 @@ def _suggest(trial: "optuna.trial.Trial", key: str, axis: Axis) -> object:
     assert axis.high is not None
     if axis.whole:
         return trial.suggest_int(key, int(axis.low), int(axis.high), log=axis.log)
-    return trial.suggest_float(key, axis.low, axis.high, log=axis.log)
+    return axis.tidy(trial.suggest_float(key, axis.low, axis.high, log=axis.log))
 
 
 def _distinct(points: Iterator[Point], canonical: Callable[[Point], Point]) -> Iterator[Point]:

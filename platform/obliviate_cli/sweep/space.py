@@ -59,13 +59,16 @@ class Axis(Spec):
         assert self.low is not None
         assert self.high is not None
         if self.log:
-            value = exp(random.uniform(log(self.low), log(self.high)))
-            return min(round(value), self.high) if self.whole else value
-        return (
-            int(random.integers(int(self.low), int(self.high) + 1))
-            if self.whole
-            else float(random.uniform(self.low, self.high))
-        )
+            return self.tidy(exp(random.uniform(log(self.low), log(self.high))))
+        if self.whole:
+            return int(random.integers(int(self.low), int(self.high) + 1))
+        return self.tidy(float(random.uniform(self.low, self.high)))
+
+    def tidy(self, value: float) -> float | int:
+        """A number of the range as a reader would write it: whole, or to four significant digits."""
+        assert self.low is not None
+        assert self.high is not None
+        return min(max(round(value) if self.whole else float(f"{value:.4g}"), self.low), self.high)
 
 
 class Space(Spec):
