@@ -65,7 +65,8 @@ def test_the_front_shows_means_over_seeds_and_parameters_on_hovering(written: tu
     npo = traces["npo+gd"]
     assert list(zip(npo["x"], npo["y"], strict=True)) == [pytest.approx((0.8, 0.3)), pytest.approx((0.2, 0.9))]
     assert "method.beta = 0.1" in npo["customdata"][0]
-    assert traces["ga+gd"]["marker"]["symbol"] == ["circle-open"]  # dominated by beta 0.5
+    assert npo["marker"]["opacity"] == [1, 1]
+    assert traces["ga+gd"]["marker"]["opacity"] == [0.4]  # dominated by beta 0.5
     assert traces["front"]["x"] == pytest.approx([0.2, 0.8])
     assert (traces["original"]["x"], traces["original"]["y"]) == ([0.05], [0.95])
 

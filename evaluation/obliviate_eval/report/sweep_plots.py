@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from obliviate_eval.report.plots import Chart, Look, error_bars, plain_figure, spoken
+from obliviate_eval.report.plots import ABSENT, Chart, Look, error_bars, plain_figure, spoken
 
 if TYPE_CHECKING:
     from obliviate_eval.report.sweep import Configuration, SweepReport
@@ -21,19 +21,24 @@ LOG_FROM = 20.0  # an axis of positive numbers whose largest is this many times 
 
 
 def front_chart(report: "SweepReport", looks: Sequence[Look]) -> Chart:
-    """What was forgotten (x) against what was kept (y), a marker a configuration; the front is the line."""
+    """What was forgotten (x) against what was kept (y), a marker a configuration; the front is the line.
+
+    Intervals are drawn on the front alone: those of all would hide it. Pointing at a marker tells them.
+    """
     figure = go.Figure(layout={"template": "none"})
     on_front = sorted((each for each in report.configurations if each.on_front), key=lambda each: _x(each))
     for index, look in enumerate(looks):
         own = [each for each in report.configurations if each.method == look.name]
         figure.add_scatter(
             x=[each.forget.value for each in own], y=[each.utility.value for each in own],
-            error_x=error_bars([each.forget for each in own]), error_y=error_bars([each.utility for each in own]),
+            error_x=error_bars([each.forget if each.on_front else ABSENT for each in own]),
+            error_y=error_bars([each.utility if each.on_front else ABSENT for each in own]),
             name=escape(look.name), mode="markers", cliponaxis=False, meta=index,
             marker={
                 "color": look.colour, "line": {"width": 1},
-                "symbol": ["star" if each.chosen else "circle" if each.on_front else "circle-open" for each in own],
+                "symbol": ["star" if each.chosen else "circle" for each in own],
                 "size": [18 if each.chosen else 13 if each.on_front else 9 for each in own],
+                "opacity": [1 if each.on_front or each.chosen else 0.4 for each in own],
             },
             customdata=[_described(each, report) for each in own], hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
