@@ -47,7 +47,7 @@ GRID = {
         "ga+gd": {"regularizers.0.weight": [1.0, 4.0]},
         "idk+ap": {"regularizers.0.weight": [0.5, 2.0]},
     },
-    "shared": {"optim.learning_rate": [1.0e-4, 5.0e-4, 2.0e-3]},
+    "shared": {"optim.learning_rate": [3.0e-4, 1.0e-3, 3.0e-3]},
 }  # 4 methods x 2 x 3
 EIGHT = {
     "methods": {"npo+gd": {"method.beta": [0.1, 0.5]}},
@@ -105,7 +105,7 @@ def config(source: Path, runs: Path, **more: Any) -> SweepRun:
     values = {
         "model": model_of(source),
         "data": PEOPLE,
-        "optim": {"epochs": 18, "batch_size": 10, "micro_batch_size": 10, "warmup_steps": 0},
+        "optim": {"epochs": 27, "batch_size": 10, "micro_batch_size": 10, "warmup_steps": 0},
         "evaluation": {
             "engine": {"type": "hf", "dtype": "float32"}, "generation": {"max_new_tokens": 32},
             "encoder": None, "nli": None, "resamples": 100,
