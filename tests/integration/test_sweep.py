@@ -40,7 +40,7 @@ def values(sources: Path, runs: Path, rates: list[float], **more: Any) -> dict[s
     return {
         "model": {"source": str(sources / "model"), "compute_dtype": "float32", "max_length": 64},
         "data": {"type": "files", "forget": str(sources / "forget.jsonl"), "retain": str(sources / "retain.jsonl")},
-        "space": {"methods": {"npo+gd": {}}, "shared": {"optim.learning_rate": rates}},
+        "space": {"methods": {"ga+gd": {}}, "shared": {"optim.learning_rate": rates}},
         "optim": {"epochs": 4, "batch_size": 4, "micro_batch_size": 4},
         "evaluation": {
             "engine": {"type": "hf", "dtype": "float32"}, "generation": {"max_new_tokens": 4},
@@ -78,7 +78,7 @@ def test_the_good_end_the_slow_are_stopped_the_broken_are_recorded(sources: Path
     assert [each.point.values["optim.learning_rate"] for each in result.ranked] == [1e-2]
     report = (result.directory / "report.html").read_text()
     assert records[1e30].cause.split(".")[0] in report
-    assert f"unlearn {result.directory}/unlearn.yaml method=npo+gd optim.learning_rate=0.01 seed=0" in report
+    assert f"unlearn {result.directory}/unlearn.yaml method=ga+gd optim.learning_rate=0.01 seed=0" in report
     for record in result.records:
         assert list((result.directory / "tensorboard" / record.id).glob("events.*"))
 
