@@ -49,15 +49,14 @@ class JudgeStage(Spec):
     held_out_people: int = Field(10, ge=1)
 
 
-class CompareRun(RunSpec):
-    """`obliviate compare`: several methods on one model and one forget set, side by side."""
+class ComparedModels(RunSpec):
+    """What all jobs on several models share: the model that must forget, the retain model, how they are measured."""
 
     title: str = "Unlearning methods compared"
     model: ModelSpec  # the base model; where finetune is null, the model that must forget
     data: DataSpec
     finetune: FinetuneStage | None = None
     retain_model: ModelSpec | None = None  # a ready one, where finetune is null
-    methods: tuple[Method, ...] = Field(min_length=1)
     optim: OptimSpec = OptimSpec()  # of unlearning
     alternatives: AlternativesSpec = AlternativesSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -66,18 +65,38 @@ class CompareRun(RunSpec):
     seed: int = Field(0, ge=0)
     runs: str = "runs"
 
+    @model_validator(mode="after")
+    def _one_retain_model(self) -> "ComparedModels":
+        if self.finetune is not None and self.retain_model is not None:
+            raise ValueError("retain_model: finetune makes one; remove retain_model, or finetune")
+        return self
+
+    def finetuning(self, train_on: str, model: ModelSpec) -> FinetuneRun:
+        assert self.finetune is not None
+        values = {
+            "name": "target" if train_on == "all" else "retain",
+            "model": model.model_dump(),
+            "data": self.data.model_dump(),
+            "train_on": train_on,
+            "optim": self.finetune.optim.model_dump(),
+            "cluster": self.cluster.model_dump(),
+            "seed": self.seed,
+            "runs": self.runs,
+        }
+        return build(FinetuneRun, values, where="finetune")
+
+
+class CompareRun(ComparedModels):
+    """`obliviate compare`: several methods on one model and one forget set, side by side."""
+
+    methods: tuple[Method, ...] = Field(min_length=1)
+
     @classmethod
     def long_form(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("methods"), list):
             methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
             return {**values, "methods": [expand_method(each) for each in methods]}
         return values
-
-    @model_validator(mode="after")
-    def _one_retain_model(self) -> "CompareRun":
-        if self.finetune is not None and self.retain_model is not None:
-            raise ValueError("retain_model: finetune makes one; remove retain_model, or finetune")
-        return self
 
     @model_validator(mode="after")
     def _check_methods(self) -> "CompareRun":
@@ -108,20 +127,6 @@ class CompareRun(RunSpec):
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": run.label})
 
-    def finetuning(self, train_on: str, model: ModelSpec) -> FinetuneRun:
-        assert self.finetune is not None
-        values = {
-            "name": "target" if train_on == "all" else "retain",
-            "model": model.model_dump(),
-            "data": self.data.model_dump(),
-            "train_on": train_on,
-            "optim": self.finetune.optim.model_dump(),
-            "cluster": self.cluster.model_dump(),
-            "seed": self.seed,
-            "runs": self.runs,
-        }
-        return build(FinetuneRun, values, where="finetune")
-
 
 def compare(config: CompareRun, console: Console) -> Path:
     """Run what is not done yet; the path of the report."""
@@ -130,30 +135,30 @@ def compare(config: CompareRun, console: Console) -> Path:
     if config.train_nli is not None:
         spec = spec.model_copy(update={"nli": train_judge(config.train_nli, config, console)})
     measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console)
-    target, retain = _models(config, console)
+    target, retain = make_models(config, console)
     reference = None if retain is None else measure("retain", retain)
     measured = [*([] if reference is None else [reference]), measure("target", target, reference)]
     for method in config.methods:
         run = config.unlearning(method, target.source)
-        measured.append(measure(run.name, _like(config.model, unlearn(run, console)), reference))
+        measured.append(measure(run.name, like(config.model, unlearn(run, console)), reference))
     folder = Run.open(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).directory
     write(config.title, [model_report(directory) for directory in measured], folder / REPORT, console)
     return folder / REPORT
 
 
-def _models(config: CompareRun, console: Console) -> tuple[ModelSpec, ModelSpec | None]:
+def make_models(config: ComparedModels, console: Console) -> tuple[ModelSpec, ModelSpec | None]:
     """The model that must forget, and the retain model."""
     if config.finetune is None:
         return config.model, config.retain_model
     folder = Path(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
     base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
     target, retain = (
-        _like(config.model, finetune(config.finetuning(train_on, base), console)) for train_on in ("all", "retain")
+        like(config.model, finetune(config.finetuning(train_on, base), console)) for train_on in ("all", "retain")
     )
     return target, retain
 
 
-def train_judge(stage: JudgeStage, config: CompareRun, console: Console) -> str:
+def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> str:
     """The folder of the NLI model; prints its accuracy on people that it was not trained on."""
     from obliviate_eval.judges.train_nli import train_nli
 
@@ -175,6 +180,6 @@ def train_judge(stage: JudgeStage, config: CompareRun, console: Console) -> str:
     return str(folder)
 
 
-def _like(model: ModelSpec, folder: Path) -> ModelSpec:
+def like(model: ModelSpec, folder: Path) -> ModelSpec:
     """The trained model, laid out as its base was."""
     return model.model_copy(update={"source": str(folder), "lora": None, "revision": None})

@@ -3,9 +3,10 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from obliviate.errors import UserError
 
@@ -120,6 +121,43 @@ def serve_token(
     from obliviate_cli import serve as server
 
     server.token(name, role)
+
+
+class _RunByDefault(TyperGroup):
+    """`obliviate sweep CONFIG` is short for `obliviate sweep run CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+sweep = typer.Typer(
+    cls=_RunByDefault,
+    help="Search methods and their parameters for what forgets most and keeps most: sweep CONFIG.",
+    no_args_is_help=True,
+)
+app.add_typer(sweep, name="sweep")
+
+
+@sweep.command("run")
+def sweep_run(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run the trials that are not done yet, and report the front. The same as sweep CONFIG."""
+    from obliviate_cli.sweep import verbs
+
+    verbs.sweep(config, overrides or [], dry_run)
+
+
+@sweep.command("promote")
+def sweep_promote(
+    trial: Annotated[str, typer.Argument(help="The trial's id, as table and report show it, or its beginning.")],
+    name: Annotated[str | None, typer.Option(help="Of the model; without it, method and trial.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+) -> None:
+    """Make a trial's model a named one, in RUNS/models/NAME."""
+    from obliviate_cli.sweep import verbs
+
+    verbs.promote(trial, name, runs)
 
 
 @app.command()

@@ -41,7 +41,12 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 
 def unlearn(config: UnlearnRun, console: Console) -> Path:
     """Unlearn the forget set; the folder of the model."""
-    corpus = _load(config, console)
+    run, job = unlearn_job(config, _load(config, console), console)
+    return _train(config, run, job, f"unlearn with {config.label}", console)
+
+
+def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[Run, Job]:
+    """The run of this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
     check_retain(config, corpus)
     corpus = with_alternatives(config, corpus, console)
@@ -57,7 +62,7 @@ def unlearn(config: UnlearnRun, console: Console) -> Path:
         refusals=refusals,
         pairing=config.pairing,
     )
-    return _train(config, run, job, f"unlearn with {config.label}", console)
+    return run, job
 
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
@@ -109,7 +114,12 @@ def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console
         return folder
     with progress(console, title) as show:
         launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
+    finish(run, job)
+    return folder
+
+
+def finish(run: Run, job: Job) -> None:
+    """Mark a run whole whose model is written."""
     write_card(run, MODEL)
     run.finish(model=MODEL, steps=job.schedule.steps)
     shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
-    return folder

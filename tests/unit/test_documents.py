@@ -18,6 +18,7 @@ from obliviate.methods.base import Term
 from obliviate.schema import Spec
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.measure import EvaluateRun
+from obliviate_cli.sweep.spec import SweepRun
 from obliviate_serve.spec import ServeRun
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ KINDS: dict[str, type[RunSpec]] = {
     "compare": CompareRun,
     "evaluate": EvaluateRun,
     "serve": ServeRun,
+    "sweep": SweepRun,
 }
 
 

@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import obliviate_serve
 import pytest
 from fastapi.testclient import TestClient
+
+import obliviate_serve
 from obliviate_serve.api import MAX_ALTERNATIVES, MAX_CHOICES, ProbeRequest
 from obliviate_serve.attacks import ATTACKS
 from serving import fake_server

@@ -70,37 +70,46 @@ class Column:
 
 def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str], path: Path) -> None:
     """Write the report whole. It holds every record's question and answers: as confidential as the data itself."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
     look = looks([(model.name, model.kind) for model in models])
     charts = _charts(models, look)
     script = (HERE / "report.js").read_text(encoding="utf-8")
-    plotly_hash, plotly = _plotly()
-    html = environment.get_template("template.html.j2").render(
-        title=title,
-        notes=notes,
-        models=list(zip(models, look, strict=True)),
-        kinds=KIND_TITLES,
-        suites=list(dict.fromkeys(model.evaluation.suite for model in models)),
-        aggregates=_aggregates(models),
-        qualities=[model.evaluation.forget_quality for model in models],
-        sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
-        comparisons=_comparisons(models),
-        charts=charts,
-        data={
-            "charts": {chart.id: chart.figure for trio in charts.values() for chart in trio},
-            "models": [{"name": each.name, "colour": each.colour} for each in look],
-            "questions": _questions(models),
-        },
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hashes=[_hash(script), plotly_hash],
-        plotly=plotly,
+    plotly_hash, plotly = plotly_script()
+    html = (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            title=title,
+            notes=notes,
+            models=list(zip(models, look, strict=True)),
+            kinds=KIND_TITLES,
+            suites=list(dict.fromkeys(model.evaluation.suite for model in models)),
+            aggregates=_aggregates(models),
+            qualities=[model.evaluation.forget_quality for model in models],
+            sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
+            comparisons=_comparisons(models),
+            charts=charts,
+            data={
+                "charts": {chart.id: chart.figure for trio in charts.values() for chart in trio},
+                "models": [{"name": each.name, "colour": each.colour} for each in look],
+                "questions": _questions(models),
+            },
+            style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hashes=[script_hash(script), plotly_hash],
+            plotly=plotly,
+        )
     )
     write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8") and None)
+
+
+def environment() -> Environment:
+    """Of every report: what is put into a page is escaped, and a name that nothing was given for is an error."""
+    found = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    found.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
+    return found
 
 
 def report_json(models: Sequence[ModelReport]) -> dict[str, Any]:
@@ -241,11 +250,11 @@ def _questions(models: Sequence[ModelReport]) -> list[dict[str, Any]]:
 
 
 @cache
-def _plotly() -> tuple[str, str]:
+def plotly_script() -> tuple[str, str]:
     """The hash of plotly's script, and the script as base64 of gzip: 2 MB instead of 5. It ships no smaller bundle."""
     script = get_plotlyjs()
-    return _hash(script), base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
+    return script_hash(script), base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

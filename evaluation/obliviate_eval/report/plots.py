@@ -76,13 +76,13 @@ def trade_off(looks: Sequence[Look], forgotten: Axis, kept: Axis) -> Chart | Non
             continue
         gold = look.kind == "retain"
         figure.add_scatter(
-            x=[x.value], y=[y.value], error_x=_error_bars([x]), error_y=_error_bars([y]), name=escape(look.name),
+            x=[x.value], y=[y.value], error_x=error_bars([x]), error_y=error_bars([y]), name=escape(look.name),
             text=[escape(look.name) + ("<br><i>gold standard</i>" if gold else "")], mode="markers+text",
             textposition="bottom center" if gold else "top center", cliponaxis=False, meta=index,
             marker={"color": look.colour, "symbol": SYMBOLS[look.kind], "size": 18 if gold else 13,
                     "line": {"width": 1}},
-            hovertemplate=f"<b>{escape(look.name)}</b><br>{forgotten.name} {_spoken(x)}<br>"
-                          f"{kept.name} {_spoken(y)}<extra></extra>",
+            hovertemplate=f"<b>{escape(look.name)}</b><br>{forgotten.name} {spoken(x)}<br>"
+                          f"{kept.name} {spoken(y)}<extra></extra>",
         )  # fmt: skip
         if gold:
             figure.add_vline(x=x.value, line={"color": look.colour, "dash": "dot", "width": 1.5}, layer="below")
@@ -93,7 +93,7 @@ def trade_off(looks: Sequence[Look], forgotten: Axis, kept: Axis) -> Chart | Non
     figure.update_xaxes(title=forgotten.title, range=forgotten.limits)
     figure.update_yaxes(title=kept.title, range=kept.limits)
     alt = f"Scatter of {forgotten.name} against {kept.name}. {'; '.join(described)}."
-    return Chart("trade-off", "What was forgotten against what was kept", alt, _plain(figure), height_px=460)
+    return Chart("trade-off", "What was forgotten against what was kept", alt, plain_figure(figure), height_px=460)
 
 
 def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]], labels: dict[str, str]) -> Chart:
@@ -105,17 +105,17 @@ def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]
         figures = [found.get(metric, ABSENT) for metric in labels]
         figure.add_bar(
             x=[each.value for each in figures], y=[escape(label) for label in labels.values()], orientation="h",
-            error_x=_error_bars(figures), name=escape(look.name), meta=index,
+            error_x=error_bars(figures), name=escape(look.name), meta=index,
             marker={"color": look.colour, "line": {"width": 0.75},
                     **({"pattern": {"shape": look.pattern}} if look.pattern else {})},
-            customdata=[_spoken(each) for each in figures],
+            customdata=[spoken(each) for each in figures],
             hovertemplate=f"<b>{escape(look.name)}</b><br>%{{y}} %{{customdata}}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(range=[0, 1.02])  # what metrics score in: the same on every set
     figure.update_yaxes(autorange="reversed", automargin=True)
     bars = len(labels) * sum(map(bool, means))
     alt = f"Bars of each metric's mean on {name} with bootstrap intervals; the numbers are in the table of {name}."
-    return Chart(f"bars-{name}", name, alt, _plain(figure), height_px=52 + 16 * len(labels) + 10 * bars)
+    return Chart(f"bars-{name}", name, alt, plain_figure(figure), height_px=52 + 16 * len(labels) + 10 * bars)
 
 
 def training_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> Chart | None:
@@ -139,16 +139,16 @@ def training_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> C
         f"Training curve of {look.name}: {', '.join(lines)} over {len(curve)} optimiser steps; "
         f"the loss goes from {lines['loss'][0]:.4g} to {lines['loss'][-1]:.4g}."
     )
-    return Chart(f"curve-{index}", look.name, alt, _plain(figure), height_px=300, model=index)
+    return Chart(f"curve-{index}", look.name, alt, plain_figure(figure), height_px=300, model=index)
 
 
-def _error_bars(figures: Sequence[Figure]) -> dict[str, Any]:
+def error_bars(figures: Sequence[Figure]) -> dict[str, Any]:
     above = [None if f.value is None or f.high is None else f.high - f.value for f in figures]
     below = [None if f.value is None or f.low is None else f.value - f.low for f in figures]
     return {"type": "data", "array": above, "arrayminus": below, "symmetric": False, "thickness": 1.25, "width": 2.5}
 
 
-def _spoken(figure: Figure) -> str:
+def spoken(figure: Figure) -> str:
     if figure.value is None:
         return "not scored"
     interval = "" if figure.low is None or figure.high is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
@@ -159,7 +159,7 @@ def _pace(row: dict[str, Any]) -> str:
     return f"<br>learning rate {row['learning_rate']:.3g}<br>{row['tokens_per_s']:,.0f} tokens/s"
 
 
-def _plain(figure: go.Figure) -> dict[str, Any]:
+def plain_figure(figure: go.Figure) -> dict[str, Any]:
     """Lists and numbers only. An empty template keeps plotly's own 7 kB of colours out of every chart."""
     plain: dict[str, Any] = figure.to_plotly_json()
     plain["layout"]["template"] = {}

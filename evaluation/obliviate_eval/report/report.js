@@ -195,8 +195,8 @@ for (const toggle of toggles)
     if (window.Plotly) drawCharts();
   });
 
-for (const heading of all(".sortable thead th"))
-  heading.querySelector("button").addEventListener("click", () => sortBy(heading));
+for (const button of all(".sortable thead button"))
+  button.addEventListener("click", () => sortBy(button.closest("th")));
 
 const theme = document.getElementById("theme");
 const system = matchMedia("(prefers-color-scheme: dark)");

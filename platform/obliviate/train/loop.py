@@ -33,6 +33,8 @@ from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.log import StepLog
 from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
 from obliviate.train.reference import Reference, compute, scored_at
+from obliviate.train.shared_reference import SharedReference, size
+from obliviate.train.signal import Signal, Slices, measure
 
 CHECKPOINTS = "checkpoints"
 
@@ -51,6 +53,8 @@ class Job:
     pairing: str
     directory: Path  # of the run
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
+    signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
+    shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
 
     @property
     def schedule(self) -> Schedule:
@@ -88,7 +92,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
-        metrics = trainer.step(step)
+        metrics = trainer.step(step) | trainer.signal(step + 1)
         checkpoint.prune(job.directory / CHECKPOINTS, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
@@ -195,6 +199,21 @@ class _Trainer:
         ]
         return metrics
 
+    def signal(self, steps: int) -> dict[str, Any]:
+        """What to log of the signal after that many steps: nothing where none is due."""
+        signal = self.job.signal
+        if signal is None or (point := signal.point(steps, self.schedule.steps)) is None:
+            return {}
+        found = measure(
+            self.model,
+            self.texts,
+            Slices(signal.slice(len(self.job.forget)), signal.slice(len(self.job.retain))),
+            size=self.job.optim.micro_batch_size,
+            max_length=self.job.model.max_length,
+            device=self.device,
+        )
+        return {"signal": {"point": point, **found}}
+
     def _epoch(self, steps: int) -> float:
         """Passes over the anchors made by that many steps."""
         return steps * self.job.optim.batch_size / self.schedule.anchors
@@ -245,6 +264,12 @@ class _Trainer:
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
+        shared = None
+        if self.job.shared_reference is not None and self.world == 1:
+            rows = (self.job.forget, self.job.retain)
+            shared = SharedReference(self.job.shared_reference, self.job.model, self.needs, rows, self.job.refusals)
+        known = Reference() if shared is None else shared.load()
+        before = size(known)
         self.model.eval()
         kept = compute(
             self.model,
@@ -255,8 +280,11 @@ class _Trainer:
             size=self.job.optim.micro_batch_size,
             max_length=self.job.model.max_length,
             device=self.device,
+            known=known,
         )
         self.model.train()
+        if shared is not None:
+            shared.add(kept, before)
         if kept.hidden:
             self.model.keep_reference_head(DTYPES[self.job.model.compute_dtype])
         return kept

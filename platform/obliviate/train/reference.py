@@ -61,16 +61,20 @@ def compute(
     size: int,
     max_length: int,
     device: torch.device,
+    known: Reference | None = None,
 ) -> Reference:
-    """Run the starting model once over each text that this worker will visit.
+    """Run the starting model once over each text that this worker will visit and that is not `known`.
 
     `items_of_worker` holds every worker's items, because all workers must make equally many forward passes: one with
-    fewer texts repeats its last.
+    fewer texts repeats its last. What is known must be known to all of them.
     """
     stats, hidden = reference_needs(needs)
-    kept = Reference()
+    kept = known or Reference()
     for each in {**stats, **hidden}:
-        lists = [_distinct(texts, each, items) for items in items_of_worker]
+        lists = [
+            [item for item in _distinct(texts, each, items) if not _is_known(kept, texts.key(each, item), each, needs)]
+            for items in items_of_worker
+        ]
         rounds = max(-(-len(items) // size) for items in lists)
         mine = lists[worker]
         for turn in range(rounds):
@@ -105,6 +109,13 @@ def _keep(
     if hidden_BT is not None:
         values = out[f"{each}/hidden"].cpu().split(hidden_BT.sum(-1).tolist())
         kept.hidden |= {key: value.clone() for key, value in zip(keys, values, strict=True)}
+
+
+def _is_known(kept: Reference, key: TextKey, each: Pass, needs: Needs) -> bool:
+    stats, hidden = reference_needs(needs)
+    if each in hidden and key not in kept.hidden:
+        return False
+    return all((key, stat) in kept.stats for stat in stats.get(each, {}))
 
 
 def _distinct(texts: Texts, each: Pass, items: Sequence[Item]) -> list[Item]:

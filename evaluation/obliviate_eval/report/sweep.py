@@ -1,0 +1,100 @@
+"""One HTML file about a sweep: the front, the parameters of every configuration, and the commands that reproduce them.
+
+Built like the report on models, with its style, its script and its content security policy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from obliviate.runs import write_whole
+from obliviate_eval.report.build import HERE, environment, label, plotly_script, script_hash
+from obliviate_eval.report.plots import looks
+from obliviate_eval.report.sweep_plots import front_chart, parallel_coordinates
+from obliviate_eval.statistics import Figure
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One measured point of the space. Figures are means over seeds; `scored` counts the seeds."""
+
+    name: str
+    method: str
+    values: Mapping[str, Any]
+    forget: Figure
+    utility: Figure
+    on_front: bool
+    chosen: bool
+    commands: Sequence[str]  # one a seed
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial without figures, and why."""
+
+    name: str
+    method: str
+    values: Mapping[str, Any]
+    status: str
+    steps: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A method's model at the needed utility: `share` of the way from the original to the unlearned one."""
+
+    method: str
+    name: str
+    share: float
+    forget: float
+    utility: float
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    title: str
+    forget: str  # name of the figure
+    utility: str
+    original: tuple[float, float]
+    hypervolume: float
+    rule: str
+    configurations: Sequence[Configuration]
+    others: Sequence[Ended] = ()
+    mixed: Sequence[Mixed] = ()
+    notes: Sequence[str] = field(default=())
+
+
+def build_sweep_report(report: SweepReport, path: Path) -> None:
+    """Write it whole."""
+    measured, others = ([each.method for each in part] for part in (report.configurations, report.others))
+    methods = list(dict.fromkeys([*measured, *others]))
+    look = looks([(method, "unlearned") for method in methods])
+    charts = [front_chart(report, look), parallel_coordinates(report, look)]
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    plotly_hash, plotly = plotly_script()
+    html = (
+        environment()
+        .get_template("sweep.html.j2")
+        .render(
+            report=report,
+            looks=look,
+            place={method: index for index, method in enumerate(methods)},
+            forget=label(report.forget),
+            utility=label(report.utility),
+            charts=charts,
+            data={
+                "charts": {chart.id: chart.figure for chart in charts},
+                "models": [{"name": each.name, "colour": each.colour} for each in look],
+                "questions": [],
+            },
+            style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hashes=[script_hash(script), plotly_hash],
+            plotly=plotly,
+        )
+    )
+    write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8") and None)

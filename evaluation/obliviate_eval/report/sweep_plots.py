@@ -1,0 +1,130 @@
+"""The charts of a sweep: its front, and its configurations as lines over their parameters.
+
+Both are plain scatter plots: plotly's own parallel coordinates compile code while they run, which the report's content
+security policy forbids. Each trace says in `meta` which method it is of.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from obliviate_eval.report.plots import ABSENT, Chart, Look, error_bars, plain_figure, spoken
+
+if TYPE_CHECKING:
+    from obliviate_eval.report.sweep import Configuration, SweepReport
+
+ORIGINAL_COLOUR = "#66707d"
+LOG_FROM = 20.0  # an axis of positive numbers whose largest is this many times its smallest is drawn in the logarithm
+
+
+def front_chart(report: "SweepReport", looks: Sequence[Look]) -> Chart:
+    """What was forgotten (x) against what was kept (y), a marker a configuration; the front is the line.
+
+    Intervals are drawn on the front alone: those of all would hide it. Pointing at a marker tells them.
+    """
+    figure = go.Figure(layout={"template": "none"})
+    on_front = sorted((each for each in report.configurations if each.on_front), key=lambda each: _x(each))
+    for index, look in enumerate(looks):
+        own = [each for each in report.configurations if each.method == look.name]
+        figure.add_scatter(
+            x=[each.forget.value for each in own], y=[each.utility.value for each in own],
+            error_x=error_bars([each.forget if each.on_front else ABSENT for each in own]),
+            error_y=error_bars([each.utility if each.on_front else ABSENT for each in own]),
+            name=escape(look.name), mode="markers", cliponaxis=False, meta=index,
+            marker={
+                "color": look.colour, "line": {"width": 1},
+                "symbol": ["star" if each.chosen else "circle" for each in own],
+                "size": [18 if each.chosen else 13 if each.on_front else 9 for each in own],
+                "opacity": [1 if each.on_front or each.chosen else 0.4 for each in own],
+            },
+            customdata=[_described(each, report) for each in own], hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    figure.add_scatter(
+        x=[_x(each) for each in on_front], y=[each.utility.value for each in on_front], mode="lines", name="front",
+        line={"color": ORIGINAL_COLOUR, "dash": "dot", "width": 1.5}, hoverinfo="skip",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[report.original[0]], y=[report.original[1]], mode="markers+text", text=["original"], name="original",
+        textposition="bottom center", marker={"color": ORIGINAL_COLOUR, "symbol": "diamond", "size": 13},
+        hovertemplate=f"original<br>{report.forget} %{{x:.3f}}<br>{report.utility} %{{y:.3f}}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title=f"{report.forget.replace('_', ' ').capitalize()} → more forgotten")
+    figure.update_yaxes(title=f"{report.utility.replace('_', ' ').capitalize()} → more kept")
+    points = "; ".join(f"{each.name} ({each.method}) {_x(each):.3f}, {each.utility.value:.3f}" for each in on_front)
+    alt = f"Scatter of {report.forget} against {report.utility}. On the front: {points or 'nothing'}."
+    return Chart("front", "What was forgotten against what was kept", alt, plain_figure(figure), height_px=520)
+
+
+def parallel_coordinates(report: "SweepReport", looks: Sequence[Look]) -> Chart:
+    """A line a configuration, over its parameters and its two figures; each axis from its lowest to its highest value.
+
+    A line is broken where its method has no such parameter.
+    """
+    rows = [{**each.values, report.forget: each.forget.value, report.utility: each.utility.value}
+            for each in report.configurations]  # fmt: skip
+    figures = (report.forget, report.utility)
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in figures]
+    names += figures
+    scales = {name: _Scale([row[name] for row in rows if name in row]) for name in names}
+    figure = go.Figure(layout={"template": "none"})
+    for index, look in enumerate(looks):
+        x: list[int | None] = []
+        y: list[float | None] = []
+        described: list[str] = []
+        for each, row in zip(report.configurations, rows, strict=True):
+            if each.method != look.name:
+                continue
+            x += [*range(len(names)), None]
+            y += [*(scales[name](row[name]) if name in row else None for name in names), None]
+            described += [_described(each, report)] * (len(names) + 1)
+        figure.add_scatter(
+            x=x, y=y, mode="lines+markers", name=escape(look.name), meta=index, connectgaps=False,
+            line={"color": look.colour, "width": 1.25}, marker={"color": look.colour, "size": 5},
+            customdata=described, hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    ticks = [f"{escape(name.replace('_', ' '))}<br>{escape(scales[name].ends)}" for name in names]
+    figure.update_xaxes(tickmode="array", tickvals=list(range(len(names))), ticktext=ticks, automargin=True)
+    figure.update_yaxes(showticklabels=False, range=[-0.05, 1.05])
+    alt = f"Each configuration as a line over {', '.join(names)}; the numbers are in the table."
+    return Chart("parallel", "Parameters and figures", alt, plain_figure(figure), height_px=460)
+
+
+class _Scale:
+    """An axis of the parallel coordinates: values to [0, 1]. Texts are spread evenly, in the order of their names."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        self._texts = [] if len(numbers) == len(values) else sorted({str(value) for value in values})
+        self._low, self._high = (min(numbers), max(numbers)) if not self._texts and numbers else (0.0, 1.0)
+        self._log = self._low > 0 and self._high / self._low >= LOG_FROM
+
+    def __call__(self, value: Any) -> float:
+        if self._texts:
+            return (self._texts.index(str(value)) + 0.5) / len(self._texts)
+        if self._high == self._low:
+            return 0.5
+        if self._log:
+            return log10(value / self._low) / log10(self._high / self._low)
+        return float((value - self._low) / (self._high - self._low))
+
+    @property
+    def ends(self) -> str:
+        """What stands below the axis's name."""
+        if self._texts:
+            return ", ".join(self._texts)
+        return f"{self._low:.3g}" if self._low == self._high else f"{self._low:.3g} – {self._high:.3g}"
+
+
+def _described(each: "Configuration", report: "SweepReport") -> str:
+    values = [f"{escape(name)} = {escape(str(value))}" for name, value in each.values.items()]
+    mark = " (chosen)" if each.chosen else " (front)" if each.on_front else ""
+    lines = [f"<b>{escape(each.method)}</b> {each.name}{mark}", *values]
+    return "<br>".join([*lines, f"{report.forget} {spoken(each.forget)}", f"{report.utility} {spoken(each.utility)}"])
+
+
+def _x(each: "Configuration") -> float:
+    assert each.forget.value is not None
+    return each.forget.value

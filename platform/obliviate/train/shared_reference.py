@@ -1,0 +1,60 @@
+"""Reference constants that several trainings share: a file that each adds to, so that no text is run twice.
+
+Two trainings share a file where all that the constants depend on is the same: model, texts, and what is kept of them.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from obliviate.data.rows import Row
+from obliviate.methods import Needs
+from obliviate.models import content_of
+from obliviate.runs import content_hash, write_whole
+from obliviate.schema import ModelSpec
+from obliviate.train.batch import TextKey
+from obliviate.train.reference import Reference, reference_needs
+
+
+class SharedReference:
+    """`folder` holds one file for each kind of constants. For trainings of one worker: several would have to agree on
+    what is known. Of two that end at once the later file stays, and what the other added is computed again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: ModelSpec,
+        needs: Needs,
+        rows: tuple[tuple[Row, ...], tuple[Row, ...]],  # to forget, to retain
+        refusals: tuple[str, ...],
+    ) -> None:
+        stats, hidden = reference_needs(needs)
+        described = [
+            model.model_dump(mode="json", exclude={"lora"}),  # adapters start as nothing
+            content_of(model),
+            [[asdict(row) for row in part] for part in rows],
+            refusals,
+            {each: {str(stat): at for stat, at in of.items()} for each, of in stats.items()},
+            hidden,
+        ]
+        self._path = folder / f"reference-{content_hash(described)[:16]}.pt"
+
+    def load(self) -> Reference:
+        """What earlier trainings left; nothing where there is no file."""
+        if not self._path.exists():
+            return Reference()
+        found = torch.load(self._path, weights_only=False)
+        return Reference(found["stats"], found["hidden"])
+
+    def add(self, kept: Reference, before: int) -> None:
+        """Write the file again where there is more than the `before` texts and statistics of `load`."""
+        if size(kept) > before:
+            content: dict[str, dict[TextKey, Tensor]] = {"stats": kept.stats, "hidden": kept.hidden}  # type: ignore[dict-item]
+            write_whole(self._path, lambda path: torch.save(content, path))
+
+
+def size(kept: Reference) -> int:
+    return len(kept.stats) + len(kept.hidden)

@@ -1,0 +1,63 @@
+"""A model between two: every weight (1 - share) x original + share x unlearned, in float32, one shard at a time."""
+
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obliviate.errors import UserError
+from obliviate.runs import whole_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+
+
+def interpolate(original: Path, unlearned: Path, share: float, folder: Path) -> None:
+    """Write the model at `share` of the way from `original` to `unlearned` (Hugging Face folders) to `folder`, whole.
+
+    Held in memory: one shard of the unlearned model. Everything but the weights is the unlearned model's. Raises
+    UserError where the two hold different tensors, which then are no two states of one model.
+    """
+    theirs, ours = weight_files(original), weight_files(unlearned)
+    if missing := sorted(set(ours) ^ set(theirs)):
+        raise UserError(f"{unlearned}: {missing[0]} is not in both this model and {original}: they cannot be mixed")
+    with whole_folder(folder) as temporary:
+        for file in unlearned.iterdir():
+            if file.is_file() and file.suffix != ".safetensors":
+                shutil.copy(file, temporary / file.name)
+        for shard in sorted(set(ours.values())):
+            _mix(shard, theirs, share, temporary / shard.name)
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Each tensor's name and the file that holds it. Raises UserError for a folder without safetensors."""
+    from safetensors import safe_open
+
+    if (folder / INDEX).exists():
+        places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return {name: folder / file for name, file in places.items()}
+    if not (folder / WEIGHTS).exists():
+        raise UserError(f"{folder}: holds no {WEIGHTS}; give a Hugging Face folder with whole weights in safetensors")
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        return dict.fromkeys(weights.keys(), folder / WEIGHTS)
+
+
+def _mix(shard: Path, originals: dict[str, Path], share: float, output: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    mixed: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        ours = stack.enter_context(safe_open(shard, framework="pt"))
+        names = list(ours.keys())
+        opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in {originals[n] for n in names}}
+        for name in names:
+            before, after = opened[originals[name]].get_tensor(name).float(), ours.get_tensor(name).float()
+            if before.shape != after.shape:
+                raise UserError(f"{shard}: {name} has shape {list(after.shape)}, in the original {list(before.shape)}")
+            mixed[name] = before.lerp(after, share)
+    save_file(mixed, output, metadata={"format": "pt"})

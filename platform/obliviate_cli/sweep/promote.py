@@ -1,0 +1,48 @@
+"""Making a trial's model a named one: `runs/models/NAME/model`, which no clearing of runs takes away."""
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from obliviate.errors import UserError
+from obliviate.runs import whole_folder
+from obliviate_cli.stages import MODEL
+from obliviate_cli.sweep.records import TrialRecord, read_records
+
+MODELS = "models"  # folder of the named models in that of all runs
+
+
+def promote(trial: str, name: str | None, runs: Path, console: Console) -> Path:
+    """Copy the trial's whole run, with its config, its steps and its card; the model's folder.
+
+    Raises UserError where there is no such trial, it has no model, or the name is taken.
+    """
+    record = find_trial(runs, trial)
+    if record.status != "done" or record.run is None:
+        why = f": {record.cause}" if record.cause else ""
+        raise UserError(f"{record.id}: is {record.status}{why}, and has no finished model; promote one that is done")
+    folder = runs.absolute() / MODELS / (name or f"{record.method}-{record.id}")
+    if folder.exists():
+        raise UserError(f"--name: {folder} is there already; give another name, or remove it")
+    if not (Path(record.run) / MODEL).is_dir():
+        raise UserError(f"{record.run}: has no model any more; run the sweep's command for {record.id} again")
+    with whole_folder(folder) as temporary:
+        shutil.copytree(record.run, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("ray", "checkpoints"))
+    console.print(f"model: {folder / MODEL}")
+    return folder / MODEL
+
+
+def find_trial(runs: Path, trial: str) -> TrialRecord:
+    """The record of the trial whose id begins with `trial`. Raises UserError where it is none, or several."""
+    found: dict[str, TrialRecord] = {}
+    for folder in runs.glob("sweep-*"):
+        for record in read_records(folder):
+            # Several sweeps may hold the same trial, stopped in one of them and done in another.
+            if record.id.startswith(trial) and (record.id not in found or record.status == "done"):
+                found[record.id] = record
+    if not found:
+        raise UserError(f"{trial}: no sweep in {runs} has such a trial; its report lists them (other runs: --runs)")
+    if len(found) > 1:
+        raise UserError(f"{trial}: {len(found)} trials begin so: {', '.join(sorted(found))}; give one of them")
+    return next(iter(found.values()))

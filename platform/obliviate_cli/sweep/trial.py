@@ -1,0 +1,222 @@
+"""One trial of a sweep, in the process that Ray Tune gives it: unlearn, tell the signal on the way, measure, record.
+
+Its model and its figures are ordinary runs in the folder of all runs, content-addressed: the command that reproduces a
+trial finds them, another sweep over the same point does too, and a trial that was cut off goes on from its checkpoint.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+
+from obliviate.config import UnlearnRun
+from obliviate.data.rows import Corpus
+from obliviate.errors import UserError
+from obliviate.models import content_of, locate
+from obliviate.runs import Run, content_hash, whole_folder
+from obliviate.schema import ModelSpec
+from obliviate.train.checkpoint import latest
+from obliviate.train.log import read_steps
+from obliviate.train.loop import CHECKPOINTS, Job, Reporter
+from obliviate.train.signal import Signal
+from obliviate_cli.compare import like
+from obliviate_cli.measure import Measure
+from obliviate_cli.stages import MODEL, finish, unlearn_job
+from obliviate_cli.sweep.records import Trial, TrialRecord
+from obliviate_cli.sweep.space import Point
+from obliviate_cli.sweep.spec import FORGET_QUALITY, SweepRun
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+
+Report = Callable[[dict[str, Any]], None]
+QUIET = Console(quiet=True)
+REFERENCE = "reference"  # folder in that of the sweep: the original's constants, which its trials share
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a sweep have in common; one is as good as another of the same folder."""
+
+    directory: Path  # of the sweep
+    config: SweepRun = field(compare=False)
+    corpus: Corpus = field(compare=False)
+    evaluation: EvaluationSpec = field(compare=False)
+    target: ModelSpec = field(compare=False)
+    retain: Path | None = field(compare=False)  # the retain model's evaluation run
+    threads: int = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _measure(shared: Shared) -> Measure:
+    """Kept from trial to trial of one process: judges are loaded once, not once a trial."""
+    config = shared.config
+    return Measure(
+        shared.corpus, shared.evaluation, config.cluster.address, Path(config.runs), QUIET, in_process=config.in_process
+    )
+
+
+def run_trial(tuned: Mapping[str, Any], shared: Shared) -> None:
+    """The function that Ray Tune calls; `tuned` holds method, values and seed."""
+    import torch
+    from ray import tune
+
+    torch.set_num_threads(shared.threads)
+    trial = Trial(shared.config.canonical(Point(tuned["method"], tuned["values"])), tuned["seed"])
+    perform(trial, shared, tune.report)
+
+
+def perform(trial: Trial, shared: Shared, report: Report) -> None:
+    """Everything of one trial. What fails for good (a loss that is not finite) is recorded with its cause, not raised:
+    Tune would start the trial again, and the same would come of it.
+
+    A trial that the scheduler stops leaves through SystemExit, out of `report`.
+    """
+    record = TrialRecord.find(shared.directory, trial)
+    if record is not None and record.settled:
+        _replay(record, report)
+        return
+    config = shared.config.unlearning(trial.point, trial.seed, shared.target.source)
+    record = TrialRecord.start(trial)
+    record.write(shared.directory)
+    try:
+        _train_and_measure(record, config, shared, report)
+    except UserError as error:
+        replace(record, status="failed", cause=str(error)).write(shared.directory)
+
+
+def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, report: Report) -> None:
+    began_s = perf_counter()
+    run, job = unlearn_job(config, shared.corpus, Console(quiet=True))
+    signal = shared.config.signal
+    job = replace(
+        job,
+        model=_near(job.model, shared),
+        signal=Signal(signal.points, signal.rows),
+        shared_reference=shared.directory / REFERENCE,
+    )
+    last: dict[str, Any] = {}
+
+    def on_step(metrics: Mapping[str, Any]) -> None:
+        if "signal" in metrics:
+            last.update(as_metrics(metrics))
+            report(dict(last))
+
+    _train(run, job, config, shared, on_step)
+    trained_s = perf_counter()
+    folder = _measure(shared)(config.label, like(shared.target, run.directory / MODEL), shared.retain)
+    forget, utility = objectives(Evaluation.read(folder / METRICS_FILE), shared.config)
+    ended_s = perf_counter()
+    done = replace(
+        record,
+        status="done",
+        run=str(run.directory),
+        evaluation=str(folder),
+        forget=forget,
+        utility=utility,
+        steps=job.schedule.steps,
+        signals=tuple(as_metrics(step) for step in read_steps(run.directory) if "signal" in step),
+        train_s=trained_s - began_s,
+        evaluate_s=ended_s - trained_s,
+    )
+    done.write(shared.directory)
+    report(_final(done))
+
+
+def _train(run: Run, job: Job, config: UnlearnRun, shared: Shared, on_step: Reporter) -> None:
+    """To the end, from wherever an earlier attempt stopped; the steps of that one are told again."""
+    folder = run.directory / MODEL
+    if run.done:
+        for step in read_steps(run.directory):
+            on_step(step)
+        return
+    if shared.config.in_process:
+        _train_here(job, folder, on_step)
+    else:
+        from obliviate.train.launch import launch
+
+        launch(job, config.cluster, folder, on_step)
+    finish(run, job)
+
+
+def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
+    """In this process: a worker of its own would take seconds to start, for a training of a minute."""
+    import torch
+
+    from obliviate.train.export import export
+    from obliviate.train.loop import single_process, train
+
+    checkpoint = latest(job.directory / CHECKPOINTS)
+    done = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step_"))
+    for step in read_steps(job.directory):
+        if step["step"] <= done:
+            on_step(step)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with single_process():
+        export(train(job, on_step, device=device), job.model, folder)
+
+
+def _near(model: ModelSpec, shared: Shared) -> ModelSpec:
+    """The model's copy on this node's own disk, made by the first trial that runs here; as it is without a cache."""
+    source = Path(locate(model.source))
+    if shared.config.node_cache is None or not source.is_dir():
+        return model
+    key = content_hash([str(source), content_of(model)])[:16]
+    copy = Path(shared.config.node_cache).expanduser() / key
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with copy.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # trials that start together wait for one copy
+        if not copy.exists():
+            with whole_folder(copy) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return model.model_copy(update={"source": str(copy)})
+
+
+def as_metrics(step: Mapping[str, Any]) -> dict[str, Any]:
+    """What schedulers see of a logged step that carries a signal.
+
+    The signal is the area that the trial alone would dominate in (1 - forget probability, retain probability): the
+    scale of the front's hypervolume. Without a retain set only forgetting counts.
+    """
+    found = step["signal"]
+    kept = 1.0 if found["retain"] is None else found["retain"]
+    return {
+        "point": found["point"],
+        "step": step["step"],
+        "steps": step["steps"],
+        "signal": (1 - found["forget"]) * kept,
+        "forget_probability": found["forget"],
+        "retain_probability": found["retain"],
+    }
+
+
+def objectives(evaluation: Evaluation, config: SweepRun) -> tuple[float, float]:
+    """Forget and utility figure. Raises UserError where one could not be computed."""
+    found = []
+    for key, metric in config.objectives.model_dump().items():
+        if metric == FORGET_QUALITY:
+            value = None if evaluation.forget_quality is None else evaluation.forget_quality.p_value
+        else:
+            value = evaluation.aggregates[metric].value
+        if value is None:
+            raise UserError(f"objectives.{key}: {metric} could not be computed: no item was scored for it")
+        found.append(value)
+    return found[0], found[1]
+
+
+def _final(record: TrialRecord) -> dict[str, Any]:
+    last = dict(record.signals[-1]) if record.signals else {"signal": 0.0, "point": 0}
+    return {**last, "point": last["point"] + 1, "forget": record.forget, "utility": record.utility}
+
+
+def _replay(record: TrialRecord, report: Report) -> None:
+    """Tell Tune again what is on disk, so that schedulers and samplers know it; nothing is computed."""
+    for metrics in record.signals:
+        report(dict(metrics))
+    if record.status == "done":
+        report(_final(record))

@@ -1,0 +1,165 @@
+"""The sweep's page and table: the front, what hovering shows, commands, and that nothing in it can run."""
+
+import json
+import re
+from html import unescape
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_sweep_space import sweep
+
+from obliviate.errors import UserError
+from obliviate_cli.sweep.calibrate import Calibrated
+from obliviate_cli.sweep.logs import open_logs
+from obliviate_cli.sweep.records import TrialRecord
+from obliviate_cli.sweep.result import Result, write_result
+from obliviate_cli.sweep.spec import SweepRun
+
+
+def record(beta: float, seed: int, forget: float | None, utility: float | None, **more: Any) -> TrialRecord:
+    fields = {"status": "done", "steps": 8, **more}
+    return TrialRecord(
+        f"b{beta}-s{seed}", "npo+gd", {"method.beta": beta}, seed, forget=forget, utility=utility, **fields
+    )
+
+
+RECORDS = [
+    record(0.1, 0, 0.9, 0.2),
+    record(0.1, 1, 0.7, 0.4),
+    record(0.5, 0, 0.2, 0.9),
+    TrialRecord("c-s0", "ga+gd", {"optim.epochs": 3.0}, 0, "done", forget=0.1, utility=0.5),
+    TrialRecord("d-s0", "ga+gd", {"optim.epochs": 9.0}, 0, "failed", cause="the loss is <script>alert(1)</script>"),
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SweepRun:
+    return sweep({"methods": ["npo+gd", "ga+gd"]}, f"runs={tmp_path}", seeds=[0, 1], title="Sweep <b>")
+
+
+@pytest.fixture
+def written(config: SweepRun, tmp_path: Path) -> tuple[Path, str]:
+    for each in RECORDS:
+        each.write(tmp_path)
+    result = Result.of(config, tmp_path, "target model", (0.05, 0.95))
+    mixed = Calibrated("b0.1-s0", "npo+gd", 0.375, 0.44, 0.91, "folder")
+    out = StringIO()
+    console = Console(file=out, width=200)
+    write_result(Result(**{**vars(result), "calibrated": (mixed,)}), console)
+    return tmp_path, out.getvalue()
+
+
+def charts(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
+    assert found is not None
+    data: dict[str, Any] = json.loads(unescape(found[1]))
+    return data["charts"]  # type: ignore[no-any-return]
+
+
+def test_the_front_shows_means_over_seeds_and_parameters_on_hovering(written: tuple[Path, str]) -> None:
+    """npo+gd at beta 0.1: means of (0.9, 0.2) and (0.7, 0.4)."""
+    traces = {trace["name"]: trace for trace in charts((written[0] / "report.html").read_text())["front"]["data"]}
+    npo = traces["npo+gd"]
+    assert list(zip(npo["x"], npo["y"], strict=True)) == [pytest.approx((0.8, 0.3)), pytest.approx((0.2, 0.9))]
+    assert "method.beta = 0.1" in npo["customdata"][0]
+    assert npo["marker"]["opacity"] == [1, 1]
+    assert traces["ga+gd"]["marker"]["opacity"] == [0.4]  # dominated by beta 0.5
+    assert traces["front"]["x"] == pytest.approx([0.2, 0.8])
+    assert (traces["original"]["x"], traces["original"]["y"]) == ([0.05], [0.95])
+
+
+def test_every_configuration_is_a_line_broken_where_it_has_no_such_parameter(written: tuple[Path, str]) -> None:
+    """Axes: beta, epochs, forget, utility, each from its lowest to its highest; one value alone lies in the middle."""
+    traces = {trace["name"]: trace for trace in charts((written[0] / "report.html").read_text())["parallel"]["data"]}
+    assert traces["npo+gd"]["y"][:5] == [0, None, pytest.approx(1), pytest.approx(0), None]
+    assert traces["ga+gd"]["y"] == [None, 0.5, pytest.approx(0), pytest.approx(1 / 3), None]
+
+
+def test_commands_causes_and_equal_utility_are_in_the_page(written: tuple[Path, str]) -> None:
+    page = unescape((written[0] / "report.html").read_text())
+    assert f"obliviate unlearn {written[0]}/unlearn.yaml method=npo+gd method.beta=0.1 seed=1" in page
+    assert "At equal utility" in page
+    assert "0.375" in page
+
+
+def test_nothing_in_the_page_runs_that_is_not_its_own(written: tuple[Path, str]) -> None:
+    page = (written[0] / "report.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert "<title>Sweep &lt;b&gt;</title>" in page
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=\"(https?:)?//", page)
+
+
+def test_the_json_has_the_figures(written: tuple[Path, str]) -> None:
+    """Hypervolume: 0.8 x 0.3 + 0.2 x (0.9 - 0.3)."""
+    found = json.loads((written[0] / "report.json").read_text())
+    assert found["hypervolume"] == pytest.approx(0.24 + 0.12)
+    assert found["configurations"][0]["forget"]["count"] == 2
+    assert {trial["id"]: trial["status"] for trial in found["trials"]}["d-s0"] == "failed"
+
+
+def test_the_table_marks_front_and_choice(written: tuple[Path, str]) -> None:
+    """Of two ends of a front the knee is the more useful."""
+    text = written[1]
+    assert "2 of 3 configurations on the front, hypervolume 0.3600" in text
+    assert [line.split("│")[-2].strip() for line in text.splitlines() if "npo+gd" in line and "│" in line] == [
+        "front", "chosen",
+    ]  # fmt: skip
+    assert "d-s0 failed: the loss is" in text
+    assert "at equal utility: npo+gd forget 0.440" in text
+
+
+def test_a_sweep_without_a_measured_trial_has_a_report_all_the_same(config: SweepRun, tmp_path: Path) -> None:
+    RECORDS[-1].write(tmp_path)
+    out = StringIO()
+    write_result(Result.of(config, tmp_path, "m", (0.0, 1.0)), Console(file=out, width=200))
+    assert "no configuration meets choose.type=knee" in out.getvalue()
+    assert (tmp_path / "report.html").exists()
+
+
+class TestLogs:
+    def test_hparams(self, config: SweepRun, tmp_path: Path) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        signal = {
+            "point": 1,
+            "step": 4,
+            "steps": 8,
+            "signal": 0.3,
+            "forget_probability": 0.5,
+            "retain_probability": 0.6,
+        }
+        (opened,) = open_logs(tmp_path, config)
+        with opened as log:
+            log.trial(record(0.1, 0, 0.9, 0.2, signals=(signal,)))
+            log.trial(record(0.1, 0, 0.9, 0.2, signals=(signal,)))  # of a resumed sweep
+        board = EventAccumulator(str(tmp_path / "tensorboard" / "b0.1-s0")).Reload()
+        assert [(each.step, each.value) for each in board.Scalars("signal")] == [(4, pytest.approx(0.3))]
+        assert board.Scalars("forget")[0].value == pytest.approx(0.9)
+        assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
+
+    def test_mlflow_that_is_not_installed(
+        self, config: SweepRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import sys
+
+        monkeypatch.setitem(sys.modules, "mlflow", None)
+        logs = open_logs(tmp_path, config.model_copy(update={"mlflow": "http://localhost:5000"}))
+        with pytest.raises(UserError, match="MLflow is not installed; pip install mlflow-skinny"), logs[1]:
+            pass
+
+    def test_mlflow_in_a_file_store(self, config: SweepRun, tmp_path: Path) -> None:
+        mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+        url = f"sqlite:///{tmp_path}/mlflow.db"
+        for _ in range(2):  # the second time is a resumed sweep
+            with open_logs(tmp_path, config.model_copy(update={"mlflow": url}))[1] as log:
+                for each in (RECORDS[0], RECORDS[-1]):
+                    log.trial(each)
+        found = {run.data.tags["trial"]: run for run in mlflow.search_runs(output_format="list")}
+        assert set(found) == {"b0.1-s0", "d-s0"}
+        assert found["b0.1-s0"].data.params["method.beta"] == "0.1"
+        assert found["b0.1-s0"].data.metrics["forget"] == pytest.approx(0.9)
+        assert found["d-s0"].info.status == "FAILED"

@@ -1,0 +1,160 @@
+"""What may be searched: axes, points, the mistakes a space can hold."""
+
+from itertools import islice
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obliviate.config import build
+from obliviate.errors import UserError
+from obliviate_cli.sweep.space import Axis, Point, draws, grid, parameters
+from obliviate_cli.sweep.spec import SweepRun
+
+BASE: dict[str, Any] = {"model": {"source": "m"}, "data": {"type": "fictitious"}}
+
+
+def sweep(space: Any, *overrides: str, **more: Any) -> SweepRun:
+    return build(SweepRun, {**BASE, "space": space, **more}, overrides, where="sweep.yaml")
+
+
+def mistake(space: Any, *overrides: str, **more: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        sweep(space, *overrides, **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+class TestGrid:
+    def test_every_combination_of_each_methods_own_and_the_shared_axes(self) -> None:
+        """npo+gd: 2 betas x 2 rates; ga+gd: the 2 shared rates alone."""
+        space = {"methods": {"npo+gd": {"method.beta": [0.1, 0.5]}, "ga+gd": {}}, "shared": {"optim.epochs": [1, 2]}}
+        points = grid(sweep(space).space)
+        assert [(p.method, dict(p.values)) for p in points] == [
+            ("npo+gd", {"optim.epochs": 1, "method.beta": 0.1}),
+            ("npo+gd", {"optim.epochs": 1, "method.beta": 0.5}),
+            ("npo+gd", {"optim.epochs": 2, "method.beta": 0.1}),
+            ("npo+gd", {"optim.epochs": 2, "method.beta": 0.5}),
+            ("ga+gd", {"optim.epochs": 1}),
+            ("ga+gd", {"optim.epochs": 2}),
+        ]
+
+    def test_a_methods_own_axis_stands_before_the_shared_one(self) -> None:
+        space = {"methods": {"ga": {"optim.epochs": [9]}}, "shared": {"optim.epochs": [1, 2]}}
+        assert [dict(p.values) for p in grid(sweep(space).space)] == [{"optim.epochs": 9}]
+
+    def test_a_range_has_no_grid(self) -> None:
+        space = sweep({"methods": {"ga": {"optim.epochs": {"low": 1, "high": 3}}}}).space
+        with pytest.raises(UserError, match=r"optim\.epochs: a grid needs a list of values.*sampler\.type=random"):
+            grid(space)
+
+    def test_a_list_of_methods_is_short_for_methods_without_axes(self) -> None:
+        assert [p.method for p in grid(sweep({"methods": ["ga", "me+gd"]}).space)] == ["ga", "me+gd"]
+
+
+class TestDraws:
+    def test_the_seed_decides(self) -> None:
+        space = sweep({"methods": ["ga", "idk"], "shared": {"optim.learning_rate": {"low": 1e-5, "high": 1e-3}}}).space
+        first, again, other = (list(islice(draws(space, seed), 20)) for seed in (0, 0, 1))
+        assert first == again
+        assert first != other
+        assert {point.method for point in first} == {"ga", "idk"}
+
+    @given(st.integers(1, 1000), st.integers(1, 1000), st.booleans(), st.integers(0, 99))
+    def test_draws_lie_in_the_range_and_whole_ends_give_whole_numbers(
+        self, low: int, width: int, log: bool, seed: int
+    ) -> None:
+        import numpy as np
+
+        axis = Axis(low=low, high=low + width, log=log)
+        value = axis.draw(np.random.default_rng(seed))
+        assert isinstance(value, int)
+        assert low <= value <= low + width
+
+    def test_numbers_have_four_digits_and_stay_in_the_range(self) -> None:
+        axis = Axis(low=0.123449, high=0.5)
+        assert [axis.tidy(value) for value in (0.314159, 0.12345, 0.49999)] == [0.3142, 0.1235, 0.5]
+        assert axis.tidy(0.123449) == 0.123449  # 0.1234 would lie below it
+
+    def test_a_logarithmic_range_is_even_in_the_logarithm(self) -> None:
+        """Half of the draws from 1e-5 ... 1e-1 lie below 1e-3."""
+        import numpy as np
+
+        random, axis = np.random.default_rng(0), Axis(low=1e-5, high=1e-1, log=True)
+        below = sum(axis.draw(random) < 1e-3 for _ in range(1000))
+        assert 450 < below < 550
+
+
+class TestPoint:
+    def test_overrides_are_those_of_unlearn(self) -> None:
+        point = Point("npo+gd", {"method.beta": 0.2, "pairing": "fixed", "optim.warmup_steps": None})
+        assert point.overrides == ["method=npo+gd", "method.beta=0.2", 'pairing="fixed"', "optim.warmup_steps=null"]
+
+    def test_one_value_has_one_form(self) -> None:
+        run = sweep({"methods": {"ga": {"optim.learning_rate": [1e-5, "1e-5", 0.00001]}}})
+        assert len({run.canonical(point).id for point in grid(run.space)}) == 1
+
+    def test_the_config_of_a_trial(self) -> None:
+        run = sweep({"methods": ["npo+gd"], "shared": {"model.lora.rank": [4]}}, "optim.epochs=7")
+        unlearning = run.unlearning(Point("npo+gd", {"model.lora.rank": 4, "regularizers.0.weight": 2.0}), 3, "target")
+        assert unlearning.model.source == "target"
+        assert unlearning.model.lora is not None
+        assert unlearning.model.lora.rank == 4
+        assert unlearning.regularizers[0].weight == 2
+        assert (unlearning.optim.epochs, unlearning.seed) == (7, 3)
+
+
+class TestMistakes:
+    def test_an_unknown_parameter_lists_those_of_the_method(self) -> None:
+        message = mistake({"methods": {"npo+gd": {"method.betta": [1]}}})
+        assert message.startswith("sweep.yaml: space: method.betta: not a parameter of npo+gd; did you mean method.be")
+        assert "npo+gd has: method.weight, method.trainable, method.beta, method.reduction, regularizers.0" in message
+
+    def test_what_changes_no_result_is_no_parameter(self) -> None:
+        assert not {"optim.micro_batch_size", "model.lora.merge", "cluster.workers"} & set(parameters("ga"))
+        assert "not a parameter of ga" in mistake({"methods": {"ga": {"optim.micro_batch_size": [1, 2]}}})
+
+    @pytest.mark.parametrize("methods", [{}, [], None])
+    def test_an_empty_space(self, methods: Any) -> None:
+        assert "the space is empty; name at least one method" in mistake({"methods": methods})
+
+    def test_a_shared_parameter_that_one_method_lacks(self) -> None:
+        message = mistake({"methods": ["npo", "ga"], "shared": {"method.beta": [0.1]}})
+        assert "method.beta: not a parameter of ga" in message
+
+    def test_an_unknown_method(self) -> None:
+        assert "no forget objective 'nppo'; known: ga, npo" in mistake({"methods": ["nppo+gd"]})
+
+    @pytest.mark.parametrize(
+        ("axis", "said"),
+        [
+            ([], "the list is empty"),
+            ({"low": 2, "high": 1}, "low 2 is not below high 1"),
+            ({"low": 0, "high": 1, "log": True}, "log: true needs a range with low above 0"),
+            ({"low": 1}, "give a list of values, or low and high of a range"),
+            ({"lo": 1, "high": 2}, "lo: unknown key; did you mean low?"),
+            ([0.1, -1], "method.beta: should be greater than 0 (got -1)"),
+            ({"low": -1.0, "high": 1.0}, "method.beta: should be greater than 0 (got -1.0)"),
+        ],
+    )
+    def test_an_axis_that_is_none(self, axis: Any, said: str) -> None:
+        assert said in mistake({"methods": {"npo": {"method.beta": axis}}})
+
+    def test_a_metric_that_the_suite_does_not_give(self) -> None:
+        message = mistake({"methods": ["ga"]}, objectives={"forget": "fluency"})
+        assert "objectives.forget: the suite closer_look gives no 'fluency'; it gives: model_utility, for" in message
+
+    def test_forget_quality_needs_a_retain_model(self) -> None:
+        objectives = {"forget": "forget_quality", "utility": "tofu_model_utility"}
+        message = mistake({"methods": ["ga"]}, objectives=objectives, evaluation={"suite": "tofu"})
+        assert "(forget_quality needs a retain model)" in message
+        sweep({"methods": ["ga"]}, objectives=objectives, retain_model={"source": "r"}, evaluation={"suite": "tofu"})
+
+    def test_a_seed_twice(self) -> None:
+        assert "seeds: [1, 1] holds one twice" in mistake({"methods": ["ga"]}, seeds=[1, 1])
+
+    def test_a_grace_that_never_ends(self) -> None:
+        message = mistake({"methods": ["ga"]}, scheduler={"type": "asha", "grace": 5}, signal={"points": 5})
+        assert "scheduler.grace: 5 is not below signal.points: 5" in message
