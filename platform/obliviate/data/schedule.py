@@ -38,6 +38,7 @@ class Schedule:
     optim: OptimSpec
     seed: int
     pairing: Literal["fresh", "fixed"] = "fresh"
+    of_retain: bool = False  # the anchors are the retain rows themselves (fine-tuning), not rows that draw one of them
 
     @property
     def steps_per_epoch(self) -> int:
@@ -69,6 +70,7 @@ class Schedule:
         draws = np.random.default_rng(key).random(5)
         retain, mismatch = (int(draw * self.retain) for draw in draws[:2])
         refusal, retain_refusal = (int(draw * self.refusals) for draw in draws[2:4])
+        retain = anchor if self.of_retain else retain
         return Item(anchor, retain, refusal, retain_refusal, mismatch, float(draws[4]))
 
     def _order(self, epoch: int) -> np.ndarray:

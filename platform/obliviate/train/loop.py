@@ -58,8 +58,9 @@ class Job:
 
     @property
     def schedule(self) -> Schedule:
-        anchors = len(self.forget if self.anchor is Pass.FORGET else self.retain)
-        return Schedule(anchors, len(self.retain), len(self.refusals), self.optim, self.seed, self.pairing)  # type: ignore[arg-type]
+        of_retain = self.anchor is Pass.RETAIN
+        anchors = len(self.retain if of_retain else self.forget)
+        return Schedule(anchors, len(self.retain), len(self.refusals), self.optim, self.seed, self.pairing, of_retain)  # type: ignore[arg-type]
 
 
 class Reporter(Protocol):
