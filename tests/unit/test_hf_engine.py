@@ -1,5 +1,6 @@
 """The Hugging Face engine against the bare model: what it batches, pads and cuts must not show in its answers."""
 
+from itertools import pairwise
 from math import isnan, log
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.hf import HFEngine, _batches, sample
-from obliviate.inference.request import request_seed, room, stop_ids
+from obliviate.inference.request import by_prompt, request_seed, room, stop_ids
 from obliviate.models import load_pretrained
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from tiny import tiny_model_folder
@@ -345,3 +346,14 @@ def test_a_collapsed_model_has_no_gradient_norm(folder: Path) -> None:
     for parameter in collapsed[0].parameters():
         torch.nn.init.constant_(parameter, float("nan"))
     assert engine_of(collapsed).gradient_norms(texts()[2:3]) == [None]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), max_size=30))
+def test_answers_to_one_prompt_stand_side_by_side_and_the_longest_text_first(lengths: list[tuple[int, int]]) -> None:
+    texts = [Encoded(tuple(range(prompt)) + (0,) * answer, prompt) for prompt, answer in lengths]
+    order = by_prompt(texts)
+    assert sorted(order) == list(range(len(texts)))
+    in_order = [texts[i] for i in order]
+    runs = [a for a, b in pairwise(in_order) if a.prompt_length != b.prompt_length]
+    assert len(runs) == max(0, len({text.prompt_length for text in texts}) - 1)
+    assert not texts or len(in_order[0].input_ids) == max(len(text.input_ids) for text in texts)
