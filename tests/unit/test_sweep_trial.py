@@ -136,7 +136,7 @@ def test_the_reproducing_command_lands_in_the_same_run(shared: Shared, tmp_path:
     verb, path, *overrides = result.command(only(shared)).split()[1:]
     assert (verb, path) == ("unlearn", str(shared.directory / BASE))
     config = load(UnlearnRun, Path(path), overrides)
-    assert str(unlearn_job(config, config.data.load())[0].directory) == only(shared).run
+    assert str(unlearn_job(config, config.data.load(), Console(quiet=True))[0].directory) == only(shared).run
 
 
 def test_a_models_copy_on_the_node_is_made_once(config: SweepRun, tmp_path: Path) -> None:
