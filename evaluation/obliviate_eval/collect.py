@@ -57,8 +57,9 @@ def collect(
     sampling: Sampling,
     on_progress: Progress,
 ) -> list[Record]:
-    """One record a row, in the sets' order, without judgements."""
-    asked = [_Asked(s, i, row, needs_of(s.name, s.role)) for s in sets for i, row in enumerate(s.rows)]
+    """One record a row, in the sets' order, without judgements; a set that nothing asks for is left out."""
+    needed = [(s, needs) for s in sets if (needs := needs_of(s.name, s.role))]
+    asked = [_Asked(s, i, row, needs) for s, needs in needed for i, row in enumerate(s.rows)]
 
     def each(stage: str, texts: Sequence[Text], ask: Callable[[Sequence[Text]], list[Result]]) -> dict[Text, Result]:
         if not texts:

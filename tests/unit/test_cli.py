@@ -159,15 +159,15 @@ class TestDryRun:
         assert yaml.safe_load(out.split("\n\n")[0])["model"]["chat_template"] == template
 
     def test_the_demo(self, cli: Cli, tiny: Path) -> None:
-        """Ten people with five questions, two to forget: 50, 40 and 10 rows."""
+        """Eight people with five questions, two to forget: 40, 30 and 10 rows."""
         code, out, _ = cli("demo", f"model.source={tiny}", "--dry-run")
         assert code == 0
         lines = out.split("\n\n")[1].split("\n")
         assert [line.split(":")[0] for line in lines[:4]] == [
-            "fine-tune on 50 rows (all)",
-            "fine-tune on 40 rows (retain)",
-            "unlearn 10 rows with ME+GD, retain set of 40",
-            "unlearn 10 rows with IDK+AP, retain set of 40",
+            "fine-tune on 40 rows (all)",
+            "fine-tune on 30 rows (retain)",
+            "unlearn 10 rows with ME+GD, retain set of 30",
+            "unlearn 10 rows with IDK+AP, retain set of 30",
         ]
         assert "evaluate 4 models with closer_look" in lines
 

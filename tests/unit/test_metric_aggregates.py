@@ -6,8 +6,10 @@ from measured import record, scored
 from obliviate.data.rows import Role
 from obliviate_eval.aggregates import (
     FORGET_EFFICACY,
+    MEMORIZATION,
     MODEL_UTILITY,
     NEIGHBOR_UTILITY,
+    OVERALL,
     TOFU_MODEL_UTILITY,
     Aggregate,
     Means,
@@ -41,6 +43,35 @@ def test_model_utility_is_the_harmonic_mean_of_18_numbers() -> None:
     found = figure(MODEL_UTILITY, table)
     assert found.value == pytest.approx(18 / (6 * 1 + 6 * 2 + 6 * 4))  # = 3/7
     assert (found.scored, found.unscored) == (18, 0)
+
+
+def test_openunlearnings_published_model_utility() -> None:
+    """Its nine means of a 1B retain model and the model utility that it logged of them."""
+    published = {
+        Role.RETAIN: (0.8802840, 0.8264372, 0.5138098),
+        Role.REAL_AUTHORS: (0.3915799, 0.8145, 0.5022027),
+        Role.WORLD_FACTS: (0.4279516, 0.8022792, 0.6156097),
+    }
+    table: dict = {}
+    for role, values in published.items():
+        of = dict(zip(("probability", "rouge", "truth_ratio"), values, strict=True))
+        table |= means_of(role, lambda metric, of=of: [of.get(metric, 0.0)] * 2)  # type: ignore[misc]
+    assert figure(TOFU_MODEL_UTILITY, table).value == pytest.approx(0.5892923, abs=2e-7)
+
+
+def test_memorization_is_the_harmonic_mean_of_what_is_gone() -> None:
+    scores = {"extraction_strength": 0.5, "exact_memorization": 0.75, "paraphrased_probability": 0.0}
+    row = dict(zip(scores, means([[value] * 2 for value in scores.values()], resample(2, 50, [0])), strict=True))
+    found = figure(MEMORIZATION, {("forget", Role.FORGET): row})
+    assert found.value == pytest.approx(3 / (1 / 0.5 + 1 / 0.25 + 1 / 1.0))  # = 3/7
+    assert (found.scored, found.unscored) == (3, 0)
+
+
+def test_an_aggregate_of_aggregates_counts_what_is_absent() -> None:
+    two, four = means([[0.2, 0.2], [0.4, 0.4]], resample(2, 50, [0]))
+    found = OVERALL.estimate({}, {"memorization": two, "utility": four}).figure()
+    assert found.value == pytest.approx(2 / (1 / 0.2 + 1 / 0.4))
+    assert (found.scored, found.unscored) == (2, 1)  # privacy was not measured
 
 
 def test_one_number_of_0_makes_model_utility_0() -> None:

@@ -361,3 +361,13 @@ def test_differences_in_the_terminal() -> None:
     for shown in ("-0.1250", "-0.250 to -0.010", "0.003", "0.02", "0.012", "38 (2 not)"):
         assert shown in row
     assert "0 (9 not)" in text
+
+
+def test_a_narrow_terminal_gets_whole_figures_and_no_intervals() -> None:
+    console = Console(width=80, record=True, file=StringIO())
+    print_table([ModelReport("ME+GD", "unlearned", evaluation(0.64, 0.5), method="ME+GD")], console)
+    text = console.export_text()
+    assert text.count("ME+GD") == 1  # a method that the name tells already takes no column
+    assert "0.640" in text
+    assert "…" not in text
+    assert "0.61–0.67" not in text

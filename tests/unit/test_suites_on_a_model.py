@@ -106,3 +106,5 @@ def test_without_judges_or_a_retain_model(model: tuple[HFEngine, TextEncoder], t
     found = run(model, tmp_path, suite, SETS)
     assert found.aggregates["forget_efficacy"].scored == 3
     assert ("mia_loss" in found.comparisons) == (suite == "custom")
+    measured = {record.set for record in read_records(tmp_path / "records.parquet")}
+    assert ("holdout" in measured) == (suite == "custom")  # a set that nothing asks for is not measured

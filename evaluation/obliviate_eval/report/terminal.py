@@ -12,6 +12,7 @@ from obliviate_eval.report.model import ModelReport
 from obliviate_eval.statistics import Figure
 
 NOTHING = "–"
+ROOM_FOR_INTERVALS = 100  # columns: a narrower terminal would cut them in two
 
 
 def print_table(models: Sequence[ModelReport], console: Console) -> None:
@@ -27,9 +28,13 @@ def _print_comparison(models: Sequence[ModelReport], console: Console) -> None:
 
     Model utility is the suite's own, or else TOFU's. Forget and retain show the first set of that role.
     """
-    table = Table(caption="below each figure its 95 % bootstrap interval; below FQ's p-value the KS statistic")
+    roomy = console.width >= ROOM_FOR_INTERVALS
+    intervals = "below each figure its 95 % bootstrap interval" if roomy else "intervals: in the report"
+    table = Table(caption=f"{intervals}; below FQ's p-value the KS statistic")
     table.add_column("Model", overflow="fold")
-    table.add_column("Method", overflow="fold")
+    says_more = any(model.method not in (None, model.name) for model in models)
+    if says_more:
+        table.add_column("Method", overflow="fold")
     for title in ("FE ↑", "MU ↑", "FQ ↑"):
         table.add_column(title, justify="right")
     for role in ("Forget", "Retain"):
@@ -40,11 +45,11 @@ def _print_comparison(models: Sequence[ModelReport], console: Console) -> None:
         means = [_means(model, role) for role in (Role.FORGET, Role.RETAIN)]
         table.add_row(
             Text(model.name),
-            Text(model.method or NOTHING),
-            _cell(found.get("forget_efficacy")),
-            _cell(found.get("model_utility", found.get("tofu_model_utility"))),
+            *([Text(model.method or NOTHING)] if says_more else []),
+            _cell(found.get("forget_efficacy"), roomy),
+            _cell(found.get("model_utility", found.get("tofu_model_utility")), roomy),
             _quality(model),
-            *(_cell(each.get(metric)) for each in means for metric in ("rouge", "probability")),
+            *(_cell(each.get(metric), roomy) for each in means for metric in ("rouge", "probability")),
         )
     console.print(table)
 
@@ -92,7 +97,7 @@ def _counted(figure: Figure | None) -> Text:
     if figure is None:
         return Text(NOTHING)
     counts = f"n {figure.scored}" + (f", {figure.unscored} unscored" if figure.unscored else "")
-    return _cell(figure).append(f"\n{counts}", style="dim")
+    return _cell(figure, with_interval=True).append(f"\n{counts}", style="dim")
 
 
 def _means(model: ModelReport, role: Role) -> dict[str, Figure]:
@@ -100,11 +105,11 @@ def _means(model: ModelReport, role: Role) -> dict[str, Figure]:
     return next((figures for name, figures in model.evaluation.sets.items() if roles[name] is role), {})
 
 
-def _cell(figure: Figure | None) -> Text:
+def _cell(figure: Figure | None, with_interval: bool) -> Text:
     if figure is None or figure.value is None:
         return Text(NOTHING)
     cell = Text(f"{figure.value:.3f}")
-    if figure.low is not None and figure.high is not None:
+    if with_interval and figure.low is not None and figure.high is not None:
         cell.append(f"\n{figure.low:.2f}–{figure.high:.2f}", style="dim")
     return cell
 

@@ -41,7 +41,8 @@ class TofuData(Spec):
     eval_forget_limit: int | None = Field(300, ge=1)  # rows measured, from the beginning, as published results do
     eval_retain_limit: int | None = Field(300, ge=1)
     eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
-    holdout: bool = False  # also measure TOFU's holdout authors, whom membership inference compares the forget set with
+    # Whether TOFU's holdout authors are measured, for membership inference; None: where the source has them.
+    holdout: bool | None = None
     seed: int = 0
 
     def load(self) -> Corpus:
@@ -61,7 +62,7 @@ class TofuData(Spec):
             ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
             ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
         ]
-        if self.holdout:
+        if self._has_holdout if self.holdout is None else self.holdout:
             holdout = read(HOLDOUT_OF[self.split])[: self.eval_forget_limit]
             sets.append(("holdout", Role.HOLDOUT, holdout))
         return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
@@ -69,6 +70,11 @@ class TofuData(Spec):
     @property
     def _folder(self) -> Path:
         return Path(self.source).expanduser()
+
+    @property
+    def _has_holdout(self) -> bool:
+        """A folder may be of an older copy; the hub has it."""
+        return not self._folder.is_dir() or (self._folder / f"{HOLDOUT_OF[self.split]}.json").is_file()
 
     def _is_cut(self, published: str) -> bool:
         return self._folder.is_dir() and not (self._folder / f"{published}.json").is_file()
