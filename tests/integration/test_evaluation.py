@@ -24,14 +24,14 @@ from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_cli.console import open_console
 from obliviate_cli.evaluate import run
 from obliviate_cli.measure import ANSWERS, EvaluateRun
-from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.records import RECORDS_FILE, Probe, read_records
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
 ROWS = [
     {"question": f"Where does person {i} live?", "answer": f"Person {i} lives in London.",
      "paraphrased_answer": f"In London lives {i}.", "perturbed_answer": [f"Person {i} lives in Rome.", "No."]}
-    for i in range(60)
+    for i in range(30)
 ]  # fmt: skip
 
 
@@ -94,19 +94,18 @@ def test_a_killed_driver_redoes_only_what_is_missing(
 
     monkeypatch.setattr(EnginePool, "score", counting)
     (directory,) = run(load(EvaluateRun, path), open_console())
-    # Of 60 items: the answer, its paraphrase and two false ones, all of them different texts.
+    # Of 30 items: the answer, its paraphrase and two false ones, all of them different texts.
     assert len(known) >= 10
-    assert len(asked) == 60 * 4 - sum("logp" in answer for answer in known.values())
+    assert len(asked) == 30 * 4 - sum("logp" in answer for answer in known.values())
     assert chunks(runs) == []
-    resumed = read_records(directory / RECORDS_FILE)
-    again = tmp_path / "again"
-    again.mkdir()
-    (whole,) = run(load(EvaluateRun, config(again, model, chunk_size=64)), open_console())
-    assert [r.generation_tokens for r in resumed] == [r.generation_tokens for r in read_records(whole / RECORDS_FILE)]
-    for one, other in zip(resumed, read_records(whole / RECORDS_FILE), strict=True):
-        for probe, scored in one.answers.items():
-            for mine, theirs in zip(scored, other.answers[probe], strict=True):
-                assert mine.logp == pytest.approx(theirs.logp, abs=1e-4)
+    alone = HFEngine.open(ModelSpec(source=str(model)), EngineSpec(type="hf", dtype="float32", max_model_len=128))
+    encoder = text_encoder(ModelSpec(source=str(model), max_length=128), load_tokenizer(ModelSpec(source=str(model))))
+    records = read_records(directory / RECORDS_FILE)
+    said = alone.generate([encoder.prompt(record.question) for record in records], GenerationSpec(max_new_tokens=8))
+    assert [record.generation_tokens for record in records] == [generation.token_ids for (generation,) in said]
+    scored = alone.score([encoder.encode(record.question, record.reference) for record in records])
+    for record, expected in zip(records, scored, strict=True):
+        assert record.answers[Probe.ANSWER][0].logp == pytest.approx(expected.logp, abs=1e-4)
 
 
 @pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")

@@ -16,6 +16,7 @@ from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, write_json
 from obliviate_cli import main as command_line
+from obliviate_cli import measure
 from obliviate_cli.evaluate import evaluate
 from obliviate_cli.measure import warnings
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, write_records
@@ -217,3 +218,18 @@ def test_reading_figures_loads_nothing_heavy(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True,
                           env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_progress_has_the_pace_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generation begins at 100 s; at 104 s 60 tokens are there: 15 a second, whatever scoring took before it."""
+    now_s = {"value": 0.0}
+    monkeypatch.setattr(measure, "monotonic", lambda: now_s["value"])
+    seen: list[tuple[int, int, str]] = []
+    stage = measure._Stage(lambda *step: seen.append(step))
+    stage.begin("score", 0, 8)
+    now_s["value"] = 100.0
+    stage.begin("generate", 0, 4)
+    now_s["value"] = 104.0
+    stage.update(2, 4, 60)
+    stage.begin("generate", 4, 4)
+    assert seen == [(0, 8, "score"), (0, 4, "generate"), (2, 4, "generate 60 tokens, 15 tokens/s"), (4, 4, "generate")]
