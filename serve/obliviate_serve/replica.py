@@ -1,5 +1,6 @@
 """A model at work behind Ray Serve: renders what a client sent, keeps to the limits, streams the engine's events."""
 
+import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -37,7 +38,7 @@ class Model:
 
     @classmethod
     def load(cls, loading: Loading) -> "Model":
-        """Raises UserError where there is no such model. Takes a while; vLLM needs a running event loop."""
+        """Raises UserError where there is no such model. Takes a while."""
         locate(loading.model.source)
         if loading.engine.type == "vllm":
             from obliviate_serve.vllm import VLLMServingEngine as Engine
@@ -69,7 +70,7 @@ class Model:
     def _room(self, length: int, asked: int | None) -> int:
         """Tokens to generate."""
         context = self._engine.context
-        if length > self._prompt_limit or (length == context and asked != 0):
+        if length > self._prompt_limit or length == context:
             raise ApiError(
                 400,
                 f"the prompt has {length} tokens; this model takes up to {min(self._prompt_limit, context - 1)}",
@@ -161,7 +162,8 @@ def on_demand_replica(size: int) -> type:
         async def _lend(self, name: str) -> Lent:
             """The `size` models used last are kept, and requests go to where their model is."""
             unknown = replace(self._unknown, model=self._unknown.model.model_copy(update={"source": name}))
-            return Lent(Model.load(self._known.get(name, unknown)))
+            # In a thread: requests to other models go on, and Ray Serve takes a loop that stands still for dead.
+            return Lent(await asyncio.to_thread(Model.load, self._known.get(name, unknown)))
 
         async def stream(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
             """Raises ApiError where the model cannot be loaded; the next call tries again."""

@@ -27,7 +27,7 @@ ENTROPY_KEY = "obliviate_entropy"  # in a request's extra arguments: the name un
 class VLLMServingEngine:
     """`adapters`: name -> folder of a LoRA adapter. Raises UserError where vLLM cannot start.
 
-    Made inside a running event loop. The model's own generation defaults are not applied.
+    The model's own generation defaults are not applied.
     """
 
     def __init__(self, model: ModelSpec, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
