@@ -71,7 +71,7 @@ def _is_own(url: str) -> bool:
 
 def visit(page: Any, site: Site, hash_: str = "") -> None:
     page.goto(site.url + hash_)
-    expect(page.locator("#ask")).to_be_enabled()
+    expect(page.locator("#ask")).to_be_visible()
 
 
 def ask(page: Any, answers: int, *attacks: str) -> None:
@@ -285,6 +285,26 @@ def test_a_link_carries_the_probe_but_asks_nothing(site: Site, page: Any, browse
     other.context.close()
 
 
+def test_copying(site: Site, page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
+    visit(page, site)
+    ask(page, 3)
+    card(page, "retain").locator("button", has_text="Copy").click()
+    expect(card(page, "retain").locator("button", has_text="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "Ilka Dornbach was born in Vienna, Austria."
+    page.press("body", "l")
+    expect(page.locator("#link")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    expect(page.locator("#link")).to_have_text("Copy link")
+
+    page.add_init_script("delete Navigator.prototype.clipboard")  # as on a page over plain HTTP from another machine
+    page.reload()
+    ask(page, 3)
+    assert card(page, "retain").locator("button", has_text="Copy").count() == 0
+    page.click("#link")
+    expect(page.locator("#copied-link")).to_have_value(page.url)
+
+
 def test_history_and_export_hold_the_whole_probe(site: Site, page: Any) -> None:
     visit(page, site)
     ask(page, 3)
@@ -299,7 +319,7 @@ def test_history_and_export_hold_the_whole_probe(site: Site, page: Any) -> None:
 
     page.reload()
     before = len(site.backend.asked)
-    expect(page.locator("#ask")).to_be_enabled()
+    expect(page.locator("#ask")).to_be_visible()
     page.press("body", "h")
     shot(page, "history")
     page.locator("#entries .entry").click()
@@ -400,7 +420,7 @@ def test_tokens_are_asked_for_and_kept_in_the_tab(open_site: Callable[..., Site]
     for given, message in (
         ("wrong", "give a valid token: Authorization: Bearer TOKEN"),
         ("zwölf", "A token has no spaces and no accents."),
-        (lines[Role.QUERY][0], "this token may query; /v1/attacks needs probe"),
+        (lines[Role.QUERY][0], "this token may query; this needs probe"),
     ):
         page.fill("#token", given)
         page.keyboard.press("Enter")
@@ -411,7 +431,7 @@ def test_tokens_are_asked_for_and_kept_in_the_tab(open_site: Callable[..., Site]
     ask(page, 3)
     assert lines[Role.PROBE][0] not in page.url + json.dumps(page.evaluate("({...localStorage})"))
     page.reload()
-    expect(page.locator("#ask")).to_be_enabled()
+    expect(page.locator("#ask")).to_be_visible()
     page.click("#token-button")
     page.click("#forget-token")
     expect(problem).to_have_text("This server asks for a token.")

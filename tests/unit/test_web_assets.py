@@ -53,6 +53,9 @@ def test_the_page_is_served_whole_under_a_strict_policy(tmp_path: Path) -> None:
         response = client.get(f"/{path.name}")
         assert types[path.suffix] in response.headers["content-type"]
         assert response.headers["cache-control"] == "no-cache"
+        assert client.head(f"/{path.name}").status_code == 200
+    for elsewhere in ("/app.py", "/..%2fapp.py", "/web/index.html", "/%00"):
+        assert client.get(elsewhere).status_code == 404
 
 
 def test_nothing_is_inline_or_comes_from_elsewhere() -> None:
@@ -82,7 +85,7 @@ def test_every_import_is_exported() -> None:
     for script in SCRIPTS:
         for names, source in re.findall(r'import \{ ([^}]+) \} from "\./([\w.]+)"', script.read_text(encoding="utf-8")):
             there = (WEB / source).read_text(encoding="utf-8")
-            exported = set(re.findall(r"^export (?:const|class|(?:async )?function\*?) (\w+)", there, re.MULTILINE))
+            exported = set(re.findall(r"^export (?:const|class|(?:async )?function\*?) ([\w$]+)", there, re.MULTILINE))
             assert set(names.split(", ")) <= exported, f"{script.name} from {source}"
 
 

@@ -32,7 +32,7 @@ async function connect() {
       $("unreachable").firstElementChild.textContent = error.message;
     }
   }
-  $("ask").disabled = !results;
+  for (const part of ["composer", "empty"]) $(part).hidden = !results || (part === "empty" && run !== null);
 }
 
 /** True where a token is what is missing: the field for it is shown. */
@@ -88,8 +88,9 @@ async function ask() {
     for await (const event of probe(request, mine.signal)) {
       if (asking !== mine) return undefined; // another probe has begun
       const changed = apply(asked, event);
-      if (event.type === "start") open(asked, { scroll: true });
+      if (event.type === "start") open(asked);
       else if (changed !== null) progress(event, changed);
+      $("status").textContent = count();
     }
     if (asked.state !== "done") throw new ApiError(0, { message: "The connection ended before the answers were complete." });
   } catch (error) {
@@ -109,14 +110,14 @@ function busy(active) {
   $("status").textContent = active ? "Waiting for the server …" : "";
 }
 
+const count = () => `${finished(run)} of ${plural(run.cells.length, "answer")}`;
+
 function progress(event, changed) {
   results.update(changed);
-  const count = `${finished(run)} of ${plural(run.cells.length, "answer")}`;
-  if (event.type !== "token") $("status").textContent = count;
   if (event.type !== "answer" || event.sample !== null) return;
   const { model, attack } = run.cells[changed];
   const aloud = run.cells.length <= READ_ALOUD;
-  $("live").textContent = aloud ? `${model}, ${attack}: ${event.answer.text || "says nothing"}` : count;
+  $("live").textContent = aloud ? `${model}, ${attack}: ${event.answer.text || "says nothing"}` : count();
 }
 
 function end(asked) {
@@ -125,18 +126,18 @@ function end(asked) {
   if (run !== asked) return;
   results.finish();
   remember(asked);
-  $("status").textContent = asked.state === "done" ? `${finished(asked)} of ${plural(asked.cells.length, "answer")}` : "";
+  $("status").textContent = asked.state === "done" ? count() : "";
 }
 
 function stop() {
   asking?.abort();
 }
 
-function open(shown, { scroll }) {
+function open(shown) {
   run = shown;
   results.show(run);
   keepLink();
-  if (scroll) $("results").scrollIntoView({ block: "start" });
+  $("results").scrollIntoView({ block: "start" });
 }
 
 const keepLink = () => run && window.history.replaceState(null, "", toHash(run.request, view()));
@@ -181,7 +182,7 @@ function showHistory() {
       stop();
       clearErrors();
       writeForm(entry.request);
-      open(entry, { scroll: true });
+      open(entry);
     });
     const drop = element("button", { type: "button", class: "quiet", "aria-label": `Delete “${question}”` }, "✕");
     drop.addEventListener("click", () => { forget(index); showHistory(); });

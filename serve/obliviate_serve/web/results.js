@@ -36,7 +36,9 @@ function answerFigures(answer, limit) {
   return element("p", { class: "figures" }, parts.join(" · "));
 }
 
+/** Nothing where the browser offers no clipboard: it does to pages from this machine or over HTTPS alone. */
 function copyButton(text, whose) {
+  if (!navigator.clipboard) return null;
   const button = element("button", { type: "button", class: "quiet", "aria-label": `Copy the answer of ${whose}` }, "Copy");
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(text);
@@ -105,7 +107,7 @@ class Card {
     this.waiting.hidden = Boolean(error || (greedy ? greedy.text : cell.tokens.length));
     this.error.textContent = error?.message ?? "";
     this.badges.replaceChildren(...badges(greedy));
-    this.figures.replaceChildren(...(greedy ? [answerFigures(greedy, limit), copyButton(greedy.text, cell.model)] : []));
+    this.figures.replaceChildren(...[greedy && answerFigures(greedy, limit), greedy?.text && copyButton(greedy.text, cell.model)].filter(Boolean));
     this.truth.replaceChildren(...(truth ? [truthBlock(truth, cell.model)] : []));
     this.samples.replaceChildren(...(samples.length ? [samplesBlock(samples, cell.model, limit)] : []));
   }
