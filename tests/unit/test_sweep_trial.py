@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 from test_cli import FORGET, RETAIN, write_rows
 
 from obliviate.config import UnlearnRun, build, load
@@ -14,6 +15,7 @@ from obliviate.errors import UserError
 from obliviate.models import content_of
 from obliviate_cli.stages import unlearn_job
 from obliviate_cli.sweep import trial as trials
+from obliviate_cli.sweep.calibrate import calibrate
 from obliviate_cli.sweep.promote import promote
 from obliviate_cli.sweep.records import Trial, TrialRecord, read_records
 from obliviate_cli.sweep.result import BASE, Result, write_result
@@ -150,6 +152,21 @@ def test_a_models_copy_on_the_node_is_made_once(config: SweepRun, tmp_path: Path
     assert trials._near(config.model, shared).source == near.source
     assert Path(near.source).stat().st_mtime_ns == written_ns
     assert trials._near(config.model, share(config)).source == config.model.source
+
+
+def test_a_method_that_never_keeps_enough_is_brought_back_to_the_original(shared: Shared) -> None:
+    """The original is said to have utility 1, which no mixture reaches: the share is 0, the model the original."""
+    run(shared)
+    result = Result.of(shared.config, shared.directory, shared.target.source, (0.1, 1.0))
+    (found,) = calibrate(result, shared, Console(quiet=True))
+    assert (found.method, found.trial) == ("npo+gd", only(shared).id)
+    assert (found.share, found.forget, found.utility) == (0.0, 0.1, 1.0)
+    ours, original = (load_file(Path(each) / "model.safetensors") for each in (found.model, shared.target.source))
+    assert all(bool((ours[name] == original[name]).all()) for name in original)
+    measured = [path.name for path in Path(shared.config.runs).glob("evaluate-*-at-*")]
+    assert len(measured) == 5
+    assert not (Path(found.model).parent / "shares").exists()
+    assert calibrate(result, shared, Console(quiet=True)) == (found,)  # from disk
 
 
 class TestPromote:

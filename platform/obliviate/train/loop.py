@@ -72,7 +72,8 @@ class Reporter(Protocol):
 @contextmanager
 def single_process() -> Iterator[None]:
     """A process group of one, for running the loop without Ray."""
-    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:

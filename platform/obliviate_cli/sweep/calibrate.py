@@ -43,11 +43,11 @@ class Calibrated:
 
 def calibrate(result: Result, shared: Shared, console: Console) -> tuple[Calibrated, ...]:
     """One for each method: of the configuration that the rule takes among the method's own, the first seed's trial."""
-    needed = shared.config.calibrate_to * result.original[1]
+    config = shared.config
+    needed = config.calibrate_to * result.original[1]
     measure = Measure(
-        shared.corpus, shared.evaluation, shared.config.cluster.address, Path(shared.config.runs), QUIET,
-        in_process=False,
-    )  # fmt: skip
+        shared.corpus, shared.evaluation, config.cluster.address, Path(config.runs), QUIET, config.measures_here
+    )
     found = []
     for method in dict.fromkeys(each.point.method for each in result.ranked):
         chosen = _of_method(result, method)

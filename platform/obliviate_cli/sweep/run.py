@@ -117,9 +117,7 @@ def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: 
     target, retain = make_models(config, console)
     folder = Path(config.runs) / f"base-{content_hash(target.source)[:10]}"
     target = target.model_copy(update={"source": materialise(target, folder.absolute()), "lora": None})
-    # Without GPUs the driver may as well do it itself: an actor would take seconds to start.
-    here = config.in_process and not places.gpus
-    measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console, in_process=here)
+    measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console, config.measures_here)
     reference = None if retain is None else measure("retain", retain)
     original = measure("target", target, reference)
     shared = Shared(run.directory, config, corpus, spec, target, reference, max(1, int(places.cpus)))

@@ -175,6 +175,11 @@ class SweepRun(ComparedModels):
         """Whether a trial needs no process but its own: one worker, and an engine without actors."""
         return self.cluster.workers == 1 and self.evaluation.engine.type == "hf"
 
+    @property
+    def measures_here(self) -> bool:
+        """Whether the driver measures models itself: without GPUs an actor would only take seconds to start."""
+        return self.in_process and not self.cluster.gpus_per_worker
+
 
 def _at(tree: Any, name: str) -> Any:
     for step in name.split("."):

@@ -159,6 +159,8 @@ def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with single_process():
         export(train(job, on_step, device=device), job.model, folder)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the evaluation, and the other trials on this GPU, need what training held
 
 
 def _near(model: ModelSpec, shared: Shared) -> ModelSpec:
