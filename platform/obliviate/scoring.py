@@ -149,14 +149,6 @@ def wanted_hidden(hidden_BTD: Tensor, wanted_BT: Tensor) -> Tensor:
     return hidden_BTD[:, :-1][wanted_BT[:, 1:]]
 
 
-def greedy_matches(hidden_ND: Tensor, labels_N: Tensor, head: Head) -> Tensor:
-    """Whether each label is the distribution's argmax (the first, where several are largest), bool [N]."""
-    gathered = _Statistics((Stat.LOGIT_GAP,), labels_N)
-    for columns in _blocks(len(head.weight_VD), len(labels_N)):
-        gathered.add(head.block(columns).logits(hidden_ND), columns, None)
-    return gathered.constants()[Stat.LOGIT_GAP] == labels_N
-
-
 def _blocks(vocabulary: int, positions: int) -> Iterator[slice]:
     """The columns of each block, so that its logits take BLOCK_BYTES."""
     width = max(1, BLOCK_BYTES // (4 * max(1, positions)))
