@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from obliviate.errors import UserError
+from obliviate_cli.requests import commands as requests
 
 app = typer.Typer(
     help="Removes knowledge from language models and measures what was removed and what was kept.",
@@ -16,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(requests.request, name="request")
+app.add_typer(requests.certificate, name="certificate")
 
 Config = Annotated[Path, typer.Argument(help="YAML file with the run's config; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example optim.epochs=3.")]

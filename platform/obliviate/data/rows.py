@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from obliviate.errors import UserError
-from obliviate.runs import content_hash
+from obliviate.runs import content_hash, write_whole
 
 PARQUET_MAGIC = b"PAR1"
 
@@ -109,6 +109,19 @@ def read_rows(path: str | Path) -> tuple[Row, ...]:
     if not rows:
         raise UserError(f"{path}: has no rows; give a file with at least one question and answer")
     return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """JSON lines that `read_rows` gives back as they are, written whole."""
+    lines = "".join(json.dumps(_record(row), ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, lambda temporary: temporary.write_text(lines, encoding="utf-8", newline="\n"))
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """With the keys of the files, those that have no value left out."""
+    record = asdict(row)
+    record["perturbed_answer"] = record.pop("perturbed_answers")
+    return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
 
 
 def parse_row(record: Any, where: str) -> Row:
