@@ -42,6 +42,14 @@ def compare(config: Config, overrides: Overrides = None, dry_run: DryRun = False
 
 
 @app.command()
+def continual(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Unlearn one forget set after another, and measure all of them after every step."""
+    from obliviate_cli import continual
+
+    continual.main(config, overrides or [], dry_run)
+
+
+@app.command()
 def finetune(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Teach a model the data: all of it, or all but the forget set (a retain model)."""
     from obliviate_cli import verbs

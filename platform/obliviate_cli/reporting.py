@@ -14,7 +14,7 @@ from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
-from obliviate_eval.report.build import Kind, ModelReport, build_report, report_json
+from obliviate_eval.report.build import Kind, ModelReport, Section, build_report, report_json
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
@@ -46,13 +46,15 @@ def model_report(directory: Path) -> ModelReport:
     )
 
 
-def write(title: str, models: Sequence[ModelReport], path: Path, console: Console) -> None:
+def write(
+    title: str, models: Sequence[ModelReport], path: Path, console: Console, sections: Sequence[Section] = ()
+) -> None:
     """The HTML, the same figures as JSON beside it, and a table on the terminal."""
     notes = [
         "Intervals are 95% percentile bootstraps over items; they say nothing of the spread over training seeds.",
         "The p-value of forget quality saturates once the samples no longer overlap: read the KS statistic with it.",
     ]
-    build_report(title, models, notes, path)
+    build_report(title, models, notes, path, sections)
     write_json(path.with_suffix(".json"), report_json(models))
     print_table(models, console)
     console.print(f"report: {path.absolute()}")

@@ -41,8 +41,10 @@ def unlearn(config: UnlearnRun, console: Console) -> Path:
     corpus = _load(config, console)
     check_retain(config, corpus)
     refusals = load_refusals(config.refusals)
-    own_refusals = {} if config.refusals is None else {"refusals": content_hash(refusals)}
-    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **own_refusals)
+    files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
+    if config.reference is not None:
+        files["reference"] = content_of(config.reference)
+    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **files)
     job = _job(
         config,
         run,
@@ -51,6 +53,7 @@ def unlearn(config: UnlearnRun, console: Console) -> Path:
         retain=corpus.retain,
         refusals=refusals,
         pairing=config.pairing,
+        reference=None if config.reference is None else portable(config.reference),
     )
     return _train(config, run, job, f"unlearn with {config.label}", console)
 

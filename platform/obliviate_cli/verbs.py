@@ -25,7 +25,7 @@ IMPORTERS = {"tofu": read_tofu_log}
 def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(FinetuneRun, path, overrides), open_console()
     if dry_run:
-        _show(config, plan.finetune(config), console)
+        show(config, plan.finetune(config), console)
     else:
         console.print(f"model: {stages.finetune(config, console)}")
 
@@ -33,7 +33,7 @@ def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
 def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(UnlearnRun, path, overrides), open_console()
     if dry_run:
-        _show(config, plan.unlearn(config), console)
+        show(config, plan.unlearn(config), console)
     else:
         console.print(f"model: {stages.unlearn(config, console)}")
 
@@ -41,7 +41,7 @@ def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
 def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(CompareRun, path, overrides), open_console()
     if dry_run:
-        _show(config, plan.compare(config), console)
+        show(config, plan.compare(config), console)
     else:
         run_compare(config, console)
 
@@ -49,7 +49,7 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
 def evaluate(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(EvaluateRun, path, overrides), open_console()
     if dry_run:
-        _show(config, plan.evaluate(config), console)
+        show(config, plan.evaluate(config), console)
         return
     measure = Measure(config.data.load(), config.evaluation, config.address, Path(config.runs), console)
     retain = config.retain_model
@@ -79,7 +79,7 @@ def import_logs(framework: str, logs: Path, retain_logs: Path | None, output: Pa
     console.print(yaml.safe_dump(evaluation.model_dump(mode="json"), sort_keys=False))
 
 
-def _show(config: Spec, lines: list[str], console: Console) -> None:
+def show(config: Spec, lines: list[str], console: Console) -> None:
     console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     for line in lines:
         console.print(line)

@@ -93,7 +93,7 @@ def trade_off(looks: Sequence[Look], forgotten: Axis, kept: Axis) -> Chart | Non
     figure.update_xaxes(title=forgotten.title, range=forgotten.limits)
     figure.update_yaxes(title=kept.title, range=kept.limits)
     alt = f"Scatter of {forgotten.name} against {kept.name}. {'; '.join(described)}."
-    return Chart("trade-off", "What was forgotten against what was kept", alt, _plain(figure), height_px=460)
+    return Chart("trade-off", "What was forgotten against what was kept", alt, plain(figure), height_px=460)
 
 
 def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]], labels: dict[str, str]) -> Chart:
@@ -115,7 +115,7 @@ def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]
     figure.update_yaxes(autorange="reversed", automargin=True)
     bars = len(labels) * sum(map(bool, means))
     alt = f"Bars of each metric's mean on {name} with bootstrap intervals; the numbers are in the table of {name}."
-    return Chart(f"bars-{name}", name, alt, _plain(figure), height_px=52 + 16 * len(labels) + 10 * bars)
+    return Chart(f"bars-{name}", name, alt, plain(figure), height_px=52 + 16 * len(labels) + 10 * bars)
 
 
 def training_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> Chart | None:
@@ -139,7 +139,7 @@ def training_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> C
         f"Training curve of {look.name}: {', '.join(lines)} over {len(curve)} optimiser steps; "
         f"the loss goes from {lines['loss'][0]:.4g} to {lines['loss'][-1]:.4g}."
     )
-    return Chart(f"curve-{index}", look.name, alt, _plain(figure), height_px=300, model=index)
+    return Chart(f"curve-{index}", look.name, alt, plain(figure), height_px=300, model=index)
 
 
 def _error_bars(figures: Sequence[Figure]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _pace(row: dict[str, Any]) -> str:
     return f"<br>learning rate {row['learning_rate']:.3g}<br>{row['tokens_per_s']:,.0f} tokens/s"
 
 
-def _plain(figure: go.Figure) -> dict[str, Any]:
+def plain(figure: go.Figure) -> dict[str, Any]:
     """Lists and numbers only. An empty template keeps plotly's own 7 kB of colours out of every chart."""
     plain: dict[str, Any] = figure.to_plotly_json()
     plain["layout"]["template"] = {}

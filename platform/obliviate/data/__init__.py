@@ -4,15 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from obliviate.data.continual import ContinualData
 from obliviate.data.fictitious import FictitiousData
 from obliviate.data.files import FilesData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.tofu import TofuData
 
-DataSpec = Annotated[TofuData | FictitiousData | FilesData, Field(discriminator="type")]
+DataSpec = Annotated[TofuData | FictitiousData | FilesData | ContinualData, Field(discriminator="type")]
 
 __all__ = [
+    "ContinualData",
     "Corpus",
     "DataSpec",
     "Encoded",

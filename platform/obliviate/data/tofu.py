@@ -20,19 +20,10 @@ RETAIN_OF = {
 }
 
 
-class TofuData(Spec):
-    """One of TOFU's splits, from the hub or from a local folder of its files (`forget01.json`, ...).
+class TofuFiles(Spec):
+    """Where TOFU's files lie, and how much of them is trained and measured on."""
 
-    A folder may hold TOFU as published, or in the cut for continual unlearning of "A Closer Look" (arXiv:2410.08109),
-    where a forget file has several tasks: the first is TOFU's own forget set, and the others with a fixed remainder
-    are its retain set.
-
-    The retain set is measured on TOFU's `retain_perturbed`, whose items are all in the retain set. So that a model is
-    measured on what it was trained to keep, a `retain_limit` takes these items first (as many as are measured), and
-    fills up with others drawn by `seed`.
-    """
-
-    type: Literal["tofu"] = "tofu"
+    type: str
     source: str = "locuslab/TOFU"  # hub id or local folder
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
     retain_limit: int | None = Field(None, ge=1)  # rows to train on; None: all 3960, 3800 or 3600
@@ -41,25 +32,6 @@ class TofuData(Spec):
     eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
     seed: int = 0
 
-    def load(self) -> Corpus:
-        """Raises UserError for a missing file, or where the hub does not answer."""
-        read = self._reader()
-        forget, others = _first_task(read(self.split))
-        published, remainder = RETAIN_OF[self.split]
-        retain = (*read(remainder), *others) if self._is_cut(published) else read(published)
-        retain, warnings = without_overlap(forget, retain)
-        measured = read("retain_perturbed")[: self.eval_retain_limit]
-        if self.retain_limit is not None:
-            measured = measured[: self.retain_limit]
-            retain = _slice(retain, measured, self.retain_limit, self.seed)
-        sets = (
-            ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
-            ("retain", Role.RETAIN, measured),
-            ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
-            ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
-        )
-        return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
-
     @property
     def _folder(self) -> Path:
         return Path(self.source).expanduser()
@@ -67,7 +39,7 @@ class TofuData(Spec):
     def _is_cut(self, published: str) -> bool:
         return self._folder.is_dir() and not (self._folder / f"{published}.json").is_file()
 
-    def _reader(self) -> Callable[[str], tuple[Row, ...]]:
+    def reader(self) -> Callable[[str], tuple[Row, ...]]:
         if self._folder.is_dir():
             return self._read_folder
         if self.source.startswith((".", "/", "~")):
@@ -91,13 +63,47 @@ class TofuData(Spec):
         return tuple(parse_row(record, f"{self.source} {name}, row {n}") for n, record in enumerate(records, 1))
 
 
+class TofuData(TofuFiles):
+    """One of TOFU's splits, from the hub or from a local folder of its files (`forget01.json`, ...).
+
+    A folder may hold TOFU as published, or in the cut for continual unlearning of "A Closer Look" (arXiv:2410.08109),
+    where a forget file has several tasks: the first is TOFU's own forget set, and the others with a fixed remainder
+    are its retain set.
+
+    The retain set is measured on TOFU's `retain_perturbed`, whose items are all in the retain set. So that a model is
+    measured on what it was trained to keep, a `retain_limit` takes these items first (as many as are measured), and
+    fills up with others drawn by `seed`.
+    """
+
+    type: Literal["tofu"] = "tofu"
+
+    def load(self) -> Corpus:
+        """Raises UserError for a missing file, or where the hub does not answer."""
+        read = self.reader()
+        forget, others = _first_task(read(self.split))
+        published, remainder = RETAIN_OF[self.split]
+        retain = (*read(remainder), *others) if self._is_cut(published) else read(published)
+        retain, warnings = without_overlap(forget, retain)
+        measured = read("retain_perturbed")[: self.eval_retain_limit]
+        if self.retain_limit is not None:
+            measured = measured[: self.retain_limit]
+            retain = slice_of(retain, measured, self.retain_limit, self.seed)
+        sets = (
+            ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
+            ("retain", Role.RETAIN, measured),
+            ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
+            ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
+        )
+        return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
+
+
 def _first_task(rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """TOFU's own forget set (files as published have no tasks), and the rows of the other tasks."""
     own = tuple(row for row in rows if row.task_id in (None, FIRST_TASK))
     return own, tuple(row for row in rows if row.task_id not in (None, FIRST_TASK))
 
 
-def _slice(retain: tuple[Row, ...], measured: tuple[Row, ...], size: int, seed: int) -> tuple[Row, ...]:
+def slice_of(retain: tuple[Row, ...], measured: tuple[Row, ...], size: int, seed: int) -> tuple[Row, ...]:
     """`size` rows of the retain set, in its order: those that are measured, and others drawn at random."""
     keys = {row.key for row in measured}
     others = [index for index, row in enumerate(retain) if row.key not in keys]

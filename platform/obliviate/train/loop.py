@@ -48,6 +48,7 @@ class Job:
     seed: int
     pairing: str
     directory: Path  # of the run
+    reference: ModelSpec | None = None  # None: the model itself, before the first step
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
 
     @property
@@ -232,16 +233,23 @@ class _Trainer:
         return counts.clamp(min=1)
 
     def _reference(self) -> Reference:
-        """The starting model's constants for every text this worker will visit, before any step or checkpoint."""
+        """The reference's constants for every text this worker will visit, before any step or checkpoint.
+
+        Another model than the starting one is in memory only while it computes them.
+        """
         if not any(each.of_reference or any(map(needs_reference, stats)) for each, stats in self.needs.items()):
             return Reference()
         items: list[list[Item]] = [[] for _ in range(self.world)]
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
-        self.model.eval()
+        other = self.job.reference
+        model = (
+            self.model if other is None else build(other, seed=0, activation_checkpointing=False, device=self.device)
+        )
+        model.eval()
         kept = compute(
-            self.model,
+            model,
             self.texts,
             self.needs,
             items,
@@ -252,7 +260,7 @@ class _Trainer:
         )
         self.model.train()
         if kept.hidden:
-            self.model.keep_reference_head(DTYPES[self.job.model.compute_dtype])
+            self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
     def _check_finite(self, step: int, parts: Sequence[float]) -> None:
