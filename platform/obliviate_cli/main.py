@@ -73,6 +73,14 @@ def evaluate(config: Config, overrides: Overrides = None, dry_run: DryRun = Fals
     verbs.evaluate(config, overrides or [], dry_run)
 
 
+@app.command("probe-knowledge")
+def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Find the questions that a model really answers, so that forgetting is measured on what was known."""
+    from obliviate_cli import probe
+
+    probe.main(config, overrides or [], dry_run)
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluation runs, in the order of the report.")],

@@ -113,7 +113,7 @@ class TestTofu:
     [("forget01", 10, 40, 3960, 3600), ("forget05", 10, 200, 3800, 2000), ("forget10", 9, 400, 3600, 400)],
 )
 def test_the_published_protocol(split: str, tasks: int, size: int, first: int, last: int) -> None:
-    """Sizes of "A Closer Look": the retain set goes from TOFU's own to the remainder, of which the measured rows are."""
+    """The sizes of "A Closer Look": from TOFU's own retain set to the remainder, in which the measured rows lie."""
     made = TofuTasks.model_validate({"source": str(SHARED), "split": split})
     sequence = made.load_tasks()
     assert [len(each.forget) for each in sequence.tasks] == [size] * tasks

@@ -7,11 +7,12 @@ from pydantic import Field
 from obliviate.data.continual import ContinualData
 from obliviate.data.fictitious import FictitiousData
 from obliviate.data.files import FilesData
+from obliviate.data.real_world import RealWorldData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.tofu import TofuData
 
-DataSpec = Annotated[TofuData | FictitiousData | FilesData | ContinualData, Field(discriminator="type")]
+DataSpec = Annotated[TofuData | FictitiousData | FilesData | RealWorldData | ContinualData, Field(discriminator="type")]
 
 __all__ = [
     "ContinualData",
@@ -21,6 +22,7 @@ __all__ = [
     "EvaluationSet",
     "FictitiousData",
     "FilesData",
+    "RealWorldData",
     "Role",
     "Row",
     "TextEncoder",

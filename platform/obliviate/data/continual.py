@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from obliviate.data.files import EvaluationFile
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.data.source import reader
 from obliviate.data.tofu import RETAIN_OF, TofuFiles, slice_of
 from obliviate.errors import UserError
 from obliviate.schema import Spec
@@ -64,7 +65,7 @@ class TofuTasks(TofuFiles):
 
     def load_tasks(self) -> TaskSequence:
         """Raises UserError for files without tasks, for an unknown task, and for one that is asked for twice."""
-        read = self.reader()
+        read = reader(self.source)
         rows, measured = read(self.split), read(f"{self.split}_perturbed")
         known = list(dict.fromkeys(row.task_id for row in rows if row.task_id is not None))
         if not known:

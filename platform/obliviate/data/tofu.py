@@ -1,14 +1,12 @@
 """TOFU: two hundred fictitious authors with twenty questions each (Maini et al. 2024, arXiv:2401.06121)."""
 
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Literal
 
 from pydantic import Field
 
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, parse_row, read_rows, without_overlap
-from obliviate.errors import UserError
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
+from obliviate.data.source import folder_of, reader
 from obliviate.schema import Spec
 
 FIRST_TASK = "1"
@@ -32,36 +30,6 @@ class TofuFiles(Spec):
     eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
     seed: int = 0
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.source).expanduser()
-
-    def _is_cut(self, published: str) -> bool:
-        return self._folder.is_dir() and not (self._folder / f"{published}.json").is_file()
-
-    def reader(self) -> Callable[[str], tuple[Row, ...]]:
-        if self._folder.is_dir():
-            return self._read_folder
-        if self.source.startswith((".", "/", "~")):
-            raise UserError(f"data.source: {self.source}: no such folder; give a folder with TOFU's JSON files")
-        return self._read_hub
-
-    def _read_folder(self, name: str) -> tuple[Row, ...]:
-        return read_rows(self._folder / f"{name}.json")
-
-    def _read_hub(self, name: str) -> tuple[Row, ...]:
-        from datasets import load_dataset
-
-        try:
-            records = load_dataset(self.source, name, split="train")
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"data.source: {self.source}: neither a local folder nor readable from the hub ({name}: {reason}); "
-                "give a folder with TOFU's JSON files"
-            ) from error
-        return tuple(parse_row(record, f"{self.source} {name}, row {n}") for n, record in enumerate(records, 1))
-
 
 class TofuData(TofuFiles):
     """One of TOFU's splits, from the hub or from a local folder of its files (`forget01.json`, ...).
@@ -79,10 +47,12 @@ class TofuData(TofuFiles):
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, or where the hub does not answer."""
-        read = self.reader()
+        read = reader(self.source)
         forget, others = _first_task(read(self.split))
         published, remainder = RETAIN_OF[self.split]
-        retain = (*read(remainder), *others) if self._is_cut(published) else read(published)
+        folder = folder_of(self.source)
+        is_cut = folder is not None and not (folder / f"{published}.json").is_file()
+        retain = (*read(remainder), *others) if is_cut else read(published)
         retain, warnings = without_overlap(forget, retain)
         measured = read("retain_perturbed")[: self.eval_retain_limit]
         if self.retain_limit is not None:
