@@ -73,6 +73,14 @@ def evaluate(config: Config, overrides: Overrides = None, dry_run: DryRun = Fals
     verbs.evaluate(config, overrides or [], dry_run)
 
 
+@app.command("make-questions")
+def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Make questions and answers about an entity and its neighbours, to unlearn the entity with."""
+    from obliviate_cli import entity
+
+    entity.main(config, overrides or [], dry_run)
+
+
 @app.command("probe-knowledge")
 def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Find the questions that a model really answers, so that forgetting is measured on what was known."""

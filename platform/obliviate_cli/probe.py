@@ -8,30 +8,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from obliviate.config import RunSpec, load
 from obliviate.data import DataSpec
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, write_rows
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.errors import UserError
-from obliviate.runs import Run, write_whole
+from obliviate.runs import Run
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_cli.console import open_console
+from obliviate_cli.data_files import write_data
 from obliviate_cli.measure import Measure
 from obliviate_cli.verbs import show
 from obliviate_eval.metrics import Entailment
 from obliviate_eval.records import RECORDS_FILE, Record, read_records
 from obliviate_eval.spec import EvaluationSpec
 
-DATA = "data.yaml"
 NO_ENTITY = "(no entity)"
 Asked = tuple[str, str]  # question, true answer
-Data = dict[str, Any]
 
 
 class ProbeRun(RunSpec):
@@ -70,12 +68,9 @@ def probe(config: ProbeRun, corpus: Corpus, console: Console) -> Path:
         raise UserError("data: the model answers no question of the forget set: there is nothing that it could forget")
     inputs = {"knowledge": measured.name, "data": corpus.content}
     run = Run.open(Path(config.runs), "probe", config.data.type, config.model_dump(mode="json"), inputs)
-    path = run.directory / DATA
-    # One line, so that a shell can hand it over as it is.
-    line = yaml.safe_dump(_write(corpus, said, config.answers, run.directory), default_flow_style=True, width=10**6)
-    write_whole(path, lambda temporary: temporary.write_text(line, encoding="utf-8"))
-    console.print(f'data: {path} (hand it over with "data=$(cat {path})")')
-    return path
+    sets = [replace(each, rows=tuple(known_rows(each.rows, said, config.answers))) for each in corpus.evaluation]
+    forget, retain = (known_rows(rows, said, config.answers) for rows in (corpus.forget, corpus.retain))
+    return write_data(run.directory, forget, retain, sets, console)
 
 
 def known_answers(records: Sequence[Record]) -> dict[Asked, str]:
@@ -106,21 +101,6 @@ def _questions(corpus: Corpus) -> tuple[Row, ...]:
     sets = (corpus.forget, corpus.retain, *(each.rows for each in corpus.evaluation))
     pairs = dict.fromkeys(_asked(row) for rows in sets for row in rows if row.question)
     return tuple(Row(question, truth) for question, truth in pairs)
-
-
-def _write(corpus: Corpus, said: Mapping[Asked, str], answers: Literal["given", "generated"], folder: Path) -> Data:
-    """Files of the known rows, and the `data` that names them; sets of which nothing is known are left out."""
-    data: Data = {"type": "files", "evaluation": {}, "eval_limit": None}
-    for name, rows in (("forget", corpus.forget), ("retain", corpus.retain)):
-        if known := known_rows(rows, said, answers):
-            data[name] = str(folder / f"{name}.jsonl")
-            write_rows(folder / f"{name}.jsonl", known)
-    for each in corpus.evaluation:
-        if known := known_rows(each.rows, said, answers):
-            path = folder / f"measured-{each.name}.jsonl"
-            data["evaluation"][each.name] = {"path": str(path), "role": each.role.value}
-            write_rows(path, known)
-    return data
 
 
 def _print_table(corpus: Corpus, said: Mapping[Asked, str], console: Console) -> None:

@@ -18,6 +18,7 @@ from obliviate.methods.base import Term
 from obliviate.schema import Spec
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.continual import ContinualMethod, ContinualRun
+from obliviate_cli.entity import EntityRun
 from obliviate_cli.measure import EvaluateRun
 from obliviate_cli.probe import ProbeRun
 from obliviate_cli.requests.spec import RequestsRun
@@ -31,6 +32,7 @@ KINDS: dict[str, type[RunSpec]] = {
     "evaluate": EvaluateRun,
     "continual": ContinualRun,
     "probe-knowledge": ProbeRun,
+    "make-questions": EntityRun,
     "request run": RequestsRun,
 }
 
