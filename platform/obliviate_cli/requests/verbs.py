@@ -10,11 +10,12 @@ from rich.text import Text
 
 from obliviate.config import load
 from obliviate.data.rows import Role
+from obliviate.errors import UserError
 from obliviate.models import portable
 from obliviate_cli.console import open_console
 from obliviate_cli.requests import certificate
 from obliviate_cli.requests.knowledge import Knowledge
-from obliviate_cli.requests.ledger import Ledger, Request
+from obliviate_cli.requests.ledger import LeaseLostError, Ledger, Request
 from obliviate_cli.requests.runner import Runner
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.requests.states import RequestState
@@ -75,7 +76,11 @@ def run(path: Path, overrides: list[str], dry_run: bool) -> None:
         return
     from obliviate_cli.requests.work import Stages  # brings all that trains and measures: listing needs none of it
 
-    if not Runner(config, ledger, knowledge, Stages(config, console), console).run():
+    try:
+        ended = Runner(config, ledger, knowledge, Stages(config, console), console).run()
+    except LeaseLostError as error:
+        raise UserError(f"{error}; raise lease_s if this one was only slow") from error
+    if not ended:
         running = any(each.state is RequestState.RUNNING for each in ledger.requests(config.alias))
         console.print("another runner is at work" if running else "nothing is due")
 
