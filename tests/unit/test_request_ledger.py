@@ -183,3 +183,13 @@ class TestAliases:
         (tmp_path / "aliases.json").write_text(text)
         with pytest.raises(UserError, match="mend or remove it"):
             read_aliases(tmp_path / "aliases.json")
+
+    def test_a_folder_that_cannot_be_written(self, ledger: Ledger, tmp_path: Path) -> None:
+        """The model is promoted in the ledger, and the request is not fulfilled before the server can see it."""
+        ledger.add("production", "base", "ann", [HASHES[0]])
+        (tmp_path / "taken").write_text("a file")
+        with pytest.raises(UserError, match=r"aliases: .*taken/aliases\.json: cannot be written"):
+            work_off(tmp_path, aliases=str(tmp_path / "taken" / "aliases.json"))
+        assert ledger.request("production", 1).state == "running"
+        work_off(tmp_path)
+        assert ledger.request("production", 1).state == "fulfilled"

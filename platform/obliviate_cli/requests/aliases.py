@@ -25,8 +25,14 @@ def read_aliases(path: Path) -> dict[str, str]:
 
 
 def set_alias(path: Path, name: str, model: str) -> None:
-    """Other names stay as they are, also those that another process sets at the same moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        write_json(path, {**read_aliases(path), name: model})
+    """Other names stay as they are, also those that another process sets at the same moment.
+
+    Raises UserError where the file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_json(path, {**read_aliases(path), name: model})
+    except OSError as error:
+        raise UserError(f"aliases: {path}: cannot be written ({error.strerror}); give another path") from error

@@ -100,7 +100,7 @@ def open_database(url: str) -> Engine:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
             metadata.create_all(connection)
-    except (DatabaseError, OSError) as error:
+    except (DatabaseError, OSError, ModuleNotFoundError) as error:  # the last: PostgreSQL's driver
         shown = url if parsed is None else parsed.render_as_string(hide_password=True)
         reason = " ".join(str(getattr(error, "orig", error)).split())
         raise UserError(f"ledger: {shown}: cannot be opened ({reason}); give a path or postgresql://...") from error
