@@ -99,6 +99,8 @@ def test_the_report_has_a_heat_map_for_each_method_and_the_curves(tmp_path: Path
     assert len(charts["matrix-0"]["layout"]["shapes"]) == 3
     assert charts["continual-leakage"]["data"][0]["y"][:2] == [None, None]
     assert [trace["name"] for trace in charts["continual-utility"]["data"]] == ["ME+GD", "NPO+GD &lt;fixed&gt;"]
+    for chart in charts.values():
+        assert {"xaxis", "yaxis"} <= set(chart["layout"])  # the page's script styles both
     for name in section.charts:
         assert f'data-chart="{name.id}"' in page
     assert '<a href="#continual">Continual</a>' in page

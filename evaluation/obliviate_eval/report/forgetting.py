@@ -14,12 +14,13 @@ from obliviate_eval.report.plots import UNLEARNED_COLOURS, Chart, plain
 from obliviate_eval.statistics import Figure
 
 NOTHING = "–"
+SHARE = (0.0, 1.02)  # what efficacy and utility lie in
 
 
 def forgetting_section(matrices: Sequence[ForgettingMatrix]) -> Section:
     """One heat map a method, and for all methods together what each step costs and gives."""
     curves = [
-        _curve("utility", "Model utility after each step", matrices, lambda m, i: m.utility[i].value),
+        _curve("utility", "Model utility after each step", matrices, lambda m, i: m.utility[i].value, SHARE),
         _curve(
             "current", "Forget efficacy of the step's own task", matrices, lambda m, i: m.value(i, i) if i else None
         ),
@@ -68,6 +69,7 @@ def _heat_map(index: int, matrix: ForgettingMatrix) -> Chart:
     )  # fmt: skip
     for step in range(1, len(matrix.efficacy)):  # a frame around what each step was asked to forget
         figure.add_shape(type="rect", x0=step - 1.5, x1=step - 0.5, y0=step - 0.5, y1=step + 0.5, line={"width": 2.5})
+    figure.update_xaxes(title="Task")
     figure.update_yaxes(autorange="reversed", automargin=True)
     rows = "; ".join(f"{step}: {', '.join(map(_shown, row))}" for step, row in zip(steps, values, strict=True))
     alt = f"Heat map of forget efficacy of {matrix.name}, tasks {', '.join(matrix.tasks)}. {rows}."
@@ -79,7 +81,9 @@ def _curve(
     title: str,
     matrices: Sequence[ForgettingMatrix],
     value: Callable[[ForgettingMatrix, int], float | None],
+    limits: tuple[float, float] | None = None,
 ) -> Chart:
+    """`limits`: of what is shown; None fits the values, with 0 among them."""
     figure = go.Figure(layout={"template": "none", "hovermode": "x unified"})
     told = []
     for index, matrix in enumerate(matrices):
@@ -92,7 +96,7 @@ def _curve(
         )  # fmt: skip
         told.append(f"{matrix.name} {', '.join(map(_shown, values))}")
     figure.update_xaxes(title="Step", dtick=1)
-    figure.update_yaxes(automargin=True)
+    figure.update_yaxes(automargin=True, range=limits, rangemode="tozero")
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return Chart(f"continual-{name}", title, f"{title}: {'; '.join(told)}.", plain(figure), height_px=320)
 
