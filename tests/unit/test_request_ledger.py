@@ -1,6 +1,7 @@
 """The ledger, the rows that requests are about, and the runner in a world without models."""
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -8,7 +9,8 @@ from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, wri
 from obliviate.errors import UserError
 from obliviate_cli.requests.aliases import read_aliases, set_alias
 from obliviate_cli.requests.knowledge import Knowledge, text_hash
-from obliviate_cli.requests.ledger import Ledger
+from obliviate_cli.requests.lease import Lease
+from obliviate_cli.requests.ledger import LeaseLostError, Ledger
 from obliviate_cli.requests.states import ENDED, NEXT, BatchState
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
@@ -168,6 +170,51 @@ class TestRunning:
         (third,) = (tmp_path / "runs").glob("requests/production-3-*/after.json")
         assert '"1": {' not in third.read_text()
         assert '"2": {' in third.read_text()
+
+
+class TestLeases:
+    """A lease of 0 s has run out as soon as it is given; the heartbeats are waited for, however long they take."""
+
+    def test_a_batch_whose_lease_has_run_out_comes_before_new_requests(self, ledger: Ledger) -> None:
+        for index in (0, 1):
+            ledger.add("production", "base", f"user {index}", [HASHES[index]])
+        left = ledger.claim("production", "first", 0, due_after_s=0, most=1)
+        taken_up = ledger.claim("production", "second", 60, due_after_s=0, most=1)
+        assert left is not None
+        assert taken_up == left
+        assert ledger.claim("production", "third", 60, due_after_s=0, most=1) is None
+
+    def test_a_runner_that_ends_gives_its_lease_back(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "first", 60, due_after_s=0, most=1)
+        assert batch is not None
+        with pytest.raises(KeyboardInterrupt), Lease(ledger, batch.id, "first", 60):
+            raise KeyboardInterrupt
+        assert ledger.claim("production", "second", 60, due_after_s=0, most=1) is not None
+
+    def test_it_is_renewed_while_a_stage_works(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "first", 0, due_after_s=0, most=1)
+        assert batch is not None
+        renewed = Event()
+        renew = ledger.renew
+        ledger.renew = lambda *arguments: (renew(*arguments), renewed.set())[0]  # type: ignore[method-assign]
+        with Lease(ledger, batch.id, "first", 60, every_s=0.01) as lease:
+            assert renewed.wait(60)
+            lease.check()
+            assert ledger.claim("production", "second", 60, due_after_s=0, most=1) is None
+
+    def test_one_that_is_lost_stops_the_runner(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "first", 0, due_after_s=0, most=1)
+        assert batch is not None
+        ledger.claim("production", "second", 60, due_after_s=0, most=1)
+        lease = Lease(ledger, batch.id, "first", 60, every_s=0.01)
+        with lease:
+            lease.thread.join(60)  # the heartbeat ends where it finds another owner
+            with pytest.raises(LeaseLostError, match="another runner has taken it over"):
+                lease.check()
+        assert ledger.claim("production", "third", 60, due_after_s=0, most=1) is None  # the second's lease is untouched
 
 
 class TestAliases:

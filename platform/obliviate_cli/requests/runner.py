@@ -4,17 +4,14 @@ Every stage may be killed at any point and is done again from its beginning: wha
 computed is found again by its content, and the ledger moves on only when it is done.
 """
 
-import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from sqlalchemy.exc import OperationalError
 
 from obliviate.data.rows import Row, read_rows, write_rows
 from obliviate.errors import UserError
@@ -22,7 +19,8 @@ from obliviate.runs import content_hash, provenance, write_json
 from obliviate_cli.requests.aliases import set_alias
 from obliviate_cli.requests.certificate import load_key, write_certificate
 from obliviate_cli.requests.knowledge import Knowledge
-from obliviate_cli.requests.ledger import Batch, LeaseLostError, Ledger, Request
+from obliviate_cli.requests.lease import Lease
+from obliviate_cli.requests.ledger import Batch, Ledger, Request
 from obliviate_cli.requests.measurement import Measurement
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.requests.states import ENDED, BatchState, RequestState
@@ -52,7 +50,7 @@ class Runner:
         while (batch := self._claim()) is not None:
             numbers = ", ".join(str(request.id) for request in batch.requests)
             self.console.print(f"batch {batch.id} ({batch.state}): request {numbers}, from {batch.base}")
-            with _Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
+            with Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
                 while batch.state not in ENDED:
                     lease.check()
                     batch = STAGES[batch.state](self, batch)
@@ -175,41 +173,6 @@ STAGES: dict[BatchState, Callable[[Runner, Batch], Batch]] = {
     BatchState.MEASURED: Runner.judge,
     BatchState.PROMOTED: Runner.conclude,
 }
-
-
-class _Lease:
-    """Renews the lease from a thread while a stage works; `check` says whether it still holds."""
-
-    def __init__(self, ledger: Ledger, batch: int, owner: str, lease_s: float) -> None:
-        self._ledger, self._batch, self._owner, self._lease_s = ledger, batch, owner, lease_s
-        self._stop = threading.Event()
-        self._lost: LeaseLostError | None = None
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-
-    def __enter__(self) -> "_Lease":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._ledger.release(self._batch, self._owner)
-
-    def check(self) -> None:
-        if self._lost is not None:
-            raise self._lost
-
-    def _renew(self) -> None:
-        while not self._stop.wait(self._lease_s / 3):
-            try:
-                self._ledger.renew(self._batch, self._owner, self._lease_s)
-            except LeaseLostError as error:
-                self._lost = error
-                return
-            except OperationalError:  # the database does not answer: the lease holds for a while, and it may come back
-                continue
 
 
 def _texts_of(folder: Path, request: Request) -> Path:
