@@ -50,13 +50,17 @@ def forgetting_matrix(
     records: Sequence[Sequence[Record]],
     evaluations: Sequence[Evaluation],
     suite: Suite,
-    seed: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> ForgettingMatrix:
     """`tasks`: the evaluation sets, one a task. `records` and `evaluations`: of step 0, 1, ..."""
     check(suite)
     efficacy = tuple(
         tuple(
-            summarise([each for each in of_step if each.set == task], suite, seed=seed).aggregates[EFFICACY]
+            summarise([each for each in of_step if each.set == task], suite, resamples=resamples, seed=seed).aggregates[
+                EFFICACY
+            ]
             for task in tasks
         )
         for of_step in records

@@ -182,7 +182,8 @@ def _matrix(name: str, sequence: TaskSequence, folders: list[Path], config: Cont
         [read_records(folder / RECORDS_FILE) for folder in folders],
         [Evaluation.read(folder / METRICS_FILE) for folder in folders],
         SUITES[config.evaluation.suite],
-        config.evaluation.seed,
+        resamples=config.evaluation.resamples,
+        seed=config.evaluation.seed,
     )
 
 

@@ -60,7 +60,7 @@ class Policy(Spec):
         """`sets`: those that will be measured. Raises UserError for a name that the suite does not measure on them."""
         metrics = [metric.type for metric in suite.metrics]
         of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
-        of_kept = [each.name for each in suite.aggregates if set(each.roles) <= set(KEPT)]
+        of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
         on_sets = [f"{name}.{metric}" for name, role in sets if role in KEPT for metric in metrics]
         for part, bounds, known in (
             ("forget", self.forget, [*of_forget, *metrics]),

@@ -68,14 +68,18 @@ class Stages:
         folder = measure(name, trained)
         records, suite = read_records(folder / RECORDS_FILE), SUITES[spec.suite]
         alone = {
-            number: summarise([record for record in records if record.set == each.name], suite, seed=spec.seed)
+            number: summarise(
+                [record for record in records if record.set == each.name],
+                suite,
+                resamples=spec.resamples,
+                seed=spec.seed,
+            )
             for number, each in asked.items()
         }
         together = Evaluation.read(folder / METRICS_FILE)
-        roles = {aggregate.name: aggregate.roles for aggregate in suite.aggregates}
-        kept_aggregates = {
-            name: figure for name, figure in together.aggregates.items() if Role.FORGET not in roles[name]
-        }
+        of_forget = {each.name for each in suite.aggregates if Role.FORGET in each.roles}
+        of_kept = {each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)}
+        kept_aggregates = {name: figure for name, figure in together.aggregates.items() if name in of_kept}
         on_sets = {
             f"{name}.{metric}": figure
             for name, figures in together.sets.items()
@@ -86,7 +90,7 @@ class Stages:
             evaluation=str(folder),
             requests={
                 number: {
-                    **{name: f for name, f in found.aggregates.items() if Role.FORGET in roles[name]},
+                    **{name: figure for name, figure in found.aggregates.items() if name in of_forget},
                     **found.sets[asked[number].name],
                 }
                 for number, found in alone.items()
