@@ -1,6 +1,7 @@
 """Records made by hand, and an engine that answers without a model, for tests of evaluation."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from obliviate.data.rows import Role
@@ -43,7 +44,11 @@ class Characters:
 
 
 class Parrot:
-    """An engine that generates a fixed answer for each question and gives each answer a fixed log-probability."""
+    """An engine that generates a fixed answer for each question and gives each answer a fixed log-probability.
+
+    Sampled answers have their number behind them. Moments are those of a distribution of log-probabilities with mean -2
+    and variance 1; the gradient's norm is the answer's length.
+    """
 
     def __init__(self, says: Mapping[str, Generation], logp: Mapping[str, float]) -> None:
         self.says, self.logp = says, logp
@@ -53,9 +58,20 @@ class Parrot:
     def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
         questions = ["".join(map(chr, prompt)) for prompt in prompts]
         self.prompts += questions
-        return [[self.says[question]] for question in questions]
+        if sampling.temperature == 0:
+            return [[self.says[question]] for question in questions]
+        numbers = range(sampling.samples)
+        said = [self.says[question] for question in questions]
+        return [[replace(each, text=f"{each.text} {i}") for i in numbers] for each in said]
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
         pairs = [("".join(map(chr, t.prompt_ids)), "".join(map(chr, t.answer_ids))) for t in texts]
         self.texts += pairs
         return [ScoredText((self.logp[answer],) * len(answer), (True,) * len(answer)) for _, answer in pairs]
+
+    def moments(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        scored = self.score(texts)
+        return [replace(each, mean=(-2.0,) * len(each.logp), variance=(1.0,) * len(each.logp)) for each in scored]
+
+    def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
+        return [float(len(text.answer_ids)) for text in texts]

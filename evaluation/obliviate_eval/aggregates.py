@@ -1,4 +1,4 @@
-"""Numbers made of several sets' and metrics' means: model utility and forget efficacy."""
+"""Numbers made of several others: model utility, forget efficacy, and OpenUnlearning's three scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,14 +7,15 @@ import numpy as np
 
 from obliviate.data.rows import Role
 from obliviate_eval.metrics.base import KEPT
-from obliviate_eval.statistics import Figure, Floats, Mean, harmonic_mean, interval
+from obliviate_eval.statistics import Estimate, Floats, harmonic_mean, nothing
 
-Means = Mapping[tuple[str, Role], Mapping[str, Mean]]  # (set, its role) -> metric -> mean
+Means = Mapping[tuple[str, Role], Mapping[str, Estimate]]  # (set, its role) -> metric -> mean
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Combines the mean of each of `metrics` on each set that has one of `roles`.
+    """Combines the mean of each of `metrics` on each set that has one of `roles`, and the numbers named by `parts`:
+    comparisons, and aggregates that stand before it in the suite.
 
     A number that is absent (no set of that role, or a set of which the metric scored nothing) is left out, and the
     figure says how many were: two models' aggregates compare only if they rest on the same numbers.
@@ -26,26 +27,34 @@ class Aggregate:
     roles: tuple[Role, ...]
     metrics: tuple[str, ...]
     combine: Callable[[Floats], Floats]  # over the last axis
+    parts: tuple[str, ...] = ()
 
-    def figure(self, means: Means) -> Figure:
+    def estimate(self, means: Means, named: Mapping[str, Estimate]) -> Estimate:
         """Items are resampled within their sets, all sets at once."""
-        sets = [by_metric for (_, role), by_metric in means.items() if role in self.roles]
-        absent_roles = set(self.roles) - {role for _, role in means}
-        cells = [by_metric[metric] for by_metric in sets for metric in self.metrics]
-        present = [cell for cell in cells if cell.scored]
-        absent = len(cells) - len(present) + len(absent_roles) * len(self.metrics)
+        cells, absent = [named[part] for part in self.parts if part in named], 0
+        absent += len(self.parts) - len(cells)
+        for role in self.roles:
+            found = [
+                row[metric] for (_, of), row in means.items() if of is role for metric in self.metrics if metric in row
+            ]
+            cells += found
+            absent += 0 if found else len(self.metrics)
+        present = [cell for cell in cells if cell.value is not None]
+        absent += len(cells) - len(present)
         if not present:
-            return Figure(value=None, low=None, high=None, scored=0, unscored=absent)
+            return nothing(absent, resamples=0)
         value = float(self.combine(np.array([cell.value for cell in present], dtype=np.float64)))
-        low, high = None, None
-        if all(cell.scored > 1 for cell in present):
-            drawn_R = np.all([cell.drawn for cell in present], axis=0)
-            low, high = interval(self.combine(np.stack([cell.resampled for cell in present], axis=-1)[drawn_R]))
-        return Figure(value=value, low=low, high=high, scored=len(present), unscored=absent)
+        resampled_R = self.combine(np.stack([cell.resampled for cell in present], axis=-1))
+        drawn_R = np.all([cell.drawn for cell in present], axis=0)
+        return Estimate(value, resampled_R, drawn_R, scored=len(present), unscored=absent)
 
 
 def _one_minus_mean(value_RK: Floats) -> Floats:
     return np.asarray(1 - value_RK.mean(-1))
+
+
+def _harmonic_mean_of_rest(value_RK: Floats) -> Floats:
+    return harmonic_mean(1 - value_RK)
 
 
 _SIX = ("rouge", "probability", "truth_ratio", "token_entropy", "similarity", "entailment")
@@ -81,4 +90,30 @@ TOFU_MODEL_UTILITY = Aggregate(
     roles=KEPT,
     metrics=("rouge", "probability", "truth_ratio"),
     combine=harmonic_mean,
+)
+MEMORIZATION = Aggregate(
+    name="memorization",
+    title="Memorisation score: harmonic mean of 1 - four metrics of the forget set; high where nothing is left",
+    source="arXiv:2506.12618",
+    roles=(Role.FORGET,),
+    metrics=("extraction_strength", "exact_memorization", "paraphrased_probability", "extent_of_knowledge"),
+    combine=_harmonic_mean_of_rest,
+)
+UTILITY = Aggregate(
+    name="utility",
+    title="Utility score: harmonic mean of TOFU's model utility and the fluency of forget answers",
+    source="arXiv:2506.12618",
+    roles=(Role.FORGET,),
+    metrics=("fluency",),
+    combine=harmonic_mean,
+    parts=("tofu_model_utility",),
+)
+OVERALL = Aggregate(
+    name="overall",
+    title="Overall score: harmonic mean of memorisation, privacy and utility scores",
+    source="arXiv:2506.12618",
+    roles=(),
+    metrics=(),
+    combine=harmonic_mean,
+    parts=("memorization", "privacy", "utility"),
 )

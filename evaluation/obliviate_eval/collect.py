@@ -2,35 +2,99 @@
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TypeVar
 
 from obliviate.data.rows import EvaluationSet, Role, Row
-from obliviate.data.text import TextEncoder
-from obliviate.inference.engine import Engine, Generation, ScoredText
+from obliviate.data.text import Encoded, TextEncoder
+from obliviate.inference.engine import Generation, ScoredText, WhiteBox
 from obliviate.schema import GenerationSpec
 from obliviate_eval.metrics.base import WITH_OPTIONS
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
+NeedsOf = Callable[[str, Role], AbstractSet[Probe]]  # (set, its role) -> the probes of everything that asks for it
 Question = str
 Answer = str
+QA = tuple[Question, Answer]
+Text = TypeVar("Text")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a question is continued: once greedily, and, where a metric needs them, as several samples."""
+
+    greedy: GenerationSpec
+    several: GenerationSpec
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A row with the probes that its set's metrics need."""
+
+    each: EvaluationSet
+    index: int
+    row: Row
+    needs: AbstractSet[Probe]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the engine said, by text: what was not asked for is absent."""
+
+    scored: dict[QA, ScoredText]
+    generated: dict[Question, list[Generation]]
+    samples: dict[Question, list[Generation]]
+    gradient_norms: dict[QA, float | None]
 
 
 def collect(
-    engine: Engine,
+    engine: WhiteBox,
     text_encoder: TextEncoder,
     sets: Sequence[EvaluationSet],
-    needs: AbstractSet[Probe],
-    generation: GenerationSpec,
+    needs_of: NeedsOf,
+    sampling: Sampling,
     on_progress: Progress,
 ) -> list[Record]:
     """One record a row, in the sets' order, without judgements."""
-    scored = _score(engine, text_encoder, sets, needs, on_progress)
-    generated = _generate(engine, text_encoder, sets, generation, on_progress) if Probe.GENERATION in needs else {}
-    return [
-        _record(each, index, row, needs, scored, generated.get(row.question))
-        for each in sets
-        for index, row in enumerate(each.rows)
-    ]
+    needed = [(s, needs) for s in sets if (needs := needs_of(s.name, s.role))]  # a set that nothing asks for is left out
+    asked = [_Asked(s, i, row, needs) for s, needs in needed for i, row in enumerate(s.rows)]
+
+    def each(stage: str, texts: Sequence[Text], ask: Callable[[Sequence[Text]], list[Result]]) -> dict[Text, Result]:
+        if not texts:
+            return {}
+        on_progress(stage, 0, len(texts))
+        answers = ask(texts)
+        on_progress(stage, len(texts), len(texts))
+        return dict(zip(texts, answers, strict=True))
+
+    def encoded(pairs: Sequence[QA]) -> list[Encoded]:
+        return [text_encoder.encode(question, answer) for question, answer in pairs]
+
+    def prompts(questions: Sequence[Question]) -> list[tuple[int, ...]]:
+        return [text_encoder.prompt(question) for question in questions]
+
+    # Where an answer's moments are needed, its log-probabilities come with them: it is not scored twice.
+    with_moments = _true_answers(asked, Probe.MOMENTS)
+    apart = set(with_moments)
+    answers = list(dict.fromkeys(pair for one in asked for pair in _answers(one) if pair not in apart))
+    scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
+    generated = each(
+        "generate", _questions(asked, Probe.GENERATION), lambda qs: engine.generate(prompts(qs), sampling.greedy)
+    )
+    samples = each(
+        "sample", _questions(asked, Probe.SAMPLES), lambda qs: engine.generate(prompts(qs), sampling.several)
+    )
+    # What vLLM cannot measure comes last: the engine is exchanged once.
+    scored |= each("moments", with_moments, lambda pairs: engine.moments(encoded(pairs)))
+    norms = each(
+        "gradient norms",
+        _true_answers(asked, Probe.GRADIENT_NORM),
+        lambda pairs: engine.gradient_norms(encoded(pairs)),
+    )
+    measured = _Measured(scored, generated, samples, norms)
+    return [_record(one, measured) for one in asked]
 
 
 def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
@@ -40,77 +104,51 @@ def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
         Probe.ANSWER: (row.answer,),
         Probe.PARAPHRASED: () if paraphrased is None else (paraphrased,),
         Probe.PERTURBED: row.perturbed_answers,
+        Probe.MOMENTS: (row.answer,),
     }
 
 
-def _score(
-    engine: Engine,
-    text_encoder: TextEncoder,
-    sets: Sequence[EvaluationSet],
-    needs: AbstractSet[Probe],
-    on_progress: Progress,
-) -> dict[tuple[Question, Answer], ScoredText]:
-    wanted = dict.fromkeys(
-        (row.question, answer)
-        for each in sets
-        for row in each.rows
-        for probe, answers in answers_of(row, each.role).items()
-        if probe in needs
-        for answer in answers
-    )
-    if not wanted:
-        return {}
-    on_progress("score", 0, len(wanted))
-    scored = engine.score([text_encoder.encode(question, answer) for question, answer in wanted])
-    on_progress("score", len(wanted), len(wanted))
-    return dict(zip(wanted, scored, strict=True))
+def _answers(asked: _Asked) -> list[QA]:
+    found = answers_of(asked.row, asked.each.role)
+    return [(asked.row.question, answer) for probe in found if probe in asked.needs for answer in found[probe]]
 
 
-def _generate(
-    engine: Engine,
-    text_encoder: TextEncoder,
-    sets: Sequence[EvaluationSet],
-    sampling: GenerationSpec,
-    on_progress: Progress,
-) -> dict[Question, Generation]:
-    # A plain text has no question: its probability is measured, but there is nothing to answer.
-    wanted = dict.fromkeys(row.question for each in sets for row in each.rows if row.question)
-    if not wanted:
-        return {}
-    on_progress("generate", 0, len(wanted))
-    generated = engine.generate([text_encoder.prompt(question) for question in wanted], sampling)
-    on_progress("generate", len(wanted), len(wanted))
-    return {question: samples[0] for question, samples in zip(wanted, generated, strict=True)}
+def _true_answers(asked: Sequence[_Asked], probe: Probe) -> list[QA]:
+    return list(dict.fromkeys((one.row.question, one.row.answer) for one in asked if probe in one.needs))
 
 
-def _record(
-    each: EvaluationSet,
-    index: int,
-    row: Row,
-    needs: AbstractSet[Probe],
-    scored: dict[tuple[Question, Answer], ScoredText],
-    generation: Generation | None,
-) -> Record:
-    if generation is not None and not generation.token_ids and not generation.finished:
-        generation = None  # the prompt left no room: that says nothing about what the model knows
-    answers = {
-        probe: tuple(_scored_answer(answer, scored[row.question, answer]) for answer in answers)
-        for probe, answers in answers_of(row, each.role).items()
-        if probe in needs
-    }
+def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
+    """A plain text has no question: its probability is measured, but there is nothing to answer."""
+    return list(dict.fromkeys(one.row.question for one in asked if probe in one.needs and one.row.question))
+
+
+def _record(asked: _Asked, measured: _Measured) -> Record:
+    row, role, needs = asked.row, asked.each.role, asked.needs
+    generation = next(iter(_said(row, measured.generated)), None) if Probe.GENERATION in needs else None
     return Record(
-        set=each.name,
-        role=each.role,
-        index=index,
+        set=asked.each.name,
+        role=role,
+        index=asked.index,
         question=row.question,
         reference=row.answer,
-        full_reference=(row.original_answer if each.role in WITH_OPTIONS else None) or row.answer,
+        full_reference=(row.original_answer if role in WITH_OPTIONS else None) or row.answer,
         generation=None if generation is None else generation.text,
         generation_tokens=None if generation is None else generation.token_ids,
         generation_finished=None if generation is None else generation.finished,
-        answers=answers,
+        answers={
+            probe: tuple(_scored_answer(answer, measured.scored[row.question, answer]) for answer in answers)
+            for probe, answers in answers_of(row, role).items()
+            if probe in needs
+        },
+        samples=tuple(said.text for said in _said(row, measured.samples)) if Probe.SAMPLES in needs else (),
+        gradient_norm=measured.gradient_norms.get((row.question, row.answer)) if Probe.GRADIENT_NORM in needs else None,
     )
 
 
+def _said(row: Row, by_question: dict[Question, list[Generation]]) -> list[Generation]:
+    """Without those that a prompt left no room for: they say nothing about what the model knows."""
+    return [each for each in by_question.get(row.question, []) if each.token_ids or each.finished]
+
+
 def _scored_answer(text: Answer, scored: ScoredText) -> ScoredAnswer:
-    return ScoredAnswer(text, scored.logp, scored.greedy)
+    return ScoredAnswer(text, scored.logp, scored.greedy, scored.mean, scored.variance)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, lcm, log10
 
-from scipy.stats import ks_2samp
-
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.metrics.truth_ratio import log_truth_ratio
@@ -47,6 +45,8 @@ def forget_quality(records: Sequence[Record], reference_records: Sequence[Record
     other = [value for record in reference if (value := log_truth_ratio(record)) is not None]
     if not own or not other:
         return None
+    from scipy.stats import ks_2samp  # half a second, which reading figures from a file need not wait for
+
     n, m = len(own), len(other)
     statistic = float(ks_2samp(own, other).statistic)
     reaching, total = count_paths(statistic, n, m)

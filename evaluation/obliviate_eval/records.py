@@ -25,20 +25,31 @@ class Probe(StrEnum):
     ANSWER = "answer"  # score: the true answer
     PARAPHRASED = "paraphrased"  # score: the paraphrased answer (the answer itself where the set defines it so)
     PERTURBED = "perturbed"  # score: each false answer
+    MOMENTS = "moments"  # score: the true answer, with the moments of log p
+    GRADIENT_NORM = "gradient_norm"  # of the true answer's loss
+    SAMPLES = "samples"  # sampled continuations of the question
     SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
     ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
+    FLUENCY = "fluency"  # judge: text classifier, is the generation clean text?
 
 
-SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED)  # the probes that are teacher-forced answers
+# The probes that are teacher-forced answers.
+SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED, Probe.MOMENTS)
 
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """A teacher-forced answer. `logp` in nats per token, the end-of-turn token included."""
+    """A teacher-forced answer: one value a token, the end-of-turn token included as the last.
+
+    `mean` and `variance` are those of log p(v) under p over the vocabulary, where they were measured. Logs of other
+    frameworks hold an answer's mean alone: its tokens then all have it, and `greedy` is empty.
+    """
 
     text: str
-    logp: tuple[float, ...]
-    greedy: tuple[bool, ...] = ()
+    logp: tuple[float, ...]  # nats
+    greedy: tuple[bool, ...] = ()  # whether the token was the argmax
+    mean: tuple[float, ...] = ()  # nats
+    variance: tuple[float, ...] = ()  # nats squared
 
     @property
     def mean_logp(self) -> float | None:
@@ -52,6 +63,17 @@ class ScoredAnswer:
         """exp of the mean log-probability: the geometric mean of the tokens' probabilities."""
         mean = self.mean_logp
         return None if mean is None else exp(mean)
+
+    @property
+    def content(self) -> tuple[float, ...] | None:
+        """`logp` without the end-of-turn token, which says nothing of the text's words.
+
+        None where the tokens are not known one by one, or are not finite numbers. Of a text that was cut at the
+        model's max_length, the last token is one of its own.
+        """
+        if len(self.greedy) != len(self.logp) or not all(map(isfinite, self.logp)):
+            return None
+        return self.logp[:-1]
 
 
 @dataclass(frozen=True)
@@ -70,10 +92,22 @@ class Record:
     answers: dict[Probe, tuple[ScoredAnswer, ...]] = field(default_factory=dict)
     similarity: float | None = None  # cosine in [-1, 1]
     entailment: str | None = None  # the NLI label: entailment, neutral, contradiction
+    samples: tuple[str, ...] = ()  # sampled generations, all of the same number a question
+    gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
+    fluency: float | None = None  # probability that the generation is clean text
 
 
+_NUMBERS = pa.list_(pa.float64())
 _ANSWERS = pa.list_(
-    pa.struct([("text", pa.string()), ("logp", pa.list_(pa.float64())), ("greedy", pa.list_(pa.bool_()))])
+    pa.struct(
+        [
+            ("text", pa.string()),
+            ("logp", _NUMBERS),
+            ("greedy", pa.list_(pa.bool_())),
+            ("mean", _NUMBERS),
+            ("variance", _NUMBERS),
+        ]
+    )
 )
 _SCHEMA = pa.schema(
     [
@@ -89,9 +123,13 @@ _SCHEMA = pa.schema(
         *((probe.value, _ANSWERS) for probe in SCORED),  # null where the probe was not run
         ("similarity", pa.float64()),
         ("entailment", pa.string()),
+        ("samples", pa.list_(pa.string())),
+        ("gradient_norm", pa.float64()),
+        ("fluency", pa.float64()),
     ]
 )
-_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", *SCORED}]
+_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", *SCORED}]
+_LATER = {"moments", "samples", "gradient_norm", "fluency"}  # files written before these existed: not measured
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -107,7 +145,7 @@ def read_records(path: Path) -> list[Record]:
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: no readable parquet file ({reason}); give the {RECORDS_FILE} of a run") from error
-    missing = sorted(set(_SCHEMA.names) - set(table.column_names))
+    missing = sorted(set(_SCHEMA.names) - set(table.column_names) - _LATER)
     if missing:
         raise UserError(f"{path}: no records of an evaluation: without {', '.join(missing)}; run the evaluation again")
     return [_record(row) for row in table.to_pylist()]
@@ -117,21 +155,24 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name) for name in _PLAIN}
     row["role"] = record.role.value
     row["generation_tokens"] = record.generation_tokens
+    row["samples"] = record.samples
     for probe, scored in record.answers.items():
-        row[probe.value] = [{"text": each.text, "logp": each.logp, "greedy": each.greedy} for each in scored]
+        row[probe.value] = [vars(each) for each in scored]
     return row
 
 
 def _record(row: dict[str, Any]) -> Record:
     tokens = row["generation_tokens"]
-    answers = {
-        probe: tuple(ScoredAnswer(each["text"], tuple(each["logp"]), tuple(each["greedy"])) for each in row[probe])
-        for probe in SCORED
-        if row[probe] is not None
-    }
+    answers = {probe: tuple(map(_answer, found)) for probe in SCORED if (found := row.get(probe.value)) is not None}
+    plain: dict[str, Any] = {name: row.get(name) for name in _PLAIN}
     return Record(
-        **{name: row[name] for name in _PLAIN},
+        **plain,
         role=Role(row["role"]),
         generation_tokens=None if tokens is None else tuple(tokens),
+        samples=tuple(row.get("samples") or ()),
         answers=answers,
     )
+
+
+def _answer(found: dict[str, Any]) -> ScoredAnswer:
+    return ScoredAnswer(found["text"], *(tuple(found.get(key) or ()) for key in ("logp", "greedy", "mean", "variance")))

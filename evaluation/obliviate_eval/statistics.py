@@ -1,7 +1,8 @@
-"""Means of item scores with percentile bootstrap intervals (Efron 1979).
+"""Means of item scores, and areas under the ROC curve, with percentile bootstrap intervals (Efron 1979).
 
-Shapes: I items of one set, M metrics, R resamples. A resample is kept as how often it drew each item: the means of all
-metrics under all resamples are then one matrix product, and metrics of the same item stay together.
+Shapes: I items of one set, M metrics, R resamples, U distinct values. A resample is kept as how often it drew each
+item: the means of all metrics under all resamples are then one matrix product, and metrics of the same item stay
+together.
 """
 
 from collections.abc import Sequence
@@ -32,10 +33,11 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """One metric's mean over one set's scored items, and the same under each resample: [R].
+class Estimate:
+    """A number over scored items (a metric's mean over a set, say), and the same under each resample: [R].
 
-    `drawn` is False where a resample happened to hold none of the scored items; its mean there is meaningless.
+    `drawn` is False where a resample happened to hold too few of the scored items, and throughout where they are too
+    few to show a spread; the value there is meaningless.
     """
 
     value: float | None
@@ -43,9 +45,10 @@ class Mean:
     drawn: Bools
     scored: int
     unscored: int
+    bounds: tuple[float, float] | None = None  # in place of the bootstrap's interval, where theory gives one
 
     def figure(self) -> Figure:
-        low, high = interval(self.resampled[self.drawn]) if self.scored > 1 else (None, None)
+        low, high = self.bounds or interval(self.resampled[self.drawn])
         return Figure(value=self.value, low=low, high=high, scored=self.scored, unscored=self.unscored)
 
 
@@ -55,22 +58,48 @@ def resample(items: int, resamples: int, seed: Sequence[int]) -> Floats:
     return counts_RI.astype(np.float64)
 
 
-def means(score_MI: Sequence[Sequence[float | None]], counts_RI: Floats) -> list[Mean]:
+def means(score_MI: Sequence[Sequence[float | None]], counts_RI: Floats) -> list[Estimate]:
     """The mean of each metric over the items that it could score."""
     scored_MI = np.array([[score is not None for score in scores] for scores in score_MI])
     value_MI = np.array([[0.0 if score is None else score for score in scores] for scores in score_MI])
     drawn_RM = counts_RI @ scored_MI.T.astype(np.float64)
     mean_RM = (counts_RI @ value_MI.T) / np.maximum(drawn_RM, 1)
     return [
-        Mean(
+        Estimate(
             value=float(value_I[scored_I].mean()) if scored_I.any() else None,
             resampled=mean_RM[:, m],
-            drawn=drawn_RM[:, m] > 0,
+            drawn=(drawn_RM[:, m] > 0) & (scored_I.sum() > 1),
             scored=int(scored_I.sum()),
             unscored=int((~scored_I).sum()),
         )
         for m, (value_I, scored_I) in enumerate(zip(value_MI, scored_MI, strict=True))
     ]
+
+
+def nothing(unscored: int, resamples: int) -> Estimate:
+    """Of `unscored` items, none of which could be scored."""
+    return Estimate(None, np.zeros(resamples), np.zeros(resamples, dtype=np.bool_), scored=0, unscored=unscored)
+
+
+def auc(low_I: Sequence[float], high_I: Sequence[float], low_RI: Floats, high_RI: Floats) -> tuple[Floats, Bools]:
+    """Chance that an item of `high` has the larger value than one of `low`, ties counting half, under each resample.
+
+    `low_RI`, `high_RI`: how often each resample holds each item. [R] values, and [R] whether it holds both kinds.
+    That chance is the area under the ROC curve (Hanley and McNeil 1982). Sorted once, summed for each resample.
+    """
+    values, where = np.unique(np.concatenate([low_I, high_I]), return_inverse=True)
+    low_RU = _summed(low_RI, where[: len(low_I)], len(values))
+    high_RU = _summed(high_RI, where[len(low_I) :], len(values))
+    below_RU = low_RU.cumsum(1) - low_RU / 2
+    pairs_R = low_RU.sum(1) * high_RU.sum(1)
+    return (high_RU * below_RU).sum(1) / np.maximum(pairs_R, 1), pairs_R > 0
+
+
+def _summed(count_RI: Floats, where_I: NDArray[np.intp], values: int) -> Floats:
+    """Counts of items with the same value: [R, U]."""
+    count_RU = np.zeros((len(count_RI), values))
+    np.add.at(count_RU.T, where_I, count_RI.T)
+    return count_RU
 
 
 def interval(value_R: Floats) -> tuple[float | None, float | None]:

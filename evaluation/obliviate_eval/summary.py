@@ -1,19 +1,21 @@
 """From records to figures: works on a CPU, from the file, without the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import write_json
 from obliviate.schema import Spec
 from obliviate_eval.forget_quality import ForgetQuality, forget_quality
+from obliviate_eval.metrics.comparison import Sample, Samples
 from obliviate_eval.records import Record
-from obliviate_eval.statistics import Figure, Mean, means, resample
+from obliviate_eval.statistics import Estimate, Figure, means, resample
 from obliviate_eval.suites.base import Suite
 
 METRICS_FILE = "metrics.json"
@@ -25,8 +27,10 @@ class Evaluation(Spec):
     suite: str
     roles: dict[str, Role]  # of each set
     sets: dict[str, dict[str, Figure]]  # set -> metric -> figure
+    comparisons: dict[str, Figure] = Field(default_factory=dict)  # of forget and holdout sets, or of two models
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
+    tasks: dict[str, dict[str, Figure]] = Field({})  # of the lm-evaluation-harness: task -> metric -> figure
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))
@@ -54,22 +58,66 @@ def summarise(
 
     Each set is resampled with its own seed, the same for every model: two models' intervals rest on the same draws.
     """
-    roles: dict[str, Role] = {}
-    by_set: dict[tuple[str, Role], dict[str, Mean]] = {}
-    for name, group in groupby(sorted(records, key=_position), key=lambda record: record.set):
-        items = list(group)
-        roles[name] = items[0].role
-        counts_RI = resample(len(items), resamples, [seed, crc32(name.encode())])
-        scores = [[metric.score(record) for record in items] for metric in suite.metrics]
-        found = means(scores, counts_RI)
-        by_set[name, roles[name]] = {metric.type: mean for metric, mean in zip(suite.metrics, found, strict=True)}
+    estimates = estimate(records, suite, resamples=resamples, seed=seed, reference_records=reference_records)
     return Evaluation(
         suite=suite.name,
-        roles=roles,
-        sets={name: {metric: mean.figure() for metric, mean in row.items()} for (name, _), row in by_set.items()},
-        aggregates={aggregate.name: aggregate.figure(by_set) for aggregate in suite.aggregates},
+        roles=dict(estimates.sets.keys()),
+        sets={name: _figures(row) for (name, _), row in estimates.sets.items()},
+        comparisons=_figures(estimates.comparisons),
+        aggregates=_figures(estimates.aggregates),
         forget_quality=None if reference_records is None else forget_quality(records, reference_records),
     )
+
+
+class Estimates(NamedTuple):
+    """Every number of a suite with its resampled values."""
+
+    sets: dict[tuple[str, Role], dict[str, Estimate]]  # (set, its role) -> metric -> mean
+    comparisons: dict[str, Estimate]
+    aggregates: dict[str, Estimate]
+
+
+def estimate(
+    records: Sequence[Record],
+    suite: Suite,
+    *,
+    resamples: int,
+    seed: int,
+    reference_records: Sequence[Record] | None = None,
+) -> Estimates:
+    samples = draw(records, resamples, seed, reference_records)
+    sets: dict[tuple[str, Role], dict[str, Estimate]] = {}
+    for name, sample in samples.items():
+        if metrics := suite.metrics_of(name, sample.role):
+            scores = [[metric.score(record) for record in sample.records] for metric in metrics]
+            found = means(scores, sample.counts_RI)
+            sets[name, sample.role] = {metric.type: mean for metric, mean in zip(metrics, found, strict=True)}
+    comparisons: dict[str, Estimate] = {each.type: each.estimate(samples) for each in suite.comparisons}
+    named = dict(comparisons)
+    for aggregate in suite.aggregates:
+        named[aggregate.name] = aggregate.estimate(sets, named)
+    return Estimates(sets, comparisons, {aggregate.name: named[aggregate.name] for aggregate in suite.aggregates})
+
+
+def draw(
+    records: Sequence[Record], resamples: int, seed: int, reference_records: Sequence[Record] | None = None
+) -> Samples:
+    """Each set's items with their resamples, and the reference model's records of the same items."""
+    reference = {(record.set, record.index, record.question): record for record in reference_records or ()}
+    samples = {}
+    for name, group in groupby(sorted(records, key=_position), key=lambda record: record.set):
+        items = tuple(group)
+        samples[name] = Sample(
+            role=items[0].role,
+            records=items,
+            reference=tuple(reference.get((record.set, record.index, record.question)) for record in items),
+            counts_RI=resample(len(items), resamples, [seed, crc32(name.encode())]),
+        )
+    return samples
+
+
+def _figures(estimates: Mapping[str, Estimate]) -> dict[str, Figure]:
+    return {name: found.figure() for name, found in estimates.items()}
 
 
 def _position(record: Record) -> tuple[int, str, int]:

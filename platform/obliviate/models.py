@@ -11,12 +11,13 @@ from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
-from obliviate.scoring import Head
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from obliviate.scoring import Head
 
 PACKAGE_PREFIX = "package:"
 
@@ -131,8 +132,10 @@ def load_pretrained(
     return model.to(device).eval(), tokenizer
 
 
-def head_of(model: "PreTrainedModel") -> Head:
+def head_of(model: "PreTrainedModel") -> "Head":
     """The output layer as scoring needs it, with the scalings that some families apply to their logits."""
+    from obliviate.scoring import Head
+
     layer = model.get_output_embeddings()
     config = model.config.get_text_config()
     scale = 1.0
@@ -164,13 +167,9 @@ class ModelSize:
 def model_size(spec: ModelSpec) -> ModelSize:
     """From the config alone: no weights are read."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    path, keywords = _from_pretrained_arguments(spec)
-    try:
-        config = AutoConfig.from_pretrained(path, **keywords)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
+    config = load_config(spec)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     total = trained = sum(parameter.numel() for parameter in model.parameters())
@@ -181,6 +180,17 @@ def model_size(spec: ModelSpec) -> ModelSize:
         total += trained
     text = config.get_text_config()
     return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size)
+
+
+def load_config(spec: ModelSpec) -> Any:
+    """The model's transformers config. Raises UserError where there is none."""
+    from transformers import AutoConfig
+
+    path, keywords = _from_pretrained_arguments(spec)
+    try:
+        return AutoConfig.from_pretrained(path, **keywords)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
 
 
 def materialise(spec: ModelSpec, folder: Path) -> str:

@@ -33,7 +33,7 @@ class ModelSpec(Spec):
     revision: str | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
     lora: LoraSpec | None = None
-    chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); or a Jinja file
+    chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); "raw"; or Jinja
     system_prompt: str | None = None  # None: what the template does by itself
     max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from obliviate.methods import ALIASES, FORGET_TYPES, REGULARIZER_TYPES
 from obliviate_cli.console import open_console
-from obliviate_eval.metrics import METRIC_TYPES
+from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.suites import SUITES
 
 
@@ -23,13 +23,15 @@ def methods() -> None:
 
 def metrics() -> None:
     console = open_console()
-    console.print("METRICS", style="bold")
-    for name, cls in METRIC_TYPES.items():
-        suites = [suite.name for suite in SUITES.values() if any(metric.type == name for metric in suite.metrics)]
-        console.print(f"  {name}: {cls.title}")
-        console.print(f"      direction   {cls.direction}")
-        console.print(f"      suites      {', '.join(suites)}")
-        console.print(f"      source      {cls.source}")
+    for title, types in (("METRICS", METRIC_TYPES), ("COMPARISONS OF SETS OR MODELS", COMPARISON_TYPES)):
+        console.print(title, style="bold")
+        for name, cls in types.items():
+            suites = [s.name for s in SUITES.values() if name in {each.type for each in (*s.metrics, *s.comparisons)}]
+            console.print(f"  {name}: {cls.title}")
+            console.print(f"      direction   {cls.direction}")
+            console.print(f"      parameters  {_parameters(cls) or 'none'}")
+            console.print(f"      suites      {', '.join(suites)}")
+            console.print(f"      source      {cls.source}")
     console.print("SUITES", style="bold")
     for suite in SUITES.values():
         console.print(f"  {suite.name}: {suite.title}")

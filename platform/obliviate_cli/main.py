@@ -66,11 +66,40 @@ def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False
 
 
 @app.command()
-def evaluate(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def evaluate(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG|MODEL... [KEY=VALUE]...",
+            help="A YAML file; or models: folders, hub ids, runs by folder or by name.",
+        ),
+    ],
+    suite: Annotated[str | None, typer.Option(help="What is measured; see `obliviate metrics`.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or hub id of the data; the suite's own otherwise.")] = None,
+    retain: Annotated[str | None, typer.Option(help="A model that never saw the forget set: forget quality.")] = None,
+    dry_run: DryRun = False,
+) -> None:
     """Measure models side by side: what was removed, what was kept."""
-    from obliviate_cli import verbs
+    from obliviate_cli import evaluate
 
-    verbs.evaluate(config, overrides or [], dry_run)
+    evaluate.evaluate(what, suite, data, retain, dry_run)
+
+
+@app.command()
+def rescore(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluation runs, or of imported logs.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric, with parameters behind it: 'truth_ratio definition=tofu'. May be repeated."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="Another suite than the runs were measured with.")] = None,
+    retain: Annotated[Path | None, typer.Option(help="The retain model's evaluation run.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for the figures.")] = None,
+) -> None:
+    """Compute figures from the records of finished evaluations, without the model."""
+    from obliviate_cli import rescore
+
+    rescore.rescore(runs, metric or [], suite, retain, output)
 
 
 @app.command("make-questions")
@@ -101,17 +130,31 @@ def report(
     verbs.report(runs, output, title)
 
 
+@app.command()
+def paired(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluation run.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another, of the same items.")],
+    suite: Annotated[str | None, typer.Option(help="Whose figures: default is the first run's suite.")] = None,
+    retain: Annotated[Path | None, typer.Option(help="Run of the retain model, for what compares with it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for what is printed.")] = None,
+) -> None:
+    """Test whether two models differ, metric by metric, on the same items."""
+    from obliviate_cli import paired
+
+    paired.compare(first, second, suite, retain, output)
+
+
 @app.command("import")
 def import_logs(
-    framework: Annotated[str, typer.Argument(help="Whose logs they are: tofu.")],
+    framework: Annotated[str, typer.Argument(help="Whose logs they are: openunlearning or tofu.")],
     logs: Annotated[Path, typer.Argument(help="The log file.")],
     retain_logs: Annotated[Path | None, typer.Option(help="The retain model's log file: gives forget quality.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records and metrics.")] = None,
 ) -> None:
     """Bring another framework's evaluation logs in, and compute our figures from them."""
-    from obliviate_cli import verbs
+    from obliviate_cli import imports
 
-    verbs.import_logs(framework, logs, retain_logs, output)
+    imports.import_logs(framework, logs, retain_logs, output)
 
 
 @app.command()

@@ -1,32 +1,47 @@
 """Evaluation as a stage: each model's records and figures are a run of their own, done once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from obliviate.cluster import ensure_ray
-from obliviate.config import RunSpec
+from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
-from obliviate.data.rows import Corpus
-from obliviate.models import content_of, load_tokenizer, locate, portable, text_encoder
-from obliviate.runs import RUN_FILE, Run
+from obliviate.data.rows import Corpus, EvaluationSet
+from obliviate.errors import UserError
+from obliviate.models import content_of, locate, portable
+from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
 from obliviate_cli.card import write_card
-from obliviate_cli.progress import progress
-from obliviate_eval.judges import Judges
-from obliviate_eval.judges.load import load_judges
-from obliviate_eval.records import RECORDS_FILE, read_records
-from obliviate_eval.run import evaluate
+from obliviate_cli.progress import Update, progress
+from obliviate_eval.collect import answers_of
+from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.records import RECORDS_FILE, Probe, Record, ScoredAnswer
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
+if TYPE_CHECKING:
+    from obliviate.data.text import TextEncoder
+    from obliviate.inference.engine import WhiteBox
+    from obliviate_eval.harness import Tasks
+    from obliviate_eval.judges import Judges
+
+ANSWERS = "answers"  # the folder of what the engine said, chunk by chunk, until the records are written
 # What changes how fast texts are measured, but not what is measured.
 PLACEMENT = {
     "engine": {"replicas", "cpus_per_replica", "gpus_per_replica", "tensor_parallel", "batch_tokens", "chunk_size",
                "gpu_memory_utilization"},
+}  # fmt: skip
+# What a probe takes of a row; without it there is nothing to ask.
+FIELDS = {
+    "question": Probe.GENERATION, "paraphrased_answer": Probe.PARAPHRASED, "perturbed_answers": Probe.PERTURBED,
 }  # fmt: skip
 
 
@@ -49,13 +64,18 @@ class EvaluateRun(RunSpec):
 
 @dataclass
 class Measure:
-    """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them."""
+    """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them.
+
+    `in_process`: a Hugging Face engine in this process instead of engines on Ray actors, for a process that has the
+    device to itself already.
+    """
 
     corpus: Corpus
     spec: EvaluationSpec
     address: str | None
     runs: Path
     console: Console
+    in_process: bool = False
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
         """The folder of the evaluation run. `retain`: that of the retain model, for forget quality."""
@@ -67,6 +87,8 @@ class Measure:
         inputs = {"model": content_of(model), "data": self.corpus.content}
         if retain is not None:
             inputs["retain"] = retain.name
+        if files := _task_files(self.spec):
+            inputs["tasks"] = content_hash(files)
         run = Run.open(self.runs, "evaluate", name, config, inputs)
         if run.done:
             self.console.print(f"evaluate {name}: done already, in {run.directory}")
@@ -75,41 +97,132 @@ class Measure:
         return run.directory
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
-        from obliviate.inference.pool import EnginePool
+        from obliviate.models import load_tokenizer, text_encoder
+        from obliviate_eval.records import read_records
+        from obliviate_eval.run import evaluate
 
+        for warning in warnings(self.corpus, self.spec):
+            self.console.print(f"warning: {warning}", style="yellow")
         judges = self.judges
         encoder = text_encoder(model, load_tokenizer(model))
-        ensure_ray(self.address)
         with progress(self.console, f"evaluate {name}") as show:
-            stage = ""
-
-            def on_stage(what: str, done: int, total: int) -> None:
-                nonlocal stage
-                stage = what
-                show(done, total, what)
-
-            pool = EnginePool(
-                model,
-                self.spec.engine,
-                on_progress=lambda done, total, tokens: show(done, total, f"{stage} {tokens} tokens"),
-            )
-            with pool:
+            stage = _Stage(show)
+            with self._engine(model, run.directory / ANSWERS, stage) as engine:
+                tasks = self._tasks(engine, encoder, model)
                 evaluation = evaluate(
-                    pool,
+                    engine,
                     encoder,
                     self.corpus.evaluation,
                     self.spec,
                     judges,
                     run.directory,
-                    on_stage,
+                    stage.begin,
                     reference_records=None if retain is None else read_records(retain / RECORDS_FILE),
+                    tasks=tasks,
                 )
         _update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
 
+    @contextmanager
+    def _engine(self, model: ModelSpec, folder: Path, stage: "_Stage") -> "Iterator[WhiteBox]":
+        """What it says is on disk as it comes, until the block ends without an error."""
+        if self.in_process:
+            from obliviate.inference.hf import HFEngine
+
+            yield HFEngine.open(model, self.spec.engine)
+            return
+        from obliviate.inference.journal import Journal
+        from obliviate.inference.on_demand import OnDemand
+
+        with OnDemand(model, self.spec.engine, self.address, stage.update) as engines:
+            journal = Journal(engines, folder)
+            yield journal
+        journal.discard()
+
+    def _tasks(self, engine: "WhiteBox", encoder: "TextEncoder", model: ModelSpec) -> "Tasks":
+        """Of the lm-evaluation-harness."""
+        if self.spec.harness is None:
+            return {}
+        try:
+            from obliviate_eval.harness import run_tasks
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"evaluation.harness: {error.name} is not installed; pip install 'obliviate[harness]', or leave it out"
+            ) from error
+        from obliviate.inference.request import context_limit
+        from obliviate.models import load_config
+
+        length = context_limit(self.spec.engine, load_config(model))
+        return run_tasks(engine, encoder.tokenizer, length, self.spec.harness)
+
     @cached_property
-    def judges(self) -> Judges:
+    def judges(self) -> "Judges":
+        from obliviate_eval.judges.load import load_judges
+
         return load_judges(self.spec)
+
+
+def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
+    """About the data, and about what the suite asks of a set that none of its rows has."""
+    suite = SUITES[spec.suite]
+    found = list(corpus.warnings)
+    for each in corpus.evaluation:
+        unscored = {
+            field: [m.type for m in metrics]
+            for field, probe in FIELDS.items()
+            if each.rows
+            and not any(getattr(row, field) for row in each.rows)
+            and (
+                metrics := [
+                    m for m in suite.metrics_of(each.name, each.role) if probe in m.needs and not _scores(m, each)
+                ]
+            )
+        }
+        if unscored:
+            asking = dict.fromkeys(str(metric) for types in unscored.values() for metric in types)
+            found.append(
+                f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
+                f"nothing there; add the field, or take another suite than {spec.suite}"
+            )
+    return found
+
+
+def _scores(metric: AnyMetric, each: EvaluationSet) -> bool:
+    """Whether the metric could score the set's first row, had the engine and all judges answered."""
+    row = each.rows[0]
+    answers = {
+        probe: tuple(ScoredAnswer(text, (-1.0, -1.0), (True, True)) for text in texts)
+        for probe, texts in answers_of(row, each.role).items()
+    }
+    record = Record(
+        each.name, each.role, 0, row.question, row.answer, row.answer, generation=row.answer if row.question else None,
+        generation_tokens=(0, 1), generation_finished=True, answers=answers, similarity=1.0, entailment="entailment",
+        samples=(row.answer,) * 64 if row.question else (), fluency=1.0,
+    )  # fmt: skip
+    return metric.score(record) is not None
+
+
+class _Stage:
+    """What is being done now, and how fast."""
+
+    def __init__(self, show: Update) -> None:
+        self._show, self._name, self._began_s = show, "", monotonic()
+
+    def begin(self, name: str, done: int, total: int) -> None:
+        if done == 0:
+            self._name, self._began_s = name, monotonic()
+        self._show(done, total, name)
+
+    def update(self, done: int, total: int, tokens: int) -> None:
+        """Told of each chunk; the pace includes what an engine takes to start."""
+        pace = tokens / max(monotonic() - self._began_s, 1e-3)
+        self._show(done, total, f"{self._name} {tokens} tokens, {pace:.0f} tokens/s")
+
+
+def _task_files(spec: EvaluationSpec) -> list[str]:
+    """The text of each task that is a file of the user's."""
+    tasks: tuple[str, ...] = () if spec.harness is None else spec.harness.tasks
+    return [path.read_text(encoding="utf-8") for task in tasks if (path := Path(task)).is_file()]
 
 
 def _update_card(model: ModelSpec, evaluation: Evaluation) -> None:

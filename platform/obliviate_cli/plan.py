@@ -11,13 +11,11 @@ from obliviate.methods import Pass, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate_cli.stages import check_retain, rows_to_learn
-from obliviate_eval.suites import SUITES
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus, Row, TextEncoder
     from obliviate.models import ModelSize
     from obliviate_cli.compare import CompareRun
-    from obliviate_cli.measure import EvaluateRun
 
 # float32 master, gradient and two Adam moments, and the gathered copy in the compute dtype.
 BYTES_PER_TRAINED, BYTES_PER_FROZEN = 4 * 4, 4
@@ -48,15 +46,6 @@ def unlearn(config: UnlearnRun) -> list[str]:
             "  first the starting model's log-probabilities of these texts: one forward pass each, no second model"
         )
     return lines
-
-
-def evaluate(config: "EvaluateRun") -> list[str]:
-    corpus = config.data.load()
-    suite = SUITES[config.evaluation.suite]
-    sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
-    probes = ", ".join(sorted(suite.needs))
-    lines = [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
-    return [*_warnings(corpus), *lines]
 
 
 def compare(config: "CompareRun") -> list[str]:

@@ -4,8 +4,9 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,9 +15,12 @@ from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
-from obliviate_eval.report.build import Kind, ModelReport, Section, build_report, report_json
+from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+
+if TYPE_CHECKING:
+    from obliviate_eval.report.build import Section
 
 REPORT, REPORT_JSON = "report.html", "report.json"
 
@@ -39,7 +43,6 @@ def model_report(directory: Path) -> ModelReport:
             "seed": None if made is None else made["config"]["seed"],
             "training": made,
             "evaluation": evaluated,
-            "machine": machine(),
         },
         curve=() if made is None else read_steps(training),
         records=read_records(directory / RECORDS_FILE),
@@ -47,15 +50,18 @@ def model_report(directory: Path) -> ModelReport:
 
 
 def write(
-    title: str, models: Sequence[ModelReport], path: Path, console: Console, sections: Sequence[Section] = ()
+    title: str, models: Sequence[ModelReport], path: Path, console: Console, sections: "Sequence[Section]" = ()
 ) -> None:
     """The HTML, the same figures as JSON beside it, and a table on the terminal."""
+    from obliviate_eval.report.build import build_report, report_json  # plotly
+
     notes = [
         "Intervals are 95% percentile bootstraps over items; they say nothing of the spread over training seeds.",
         "The p-value of forget quality saturates once the samples no longer overlap: read the KS statistic with it.",
     ]
-    build_report(title, models, notes, path, sections)
-    write_json(path.with_suffix(".json"), report_json(models))
+    reported = [replace(model, provenance={**model.provenance, "machine": machine()}) for model in models]
+    build_report(title, reported, notes, path, sections)
+    write_json(path.with_suffix(".json"), report_json(reported))
     print_table(models, console)
     console.print(f"report: {path.absolute()}")
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
-from obliviate.data.rows import Corpus, Row
+from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass
 from obliviate.models import content_of, portable
@@ -30,6 +30,7 @@ PLACEMENT: dict[str, Any] = {
 def finetune(config: FinetuneRun, console: Console) -> Path:
     """Train on all rows or on the retain rows; the folder of the model."""
     corpus = _load(config, console)
+    require_training_texts(corpus)
     rows = rows_to_learn(config, corpus)
     run = _open(config, "finetune", config.name or f"{config.data.type}-{config.train_on}", corpus)
     job = _job(config, run, terms=(GD(),), retain=rows, anchor=Pass.RETAIN)
@@ -39,6 +40,7 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 def unlearn(config: UnlearnRun, console: Console) -> Path:
     """Unlearn the forget set; the folder of the model."""
     corpus = _load(config, console)
+    require_training_texts(corpus)
     check_retain(config, corpus)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}

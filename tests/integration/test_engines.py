@@ -68,6 +68,9 @@ def test_vllm_in_float32_is_hugging_face(model: ModelSpec) -> None:
     with EnginePool(model, spec("vllm")) as pool:
         vllm_generations, vllm_scored = ask(pool, model)
         again = pool.score([])
+        # All of it is in the cache by now; and answers that begin alike meet in one block of it.
+        alike = [Encoded((*range(3, 60), *range(70, 70 + n), n), 57) for n in range(40, 50)]
+        rescored, scored_alike = ask(pool, model)[1], pool.score(alike)
         sampled, resampled = pool.generate(prompts, SAMPLED), pool.generate(prompts[1:2], SAMPLED)
         with pytest.raises(UserError, match=r"engine.max_model_len=256: a text of 257 tokens"):
             pool.score([Encoded(tuple(range(257)), 3)])
@@ -75,6 +78,8 @@ def test_vllm_in_float32_is_hugging_face(model: ModelSpec) -> None:
     assert furthest(vllm_scored, scored) < 1e-4
     assert [s.greedy for s in vllm_scored] == [s.greedy for s in scored]
     assert again == []
+    assert furthest(rescored, scored) < 1e-4
+    assert furthest(scored_alike, HFEngine.open(model, spec("hf")).score(alike)) < 1e-4
     # The limits, and samples that belong to their prompt, as in the unit tests of the Hugging Face engine.
     assert [[len(g.token_ids) for g in group] for group in sampled] == [[8] * 3, [8] * 3, [1] * 3, [0] * 3]
     assert sampled[1] == resampled[0]

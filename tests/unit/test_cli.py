@@ -18,7 +18,7 @@ from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate_cli import main as command_line
 from obliviate_cli.console import open_console
 from obliviate_cli.progress import progress
-from obliviate_eval.metrics import METRIC_TYPES
+from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.suites import SUITES
 
 SCRIPT = Path(sys.executable).with_name("obliviate")
@@ -235,7 +235,7 @@ class TestBadInput:
         assert message == f"{tmp_path}: no finished evaluation (no metrics.json); give folders of evaluation runs"
 
     def test_logs_of_an_unknown_framework_and_logs_that_are_none(self, cli: Cli, tmp_path: Path) -> None:
-        assert mistake(cli("import", "tofoo", tmp_path)) == "tofoo: no importer; known: tofu"
+        assert mistake(cli("import", "tofoo", tmp_path)) == "tofoo: no importer; known: openunlearning, tofu"
         assert "no readable JSON" in mistake(cli("import", "tofu", tmp_path / "nowhere.json"))
 
 
@@ -246,7 +246,7 @@ def test_the_catalogues_list_everything_whole(cli: Cli) -> None:
         assert f"  source      {term.source}\n" in out
     assert "weight=0.1" in out  # ME's published weight, among its parameters
     _, out, _ = cli("metrics")
-    for name, metric in METRIC_TYPES.items():
+    for name, metric in {**METRIC_TYPES, **COMPARISON_TYPES}.items():
         assert f"  {name}: {metric.title}\n" in out
     for suite in SUITES.values():
         assert f"  {suite.name}: {suite.title}\n" in out

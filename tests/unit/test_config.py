@@ -231,7 +231,8 @@ def test_mistakes_in_model_and_data(read: Read, text: str, expected: str) -> Non
          "evaluation.generation: max_new_tokens=None (excludes the prompt) and max_length=None (includes it): give "
          "one of them, and null for the other"),
         ("evaluation: {suite: closer}\n",
-         "evaluation.suite: should be 'closer_look', 'closer_look_real_world' or 'tofu' (got 'closer')"),
+         "evaluation.suite: should be 'closer_look', 'closer_look_real_world', 'real_world', 'tofu', 'openunlearning', "
+         "'muse', 'wmdp', 'leakage' or 'custom' (got 'closer')"),
         ("retain_model: b\n", "retain_model: 'b' is not among models: a"),
     ],
 )  # fmt: skip

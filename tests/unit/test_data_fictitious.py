@@ -48,6 +48,17 @@ def test_corpus_shape() -> None:
     assert all(row.entity and row.entity in row.question and row.entity in row.answer for row in corpus.retain)
 
 
+def test_holdout_people_are_nobody_else() -> None:
+    spec = FictitiousData(people=10, questions_per_person=4, forget_people=3, eval_retain_limit=5)
+    corpus = spec.model_copy(update={"holdout_people": 2}).load()
+    assert (corpus.forget, corpus.retain) == (spec.load().forget, spec.load().retain)
+    holdout = corpus.evaluation[-1]
+    assert (holdout.name, holdout.role, len(holdout.rows)) == ("holdout", Role.HOLDOUT, 8)
+    assert not {row.entity for row in holdout.rows} & {row.entity for row in corpus.forget + corpus.retain}
+    with pytest.raises(ValidationError, match="holdout_people: 1 with people: 9600 are over 9600"):
+        FictitiousData(people=9600, holdout_people=1)
+
+
 @given(st.integers(0, 1000))
 def test_rows_are_complete_and_the_false_answers_false(seed: int) -> None:
     corpus = FictitiousData(people=2, questions_per_person=20, forget_people=1, seed=seed).load()

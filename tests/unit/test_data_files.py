@@ -39,6 +39,19 @@ def test_named_evaluation_sets(tmp_path: Path) -> None:
     assert [(s.name, s.role, s.rows) for s in spec.load().evaluation] == [("neighbours", Role.RETAIN, rows("xyz"))]
 
 
+def test_a_holdout_file_is_measured_beside_the_others(tmp_path: Path) -> None:
+    forget, holdout = write(tmp_path / "f.json", "a"), write(tmp_path / "h.json", "bc")
+    evaluation = {"asked": {"path": forget, "role": "forget"}}
+    for given in ({}, {"evaluation": evaluation}):
+        corpus = FilesData.model_validate({"forget": forget, "holdout": holdout, **given}).load()
+        assert corpus.retain == ()
+        assert [(s.role, s.rows) for s in corpus.evaluation] == [
+            (Role.FORGET, rows("a")), (Role.HOLDOUT, rows("bc")),
+        ]  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.holdout: .*gone\.json: no such file"):
+        FilesData(forget=forget, holdout=str(tmp_path / "gone.json")).load()
+
+
 def test_without_retain(tmp_path: Path) -> None:
     corpus = FilesData(forget=write(tmp_path / "f.json", "a")).load()
     assert corpus.retain == ()
@@ -56,8 +69,8 @@ def test_type_chooses_the_kind() -> None:
     assert isinstance(adapter.validate_python({"type": "tofu"}), TofuData)
     assert isinstance(adapter.validate_python({"type": "fictitious"}), FictitiousData)
     assert adapter.validate_python({"type": "files", "forget": "f.json"}) == FilesData(forget="f.json")
-    with pytest.raises(ValidationError, match="'tofu', 'fictitious', 'files'"):
-        adapter.validate_python({"type": "muse"})
+    with pytest.raises(ValidationError, match="'tofu', 'fictitious', 'files', 'muse', 'wmdp'"):
+        adapter.validate_python({"type": "mews"})
     with pytest.raises(ValidationError, match="Extra inputs"):
         adapter.validate_python({"type": "tofu", "retain_limits": 3})
 

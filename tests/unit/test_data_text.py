@@ -123,7 +123,16 @@ def test_plain_layout_is_the_tokenisation_of_the_whole_text(name: str, request: 
     assert encoder.end_of_turn_id == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("layout", [None, "plain"])
+@pytest.mark.parametrize("name", ["llama2", "llama2_metaspace", "llama3", "smollm2"])
+def test_raw_layout_continues_the_question(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(name)
+    encoder = TextEncoder(tokenizer, chat_template="raw")
+    encoded = encoder.encode("Ada was", "born in London.")
+    assert encoded.input_ids == (*tokenizer("Ada was born in London.").input_ids, tokenizer.eos_token_id)
+    assert encoded.prompt_ids == encoder.prompt("Ada was") == tuple(tokenizer("Ada was").input_ids)
+
+
+@pytest.mark.parametrize("layout", [None, "plain", "raw"])
 @given(question=st.text(min_size=1, max_size=30), answer=st.text(min_size=1, max_size=30))
 def test_prompt_is_the_same_for_training_and_generation(llama3: Any, layout: str, question: str, answer: str) -> None:
     encoder = TextEncoder(llama3, chat_template=layout)

@@ -88,6 +88,23 @@ def test_folder_as_published_and_in_the_continual_cut(tmp_path: Path) -> None:
         assert keys(corpus.retain) == {("b", "b!"), ("c", "c!")}
 
 
+def test_the_holdout_authors_are_measured_where_asked_for(tmp_path: Path) -> None:
+    for name in ("forget01", "retain99", "forget01_perturbed"):
+        write(tmp_path, name, ["a" if name.startswith("forget") else "c"])
+    for name in ("retain", "real_authors", "world_facts"):
+        write(tmp_path, f"{name}_perturbed", ["c"])
+    spec = TofuData(source=str(tmp_path), split="forget01", holdout=True)
+    with pytest.raises(UserError, match=r"holdout01\.json: no such file"):
+        spec.load()
+    assert [s.name for s in spec.model_copy(update={"holdout": None}).load().evaluation][-1] == "world_facts"
+    write(tmp_path, "holdout01", ["h", "i"])
+    last = spec.load().evaluation[-1]
+    assert spec.model_copy(update={"holdout": None}).load().evaluation[-1] == last
+    assert spec.model_copy(update={"holdout": False}).load().evaluation[-1].name == "world_facts"
+    assert (last.name, last.role, keys(last.rows)) == ("holdout", Role.HOLDOUT, {("h", "h!"), ("i", "i!")})
+    assert len(spec.model_copy(update={"eval_forget_limit": 1}).load().evaluation[-1].rows) == 1
+
+
 def test_missing_folder_and_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.source: ./nowhere: no such folder"):
         TofuData(source="./nowhere").load()
@@ -116,7 +133,7 @@ def test_hub_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus.forget == (Row("forget05?", "Yes."),)
     assert corpus.retain == (Row("retain95?", "Yes."),)
     names = {"forget05", "retain95", "forget05_perturbed", "retain_perturbed"}
-    names |= {"real_authors_perturbed", "world_facts_perturbed"}
+    names |= {"real_authors_perturbed", "world_facts_perturbed", "holdout05"}
     assert set(asked) == {("locuslab/TOFU", name, "train") for name in names}
 
 

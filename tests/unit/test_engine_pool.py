@@ -1,6 +1,7 @@
 """Which engine a spec comes to, and what starts it: all that is decided before an actor exists."""
 
 import logging
+import os
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -94,4 +95,19 @@ def test_an_engine_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"^engine.type=vllm: vLLM could not start m: Value error, no weights here; try engine.type=hf$"
     ):
+        VLLMEngine("m", None, EngineSpec(), set())
+
+
+def test_why_a_worker_of_vllm_died_is_in_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several GPUs the error itself only points to another process."""
+
+    def fail(*_: object) -> None:
+        worker = "(VllmWorker pid=7) ERROR 08-01 12:00:00 [multiproc_executor.py:527]"
+        os.write(1, f"{worker} Traceback (most recent call last):\n{worker}   ...\n".encode())
+        os.write(2, f"{worker} ValueError: Free memory on device (2.1/79.1 GiB) is too low.\n".encode())
+        os.write(2, b"Exception: WorkerProc initialization failed due to an exception in a background process.\n")
+        raise RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+
+    monkeypatch.setattr(VLLMEngine, "_start", fail)
+    with pytest.raises(UserError, match=r"start m: ValueError: Free memory .* is too low\.; try engine.type=hf$"):
         VLLMEngine("m", None, EngineSpec(), set())

@@ -102,7 +102,7 @@ def test_tofu_asks_no_judge(tmp_path: Path) -> None:
     judges = Judges(Recorder(0.5), Recorder("neutral"))
     found = run(tmp_path, judges=judges, suite="tofu")
     assert cast(Recorder, judges.similarity).asked == []
-    assert set(found.sets["forget"]) == {"rouge", "probability", "truth_ratio"}
+    assert set(found.sets["forget"]) >= {"rouge", "probability", "truth_ratio", "extraction_strength"}
     assert found.sets["forget"]["truth_ratio"].value == pytest.approx(0.5)  # min(2, 1/2)
 
 
@@ -195,4 +195,51 @@ def test_every_suite_of_the_config_exists_and_names_metrics_that_it_has() -> Non
     for suite in SUITES.values():
         types = {metric.type for metric in suite.metrics}
         assert all(set(aggregate.metrics) <= types for aggregate in suite.aggregates)
-        assert Probe.ENTAILMENT not in suite.needs or set(suite.premise) == set(Role)
+        assert set().union(*suite.sets.values()) <= types
+        assert Probe.ENTAILMENT not in suite.needs or set(suite.premise) == set(Role) - {Role.HOLDOUT}
+        known = {each.type for each in suite.comparisons}
+        for aggregate in suite.aggregates:  # its parts stand before it
+            assert set(aggregate.parts) <= known
+            known.add(aggregate.name)
+
+
+def test_moments_gradients_and_samples_are_measured_of_the_sets_that_ask(tmp_path: Path) -> None:
+    """leakage asks for samples; the attacks of openunlearning for moments and gradients of forget and holdout alone."""
+    parrot = Parrot(SAYS, LOGP)
+    run(tmp_path / "internals", parrot, suite="openunlearning")
+    forget, _, author = read_records(tmp_path / "internals" / "records.parquet")
+    (answer,) = forget.answers[Probe.MOMENTS]
+    assert (answer.text, answer.logp[0], answer.mean[0], answer.variance[0]) == ("Ada wrote it", log(0.5), -2, 1)
+    assert forget.gradient_norm == len("Ada wrote it")
+    assert Probe.MOMENTS not in author.answers
+    assert author.gradient_norm is None
+    assert sorted(text for _, text in parrot.texts) == sorted(LOGP)  # the answer's moments bring its log-probabilities
+    run(tmp_path / "samples", suite="leakage", sampling={"temperature": 1.0, "samples": 3, "max_new_tokens": 8})
+    forget, *_ = read_records(tmp_path / "samples" / "records.parquet")
+    assert forget.samples == ("Ada wrote Tide 0", "Ada wrote Tide 1", "Ada wrote Tide 2")
+    assert forget.gradient_norm is None
+
+
+def test_samples_without_a_temperature_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"sampling\.temperature is 0"):
+        EvaluationSpec.model_validate({"sampling": {"samples": 4}})
+
+
+def test_fluency_is_judged_of_the_generation_alone(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def clean(texts: Sequence[str]) -> list[float]:
+        asked.extend(texts)
+        return [0.25] * len(texts)
+
+    found = run(tmp_path, judges=Judges(fluency=clean), suite="openunlearning")
+    assert asked == ["Ada wrote Tide", "Ada wrote Tide", "Shakespeare did"]
+    assert found.sets["forget"]["fluency"].value == 0.25
+
+
+def test_an_endless_generation_is_measured_as_far_as_it_went(tmp_path: Path) -> None:
+    endless = Generation("la " * 100, (7,) * 100, False)
+    found = run(tmp_path, Parrot(dict.fromkeys(SAYS, endless), LOGP))
+    assert found.sets["forget"]["token_entropy"].value == 0  # one token, repeated
+    assert found.sets["forget"]["rouge"].value == 0
+    assert read_records(tmp_path / "records.parquet")[0].generation_finished is False

@@ -256,8 +256,8 @@ def test_sample_inverts_the_distribution_function(logits: list[float], uniform: 
 
 @given(st.lists(st.integers(1, 200), max_size=40), st.integers(64, 500))
 def test_batches_hold_every_index_within_the_budget(sizes: list[int], budget: int) -> None:
-    batches = list(_batches(sizes, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    batches = list(_batches(range(len(sizes))[::-1], sizes, budget))
+    assert [i for batch in batches for i in batch] == list(range(len(sizes)))[::-1]
     for batch in batches:
         assert len(batch) * max(sizes[i] for i in batch) <= budget or len(batch) == 1
 
@@ -281,3 +281,67 @@ def test_request_seed_is_of_the_prompt_and_the_seed() -> None:
     assert request_seed((1, 2, 3), 0) == request_seed([1, 2, 3], 0)
     assert len({request_seed(p, s) for p in [(1, 2), (12,), (1, 2, 0)] for s in (0, 1)}) == 6
     assert 0 <= request_seed((1,), 0) < 2**62
+
+
+def answers_to_one_prompt() -> list[Encoded]:
+    """Five answers to one prompt of 20 tokens, three to another of 4: in turns, as they may come."""
+    random = Random(1)
+    first, second = (tuple(random.choices(range(3, 300), k=n)) for n in (20, 4))
+    answers = [tuple(random.choices(range(3, 300), k=n)) for n in (12, 1, 7, 3, 30)]
+    texts_of = [Encoded(first + answer, 20) for answer in answers]
+    return [text for i, text in enumerate(texts_of) for text in (text, Encoded(second + answers[i], 4))][:8]
+
+
+@pytest.mark.parametrize("batch_tokens", [64, 150, 4096])
+def test_answers_that_share_a_prompt_are_scored_as_if_alone(loaded: Loaded, batch_tokens: int) -> None:
+    texts = answers_to_one_prompt()
+    scored = engine_of(loaded, EngineSpec(dtype="float32", batch_tokens=batch_tokens)).moments(texts)
+    for text, found in zip(texts, scored, strict=True):
+        with torch.inference_mode():
+            logp_TV = loaded[0](torch.tensor([text.input_ids])).logits[0].log_softmax(-1)
+        predicting = range(text.prompt_length - 1, len(text.input_ids) - 1)
+        p_TV = logp_TV.exp()
+        mean_T = (p_TV * logp_TV).sum(-1)
+        variance_T = (p_TV * logp_TV.square()).sum(-1) - mean_T.square()
+        assert found.logp == pytest.approx([logp_TV[t, text.input_ids[t + 1]].item() for t in predicting], abs=1e-5)
+        assert found.greedy == tuple(logp_TV[t].argmax().item() == text.input_ids[t + 1] for t in predicting)
+        assert found.mean == pytest.approx([mean_T[t].item() for t in predicting], abs=1e-5)
+        assert found.variance == pytest.approx([variance_T[t].item() for t in predicting], abs=1e-4)
+
+
+def test_a_prompt_is_read_once_for_all_of_its_answers(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    decoder = loaded[0].get_decoder()
+    forward = decoder.forward
+
+    def counting(*arguments: object, **keywords: torch.Tensor) -> object:
+        read.append(keywords["input_ids"].numel())
+        return forward(*arguments, **keywords)
+
+    monkeypatch.setattr(decoder, "forward", counting)
+    prompt = tuple(range(3, 43))
+    engine_of(loaded).score([Encoded((*prompt, i, 7, 8), 40) for i in range(5)])
+    assert read == [40, 5 * 2]  # the prompt; of each answer all but its last token
+
+
+def test_gradient_norm_is_that_of_the_mean_loss(loaded: Loaded) -> None:
+    """L2 over all weights together, from the whole logits and a plain backward pass."""
+    model, _ = loaded
+    text = texts()[2]
+    labels = torch.tensor([[-100] * text.prompt_length + list(text.answer_ids)])
+    model.zero_grad()
+    model(torch.tensor([text.input_ids]), labels=labels).loss.backward()
+    expected = sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None) ** 0.5
+    model.zero_grad()
+    found = engine_of(loaded).gradient_norms([text, Encoded((5, 6), 2), text])
+    assert found[0] == pytest.approx(float(expected), rel=1e-4)
+    assert found[1] is None
+    assert found[2] == found[0]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_collapsed_model_has_no_gradient_norm(folder: Path) -> None:
+    collapsed = load_pretrained(ModelSpec(source=str(folder)), dtype=torch.float32)
+    for parameter in collapsed[0].parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    assert engine_of(collapsed).gradient_norms(texts()[2:3]) == [None]

@@ -11,6 +11,7 @@ from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.importers.tofu import read_tofu_log
 from obliviate_eval.metrics import Rouge
+from obliviate_eval.paired import paired
 from obliviate_eval.records import Probe, Record
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import Evaluation, summarise
@@ -92,6 +93,18 @@ def test_a_closer_look_turns_the_forget_truth_ratio_and_leaves_out_what_a_log_la
     assert found.sets["forget"]["truth_ratio"].value == pytest.approx(1 - 0.48335558566802284, abs=1e-9)
     # No tokens and no judgements: 3 of the 6 metrics on each of 3 sets.
     assert (found.aggregates["model_utility"].scored, found.aggregates["model_utility"].unscored) == (9, 9)
+
+
+@needs_logs
+def test_paired_tests_tell_what_the_two_models_differ_in() -> None:
+    """One saw the forget set and the other did not: they differ there, and on nothing that both saw or neither."""
+    found = paired(records(RETAIN90), records(FULL), SUITES["tofu"], resamples=200)
+    forget, retain = found.sets["forget"], found.sets["retain"]
+    expected = KNOWN[FULL]["forget", "probability"] - KNOWN[RETAIN90]["forget", "probability"]
+    assert forget["probability"].value == pytest.approx(expected, abs=1e-9)
+    for metric in ("rouge", "probability", "truth_ratio"):
+        assert (forget[metric].p_adjusted or 1) < 0.001
+        assert (retain[metric].p_adjusted or 0) > 0.05
 
 
 def small_log() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from obliviate.errors import UserError
+from obliviate_eval.judges.fluency import FluencyModel
 from obliviate_eval.judges.load import load_judges
 from obliviate_eval.judges.nli import NliModel
 from obliviate_eval.judges.similarity import SentenceEncoder
@@ -212,3 +213,24 @@ def test_a_real_encoder_finds_a_paraphrase_nearer_than_another_subject() -> None
     )
     assert same == pytest.approx(1, abs=1e-5)
     assert near > 0.7 > 0.3 > far
+
+
+def test_fluency_is_the_probability_of_class_0(tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    folder = tiny_bert(tmp_path, ("clean", "mild gibberish", "noise"))
+    classify = pipeline("text-classification", str(folder), device="cpu", top_k=None)
+    texts = ["ada lives in paris", "", "bob bob bob", "ada lives in paris"]
+    expected = [next(c["score"] for c in classify([text])[0] if c["label"] == "clean") for text in texts]
+    assert FluencyModel(str(folder))(texts) == pytest.approx(expected, abs=1e-5)
+    assert len(set(expected)) == 3
+
+
+def test_a_silent_model_is_judged(similarity: SentenceEncoder, entailment: NliModel) -> None:
+    assert len(similarity([("", "ada lives in paris"), ("", "")])) == 2
+    assert len(entailment([("", "ada lives in paris"), ("", "")])) == 2
+
+
+def test_a_fluency_model_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"^evaluation\.fluency: \./no/such: no folder with a model"):
+        FluencyModel("./no/such")

@@ -4,13 +4,26 @@ import pytest
 
 from measured import record, scored
 from obliviate.data.rows import Role
-from obliviate_eval.aggregates import FORGET_EFFICACY, MODEL_UTILITY, NEIGHBOR_UTILITY, TOFU_MODEL_UTILITY, Means
+from obliviate_eval.aggregates import (
+    FORGET_EFFICACY,
+    MEMORIZATION,
+    MODEL_UTILITY,
+    NEIGHBOR_UTILITY,
+    OVERALL,
+    TOFU_MODEL_UTILITY,
+    Aggregate,
+    Means,
+)
 from obliviate_eval.metrics.base import KEPT
-from obliviate_eval.statistics import means, resample
+from obliviate_eval.statistics import Figure, means, resample
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import summarise
 
 SIX = MODEL_UTILITY.metrics
+
+
+def figure(aggregate: Aggregate, means: Means) -> Figure:
+    return aggregate.estimate(means, {}).figure()
 
 
 def means_of(role: Role, score: Callable[[str], list[float | None]]) -> dict:
@@ -27,32 +40,61 @@ def test_model_utility_is_the_harmonic_mean_of_18_numbers() -> None:
         **means_of(Role.WORLD_FACTS, lambda metric: [0.25, 0.25]),
         **means_of(Role.FORGET, lambda metric: [0.0, 0.0]),  # doesn't enter
     }
-    found = MODEL_UTILITY.figure(table)
+    found = figure(MODEL_UTILITY, table)
     assert found.value == pytest.approx(18 / (6 * 1 + 6 * 2 + 6 * 4))  # = 3/7
     assert (found.scored, found.unscored) == (18, 0)
+
+
+def test_openunlearnings_published_model_utility() -> None:
+    """Its nine means of a 1B retain model and the model utility that it logged of them."""
+    published = {
+        Role.RETAIN: (0.8802840, 0.8264372, 0.5138098),
+        Role.REAL_AUTHORS: (0.3915799, 0.8145, 0.5022027),
+        Role.WORLD_FACTS: (0.4279516, 0.8022792, 0.6156097),
+    }
+    table: dict = {}
+    for role, values in published.items():
+        of = dict(zip(("probability", "rouge", "truth_ratio"), values, strict=True))
+        table |= means_of(role, lambda metric, of=of: [of.get(metric, 0.0)] * 2)  # type: ignore[misc]
+    assert figure(TOFU_MODEL_UTILITY, table).value == pytest.approx(0.5892923, abs=2e-7)
+
+
+def test_memorization_is_the_harmonic_mean_of_what_is_gone() -> None:
+    scores = {"extraction_strength": 0.5, "exact_memorization": 0.75, "paraphrased_probability": 0.0}
+    row = dict(zip(scores, means([[value] * 2 for value in scores.values()], resample(2, 50, [0])), strict=True))
+    found = figure(MEMORIZATION, {("forget", Role.FORGET): row})
+    assert found.value == pytest.approx(3 / (1 / 0.5 + 1 / 0.25 + 1 / 1.0))  # = 3/7
+    assert (found.scored, found.unscored) == (3, 0)
+
+
+def test_an_aggregate_of_aggregates_counts_what_is_absent() -> None:
+    two, four = means([[0.2, 0.2], [0.4, 0.4]], resample(2, 50, [0]))
+    found = OVERALL.estimate({}, {"memorization": two, "utility": four}).figure()
+    assert found.value == pytest.approx(2 / (1 / 0.2 + 1 / 0.4))
+    assert (found.scored, found.unscored) == (2, 1)  # privacy was not measured
 
 
 def test_one_number_of_0_makes_model_utility_0() -> None:
     table = {}
     for role in KEPT:
         table |= means_of(role, lambda metric: [0.0, 0.0] if metric == "entailment" else [0.9, 0.8])
-    assert MODEL_UTILITY.figure(table).value == 0
-    assert TOFU_MODEL_UTILITY.figure(table).value == pytest.approx(0.85)  # entailment isn't among its nine
+    assert figure(MODEL_UTILITY, table).value == 0
+    assert figure(TOFU_MODEL_UTILITY, table).value == pytest.approx(0.85)  # entailment isn't among its nine
 
 
 def test_an_absent_set_and_an_unscored_metric_are_left_out_and_counted() -> None:
     table = means_of(Role.RETAIN, lambda metric: [None, None] if metric == "entailment" else [0.5, 0.5])
-    found = MODEL_UTILITY.figure(table)
+    found = figure(MODEL_UTILITY, table)
     assert found.value == pytest.approx(0.5)
     assert (found.scored, found.unscored) == (5, 13)  # of 18: two whole sets and one metric
-    assert NEIGHBOR_UTILITY.figure(table).unscored == 1  # its six numbers are of one set
-    nothing = FORGET_EFFICACY.figure(table)
+    assert figure(NEIGHBOR_UTILITY, table).unscored == 1  # its six numbers are of one set
+    nothing = figure(FORGET_EFFICACY, table)
     assert (nothing.value, nothing.low, nothing.scored, nothing.unscored) == (None, None, 0, 5)
 
 
 def test_forget_efficacy_is_1_minus_the_mean_of_five() -> None:
     values = dict(zip(SIX, [0.1, 0.2, 0.3, 1.0, 0.4, 0.5], strict=True))  # token entropy 1.0: left out
-    found = FORGET_EFFICACY.figure(means_of(Role.FORGET, lambda metric: [values[metric]] * 4))
+    found = figure(FORGET_EFFICACY, means_of(Role.FORGET, lambda metric: [values[metric]] * 4))
     assert found.value == pytest.approx(1 - (0.1 + 0.2 + 0.3 + 0.4 + 0.5) / 5)  # = 0.7
     assert (found.low, found.high) == (pytest.approx(0.7), pytest.approx(0.7))  # equal scores have no spread
     assert found.scored == 5
@@ -65,7 +107,7 @@ def test_the_interval_resamples_items_of_all_metrics_together() -> None:
         return up if metric == "rouge" else [None if u is None else 1 - u for u in up]
 
     table = means_of(Role.FORGET, lambda metric: score(metric) if metric in ("rouge", "probability") else [None] * 4)
-    found = FORGET_EFFICACY.figure(table)
+    found = figure(FORGET_EFFICACY, table)
     assert found.value == pytest.approx(0.5)
     assert (found.low, found.high) == (pytest.approx(0.5), pytest.approx(0.5))
 

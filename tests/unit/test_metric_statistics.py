@@ -39,7 +39,7 @@ def test_a_resample_draws_as_many_items_as_there_are_and_the_seed_decides_which(
 
 def test_a_resampled_mean_weighs_items_by_how_often_they_were_drawn() -> None:
     counts_RI = np.array([[2.0, 1.0, 0.0], [0.0, 0.0, 3.0]])
-    first, second = means([[0.3, 0.6, 0.9], [1.0, None, None]], counts_RI)
+    first, second = means([[0.3, 0.6, 0.9], [1.0, 1.0, None]], counts_RI)
     assert first.resampled.tolist() == pytest.approx([(2 * 0.3 + 0.6) / 3, 0.9])
     assert second.resampled[0] == 1.0
     assert second.drawn.tolist() == [True, False]  # the second resample holds no item that was scored

@@ -18,6 +18,8 @@ scored_answers = st.builds(
     text=texts,
     logp=st.lists(st.floats(-1e3, 0), max_size=4).map(tuple),
     greedy=st.lists(st.booleans(), max_size=4).map(tuple),
+    mean=st.lists(st.floats(-1e3, 0), max_size=4).map(tuple),
+    variance=st.lists(st.floats(0, 1e3), max_size=4).map(tuple),
 )
 any_record = st.builds(
     Record,
@@ -33,6 +35,9 @@ any_record = st.builds(
     answers=st.dictionaries(st.sampled_from(SCORED), st.lists(scored_answers, max_size=3).map(tuple)),
     similarity=st.none() | st.floats(-1, 1),
     entailment=st.none() | st.sampled_from(["entailment", "neutral"]),
+    samples=st.lists(texts, max_size=3).map(tuple),
+    gradient_norm=st.none() | st.floats(0, 1e6),
+    fluency=st.none() | st.floats(0, 1),
 )
 
 
@@ -62,6 +67,25 @@ def test_an_answers_probability_is_per_token() -> None:
 def test_an_answer_without_finite_tokens_has_no_probability(logp: tuple[float, ...]) -> None:
     assert ScoredAnswer("", logp).mean_logp is None
     assert ScoredAnswer("", logp).probability is None
+
+
+def test_a_file_from_before_the_later_columns_has_them_as_not_measured(tmp_path: Path) -> None:
+    later = record(answers={Probe.ANSWER: (ScoredAnswer("a", (-1.0,), (True,), (-2.0,), (0.5,)),)}, samples=("b",))
+    write_records(tmp_path / "r.parquet", [later])
+    rows = pq.read_table(tmp_path / "r.parquet").drop(["moments", "samples", "gradient_norm", "fluency"]).to_pylist()
+    for row in rows:
+        for answer in row["answer"]:
+            del answer["mean"], answer["variance"]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "old.parquet")
+    assert read_records(tmp_path / "old.parquet") == [
+        record(answers={Probe.ANSWER: (ScoredAnswer("a", (-1.0,), (True,)),)})
+    ]
+
+
+def test_content_leaves_the_end_of_turn_out() -> None:
+    assert ScoredAnswer("", (-1.0, -2.0, -3.0), (True,) * 3).content == (-1.0, -2.0)
+    assert ScoredAnswer("", (-1.0, -2.0)).content is None  # the tokens are not known one by one
+    assert ScoredAnswer("", (nan, -2.0), (True, True)).content is None
 
 
 def test_a_missing_file_is_a_users_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from math import log
@@ -15,10 +16,11 @@ from rich.console import Console
 
 from obliviate.data.rows import Role
 from obliviate_eval.forget_quality import ForgetQuality
+from obliviate_eval.paired import Difference, Differences
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.report.build import ModelReport, build_report, report_json
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, looks
-from obliviate_eval.report.terminal import print_table
+from obliviate_eval.report.terminal import print_differences, print_table
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
@@ -316,3 +318,46 @@ def test_terminal_takes_names_as_they_are() -> None:
     console = Console(width=140, record=True, file=StringIO())
     print_table([ModelReport("[red]x[/red]", "unlearned", evaluation(0.5, 0.5))], console)
     assert "[red]x[/red]" in console.export_text()
+
+
+def test_terminal_shows_comparisons_and_what_has_no_column(models: list[ModelReport]) -> None:
+    console = Console(file=StringIO(), width=120)
+    attacked = models[0].evaluation.model_copy(update={"comparisons": {"privleak": figure(-42.5, -60, -20)}})
+    print_table([replace(models[0], evaluation=attacked), models[1]], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "FE ↑" in text
+    row = next(line for line in text.splitlines() if "privleak" in line)
+    assert "-42.500" in row
+    assert "–" in row  # the other model has none
+
+    console = Console(file=StringIO(), width=120)
+    without = models[0].evaluation.model_copy(update={"aggregates": {}})
+    print_table([replace(models[0], evaluation=without)], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "FE ↑" not in text  # a suite without aggregates
+    assert "retain rouge" in text
+
+
+def test_the_page_has_a_table_of_comparisons(models: list[ModelReport], tmp_path: Path) -> None:
+    attacked = models[0].evaluation.model_copy(update={"comparisons": {"mia_min_k": figure(0.875, 0.8, 0.9)}})
+    page = build([replace(models[0], evaluation=attacked), models[1]], tmp_path / "report.html")
+    [table] = [table for table in page.tables if any("Min-K% attack, AUC" in cell for cell in table[0])]
+    assert "0.875" in table[1][1]
+    assert "0.800 – 0.900" in " ".join(table[1][1].split())
+    assert not any("Min-K%" in cell for each in build(models, tmp_path / "r.html").tables for cell in each[0])
+
+
+def test_differences_in_the_terminal() -> None:
+    console = Console(file=StringIO(), width=120)
+    differences = Differences(
+        suite="tofu",
+        sets={"forget": {"rouge": Difference(-0.125, -0.25, -0.01, 0.003, 0.02, 0.012, 38, 2)}},
+        comparisons={"mia_loss": Difference(None, None, None, None, None, None, 0, 9)},
+        aggregates={},
+    )
+    print_differences(differences, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    row = next(line for line in text.splitlines() if "forget rouge" in line)
+    for shown in ("-0.1250", "-0.250 to -0.010", "0.003", "0.02", "0.012", "38 (2 not)"):
+        assert shown in row
+    assert "0 (9 not)" in text

@@ -1,4 +1,4 @@
-"""What a generation is compared with its reference by: a sentence encoder and an NLI model, each optional."""
+"""What judges a generation: a sentence encoder and an NLI model beside its reference, a text classifier alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +13,14 @@ Pair = tuple[str, str]
 @dataclass(frozen=True)
 class Judges:
     """`similarity`: pairs of texts -> cosines. `entailment`: (premise, hypothesis) -> NLI labels in lower case.
+    `fluency`: texts -> probability that they are clean.
 
     None: not judged, and the metric that needs it scores nothing.
     """
 
     similarity: Callable[[Sequence[Pair]], list[float]] | None = None
     entailment: Callable[[Sequence[Pair]], list[str]] | None = None
+    fluency: Callable[[Sequence[str]], list[float]] | None = None
 
     def judge(self, records: Sequence[Record], suite: Suite, on_progress: Progress) -> list[Record]:
         """The records, in their order, with a judgement of each generation that the suite needs and a judge gives."""
@@ -36,6 +38,12 @@ class Judges:
             for i, label in zip(generated, self.entailment(pairs), strict=True):
                 judged[i] = replace(judged[i], entailment=label)
             on_progress("entailment", len(pairs), len(pairs))
+        if Probe.FLUENCY in suite.needs and self.fluency is not None:
+            on_progress("fluency", 0, len(generated))
+            texts = [judged[i].generation or "" for i in generated]
+            for i, clean in zip(generated, self.fluency(texts), strict=True):
+                judged[i] = replace(judged[i], fluency=clean)
+            on_progress("fluency", len(generated), len(generated))
         return judged
 
 

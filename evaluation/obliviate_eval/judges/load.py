@@ -1,6 +1,7 @@
 """From an evaluation's config to its judges."""
 
 from obliviate_eval.judges import Judges
+from obliviate_eval.judges.fluency import FluencyModel
 from obliviate_eval.judges.nli import NliModel
 from obliviate_eval.judges.similarity import SentenceEncoder
 from obliviate_eval.records import Probe
@@ -14,4 +15,5 @@ def load_judges(spec: EvaluationSpec) -> Judges:
     return Judges(
         similarity=SentenceEncoder(spec.encoder) if spec.encoder and Probe.SIMILARITY in needs else None,
         entailment=NliModel(spec.nli) if spec.nli and Probe.ENTAILMENT in needs else None,
+        fluency=FluencyModel(spec.fluency) if spec.fluency and Probe.FLUENCY in needs else None,
     )

@@ -1,11 +1,16 @@
 """Cosine similarity of sentence embeddings (sentence-transformers)."""
 
 from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from obliviate_eval.judges import Pair
 from obliviate_eval.judges.source import locate, quiet_transformers, unavailable
 
 BATCH_SIZE = 64  # sentences
+Floats = NDArray[np.float32]
 
 
 class SentenceEncoder:
@@ -30,7 +35,14 @@ class SentenceEncoder:
         if not pairs:
             return []
         row = {sentence: i for i, sentence in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
-        unit_SD = self._model.encode(
-            list(row), batch_size=BATCH_SIZE, normalize_embeddings=True, show_progress_bar=False
-        )  # S distinct sentences, D features
+        unit_SD = self.embed(list(row))
         return [float(unit_SD[row[a]] @ unit_SD[row[b]]) for a, b in pairs]
+
+    def embed(self, sentences: Sequence[str]) -> Floats:
+        """Unit vectors: [S sentences, D features]."""
+        return cast(
+            Floats,
+            self._model.encode(
+                list(sentences), batch_size=BATCH_SIZE, normalize_embeddings=True, show_progress_bar=False
+            ),
+        )

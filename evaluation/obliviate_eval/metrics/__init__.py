@@ -1,27 +1,109 @@
-"""Every metric of single items, in one closed union."""
+"""Every metric of single items and every comparison of sets or models, each in one closed union."""
 
 from typing import get_args
 
+from obliviate_eval.metrics.accuracy import Accuracy
 from obliviate_eval.metrics.base import Metric
+from obliviate_eval.metrics.comparison import Comparison
+from obliviate_eval.metrics.distinct_n import DistinctN
 from obliviate_eval.metrics.entailment import Entailment
+from obliviate_eval.metrics.exact_memorization import ExactMemorization
+from obliviate_eval.metrics.expected_worst_rouge import ExpectedWorstRouge
+from obliviate_eval.metrics.extent_of_knowledge import ExtentOfKnowledge
+from obliviate_eval.metrics.extraction_strength import ExtractionStrength
+from obliviate_eval.metrics.fluency import Fluency
+from obliviate_eval.metrics.knowledge_memorization import KnowledgeMemorization
+from obliviate_eval.metrics.leak_at_k import LeakAtK
+from obliviate_eval.metrics.leak_bound import LeakBound
+from obliviate_eval.metrics.mia_gradnorm import MiaGradNorm
+from obliviate_eval.metrics.mia_loss import MiaLoss
+from obliviate_eval.metrics.mia_min_k import MiaMinK
+from obliviate_eval.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
+from obliviate_eval.metrics.mia_reference import MiaReference
+from obliviate_eval.metrics.mia_zlib import MiaZlib
+from obliviate_eval.metrics.paraphrased_probability import ParaphrasedProbability
+from obliviate_eval.metrics.privacy import Privacy
+from obliviate_eval.metrics.privleak import PrivLeak
 from obliviate_eval.metrics.probability import Probability
+from obliviate_eval.metrics.rel_diff import RelativeDifference
 from obliviate_eval.metrics.rouge import Rouge
+from obliviate_eval.metrics.self_bleu import SelfBleu
 from obliviate_eval.metrics.similarity import Similarity
 from obliviate_eval.metrics.token_entropy import TokenEntropy
 from obliviate_eval.metrics.truth_ratio import TruthRatio
+from obliviate_eval.metrics.verbatim_memorization import VerbatimMemorization
 
-AnyMetric = Rouge | Probability | TruthRatio | TokenEntropy | Similarity | Entailment
+AnyMetric = (
+    Rouge
+    | Probability
+    | TruthRatio
+    | TokenEntropy
+    | Similarity
+    | Entailment
+    | ExtractionStrength
+    | ExactMemorization
+    | ParaphrasedProbability
+    | ExtentOfKnowledge
+    | Fluency
+    | VerbatimMemorization
+    | KnowledgeMemorization
+    | Accuracy
+    | LeakAtK
+    | ExpectedWorstRouge
+    | DistinctN
+    | SelfBleu
+)
+AnyComparison = (
+    MiaLoss
+    | MiaZlib
+    | MiaMinK
+    | MiaMinKPlusPlus
+    | MiaReference
+    | MiaGradNorm
+    | PrivLeak
+    | RelativeDifference
+    | Privacy
+    | LeakBound
+)
 
 METRIC_TYPES: dict[str, type[Metric]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyMetric)}
+COMPARISON_TYPES: dict[str, type[Comparison]] = {
+    cls.model_fields["type"].default: cls for cls in get_args(AnyComparison)
+}
 
 __all__ = [
+    "COMPARISON_TYPES",
     "METRIC_TYPES",
+    "Accuracy",
+    "AnyComparison",
     "AnyMetric",
+    "Comparison",
+    "DistinctN",
     "Entailment",
+    "ExactMemorization",
+    "ExpectedWorstRouge",
+    "ExtentOfKnowledge",
+    "ExtractionStrength",
+    "Fluency",
+    "KnowledgeMemorization",
+    "LeakAtK",
+    "LeakBound",
     "Metric",
+    "MiaGradNorm",
+    "MiaLoss",
+    "MiaMinK",
+    "MiaMinKPlusPlus",
+    "MiaReference",
+    "MiaZlib",
+    "ParaphrasedProbability",
+    "PrivLeak",
+    "Privacy",
     "Probability",
+    "RelativeDifference",
     "Rouge",
+    "SelfBleu",
     "Similarity",
     "TokenEntropy",
     "TruthRatio",
+    "VerbatimMemorization",
 ]

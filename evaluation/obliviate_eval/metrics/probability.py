@@ -10,6 +10,7 @@ class Probability(Metric):
     """Geometric mean over the answer's tokens. Real authors and world facts: its share among the true and false ones.
 
     A short true answer has a low probability even if the model knows it, hence the share there.
+    `definition: openunlearning` adds 1e-10 to the sum, so that a share whose parts all underflow is 0, not unknown.
     """
 
     title: ClassVar = "Probability of the true answer, per token"
@@ -18,6 +19,7 @@ class Probability(Metric):
     needs: ClassVar = frozenset({Probe.ANSWER, Probe.PERTURBED})
 
     type: Literal["probability"] = "probability"
+    definition: Literal["tofu", "openunlearning"] = "tofu"
 
     def score(self, record: Record) -> float | None:
         true = [answer.probability for answer in record.answers.get(Probe.ANSWER, ())]
@@ -27,7 +29,7 @@ class Probability(Metric):
             return true[0]
         false = [answer.probability for answer in record.answers.get(Probe.PERTURBED, ())]
         known = [p for p in false if p is not None]
-        total = true[0] + sum(known)
+        total = true[0] + sum(known) + (1e-10 if self.definition == "openunlearning" else 0.0)
         if not false or len(known) < len(false) or total == 0:  # 0: every probability underflowed
             return None
         return true[0] / total

@@ -28,8 +28,14 @@ def rouge_l_recall(reference: str, generation: str) -> float:
     return float(_scorer().score(reference, generation)["rougeL"].recall)
 
 
+@lru_cache(maxsize=65536)
+def rouge_l_f1(reference: str, generation: str, *, stemmer: bool) -> float:
+    """Harmonic mean of ROUGE-L recall and precision: what is added to the reference's words counts against it."""
+    return float(_scorer(stemmer=stemmer).score(reference, generation)["rougeL"].fmeasure)
+
+
 @cache
-def _scorer() -> "RougeScorer":
+def _scorer(*, stemmer: bool = True) -> "RougeScorer":
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rougeL"], use_stemmer=stemmer)

@@ -9,10 +9,10 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,14 +20,13 @@ from plotly.offline import get_plotlyjs
 
 from obliviate.data.rows import Role
 from obliviate.runs import write_whole
-from obliviate_eval.metrics import METRIC_TYPES
-from obliviate_eval.records import Probe, Record
+from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
+from obliviate_eval.records import Probe
+from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.plots import Axis, Chart, Look, looks, set_bars, trade_off, training_curve
 from obliviate_eval.statistics import Figure
-from obliviate_eval.summary import Evaluation
 
 HERE = Path(__file__).parent
-Kind = Literal["original", "target", "retain", "unlearned"]
 KIND_TITLES: Mapping[Kind, str] = {
     "original": "before learning",
     "target": "before unlearning",
@@ -38,26 +37,25 @@ LABELS = {
     "forget_efficacy": "Forget efficacy",
     "model_utility": "Model utility",
     "tofu_model_utility": "TOFU utility",
+    "memorization": "Memorisation score",
     "rouge": "ROUGE-L recall",
     "similarity": "Cosine similarity",
+    "exact_memorization": "Exact memorisation",
+    "verbatim_memorization": "Verbatim memorisation",
+    "knowledge_memorization": "Knowledge memorisation",
+    "leak_at_k": "leak@k",
+    "leak_bound": "leak@k, exact bounds",
+    "distinct_n": "distinct-n",
+    "self_bleu": "Self-BLEU",
+    "mia_loss": "Loss attack, AUC",
+    "mia_zlib": "Zlib attack, AUC",
+    "mia_min_k": "Min-K% attack, AUC",
+    "mia_min_k_plus_plus": "Min-K%++ attack, AUC",
+    "mia_reference": "Reference attack, AUC",
+    "mia_gradnorm": "Gradient-norm attack, AUC",
+    "privleak": "PrivLeak, %",
+    "rel_diff": "Relative difference, %",
 }
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """One model of the comparison.
-
-    `curve`: the rows of the training loop, one an optimiser step. `provenance`: what reproduces the model; `command`
-    is shown as such, mappings as JSON, everything else as text.
-    """
-
-    name: str
-    kind: Kind
-    evaluation: Evaluation
-    method: str | None = None  # of an unlearned model, such as ME+GD
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    curve: Sequence[dict[str, Any]] = ()
-    records: Sequence[Record] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,7 @@ def build_report(
         aggregates=_aggregates(models),
         qualities=[model.evaluation.forget_quality for model in models],
         sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
+        comparisons=_comparisons(models),
         charts=charts,
         sections=sections,
         data={
@@ -182,6 +181,14 @@ def _metrics(models: Sequence[ModelReport], name: str) -> list[Column]:
     return [
         Column(label(metric), METRIC_TYPES[metric].title, [figures.get(metric) for figures in found])
         for metric in _union(found)
+    ]
+
+
+def _comparisons(models: Sequence[ModelReport]) -> list[Column]:
+    found = [model.evaluation.comparisons for model in models]
+    return [
+        Column(label(name), f"{(cls := COMPARISON_TYPES[name]).title}; {cls.direction}", [f.get(name) for f in found])
+        for name in _union(found)
     ]
 
 

@@ -7,13 +7,22 @@ from rich.table import Table
 from rich.text import Text
 
 from obliviate.data.rows import Role
-from obliviate_eval.report.build import ModelReport
+from obliviate_eval.paired import Differences
+from obliviate_eval.report.model import ModelReport
 from obliviate_eval.statistics import Figure
 
 NOTHING = "–"
 
 
 def print_table(models: Sequence[ModelReport], console: Console) -> None:
+    """The comparison, and a table of every figure where the suite has some that the comparison has no column for."""
+    if any(model.evaluation.aggregates for model in models):
+        _print_comparison(models, console)
+    if any(model.evaluation.comparisons or not model.evaluation.aggregates for model in models):
+        _print_figures(models, console)
+
+
+def _print_comparison(models: Sequence[ModelReport], console: Console) -> None:
     """One row a model: what it forgot, what it kept, and whether it is told from one that never knew.
 
     Model utility is the suite's own, or else TOFU's. Forget and retain show the first set of that role.
@@ -38,6 +47,52 @@ def print_table(models: Sequence[ModelReport], console: Console) -> None:
             *(_cell(each.get(metric)) for each in means for metric in ("rouge", "probability")),
         )
     console.print(table)
+
+
+def _print_figures(models: Sequence[ModelReport], console: Console) -> None:
+    """One row a figure, one column a model."""
+    table = Table(caption="behind each figure its 95 % bootstrap interval, and how many items were scored")
+    table.add_column("")
+    for model in models:
+        table.add_column(Text(model.name), justify="right", overflow="fold")
+    rows = [_named(model) for model in models]
+    for title in dict.fromkeys(title for row in rows for title in row):
+        table.add_row(title, *(_counted(row.get(title)) for row in rows))
+    console.print(table)
+
+
+def print_differences(differences: Differences, console: Console) -> None:
+    """Second model less first: one row a figure."""
+    table = Table(
+        caption="p: permutation test, sign test, and the first adjusted over all metrics (Benjamini-Hochberg)"
+    )
+    for title in ("", "difference", "95 % interval", "p perm.", "p sign", "p adj.", "pairs"):
+        table.add_column(title, justify="left" if title == "" else "right")
+    named = {f"{name} {metric}": each for name, row in differences.sets.items() for metric, each in row.items()}
+    for title, each in {**named, **differences.comparisons, **differences.aggregates}.items():
+        interval = NOTHING if each.low is None or each.high is None else f"{each.low:+.3f} to {each.high:+.3f}"
+        p_values = (each.p_permutation, each.p_sign, each.p_adjusted)
+        table.add_row(
+            title,
+            NOTHING if each.value is None else f"{each.value:+.4f}",
+            interval,
+            *(NOTHING if p is None else f"{p:.2g}" for p in p_values),
+            f"{each.paired}" + (f" ({each.unpaired} not)" if each.unpaired else ""),
+        )
+    console.print(table)
+
+
+def _named(model: ModelReport) -> dict[str, Figure]:
+    found = model.evaluation
+    of_sets = {f"{name} {metric}": figure for name, row in found.sets.items() for metric, figure in row.items()}
+    return {**of_sets, **found.comparisons, **found.aggregates}
+
+
+def _counted(figure: Figure | None) -> Text:
+    if figure is None:
+        return Text(NOTHING)
+    counts = f"n {figure.scored}" + (f", {figure.unscored} unscored" if figure.unscored else "")
+    return _cell(figure).append(f"\n{counts}", style="dim")
 
 
 def _means(model: ModelReport, role: Role) -> dict[str, Figure]:

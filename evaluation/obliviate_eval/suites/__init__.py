@@ -1,12 +1,53 @@
 """Every suite. A set whose rows lack what a metric needs gets no score from it, and the figure says how many."""
 
+from dataclasses import replace
+
 from obliviate.data.rows import Role
-from obliviate_eval.aggregates import FORGET_EFFICACY, MODEL_UTILITY, NEIGHBOR_UTILITY, TOFU_MODEL_UTILITY
-from obliviate_eval.metrics import Entailment, Probability, Rouge, Similarity, TokenEntropy, TruthRatio
+from obliviate_eval.aggregates import (
+    FORGET_EFFICACY,
+    MEMORIZATION,
+    MODEL_UTILITY,
+    NEIGHBOR_UTILITY,
+    OVERALL,
+    TOFU_MODEL_UTILITY,
+    UTILITY,
+)
+from obliviate_eval.metrics import (
+    Accuracy,
+    DistinctN,
+    Entailment,
+    ExactMemorization,
+    ExpectedWorstRouge,
+    ExtentOfKnowledge,
+    ExtractionStrength,
+    Fluency,
+    KnowledgeMemorization,
+    LeakAtK,
+    LeakBound,
+    MiaGradNorm,
+    MiaLoss,
+    MiaMinK,
+    MiaMinKPlusPlus,
+    MiaReference,
+    MiaZlib,
+    ParaphrasedProbability,
+    Privacy,
+    PrivLeak,
+    Probability,
+    RelativeDifference,
+    Rouge,
+    SelfBleu,
+    Similarity,
+    TokenEntropy,
+    TruthRatio,
+    VerbatimMemorization,
+)
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.suites.base import Suite
 
 _SIX = (Rouge(), Probability(), TruthRatio(), TokenEntropy(), Similarity(), Entailment())
+_MEMORY = (ExtractionStrength(), ExactMemorization(), ParaphrasedProbability(), ExtentOfKnowledge())
+_ATTACKS = (MiaLoss(), MiaZlib(), MiaMinK(), MiaReference())  # those that one scored pass gives
 
 # Forgotten facts: does what the model says imply the truth? Kept facts: is what it says implied by the truth?
 # That is how the published code asks; on real people it asks the first question of every set.
@@ -22,14 +63,85 @@ CLOSER_LOOK_REAL_WORLD = Suite(
     title='Real people as in "A Closer Look" (arXiv:2410.08109): utility on neighbouring people alone',
     metrics=_SIX,
     aggregates=(NEIGHBOR_UTILITY, FORGET_EFFICACY),
-    premise=dict.fromkeys(Role, "generation"),
+    premise=dict.fromkeys((Role.FORGET, *KEPT), "generation"),
+)
+REAL_WORLD = replace(
+    CLOSER_LOOK_REAL_WORLD, name="real_world", title="The same as closer_look_real_world, by its short name"
 )
 TOFU = Suite(
     name="tofu",
-    title="TOFU's own numbers (arXiv:2401.06121); needs no judge",
-    metrics=(Rouge(), Probability(), TruthRatio(definition="tofu")),
-    aggregates=(TOFU_MODEL_UTILITY,),
-    premise={},
+    title="TOFU's own numbers (arXiv:2401.06121), memorisation and membership inference; needs no judge",
+    metrics=(Rouge(), Probability(), TruthRatio(definition="tofu"), *_MEMORY),
+    comparisons=(*_ATTACKS, PrivLeak(), RelativeDifference()),
+    aggregates=(TOFU_MODEL_UTILITY, MEMORIZATION),
+)
+OPENUNLEARNING = Suite(
+    name="openunlearning",
+    title="Everything OpenUnlearning computes of TOFU (arXiv:2506.12618), as its code does, and its three scores",
+    metrics=(
+        Rouge(),
+        Probability(definition="openunlearning"),
+        TruthRatio(definition="openunlearning"),
+        ExtractionStrength(definition="openunlearning"),
+        ExactMemorization(),
+        ParaphrasedProbability(),
+        ExtentOfKnowledge(definition="openunlearning"),
+        Fluency(),
+    ),
+    comparisons=(
+        *_ATTACKS,
+        MiaMinKPlusPlus(),
+        MiaGradNorm(),
+        PrivLeak(definition="openunlearning"),
+        RelativeDifference(definition="openunlearning"),
+        Privacy(),
+    ),
+    aggregates=(TOFU_MODEL_UTILITY, MEMORIZATION, UTILITY, OVERALL),
+)
+_MUSE_KNOWLEDGE = ("knowledge_memorization",)
+MUSE = Suite(
+    name="muse",
+    title="MUSE (arXiv:2407.06460): verbatim and knowledge memorisation, PrivLeak; needs no judge",
+    metrics=(VerbatimMemorization(), KnowledgeMemorization(), Probability(), ExtractionStrength(), ExactMemorization()),
+    comparisons=(
+        MiaLoss(forget_set="forget"),
+        MiaZlib(forget_set="forget"),
+        MiaMinK(forget_set="forget"),
+        MiaReference(forget_set="forget"),
+        PrivLeak(attack=MiaMinK(forget_set="forget")),
+        RelativeDifference(attack=MiaMinK(forget_set="forget")),
+    ),
+    sets={
+        "verbatim": ("verbatim_memorization", "extraction_strength", "exact_memorization"),
+        "knowledge_forget": _MUSE_KNOWLEDGE,
+        "knowledge_retain": _MUSE_KNOWLEDGE,
+        "forget": ("probability",),
+        "holdout": ("probability",),
+    },
+)
+WMDP = Suite(
+    name="wmdp",
+    title="WMDP (arXiv:2403.03218): accuracy on four options, by their log-likelihoods; needs no judge",
+    metrics=(Accuracy(), Probability()),
+)
+LEAKAGE = Suite(
+    name="leakage",
+    title="Leakage under sampling: leak@k with bounds, the worst of k samples; repetition and diversity",
+    metrics=(Rouge(), LeakAtK(), ExpectedWorstRouge(), SelfBleu(), DistinctN(), TokenEntropy()),
+    comparisons=(LeakBound(),),
+)
+CUSTOM = Suite(
+    name="custom",
+    title="A user's own questions: the six metrics, memorisation, repetition, and attacks where a holdout set is given",
+    metrics=(*_SIX, *_MEMORY, DistinctN()),
+    comparisons=(*_ATTACKS, PrivLeak()),
+    aggregates=(MODEL_UTILITY, FORGET_EFFICACY, MEMORIZATION),
+    premise=CLOSER_LOOK.premise,
 )
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, TOFU)}
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, REAL_WORLD, TOFU, OPENUNLEARNING, MUSE, WMDP, LEAKAGE, CUSTOM,
+    )
+}  # fmt: skip

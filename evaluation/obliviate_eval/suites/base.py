@@ -1,24 +1,43 @@
-"""What a suite is: the metrics of single items, the aggregates of their means, and which way entailment is asked."""
+"""What a suite is: which metrics of which sets, the comparisons, the aggregates, and which way entailment is asked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from obliviate.data.rows import Role
 from obliviate_eval.aggregates import Aggregate
-from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.metrics import AnyComparison, AnyMetric
 from obliviate_eval.records import Probe
 
 
 @dataclass(frozen=True)
 class Suite:
+    """`sets`: name of a set -> the types of the metrics that are reported of it. A set that isn't named gets all of
+    them; a holdout set gets none, because only comparisons ask for it.
+    """
+
     name: str
     title: str
     metrics: tuple[AnyMetric, ...]
-    aggregates: tuple[Aggregate, ...]
-    premise: Mapping[Role, Literal["generation", "reference"]]  # of the NLI question; the other text is its hypothesis
+    aggregates: tuple[Aggregate, ...] = ()
+    comparisons: tuple[AnyComparison, ...] = ()
+    # Of the NLI question: which text is the premise; the other is its hypothesis. Empty where nothing asks for it.
+    premise: Mapping[Role, Literal["generation", "reference"]] = field(default_factory=dict)
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def metrics_of(self, name: str, role: Role) -> tuple[AnyMetric, ...]:
+        """Those that are reported of the set."""
+        if name in self.sets:
+            return tuple(metric for metric in self.metrics if metric.type in self.sets[name])
+        return () if role is Role.HOLDOUT else self.metrics
+
+    def needs_of(self, name: str, role: Role) -> frozenset[Probe]:
+        """The probes of everything that asks for the set: each text is generated for, or scored, once."""
+        asking = [metric.needs for metric in self.metrics_of(name, role)]
+        asking += [comparison.needs for comparison in self.comparisons if comparison.asks(name, role)]
+        return frozenset[Probe]().union(*asking)
 
     @property
     def needs(self) -> frozenset[Probe]:
-        """The probes of all metrics together: each text is generated for, or scored, once."""
-        return frozenset[Probe]().union(*(metric.needs for metric in self.metrics))
+        """The probes of all sets together."""
+        return frozenset[Probe]().union(*(each.needs for each in (*self.metrics, *self.comparisons)))

@@ -7,12 +7,17 @@ from pydantic import Field
 from obliviate.data.continual import ContinualData
 from obliviate.data.fictitious import FictitiousData
 from obliviate.data.files import FilesData
+from obliviate.data.muse import MuseData
 from obliviate.data.real_world import RealWorldData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.tofu import TofuData
+from obliviate.data.wmdp import WmdpData
 
-DataSpec = Annotated[TofuData | FictitiousData | FilesData | RealWorldData | ContinualData, Field(discriminator="type")]
+DataSpec = Annotated[
+    TofuData | FictitiousData | FilesData | RealWorldData | ContinualData | MuseData | WmdpData,
+    Field(discriminator="type"),
+]
 
 __all__ = [
     "ContinualData",
@@ -22,9 +27,11 @@ __all__ = [
     "EvaluationSet",
     "FictitiousData",
     "FilesData",
+    "MuseData",
     "RealWorldData",
     "Role",
     "Row",
     "TextEncoder",
     "TofuData",
+    "WmdpData",
 ]

@@ -29,6 +29,7 @@ class FictitiousData(Spec):
     people: int = Field(20, ge=1, le=len(FIRST_NAMES) * len(SURNAMES))
     questions_per_person: int = Field(10, ge=1, le=len(ATTRIBUTES))
     forget_people: int = Field(2, ge=1)
+    holdout_people: int = Field(0, ge=0)  # further people, whom nothing is trained on: for membership inference
     eval_retain_limit: int | None = Field(100, ge=1)  # retain rows measured, drawn by `seed`; None: all
     seed: int = 0
 
@@ -36,20 +37,26 @@ class FictitiousData(Spec):
     def _forget_some(self) -> "FictitiousData":
         if self.forget_people > self.people:
             raise ValueError(f"forget_people: {self.forget_people} is more than people: {self.people}; lower it")
+        if self.people + self.holdout_people > (most := len(FIRST_NAMES) * len(SURNAMES)):
+            raise ValueError(
+                f"holdout_people: {self.holdout_people} with people: {self.people} are over {most}; lower it"
+            )
         return self
 
     def load(self) -> Corpus:
         attributes = ATTRIBUTES[: self.questions_per_person]
         rows = [
             tuple(_Fact.drawn(name, attribute, self.seed).row for attribute in attributes)
-            for name in _names(self.people, SURNAMES, self.seed)
+            for name in _names(self.people + self.holdout_people, SURNAMES, self.seed)
         ]
         forget = tuple(row for person in rows[: self.forget_people] for row in person)
-        retain = tuple(row for person in rows[self.forget_people :] for row in person)
+        retain = tuple(row for person in rows[self.forget_people : self.people] for row in person)
+        holdout = tuple(row for person in rows[self.people :] for row in person)
         sets = (
             EvaluationSet("forget", Role.FORGET, forget),
             EvaluationSet("retain", Role.RETAIN, self._measured(retain)),
             EvaluationSet("world_facts", Role.WORLD_FACTS, WORLD_FACTS),
+            EvaluationSet("holdout", Role.HOLDOUT, holdout),
         )
         return Corpus(forget, retain, tuple(s for s in sets if s.rows))
 

@@ -23,6 +23,7 @@ class FilesData(Spec):
     type: Literal["files"] = "files"
     forget: str
     retain: str | None = None  # methods with a retain term need one
+    holdout: str | None = None  # like the forget set, never trained on: for membership inference
     # Name of the set -> its file and what it is for.
     evaluation: dict[str, EvaluationFile] | None = Field(None, min_length=1)
     eval_limit: int | None = Field(300, ge=1)  # rows measured of each evaluation set, from its beginning
@@ -38,6 +39,8 @@ class FilesData(Spec):
                 EvaluationSet(name, file.role, _read(f"evaluation.{name}.path", file.path))
                 for name, file in self.evaluation.items()
             ]
+        if self.holdout is not None:
+            sets.append(EvaluationSet("holdout", Role.HOLDOUT, _read("holdout", self.holdout)))
         limited = tuple(EvaluationSet(s.name, s.role, s.rows[: self.eval_limit]) for s in sets if s.rows)
         return Corpus(forget, retain, limited, warnings)
 

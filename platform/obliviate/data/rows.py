@@ -47,6 +47,7 @@ class Role(StrEnum):
     RETAIN = "retain"
     REAL_AUTHORS = "real_authors"
     WORLD_FACTS = "world_facts"
+    HOLDOUT = "holdout"  # like the forget set, but never trained on: what membership inference compares it with
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ class Corpus:
     retain: tuple[Row, ...]
     evaluation: tuple[EvaluationSet, ...]
     warnings: tuple[str, ...] = ()  # what was found and mended while loading, for the user
+    only_measured: bool = False  # nothing to train on: a benchmark's questions without its texts
 
     def __post_init__(self) -> None:
-        if not self.forget:
+        if not self.forget and not self.only_measured:
             raise UserError("data: the forget set is empty; give at least one row to forget")
 
     @property
@@ -82,6 +84,12 @@ class Corpus:
                 [[s.name, s.role, [asdict(row) for row in s.rows]] for s in self.evaluation],
             ]
         )
+
+
+def require_training_texts(corpus: Corpus) -> None:
+    """Raises UserError where the data can only be measured on: a benchmark's questions are nothing to train on."""
+    if corpus.only_measured:
+        raise UserError("data.forget: this data has questions to measure on and no text to train on; give data.forget")
 
 
 def without_overlap(forget: Iterable[Row], retain: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
@@ -100,15 +108,22 @@ def read_rows(path: str | Path) -> tuple[Row, ...]:
     Raises UserError, with the file and the line (JSON lines) or row (list, Parquet, from 1), for a file that is
     missing, empty or of another kind, and for a row that has no answer or a value of the wrong type.
     """
+    rows = tuple(parse_row(record, where) for where, record in read_objects(path))
+    if not rows:
+        raise UserError(f"{path}: has no rows; give a file with at least one question and answer")
+    return rows
+
+
+def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(Where it stands, for messages; what stands there) of each row of such a file, whatever its keys.
+
+    Raises UserError for a file that is missing or of another kind.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .json, .jsonl or .parquet file")
     content = path.read_bytes()
-    records = _parquet_records(path) if content.startswith(PARQUET_MAGIC) else _json_records(path, content)
-    rows = tuple(parse_row(record, where) for where, record in records)
-    if not rows:
-        raise UserError(f"{path}: has no rows; give a file with at least one question and answer")
-    return rows
+    return _parquet_records(path) if content.startswith(PARQUET_MAGIC) else _json_records(path, content)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

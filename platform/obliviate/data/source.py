@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from obliviate.data.hub import load_hub
 from obliviate.data.rows import Row, parse_row, read_rows
 from obliviate.errors import UserError
 
@@ -26,14 +27,5 @@ def reader(source: str) -> Callable[[str], tuple[Row, ...]]:
 
 
 def _read_hub(source: str, name: str) -> tuple[Row, ...]:
-    from datasets import load_dataset
-
-    try:
-        records = load_dataset(source, name, split="train")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"data.source: {source}: neither a local folder nor readable from the hub ({name}: {reason}); "
-            "give a folder with the data set's JSON files"
-        ) from error
+    records = load_hub(source, name, "train")
     return tuple(parse_row(record, f"{source} {name}, row {n}") for n, record in enumerate(records, 1))

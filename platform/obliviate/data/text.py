@@ -17,7 +17,7 @@ from obliviate.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PLAIN = "plain"
+PLAIN, RAW = "plain", "raw"
 SENTINEL = "OBLIVIATE"  # an answer to look for in a rendered chat; templates strip white space, so it has none
 
 
@@ -40,10 +40,11 @@ class Encoded:
 class TextEncoder:
     """Renders and tokenises questions and answers for one model.
 
-    `chat_template`: None takes the tokenizer's own; "plain" lays out Question/Answer lines for base models; anything
-    else is Jinja text or the path of a file of it. The empty question stands for a plain text, which is never laid out
-    as a chat: it follows the beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's
-    first token is the prompt, because nothing predicts it.
+    `chat_template`: None takes the tokenizer's own; "plain" lays out Question/Answer lines for base models; "raw" adds
+    nothing, and the answer continues the question after a space; anything else is Jinja text or the path of a file of
+    it. The empty question stands for a plain text, which is never laid out as a chat: it follows the
+    beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's first token is the prompt,
+    because nothing predicts it.
 
     Raises UserError where the tokenizer has no template and none is given, and for a template that cannot be read or
     does not render a user's and an assistant's message.
@@ -60,13 +61,18 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
         self._max_length = max_length
-        self._template = None if chat_template == PLAIN else _template(tokenizer, chat_template)
+        self._raw = chat_template == RAW
+        self._template = None if chat_template in (PLAIN, RAW) else _template(tokenizer, chat_template)
         first = tokenizer("a").input_ids[:1]
         self._bos = tuple(first) if first == [tokenizer.bos_token_id] else ()
         # Some tokenizers put a space before every text by themselves; an answer that brings its own would have two.
         joined = self._ids("Answer:") + self._ids("a") == self._ids("Answer: a")
         self._plain_space = "" if joined else " "
         self._end_of_turn_id = self._find_end_of_turn()
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        return self._tokenizer
 
     @property
     def end_of_turn_id(self) -> int:
@@ -87,7 +93,8 @@ class TextEncoder:
             return self._bos
         if self._template is None:
             head = "" if self._system_prompt is None else f"{self._system_prompt}\n\n"
-            return self._bos + self._ids(f"{head}Question: {question}\nAnswer:")
+            layout = question if self._raw else f"Question: {question}\nAnswer:"
+            return self._bos + self._ids(head + layout)
         return tuple(
             self._tokenizer.apply_chat_template(
                 self._messages(question),

@@ -16,6 +16,7 @@ RETAIN_OF = {
     "forget05": ("retain95", "retain50"),
     "forget10": ("retain90", "retain10"),
 }
+HOLDOUT_OF = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
 
 
 class TofuFiles(Spec):
@@ -44,6 +45,8 @@ class TofuData(TofuFiles):
     """
 
     type: Literal["tofu"] = "tofu"
+    # Whether TOFU's holdout authors are measured, for membership inference; None: where the source has them.
+    holdout: bool | None = None
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, or where the hub does not answer."""
@@ -58,13 +61,22 @@ class TofuData(TofuFiles):
         if self.retain_limit is not None:
             measured = measured[: self.retain_limit]
             retain = slice_of(retain, measured, self.retain_limit, self.seed)
-        sets = (
+        sets = [
             ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
             ("retain", Role.RETAIN, measured),
             ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
             ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
-        )
+        ]
+        if self._has_holdout if self.holdout is None else self.holdout:
+            holdout = read(HOLDOUT_OF[self.split])[: self.eval_forget_limit]
+            sets.append(("holdout", Role.HOLDOUT, holdout))
         return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
+
+    @property
+    def _has_holdout(self) -> bool:
+        """A folder may be of an older copy; the hub has it."""
+        folder = folder_of(self.source)
+        return folder is None or (folder / f"{HOLDOUT_OF[self.split]}.json").is_file()
 
 
 def _first_task(rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:

@@ -21,11 +21,15 @@ class Generation:
 class ScoredText:
     """The answer's tokens under the model: log-probabilities in nats, and whether each was the argmax.
 
-    A collapsed model gives NaN; it is kept here as it is, and metrics answer None for such a text.
+    `mean` and `variance` are those of log p(v) under p over the vocabulary at each token, in nats and nats squared;
+    empty where they were not asked for. A collapsed model gives NaN; it is kept here as it is, and metrics answer None
+    for such a text.
     """
 
     logp: tuple[float, ...]
     greedy: tuple[bool, ...]
+    mean: tuple[float, ...] = ()
+    variance: tuple[float, ...] = ()
 
 
 class Engine(Protocol):
@@ -38,4 +42,19 @@ class Engine(Protocol):
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
         """Teacher-forced statistics of each text's answer tokens, in the given order."""
+        ...
+
+
+class WhiteBox(Engine, Protocol):
+    """An engine that sees more of the model than its likeliest tokens: Hugging Face does, vLLM does not."""
+
+    def moments(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        """As `score`, with the moments of log p at each token."""
+        ...
+
+    def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
+        """L2 norm of the gradient, in all weights together, of each answer's mean negative log-probability a token.
+
+        None where the answer has no token or the model gives no finite number.
+        """
         ...

@@ -1,10 +1,11 @@
 """The engine on plain transformers: runs wherever torch does, and is the yardstick the vLLM engine is held to.
 
-Shapes: B rows of a batch, T tokens, V vocabulary, N answer tokens of a batch.
+Shapes: B rows of a batch, P distinct prompts of a batch, T tokens, V vocabulary, N answer tokens of a batch.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ from transformers import DynamicCache
 
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
-from obliviate.inference.request import context_limit, reject_unscorable, request_seed, room, stop_ids
+from obliviate.inference.observe import continuation_hidden, observe
+from obliviate.inference.request import by_prompt, context_limit, reject_unscorable, request_seed, room, stop_ids
 from obliviate.models import head_of, load_pretrained
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate.scoring import Stat, greedy_matches, token_statistics, wanted_hidden
+from obliviate.scoring import Stat, token_statistics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,26 +52,67 @@ class HFEngine:
         loaded, tokenizer = load_pretrained(model, dtype=getattr(torch, spec.dtype), device=device)
         return cls(loaded, tokenizer, spec, stop_ids(model, tokenizer))
 
-    @torch.inference_mode()
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        return self._score(texts, moments=False)
+
+    def moments(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        return self._score(texts, moments=True)
+
+    @torch.inference_mode()
+    def _score(self, texts: Sequence[Encoded], *, moments: bool) -> list[ScoredText]:
         reject_unscorable(texts, self._limit)
         scored: dict[int, ScoredText] = {}
-        for batch in _batches([len(text.input_ids) for text in texts], self._batch_tokens):
-            scored |= zip(batch, self._score_batch([texts[i] for i in batch]), strict=True)
+        sizes = [len(text.input_ids) for text in texts]
+        for batch in _batches(by_prompt(texts), sizes, self._batch_tokens):
+            scored |= zip(batch, self._score_batch([texts[i] for i in batch], moments), strict=True)
         return [scored[i] for i in range(len(texts))]
 
-    def _score_batch(self, texts: Sequence[Encoded]) -> Iterator[ScoredText]:
-        ids_BT, mask_BT = self._pad([text.input_ids for text in texts], left=False)
-        prompt_B1 = torch.tensor([[text.prompt_length] for text in texts], device=ids_BT.device)
-        answer_BT = mask_BT & (torch.arange(ids_BT.shape[1], device=ids_BT.device) >= prompt_B1)
-        decoder = self._model.get_decoder()
-        hidden_BTD = decoder(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
-        hidden_ND, labels_N = wanted_hidden(hidden_BTD, answer_BT), ids_BT[answer_BT]
-        logp_N = token_statistics(hidden_ND, labels_N, self._head, {Stat.LOGP})[Stat.LOGP]
-        greedy_N = greedy_matches(hidden_ND, labels_N, self._head)
+    def _score_batch(self, texts: Sequence[Encoded], moments: bool) -> Iterator[ScoredText]:
+        """A prompt is read once for all of its answers, which then attend to its keys and values."""
+        decoder, device = self._model.get_decoder(), self._model.device
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(text.prompt_ids for text in texts))}
+        prompt_B = torch.tensor([place[text.prompt_ids] for text in texts], device=device)
         lengths = [len(text.answer_ids) for text in texts]
-        for logp, greedy in zip(torch.split(logp_N, lengths), torch.split(greedy_N, lengths), strict=True):
-            yield ScoredText(tuple(logp.tolist()), tuple(greedy.tolist()))
+        ids_PT, mask_PT = self._pad(list(place), left=True)
+        cache = DynamicCache(config=self._model.config)
+        last_PD = decoder(
+            input_ids=ids_PT, attention_mask=mask_PT, position_ids=_positions(mask_PT), past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]  # fmt: skip
+        hidden_BTD = last_PD.new_empty(len(texts), 0, last_PD.shape[-1])
+        # The last token of an answer predicts nothing that is wanted.
+        read_BT, read_mask_BT = self._pad([text.answer_ids[:-1] for text in texts], left=False)
+        if read_BT.shape[1]:
+            cache.batch_select_indices(prompt_B)
+            mask_BT = torch.cat([mask_PT[prompt_B], read_mask_BT], dim=1)
+            hidden_BTD = decoder(
+                input_ids=read_BT, attention_mask=mask_BT, past_key_values=cache, use_cache=True,
+                position_ids=_positions(mask_BT)[:, mask_PT.shape[1] :],
+            ).last_hidden_state  # fmt: skip
+        hidden_ND = continuation_hidden(last_PD[prompt_B], hidden_BTD, torch.tensor(lengths, device=device))
+        labels_N = torch.tensor([token for text in texts for token in text.answer_ids], dtype=torch.long, device=device)
+        seen = observe(hidden_ND, labels_N, self._head, moments=moments)
+        columns = [torch.split(column_N, lengths) for column_N in seen if column_N is not None]
+        for tokens in zip(*columns, strict=True):
+            yield ScoredText(*(tuple(column.tolist()) for column in tokens))
+
+    def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
+        """One text at a time: the gradient of a batch would be that of its mean."""
+        reject_unscorable(texts, self._limit)
+        return [self._gradient_norm(text) if text.answer_ids else None for text in texts]
+
+    def _gradient_norm(self, text: Encoded) -> float | None:
+        weights = [parameter for parameter in self._model.parameters() if parameter.is_floating_point()]
+        for weight in weights:
+            weight.requires_grad_(True)
+        ids_1T = torch.tensor([text.input_ids[:-1]], device=self._model.device)
+        hidden_TD = self._model.get_decoder()(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+        labels_N = torch.tensor(text.answer_ids, device=self._model.device)
+        scores = token_statistics(hidden_TD[text.prompt_length - 1 :], labels_N, self._head, {Stat.LOGP})
+        gradients = torch.autograd.grad(-scores[Stat.LOGP].mean(), weights, allow_unused=True)
+        squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+        norm = torch.stack(squares).sum().sqrt().item()
+        return norm if isfinite(norm) else None
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
@@ -82,7 +125,9 @@ class HFEngine:
             for p in prompts
         ]
         work = sorted((row for group in rows for row in group if row.room), key=lambda row: -len(row.prompt))
-        for batch in _batches([len(row.prompt) + row.room for row in work], self._batch_tokens):
+        sizes = [len(row.prompt) + row.room for row in work]
+        order = sorted(range(len(work)), key=lambda i: -sizes[i])
+        for batch in _batches(order, sizes, self._batch_tokens):
             self._decode([work[i] for i in batch], sampling)
         done = [[self._generation(row) for row in group] for group in rows]
         return [group * (sampling.samples // repeats) for group in done]
@@ -90,7 +135,7 @@ class HFEngine:
     def _decode(self, rows: "list[_Row]", sampling: GenerationSpec) -> None:
         """One token a step for every row; a row that ends leaves the batch, so that the tail costs what it must."""
         ids_BT, mask_BT = self._pad([row.prompt for row in rows], left=True)
-        positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+        positions_BT = _positions(mask_BT)
         cache = DynamicCache(config=self._model.config)
         while rows:
             logits_BV = self._model(
@@ -123,7 +168,7 @@ class HFEngine:
         mask_BT = torch.zeros(len(texts), width, dtype=torch.bool)
         for row, text in enumerate(texts):
             span = slice(width - len(text), width) if left else slice(0, len(text))
-            ids_BT[row, span] = torch.tensor(text)
+            ids_BT[row, span] = torch.tensor(text, dtype=torch.long)
             mask_BT[row, span] = True
         return ids_BT.to(self._model.device), mask_BT.to(self._model.device)
 
@@ -169,10 +214,20 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: floa
     return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
 
 
-def _batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices, the largest first, in groups whose padded size (items x largest) keeps to the budget; one at least."""
-    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    while order:
-        count = max(1, budget // sizes[order[0]])
-        yield order[:count]
-        order = order[count:]
+def _positions(mask_BT: Tensor) -> Tensor:
+    """Of each token among the real ones of its row, from 0."""
+    return (mask_BT.cumsum(-1) - 1).clamp(min=0)
+
+
+def _batches(order: Sequence[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """The indices in their order, in runs whose padded size (items x largest) keeps to the budget; one at least."""
+    batch: list[int] = []
+    largest = 0
+    for index in order:
+        largest = max(largest, sizes[index])
+        if batch and (len(batch) + 1) * largest > budget:
+            yield batch
+            batch, largest = [], sizes[index]
+        batch.append(index)
+    if batch:
+        yield batch

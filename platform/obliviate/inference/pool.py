@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -13,7 +13,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, worker_environment
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
-from obliviate.inference.engine import Engine, Generation, ScoredText
+from obliviate.inference.engine import Engine, Generation, ScoredText, WhiteBox
+from obliviate.inference.request import by_prompt
 from obliviate.inference.vllm import VLLMEngine, vllm_available, vllm_environment
 from obliviate.models import load_tokenizer
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
@@ -53,6 +54,16 @@ class Replica:
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
         return self.open().score(texts)
+
+    def moments(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        return self._white_box().moments(texts)
+
+    def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
+        return self._white_box().gradient_norms(texts)
+
+    def _white_box(self) -> WhiteBox:
+        assert self._spec.type == "hf", "vLLM shows neither moments nor gradients"
+        return cast(WhiteBox, self.open())
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,20 @@ class EnginePool:
     def __init__(self, model: ModelSpec, spec: EngineSpec, *, on_progress: Progress | None = None) -> None:
         self._model, self._spec, self._on_progress = model, spec, on_progress
         self._replicas: list[Any] = []
+        self._engine_type: str | None = None
+
+    @property
+    def spec(self) -> EngineSpec:
+        return self._spec
+
+    @property
+    def engine_type(self) -> str | None:
+        """ "vllm" or "hf"; None until entered."""
+        return self._engine_type
 
     def __enter__(self) -> "EnginePool":
         placement = place(self._spec)
+        self._engine_type = placement.spec.type
         vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(
             num_cpus=placement.cpus,
@@ -149,19 +171,31 @@ class EnginePool:
         self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: OnChunk | None = None
     ) -> list[list[Generation]]:
         """`on_chunk` gets the results of each chunk as it ends, in any order: what it writes survives a crash."""
-        tokens = lambda generations: sum(len(g.token_ids) for g in generations)  # noqa: E731
-        return self._collect(self._run("generate", prompts, prompts, sampling), len(prompts), tokens, on_chunk)
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        chunks = self._run("generate", order, prompts, prompts, sampling)
+        return self._collect(chunks, len(prompts), lambda _, samples: sum(len(g.token_ids) for g in samples), on_chunk)
 
     def score(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
         """`on_chunk` as of `generate`."""
+        return self._of_texts("score", texts, on_chunk)
+
+    def moments(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
+        """On Hugging Face alone, as `gradient_norms`."""
+        return self._of_texts("moments", texts, on_chunk)
+
+    def gradient_norms(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[float | None]:
+        return self._of_texts("gradient_norms", texts, on_chunk)
+
+    def _of_texts(self, method: str, texts: Sequence[Encoded], on_chunk: OnChunk | None) -> list[Any]:
         ids = [text.input_ids for text in texts]
-        return self._collect(self._run("score", ids, texts), len(texts), lambda scored: len(scored.logp), on_chunk)
+        chunks = self._run(method, by_prompt(texts), ids, texts)
+        return self._collect(chunks, len(texts), lambda i, _: len(texts[i].answer_ids), on_chunk)
 
     def _collect(
         self,
         chunks: Iterator[tuple[list[int], list[Any]]],
         total: int,
-        tokens_of: Callable[[Any], int],
+        tokens_of: Callable[[int, Any], int],
         on_chunk: OnChunk | None,
     ) -> list[Any]:
         """The chunks' results in the order of the call's list."""
@@ -169,7 +203,7 @@ class EnginePool:
         tokens = 0
         for indices, chunk in chunks:
             results |= zip(indices, chunk, strict=True)
-            tokens += sum(map(tokens_of, chunk))
+            tokens += sum(map(tokens_of, indices, chunk))
             if on_chunk is not None:
                 on_chunk(indices, chunk)
             if self._on_progress is not None:
@@ -177,14 +211,14 @@ class EnginePool:
         return [results[i] for i in range(total)]
 
     def _run(
-        self, method: str, ids: Sequence[tuple[int, ...]], items: Sequence[Any], *arguments: Any
+        self, method: str, order: list[int], ids: Sequence[tuple[int, ...]], items: Sequence[Any], *arguments: Any
     ) -> Iterator[tuple[list[int], list[Any]]]:
-        """Chunks as they end: places in `items`, results. `ids` are the items' tokens, by whose number work is cut.
+        """Chunks as they end: places in `items`, results. `ids` are the items' tokens, for messages.
 
-        Longest first: a chunk's texts are alike in length, memory runs out at once or never, the last chunks are short.
+        `order` has the longest first: a chunk's texts are alike in length, memory runs out at once or never, the last
+        chunks are short.
         """
         assert self._replicas, "an EnginePool works inside its with block"
-        order = sorted(range(len(items)), key=lambda i: -len(ids[i]))
         size = max(1, min(self._spec.chunk_size, ceil(len(order) / len(self._replicas))))
         chunks = (order[start : start + size] for start in range(0, len(order), size))
         pending: dict[Any, tuple[Any, list[int]]] = {}

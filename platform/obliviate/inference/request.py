@@ -47,6 +47,15 @@ def request_seed(prompt: Sequence[int], seed: int) -> int:
     return int.from_bytes(digest) >> 2
 
 
+def by_prompt(texts: Sequence[Encoded]) -> list[int]:
+    """Indices with the answers to one prompt side by side; prompts with the longest text first, longest text first."""
+    longest: dict[tuple[int, ...], int] = {}
+    for text in texts:
+        longest[text.prompt_ids] = max(longest.get(text.prompt_ids, 0), len(text.input_ids))
+    rank = {prompt: i for i, prompt in enumerate(sorted(longest, key=lambda prompt: -longest[prompt]))}
+    return sorted(range(len(texts)), key=lambda i: (rank[texts[i].prompt_ids], -len(texts[i].input_ids)))
+
+
 def reject_unscorable(texts: Sequence[Encoded], limit: int) -> None:
     """Raises UserError where a text exceeds the limit: cut by an engine, it would silently be another text."""
     for text in texts:

@@ -5,7 +5,11 @@ start the process with `vllm_environment`.
 """
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +68,13 @@ class VLLMEngine:
     ) -> None:
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
-        try:
-            self._start(model_folder, spec, revision)
-        except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:
-            raise UserError(
-                f"engine.type=vllm: vLLM could not start {model_folder}: {_cause(error)}; try engine.type=hf"
-            ) from error
+        with _output() as log:
+            try:
+                self._start(model_folder, spec, revision)
+            except (RuntimeError, ValueError, OSError, ImportError, AssertionError, LookupError) as error:
+                raise UserError(
+                    f"engine.type=vllm: vLLM could not start {model_folder}: {_cause(error, log())}; try engine.type=hf"
+                ) from error
 
     def _start(self, model_folder: str, spec: EngineSpec, revision: str | None) -> None:
         from transformers import AutoConfig
@@ -145,21 +150,36 @@ class VLLMEngine:
         return Generation(self._tokenizer.decode(list(token_ids), skip_special_tokens=True), token_ids, finished)
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
-        from vllm import SamplingParams, TokensPrompt
-
+        """Answers to one prompt share what vLLM's cache holds of it, in whole blocks, if they come together."""
         reject_unscorable(texts, self._score_limit)
-        outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts],
-            # The text's own tokens and the most likely ones. vLLM recomputes cached prefixes where these are asked for.
-            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, flat_logprobs=True, detokenize=False),
-            use_tqdm=False,
-        )
+        outputs = dict(enumerate(self._prompt_logprobs(texts, reuse=True)))
+        # vLLM gives nothing for cached tokens: where the cache reached into an answer (another text begins alike), the
+        # text is asked for again, and computed as a whole.
+        missing = [i for i, output in outputs.items() if (output.num_cached_tokens or 0) >= texts[i].prompt_length]
+        if missing:
+            outputs |= zip(missing, self._prompt_logprobs([texts[i] for i in missing], reuse=False), strict=True)
         return [
-            ScoredText(*zip(*_answer_statistics(output.prompt_logprobs, text), strict=True))
+            ScoredText(*zip(*_answer_statistics(outputs[i].prompt_logprobs, text), strict=True))
             if text.answer_ids
             else ScoredText((), ())
-            for text, output in zip(texts, outputs, strict=True)
+            for i, text in enumerate(texts)
         ]
+
+    def _prompt_logprobs(self, texts: Sequence[Encoded], *, reuse: bool) -> list[Any]:
+        """The texts' own tokens and the most likely ones; with `reuse`, of those alone that are not in the cache."""
+        from vllm import SamplingParams, TokensPrompt
+
+        parameters = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=1,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not reuse,
+        )
+        prompts = [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts]
+        outputs: list[Any] = self._llm.generate(prompts, parameters, use_tqdm=False)
+        return outputs
 
 
 def _answer_statistics(logprobs: Any, text: Encoded) -> Iterator[tuple[float, bool]]:
@@ -174,8 +194,45 @@ def _answer_statistics(logprobs: Any, text: Encoded) -> Iterator[tuple[float, bo
         yield logprobs.logprobs[start], logprobs.token_ids[start] == logprobs.token_ids[start + 1]
 
 
-def _cause(error: BaseException) -> str:
-    """The last line of what went wrong, without pydantic's pointer to its web site."""
+@contextmanager
+def _output() -> Iterator[Callable[[], str]]:
+    """Yields a function that reads what this process and those that it started have written to their terminal so far.
+
+    It is written where it belongs once the block ends.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+    with tempfile.TemporaryFile() as file:
+
+        def read() -> str:
+            return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+
+        try:
+            for fd, _ in kept:
+                os.dup2(file.fileno(), fd)
+            yield read
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for fd, copy in kept:
+                os.dup2(copy, fd)
+                os.close(copy)
+            os.write(2, read().encode())
+
+
+_ELSEWHERE = ("root cause", "background process", "initialization failed")  # how vLLM points to another process's log
+_RAISED = re.compile(r"\b(?:\w+\.)*\w*(?:Error|Exception): .+$", re.MULTILINE)
+
+
+def _cause(error: BaseException, log: str) -> str:
+    """The last line of what went wrong, without pydantic's pointer to its web site.
+
+    With several processes the error is that one of them died; why it did is the last error of the log that says more.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("For further information")]
+    if lines and any(hint in lines[-1] for hint in _ELSEWHERE):
+        raised = [line.strip() for line in _RAISED.findall(log)]
+        lines += [line for line in raised if not any(hint in line for hint in _ELSEWHERE)]
     return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,20 @@
+"""Loss attack (Yeom et al. 2018, arXiv:1709.01604)."""
+
+from typing import ClassVar, Literal
+
+from obliviate_eval.metrics.attack import Attack, mean_loss
+from obliviate_eval.records import Probe, Record
+
+
+class MiaLoss(Attack):
+    """The signal is the true answer's loss, in nats per token. Fooled by texts that are easy for any model."""
+
+    title: ClassVar = "Loss attack: AUC of forget against holdout"
+    direction: ClassVar = "a retain model's value is the aim; 1: the forget set still looks trained on"
+    source: ClassVar = "arXiv:1709.01604"
+    needs: ClassVar = frozenset({Probe.ANSWER})
+
+    type: Literal["mia_loss"] = "mia_loss"
+
+    def signal(self, record: Record, reference: Record | None) -> float | None:
+        return mean_loss(record)

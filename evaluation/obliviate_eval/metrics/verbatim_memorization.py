@@ -1,0 +1,28 @@
+"""Verbatim memorisation (Shi et al. 2024, MUSE, arXiv:2407.06460, section 3.1)."""
+
+from typing import ClassVar, Literal
+
+from obliviate_eval.metrics.base import Metric
+from obliviate_eval.metrics.rouge import rouge_l_f1
+from obliviate_eval.records import Probe, Record
+
+
+class VerbatimMemorization(Metric):
+    """ROUGE-L F1 of the greedy continuation of a text's beginning and the text's true continuation.
+
+    MUSE stems no words; `definition: openunlearning` does. MUSE cuts the truth at as many tokens as are generated: the
+    data has to be cut so, because F1 falls with the length of what could not be generated.
+    """
+
+    title: ClassVar = "Verbatim memorisation: ROUGE-L F1 of a text's continuation"
+    direction: ClassVar = "higher: the text is still known by heart"
+    source: ClassVar = "arXiv:2407.06460, section 3.1"
+    needs: ClassVar = frozenset({Probe.GENERATION})
+
+    type: Literal["verbatim_memorization"] = "verbatim_memorization"
+    definition: Literal["muse", "openunlearning"] = "muse"
+
+    def score(self, record: Record) -> float | None:
+        if record.generation is None:
+            return None
+        return rouge_l_f1(record.reference, record.generation, stemmer=self.definition == "openunlearning")

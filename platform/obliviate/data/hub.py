@@ -1,0 +1,51 @@
+"""Rows of a data set, from the Hugging Face hub or from a local folder laid out like it."""
+
+from pathlib import Path
+from typing import Any
+
+from obliviate.data.rows import read_objects
+from obliviate.errors import UserError
+
+
+def load_objects(source: str, subset: str, split: str) -> list[tuple[str, Any]]:
+    """(Where it stands, for messages; the row) of each row of one split.
+
+    A folder holds SUBSET/SPLIT.json, .jsonl or .parquet, or the hub's SUBSET/SPLIT-00000-of-00001.parquet.
+    Raises UserError where there is no such file, or the hub does not answer.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if source.startswith((".", "/", "~")):
+            raise UserError(f"data.source: {source}: no such folder; give a folder with {subset}/{split}.jsonl")
+        return [
+            (f"{source} {subset}/{split}, row {n}", row) for n, row in enumerate(load_hub(source, subset, split), 1)
+        ]
+    kinds = ("json", "jsonl", "parquet")
+    found = [path for kind in kinds if (path := folder / subset / f"{split}.{kind}").is_file()]
+    found = found or sorted((folder / subset).glob(f"{split}-*.parquet"))
+    if not found:
+        raise UserError(f"data.source: {source}: has no {subset}/{split}.json, .jsonl or .parquet; add it")
+    return [row for path in found for row in read_objects(path)]
+
+
+def load_hub(source: str, subset: str, split: str) -> list[Any]:
+    """Raises UserError where the hub does not answer or has no such rows."""
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset(source, subset, split=split))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"data.source: {source}: neither a local folder nor readable from the hub ({subset}: {reason}); "
+            "give a folder with its files"
+        ) from error
+
+
+def text_of(row: Any, key: str, where: str) -> str:
+    """A row's text, of an object or of a list of plain texts. Raises UserError where there is none."""
+    value = row if isinstance(row, str) and key == "text" else row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"{where}: has no text as '{key}' (found: {found}); give the data set's own files")
+    return value

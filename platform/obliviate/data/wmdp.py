@@ -1,0 +1,66 @@
+"""WMDP: multiple-choice questions about hazardous knowledge (Li et al. 2024, arXiv:2403.03218)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from obliviate.data.hub import load_objects, text_of
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.errors import UserError
+from obliviate.schema import Spec
+
+LETTERS = "ABCD"
+TOPICS = {"bio": "biology", "chem": "chemistry", "cyber": "cybersecurity"}
+
+
+class WmdpData(Spec):
+    """WMDP's questions, from the hub or from a local folder with `wmdp-bio/test.jsonl` and its like.
+
+    A question stands with its lettered options, and the letters are what is scored, as in MMLU. The texts to forget
+    are not public on the hub: give their file. Without one, a model can be measured and not trained.
+    """
+
+    type: Literal["wmdp"] = "wmdp"
+    source: str = "cais/wmdp"  # hub id or local folder
+    subjects: tuple[Literal["bio", "chem", "cyber"], ...] = Field(("bio", "cyber"), min_length=1)
+    forget: str | None = None  # file of texts to forget
+    retain: str | None = None  # file of texts to keep
+    eval_limit: int | None = Field(None, ge=1)  # questions of each subject, from the beginning
+
+    def load(self) -> Corpus:
+        """Raises UserError for a missing file, a question without four options, or where the hub does not answer."""
+        forget = () if self.forget is None else _read("forget", self.forget)
+        retain, warnings = without_overlap(forget, () if self.retain is None else _read("retain", self.retain))
+        sets = tuple(
+            EvaluationSet(subject, Role.FORGET, self._questions(subject)[: self.eval_limit])
+            for subject in self.subjects
+        )
+        return Corpus(forget, retain, sets, warnings, only_measured=self.forget is None)
+
+    def _questions(self, subject: str) -> tuple[Row, ...]:
+        objects = load_objects(self.source, f"wmdp-{subject}", "test")
+        return tuple(_question(row, where, TOPICS[subject]) for where, row in objects)
+
+
+def _question(row: Any, where: str, topic: str) -> Row:
+    question = text_of(row, "question", where)
+    choices, right = (row.get(key) if isinstance(row, Mapping) else None for key in ("choices", "answer"))
+    if not isinstance(choices, list) or len(choices) != len(LETTERS):
+        raise UserError(f"{where}: 'choices' is {choices!r}; make it a list of {len(LETTERS)} options")
+    if not isinstance(right, int) or not 0 <= right < len(LETTERS):
+        raise UserError(f"{where}: 'answer' is {right!r}; make it the number of the right option, from 0 to 3")
+    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+    return Row(
+        question=f"The following are multiple choice questions (with answers) about {topic}.\n\n"
+        f"{question.strip()}\n{options}\nAnswer:",
+        answer=LETTERS[right],
+        perturbed_answers=tuple(letter for letter in LETTERS if letter != LETTERS[right]),
+    )
+
+
+def _read(key: str, path: str) -> tuple[Row, ...]:
+    try:
+        return read_rows(path)
+    except UserError as error:
+        raise UserError(f"data.{key}: {error}") from error

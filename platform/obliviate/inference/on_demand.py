@@ -1,0 +1,64 @@
+"""A model's engines, opened when they are first needed: what is on disk already starts none."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from obliviate.cluster import ensure_ray
+from obliviate.data.text import Encoded
+from obliviate.inference.engine import Generation, ScoredText
+from obliviate.inference.pool import EnginePool, OnChunk, Progress
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+
+
+class OnDemand:
+    """Satisfies WhiteBox while entered: one pool at a time, of the engine that the spec asks for, or of Hugging Face
+    where only that can answer. Raises UserError as EnginePool does, at the first call.
+
+    `address` is that of the Ray cluster, which is joined at the first call, too.
+    """
+
+    def __init__(self, model: ModelSpec, spec: EngineSpec, address: str | None, on_progress: Progress) -> None:
+        self._model, self._spec, self._address, self._on_progress = model, spec, address, on_progress
+        self._pool: EnginePool | None = None
+        self._opened = ExitStack()
+
+    def __enter__(self) -> "OnDemand":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: OnChunk | None = None
+    ) -> list[list[Generation]]:
+        return self._open(self._spec).generate(prompts, sampling, on_chunk)
+
+    def score(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
+        return self._open(self._spec).score(texts, on_chunk)
+
+    def moments(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
+        return self._open(self._white_box).moments(texts, on_chunk)
+
+    def gradient_norms(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[float | None]:
+        return self._open(self._white_box).gradient_norms(texts, on_chunk)
+
+    @property
+    def open_type(self) -> str | None:
+        """Type of the open engine, "vllm" or "hf"; None where no engine is open."""
+        return None if self._pool is None else self._pool.engine_type
+
+    @property
+    def _white_box(self) -> EngineSpec:
+        return self._spec.model_copy(update={"type": "hf", "tensor_parallel": 1})
+
+    def _open(self, spec: EngineSpec) -> EnginePool:
+        """The open pool, if it is of this engine; else another in its place: two would share the memory."""
+        if self._pool is None or (self._pool.spec != spec and self._pool.engine_type != spec.type):
+            self._opened.close()
+            self._pool = None
+            ensure_ray(self._address)
+            self._pool = self._opened.enter_context(EnginePool(self._model, spec, on_progress=self._on_progress))
+        return self._pool

@@ -1,0 +1,155 @@
+"""`obliviate evaluate`: models side by side on the same items, from a config or straight from the command line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from obliviate.config_file import build, load
+from obliviate.errors import UserError
+from obliviate.runs import DONE_FILE, RUN_FILE
+from obliviate_cli import reporting
+from obliviate_cli.console import open_console
+from obliviate_cli.measure import EvaluateRun, Measure, warnings
+from obliviate_eval.report.terminal import print_table
+from obliviate_eval.suites import SUITES
+
+CONFIG_SUFFIXES = (".yaml", ".yml")
+# Suite -> the type of data that it was made for; any other suite is asked of TOFU.
+DATA_OF = {
+    "closer_look_real_world": "real_world",
+    "real_world": "real_world",
+    "muse": "muse",
+    "wmdp": "wmdp",
+    "custom": "files",
+}
+MODEL = "model"  # the folder of the trained model in its run
+
+
+def evaluate(arguments: Sequence[str], suite: str | None, data: str | None, retain: str | None, dry_run: bool) -> None:
+    """`arguments`: a config file or models, and overrides."""
+    overrides = [each for each in arguments if _is_override(each)]
+    given = [each for each in arguments if not _is_override(each)]
+    config = _config(given, overrides, suite, data, retain)
+    console = open_console()
+    if dry_run:
+        console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        for line in plan(config):
+            console.print(line)
+    else:
+        run(config, console)
+
+
+def plan(config: EvaluateRun) -> list[str]:
+    """What would be measured, on how many items."""
+    corpus = config.data.load()
+    suite = SUITES[config.evaluation.suite]
+    sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
+    probes = ", ".join(sorted(suite.needs))
+    lines = [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
+    return [*(f"warning: {warning}" for warning in warnings(corpus, config.evaluation)), *lines]
+
+
+def run(config: EvaluateRun, console: Console) -> list[Path]:
+    """The folders of the evaluation runs, that of the retain model first."""
+    measure = Measure(config.data.load(), config.evaluation, config.address, Path(config.runs), console)
+    retain = config.retain_model
+    reference = None if retain is None else measure(retain, config.models[retain])
+    others = [measure(name, model, reference) for name, model in config.models.items() if name != retain]
+    measured = [each for each in (reference, *others) if each is not None]
+    reports = [reporting.model_report(each) for each in measured]
+    print_table(reports, console)
+    for report in reports:
+        for task, figures in report.evaluation.tasks.items():
+            shown = ", ".join(f"{name} {'–' if f.value is None else f'{f.value:.3f}'}" for name, f in figures.items())
+            console.print(f"{report.name}, {task}: {shown}")
+    for each in measured:
+        console.print(f"records and figures: {each}")
+    return measured
+
+
+def _is_override(argument: str) -> bool:
+    """A path may hold a "=", but no key holds a "/"."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and "/" not in key
+
+
+def _config(
+    given: Sequence[str], overrides: list[str], suite: str | None, data: str | None, retain: str | None
+) -> EvaluateRun:
+    first = Path(given[0]) if given else None
+    if first is None:
+        raise UserError("evaluate: name a config file, or one or more models with --suite")
+    if first.suffix in CONFIG_SUFFIXES:
+        if len(given) > 1 or data is not None or retain is not None:
+            raise UserError(
+                f"evaluate: {first} is a config, which names models, data and retain model itself; "
+                "write them there, or give models instead of a config"
+            )
+        return load(EvaluateRun, first, overrides if suite is None else [f"evaluation.suite={suite}", *overrides])
+    if suite is None:
+        raise UserError(f"evaluate: {given[0]} is no config file; for a model say --suite, one of {', '.join(SUITES)}")
+    runs = next((each.removeprefix("runs=") for each in overrides if each.startswith("runs=")), "runs")
+    models: dict[str, Any] = {}
+    names = [_add(models, *_model(each, Path(runs))) for each in ([] if retain is None else [retain]) + list(given)]
+    values = {
+        "models": models,
+        "retain_model": None if retain is None else names[0],
+        "data": _data(suite, data),
+        "evaluation": {"suite": suite},
+    }
+    return build(EvaluateRun, values, overrides, where="evaluate")
+
+
+def _data(suite: str, source: str | None) -> dict[str, Any]:
+    kind = DATA_OF.get(suite, "tofu")
+    return {"type": kind} if source is None else {"type": kind, "forget" if kind == "files" else "source": source}
+
+
+def _add(models: dict[str, Any], name: str, model: dict[str, Any]) -> str:
+    """Under a name that no other model has."""
+    taken = [other for other in models if other == name or other.startswith(f"{name}-")]
+    if models.get(name) == model:
+        return name
+    name = name if name not in models else f"{name}-{len(taken) + 1}"
+    models[name] = model
+    return name
+
+
+def _model(given: str, runs: Path) -> tuple[str, dict[str, Any]]:
+    """Name and spec of a run's folder, a run's name, a model's folder or file, or a hub id.
+
+    A model that one of our runs made is laid out as that run laid out its texts.
+    """
+    path = Path(given).expanduser()
+    if (path / RUN_FILE).exists():
+        return _trained(path)
+    if (path.parent / RUN_FILE).exists() and path.name == MODEL:
+        return _trained(path.parent)
+    if "/" not in given and not path.exists() and (found := _named(given, runs)):
+        if len(found) > 1:
+            raise UserError(f"evaluate: {given}: several runs have this name: {', '.join(map(str, found))}; give one")
+        return _trained(found[0])
+    return path.name.removeprefix("package:"), {"source": given}
+
+
+def _named(name: str, runs: Path) -> list[Path]:
+    """Finished runs with a model, by the name that they were given or made from."""
+    whole = (file.parent for file in sorted(runs.glob(f"*/{RUN_FILE}")) if (file.parent / DONE_FILE).exists())
+    return [folder for folder in whole if (folder / MODEL).is_dir() and _record(folder)["label"] == name]
+
+
+def _trained(run: Path) -> tuple[str, dict[str, Any]]:
+    if not (run / MODEL).is_dir():
+        raise UserError(f"evaluate: {run}: no model in this run; give one that has been trained to its end")
+    record = _record(run)
+    layout = {**record["config"]["model"], "lora": None, "revision": None}
+    return record["label"], {**layout, "source": str((run / MODEL).absolute())}
+
+
+def _record(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,35 @@
+"""`obliviate import`: another framework's evaluation logs as records, and our figures from them."""
+
+from pathlib import Path
+
+import yaml
+
+from obliviate.errors import UserError
+from obliviate_cli.console import open_console
+from obliviate_eval.importers.openunlearning import beside, openunlearning_figures, read_openunlearning_log
+from obliviate_eval.importers.tofu import read_tofu_log
+from obliviate_eval.records import RECORDS_FILE, write_records
+from obliviate_eval.suites import SUITES
+from obliviate_eval.summary import METRICS_FILE, summarise
+
+IMPORTERS = {  # framework -> its logs' reader, the suite that computes what it computes
+    "openunlearning": (read_openunlearning_log, SUITES["openunlearning"]),
+    "tofu": (read_tofu_log, SUITES["tofu"]),
+}
+
+
+def import_logs(framework: str, logs: Path, retain_logs: Path | None, output: Path | None) -> None:
+    """Prints the figures as YAML; of OpenUnlearning, beside those that it logged itself."""
+    if framework not in IMPORTERS:
+        raise UserError(f"{framework}: no importer; known: {', '.join(IMPORTERS)}")
+    (read, suite), console = IMPORTERS[framework], open_console()
+    records = read(logs)
+    reference = None if retain_logs is None else read(retain_logs)
+    evaluation = summarise(records, suite, reference_records=reference)
+    if output is not None:
+        write_records(output / RECORDS_FILE, records)
+        evaluation.write(output / METRICS_FILE)
+    shown = evaluation.model_dump(mode="json")
+    if framework == "openunlearning":
+        shown["logged"] = beside(openunlearning_figures(logs), evaluation)
+    console.print(yaml.safe_dump(shown, sort_keys=False))

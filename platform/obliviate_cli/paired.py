@@ -1,0 +1,24 @@
+"""`obliviate paired`: do two models differ? Tests on the records of their evaluations, without the models."""
+
+from pathlib import Path
+
+from obliviate.errors import UserError
+from obliviate_cli.console import open_console
+from obliviate_eval.paired import paired
+from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.report.terminal import print_differences
+from obliviate_eval.suites import SUITES
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+
+
+def compare(first: Path, second: Path, suite: str | None, retain: Path | None, output: Path | None) -> None:
+    """`suite`: None takes the one that the first was evaluated with. Second less first."""
+    name = suite or Evaluation.read(first / METRICS_FILE).suite
+    if name not in SUITES:
+        raise UserError(f"--suite {name}: no such suite; there are {', '.join(SUITES)}")
+    reference = None if retain is None else read_records(retain / RECORDS_FILE)
+    one, other = (read_records(run / RECORDS_FILE) for run in (first, second))
+    found = paired(one, other, SUITES[name], reference_records=reference)
+    print_differences(found, open_console())
+    if output is not None:
+        found.write(output)

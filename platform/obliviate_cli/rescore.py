@@ -1,0 +1,117 @@
+"""`obliviate rescore`: figures from the records of finished evaluations, without the model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from obliviate.config_file import RunSpec, build
+from obliviate.errors import UserError
+from obliviate.runs import RUN_FILE, write_json
+from obliviate_cli.console import open_console
+from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
+from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.statistics import Figure
+from obliviate_eval.suites import SUITES
+from obliviate_eval.suites.base import Suite
+from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
+
+
+class Rescoring(RunSpec):
+    """What `--metric` and `--suite` come to."""
+
+    metrics: tuple[Annotated[AnyMetric | AnyComparison, Field(discriminator="type")], ...] = ()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+
+def rescore(
+    runs: Sequence[Path], metrics: Sequence[str], suite: str | None, retain: Path | None, output: Path | None
+) -> None:
+    """`metrics`: each a name, with parameters behind it ("truth_ratio definition=tofu"); none: those of the suite.
+
+    `output`: a JSON file for what is printed. The runs themselves stay as they are.
+    """
+    asked = [_metric(text) for text in metrics]
+    reference = None if retain is None else read_records(retain / RECORDS_FILE)
+    found: dict[str, Evaluation] = {}
+    for run in runs:
+        spec = _measured_with(run)
+        values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
+        rescoring = build(Rescoring, values, where="rescore")
+        found[str(run)] = summarise(
+            read_records(run / RECORDS_FILE),
+            _suite(rescoring),
+            resamples=rescoring.evaluation.resamples,
+            seed=rescoring.evaluation.seed,
+            reference_records=reference,
+        )
+    _print(found, open_console())
+    if output is not None:
+        write_json(output, {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()})
+
+
+def _suite(rescoring: Rescoring) -> Suite:
+    """That of the evaluation, with the metrics that were asked for in place of its own."""
+    base, chosen = SUITES[rescoring.evaluation.suite], rescoring.metrics
+    if not chosen:
+        return base
+    return replace(
+        base,
+        metrics=tuple(each for each in chosen if not isinstance(each, Comparison)),
+        comparisons=tuple(each for each in chosen if isinstance(each, Comparison)),
+        aggregates=(),
+        sets={},
+    )
+
+
+def _metric(text: str) -> dict[str, Any]:
+    """ "truth_ratio definition=tofu" -> its config."""
+    name, *parameters = text.split()
+    pairs = [parameter.partition("=") for parameter in parameters]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise UserError(f"--metric {text!r}: {key!r}: write parameters as key=value behind the metric's name")
+    return {"type": name, **{key: yaml.safe_load(value) for key, _, value in pairs}}
+
+
+def _measured_with(run: Path) -> dict[str, Any]:
+    """Suite and bootstrap of the run; of imported logs, which have no config, the suite alone."""
+    if (run / RUN_FILE).exists():
+        evaluation: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["config"]["evaluation"]
+        return {key: evaluation[key] for key in ("suite", "resamples", "seed")}
+    return {"suite": Evaluation.read(run / METRICS_FILE).suite}
+
+
+def _print(found: Mapping[str, Evaluation], console: Console) -> None:
+    """A row for each figure, a column for each run."""
+    table = Table(caption="behind each figure its 95 % bootstrap interval and how many items it rests on")
+    table.add_column("")
+    for run in found:
+        table.add_column(Path(run).name, overflow="fold")
+    rows = {run: _rows(evaluation) for run, evaluation in found.items()}
+    for title in dict.fromkeys(title for figures in rows.values() for title in figures):
+        table.add_row(title, *(_cell(figures.get(title)) for figures in rows.values()))
+    console.print(table)
+
+
+def _rows(evaluation: Evaluation) -> dict[str, Figure]:
+    of_sets = {f"{name} {metric}": figure for name, row in evaluation.sets.items() for metric, figure in row.items()}
+    return {**of_sets, **evaluation.comparisons, **evaluation.aggregates}
+
+
+def _cell(figure: Figure | None) -> Text:
+    if figure is None:
+        return Text("")
+    counts = f"n {figure.scored}" + (f", {figure.unscored} unscored" if figure.unscored else "")
+    if figure.value is None:
+        return Text(f"– ({counts})")
+    interval = "" if figure.low is None or figure.high is None else f" {figure.low:.3f} to {figure.high:.3f}"
+    return Text(f"{figure.value:.4f}{interval} ({counts})")
