@@ -58,7 +58,9 @@ def collect(
     on_progress: Progress,
 ) -> list[Record]:
     """One record a row, in the sets' order, without judgements."""
-    needed = [(s, needs) for s in sets if (needs := needs_of(s.name, s.role))]  # a set that nothing asks for is left out
+    needed = [
+        (s, needs) for s in sets if (needs := needs_of(s.name, s.role))
+    ]  # a set that nothing asks for is left out
     asked = [_Asked(s, i, row, needs) for s, needs in needed for i, row in enumerate(s.rows)]
 
     def each(stage: str, texts: Sequence[Text], ask: Callable[[Sequence[Text]], list[Result]]) -> dict[Text, Result]:

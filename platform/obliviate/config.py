@@ -9,7 +9,7 @@ from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, Pass, Term, expand, union_of_needs
-from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec
+from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Spec
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 
@@ -41,6 +41,17 @@ class FinetuneRun(TrainingRun):
     train_on: Literal["all", "retain"] = "all"
 
 
+class AlternativesSpec(Spec):
+    """How other answers to the forget questions are sampled from the model that must forget, where a method prefers
+    such answers and the rows bring none. Defaults: AltPO (arXiv:2409.13474)."""
+
+    samples: int = Field(5, ge=1)  # of each question
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(128, ge=1)
+    engine: EngineSpec | None = None  # None: that of the evaluation where there is one, else the defaults
+
+
 class UnlearnRun(TrainingRun):
     """One forget objective with any number of weighted regularizers."""
 
@@ -53,6 +64,7 @@ class UnlearnRun(TrainingRun):
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
     )
+    alternatives: AlternativesSpec = AlternativesSpec()
 
     @classmethod
     def long_form(cls, values: Any) -> Any:
@@ -60,11 +72,20 @@ class UnlearnRun(TrainingRun):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        return (self.method, *self.regularizers)
+        return (self.method, *(each.beside(self.method) for each in self.regularizers))
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> "UnlearnRun":
+        union_of_needs(self.terms)
+        return self
 
     @property
     def label(self) -> str:
         return "+".join(term.type for term in (self.method, *self.regularizers)).upper()
+
+    @property
+    def needs_alternatives(self) -> bool:
+        return Pass.FORGET_ALTERNATIVE in union_of_needs(self.terms)
 
     @property
     def needs_retain(self) -> bool:

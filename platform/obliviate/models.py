@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
+from obliviate.head import Head
 from obliviate.runs import DONE_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
 

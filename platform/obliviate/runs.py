@@ -78,9 +78,19 @@ class Run:
     content: str  # hash of what determines the result
 
     @classmethod
-    def open(cls, root: Path, verb: str, label: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> "Run":
+    def open(
+        cls,
+        root: Path,
+        verb: str,
+        label: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        whole_config: Mapping[str, Any] | None = None,
+    ) -> "Run":
         """Find or create the run of this config on these inputs (name -> content hash).
 
+        `whole_config` is what to record where `config` is only the part of it that determines the result.
         Raises UserError where `root` cannot be written.
         """
         content = content_hash({"verb": verb, "config": config, "inputs": inputs})
@@ -90,7 +100,7 @@ class Run:
                 "verb": verb,
                 "label": label,
                 "content": content,
-                "config": config,
+                "config": config if whole_config is None else whole_config,
                 "inputs": dict(inputs),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **provenance(),

@@ -1,23 +1,27 @@
 """From hidden states and the lm_head to per-token statistics, without ever holding [batch, length, vocabulary].
 
 The only file that shifts labels: the token at position t is predicted by the hidden state at t - 1.
-The lm_head is applied to the wanted positions alone, a chunk of them at a time; the backward pass recomputes
-each chunk's logits. Work per token: three matrix products with the head forward and backward, four with the
-recomputation; memory: one chunk of logits instead of all.
+The lm_head is applied to the wanted positions alone, a block of the vocabulary at a time; softmax and means are
+gathered from block to block (Milakov and Gimelshein 2018, arXiv:1805.02867), and the backward pass recomputes each
+block's logits. Work per token: three matrix products with the head forward and backward, four with the recomputation;
+memory: a few blocks of logits instead of all. Blocks of the vocabulary rather than of positions, because the products
+stay large and a block's part of the head's gradient is complete when the block is done.
 
 Shapes: B texts, T tokens, D hidden size, V vocabulary, N wanted positions. Log-probabilities are in nats, float32.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
-from math import log
-from typing import Any, Literal, NamedTuple
+from math import inf, log
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 64 * 2**20  # of float32 logits
+from obliviate.head import Head
+
+BLOCK_BYTES = 32 * 2**20  # of float32 logits
 
 
 class Stat(StrEnum):
@@ -47,9 +51,12 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Activation:
-    """What decoder layer number `layer`, from 0, puts out at the token itself, not at the one before: a vector [D]."""
+    """What a layer puts out at the token itself, not at the one before: a vector [D].
 
-    layer: int
+    `layer` is a decoder layer's number, from 0, or the name of any module of the model, as "model.layers.7".
+    """
+
+    layer: int | str
 
     def __str__(self) -> str:
         return f"activation_{self.layer}"
@@ -62,24 +69,6 @@ AnyStat = TokenStat | Activation
 def needs_reference(stat: AnyStat) -> bool:
     """Whether the statistic compares with the frozen model's distribution."""
     return stat is Stat.REFERENCE_KL or (isinstance(stat, Distilled) and stat.teacher == "reference")
-
-
-class Head(NamedTuple):
-    """The output layer: logits = softcap * tanh(scale * (h W^T + b) / softcap), the tanh only where softcap is set."""
-
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """float32 [N, V]."""
-        z_NV = (hidden_ND.to(self.weight_VD.dtype) @ self.weight_VD.T).float()
-        if self.bias_V is not None:
-            z_NV = z_NV + self.bias_V.float()
-        if self.scale != 1.0:
-            z_NV = z_NV * self.scale
-        return z_NV if self.softcap is None else torch.tanh(z_NV / self.softcap) * self.softcap
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,7 @@ class TokenScores:
         """Answer tokens of each text."""
         return self.answer_BT.sum(-1)
 
-    def activation_BTD(self, layer: int) -> Tensor:
+    def activation_BTD(self, layer: int | str) -> Tensor:
         """float32, whatever the model computes in: squared distances of bfloat16 would be coarse."""
         return self.stats[Activation(layer)].float()
 
@@ -128,7 +117,7 @@ def token_statistics(
     ordered = tuple(sorted(stats, key=str))
     if reference is None and (of_reference := [str(stat) for stat in ordered if needs_reference(stat)]):
         raise ValueError(f"{', '.join(of_reference)}: needs the reference model's hidden states and head")
-    values = _ChunkedStatistics.apply(  # type: ignore[no-untyped-call]
+    values = _BlockedStatistics.apply(  # type: ignore[no-untyped-call]
         hidden_ND, head.weight_VD, head.bias_V, labels_N, head.scale, head.softcap, ordered, reference
     )
     return dict(zip(ordered, values, strict=True))
@@ -161,103 +150,196 @@ def wanted_hidden(hidden_BTD: Tensor, wanted_BT: Tensor) -> Tensor:
 
 
 def greedy_matches(hidden_ND: Tensor, labels_N: Tensor, head: Head) -> Tensor:
-    """Whether each label is the distribution's argmax, bool [N]."""
-    step = _chunk_rows(head.weight_VD.shape[0])
-    parts = [head.logits(h).argmax(-1) == y for h, y in zip(hidden_ND.split(step), labels_N.split(step), strict=True)]
-    return torch.cat(parts) if parts else labels_N.bool()
+    """Whether each label is the distribution's argmax (the first, where several are largest), bool [N]."""
+    gathered = _Statistics((Stat.LOGIT_GAP,), labels_N)
+    for columns in _blocks(len(head.weight_VD), len(labels_N)):
+        gathered.add(head.block(columns).logits(hidden_ND), columns, None)
+    return gathered.constants()[Stat.LOGIT_GAP] == labels_N
 
 
-def _chunk_rows(vocabulary: int) -> int:
-    return max(1, CHUNK_BYTES // (4 * vocabulary))
+def _blocks(vocabulary: int, positions: int) -> Iterator[slice]:
+    """The columns of each block, so that its logits take BLOCK_BYTES."""
+    width = max(1, BLOCK_BYTES // (4 * max(1, positions)))
+    return (slice(first, min(first + width, vocabulary)) for first in range(0, vocabulary, width))
 
 
-def _values(
-    z_NV: Tensor, labels_N: Tensor, stats: tuple[TokenStat, ...], reference_z_NV: Tensor | None
-) -> dict[TokenStat, Tensor]:
-    """The statistics of one chunk of logits, [N] each."""
-    lse_N = z_NV.logsumexp(-1)
-    values: dict[TokenStat, Tensor] = {}
-    for stat in stats:
+def _compares(stat: TokenStat) -> bool:
+    """Whether the statistic compares with a teacher's distribution."""
+    return stat is Stat.REFERENCE_KL or isinstance(stat, Distilled)
+
+
+class _Softmax:
+    """A distribution over the vocabulary, met block by block: its logsumexp, and the mean of other values under it."""
+
+    def __init__(self, like_N: Tensor) -> None:
+        # Finite: a block whose logits are all minus infinity adds nothing, where -inf - -inf would be NaN.
+        self._top_N = torch.full_like(like_N, torch.finfo(torch.float32).min)
+        self._total_N, self._weighted_N = torch.zeros_like(like_N), torch.zeros_like(like_N)
+
+    def add(self, z_NV: Tensor, values_NV: Tensor | None = None) -> None:
+        top_N = torch.maximum(self._top_N, z_NV.amax(-1))
+        weight_NV = (z_NV - top_N[:, None]).exp_()
+        rescale_N = (self._top_N - top_N).exp()
+        self._total_N = self._total_N * rescale_N + weight_NV.sum(-1)
+        if values_NV is not None:
+            self._weighted_N = self._weighted_N * rescale_N + weight_NV.mul_(values_NV).sum(-1)
+        self._top_N = top_N
+
+    @property
+    def lse_N(self) -> Tensor:
+        return self._top_N + self._total_N.log()
+
+    @property
+    def mean_N(self) -> Tensor:
+        return self._weighted_N / self._total_N
+
+
+class _Statistics:
+    """Gathers the statistics of N positions from the blocks of their logits.
+
+    `constants` holds, of each statistic, what its gradient needs beside the logits: the entropy itself, the logsumexp
+    of a teacher's logits, the place of the largest logit.
+    """
+
+    def __init__(self, stats: Sequence[TokenStat], labels_N: Tensor) -> None:
+        self._stats, self._labels_N = stats, labels_N
+        self._zeros_N = torch.zeros(labels_N.shape, device=labels_N.device)
+        self._model = _Softmax(self._zeros_N)
+        self._teachers = {stat: _Softmax(self._zeros_N) for stat in stats if _compares(stat)}
+        self._sum_N, self._label_z_N = self._zeros_N, self._zeros_N
+        self._largest_N, self._argmax_N = torch.full_like(self._zeros_N, -inf), torch.zeros_like(labels_N)
+        self._vocabulary = 0
+
+    def add(self, z_NV: Tensor, columns: slice, reference_z_NV: Tensor | None) -> None:
+        self._vocabulary += z_NV.shape[-1]
+        self._model.add(z_NV, z_NV if Stat.ENTROPY in self._stats else None)
+        for stat, teacher in self._teachers.items():
+            teacher_z_NV = _teacher_logits(stat, z_NV, self._labels_N, columns, reference_z_NV)
+            # KL from differences: both means alone are large, and nearly cancel where the distributions are close.
+            teacher.add(teacher_z_NV, teacher_z_NV - z_NV if stat is Stat.REFERENCE_KL else z_NV)
+        if Stat.LOGP in self._stats:
+            index_N, inside_N = _place(self._labels_N, columns)
+            found_N = z_NV.gather(-1, index_N[:, None])[:, 0]
+            self._label_z_N = torch.where(inside_N, found_N, self._label_z_N)
+        if Stat.UNIFORM_KL in self._stats or Stat.LOGIT_GAP in self._stats:
+            self._sum_N = self._sum_N + z_NV.sum(-1)
+        if Stat.LOGIT_GAP in self._stats:
+            largest_N, argmax_N = z_NV.max(-1)
+            self._argmax_N = torch.where(largest_N > self._largest_N, argmax_N + columns.start, self._argmax_N)
+            self._largest_N = torch.maximum(self._largest_N, largest_N)
+
+    @property
+    def lse_N(self) -> Tensor:
+        return self._model.lse_N
+
+    def values(self) -> dict[TokenStat, Tensor]:
+        """[N] each."""
+        return {stat: self._value(stat) for stat in self._stats}
+
+    def _value(self, stat: TokenStat) -> Tensor:
         match stat:
             case Stat.LOGP:
-                values[stat] = z_NV.gather(-1, labels_N[:, None])[:, 0] - lse_N
-            case Stat.UNIFORM_KL:
-                values[stat] = lse_N - z_NV.mean(-1) - log(z_NV.shape[-1])
+                return self._label_z_N - self.lse_N
             case Stat.ENTROPY:
-                p_NV = (z_NV - lse_N[:, None]).exp()
-                values[stat] = lse_N - (p_NV * z_NV).sum(-1)
+                return self.lse_N - self._model.mean_N
+            case Stat.UNIFORM_KL:
+                return self.lse_N - self._sum_N / self._vocabulary - log(self._vocabulary)
             case Stat.REFERENCE_KL:
-                assert reference_z_NV is not None
-                logq_NV = reference_z_NV.log_softmax(-1)
-                values[stat] = (logq_NV.exp() * (logq_NV - (z_NV - lse_N[:, None]))).sum(-1)
+                teacher = self._teachers[stat]
+                return teacher.mean_N + (self.lse_N - teacher.lse_N)
             case Stat.LOGIT_GAP:
-                values[stat] = z_NV.amax(-1) - z_NV.mean(-1)
+                return self._largest_N - self._sum_N / self._vocabulary
             case Distilled():
-                values[stat] = lse_N - (_teacher(stat, z_NV, labels_N, reference_z_NV) * z_NV).sum(-1)
-    return values
+                return self.lse_N - self._teachers[stat].mean_N
+
+    def constants(self) -> dict[TokenStat, Tensor]:
+        found = {stat: teacher.lse_N for stat, teacher in self._teachers.items()}
+        if Stat.ENTROPY in self._stats:
+            found[Stat.ENTROPY] = self._value(Stat.ENTROPY)
+        if Stat.LOGIT_GAP in self._stats:
+            found[Stat.LOGIT_GAP] = self._argmax_N
+        return found
 
 
 def _logit_gradient(
     z_NV: Tensor,
     labels_N: Tensor,
+    columns: slice,
     grads: Mapping[TokenStat, Tensor],
-    entropy_N: Tensor | None,
+    lse_N: Tensor,
+    constants: Mapping[TokenStat, Tensor],
+    vocabulary: int,
     reference_z_NV: Tensor | None,
 ) -> Tensor:
-    """Of the statistics of one chunk, weighted by `grads` [N], in its logits: [N, V].
+    """Of the statistics, weighted by `grads` [N], in one block of the logits: of the block's shape.
 
     d logp = onehot - p;  d KL(U||P) = p - 1/V;  d KL(Q||P) = d CE(Q, P) = p - q;  d H = -p (log p + H);
     d (max - mean) = onehot(argmax) - 1/V.
     """
-    logp_NV = z_NV.log_softmax(-1)
-    coefficient_N = z_NV.new_zeros(z_NV.shape[0])  # of p
+    constant_N = torch.zeros_like(lse_N)
+    of_p_N = torch.zeros_like(lse_N)
     for stat, grad_N in grads.items():
         if stat is Stat.LOGP:
-            coefficient_N = coefficient_N - grad_N
-        elif stat not in (Stat.ENTROPY, Stat.LOGIT_GAP):
-            coefficient_N = coefficient_N + grad_N
+            of_p_N = of_p_N - grad_N
+        elif stat is Stat.UNIFORM_KL or _compares(stat):
+            of_p_N = of_p_N + grad_N
+        if stat in (Stat.UNIFORM_KL, Stat.LOGIT_GAP):
+            constant_N = constant_N - grad_N / vocabulary
+    logp_NV = z_NV - lse_N[:, None]
     if Stat.ENTROPY in grads:
-        assert entropy_N is not None
-        surplus_NV = grads[Stat.ENTROPY][:, None] * (logp_NV + entropy_N[:, None])
-        dz_NV = logp_NV.exp() * (coefficient_N[:, None] - surplus_NV)
+        p_NV, grad_N = logp_NV.exp(), grads[Stat.ENTROPY]
+        surplus_NV = logp_NV.add_(constants[Stat.ENTROPY][:, None]).mul_(grad_N[:, None])
+        dz_NV = surplus_NV.neg_().add_(of_p_N[:, None]).mul_(p_NV).add_(constant_N[:, None])
     else:
-        dz_NV = logp_NV.exp_() * coefficient_N[:, None]
+        dz_NV = logp_NV.exp_().mul_(of_p_N[:, None]).add_(constant_N[:, None])
     for stat, grad_N in grads.items():
-        match stat:
-            case Stat.LOGP:
-                dz_NV.scatter_add_(-1, labels_N[:, None], grad_N[:, None])
-            case Stat.UNIFORM_KL:
-                dz_NV -= grad_N[:, None] / z_NV.shape[-1]
-            case Stat.REFERENCE_KL:
-                assert reference_z_NV is not None
-                dz_NV -= grad_N[:, None] * reference_z_NV.softmax(-1)
-            case Stat.LOGIT_GAP:
-                dz_NV -= grad_N[:, None] / z_NV.shape[-1]
-                dz_NV.scatter_add_(-1, z_NV.argmax(-1, keepdim=True), grad_N[:, None])
-            case Distilled():
-                dz_NV -= grad_N[:, None] * _teacher(stat, z_NV, labels_N, reference_z_NV)
+        if stat is Stat.LOGP:
+            _add_at(dz_NV, labels_N, columns, grad_N)
+        elif stat is Stat.LOGIT_GAP:
+            _add_at(dz_NV, constants[stat], columns, grad_N)
+        elif _compares(stat):
+            teacher_z_NV = _teacher_logits(stat, z_NV, labels_N, columns, reference_z_NV)
+            dz_NV -= (teacher_z_NV - constants[stat][:, None]).exp_().mul_(grad_N[:, None])
     return dz_NV
 
 
-def _teacher(stat: Distilled, z_NV: Tensor, labels_N: Tensor, reference_z_NV: Tensor | None) -> Tensor:
-    """The distribution to imitate, [N, V]."""
-    teacher_z_NV = z_NV if stat.teacher == "self" else reference_z_NV
+def _teacher_logits(
+    stat: TokenStat, z_NV: Tensor, labels_N: Tensor, columns: slice, reference_z_NV: Tensor | None
+) -> Tensor:
+    """Of the distribution to imitate, in one block."""
+    own = isinstance(stat, Distilled) and stat.teacher == "self"
+    teacher_z_NV = z_NV if own else reference_z_NV
     assert teacher_z_NV is not None
-    index = labels_N[:, None]
-    return teacher_z_NV.scatter(-1, index, teacher_z_NV.gather(-1, index) - stat.lowered).softmax(-1)
+    if not isinstance(stat, Distilled):
+        return teacher_z_NV
+    lowered_N = torch.full_like(teacher_z_NV[:, 0], -stat.lowered)
+    return _add_at(teacher_z_NV.clone(), labels_N, columns, lowered_N)
+
+
+def _place(tokens_N: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Where in the block each token's column is, and whether it is there at all."""
+    index_N = tokens_N - columns.start
+    width = columns.stop - columns.start
+    return index_N.clamp(0, width - 1), (index_N >= 0) & (index_N < width)
+
+
+def _add_at(block_NV: Tensor, tokens_N: Tensor, columns: slice, values_N: Tensor) -> Tensor:
+    """In place: each row's value at its token's column, where the block has it."""
+    index_N, inside_N = _place(tokens_N, columns)
+    return block_NV.scatter_add_(-1, index_N[:, None], torch.where(inside_N, values_N, 0)[:, None])
 
 
 def _reference_logits(
-    reference: tuple[Tensor, Head] | None, rows: slice, stats: tuple[TokenStat, ...]
+    reference: tuple[Tensor, Head] | None, columns: slice, stats: Sequence[TokenStat]
 ) -> Tensor | None:
-    """Those of the chunk, where a statistic needs them."""
+    """Those of the block, where a statistic needs them."""
     if reference is None or not any(map(needs_reference, stats)):
         return None
     hidden_ND, head = reference
-    return head.logits(hidden_ND[rows])
+    return head.block(columns).logits(hidden_ND)
 
 
-class _ChunkedStatistics(torch.autograd.Function):
+class _BlockedStatistics(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -270,58 +352,44 @@ class _ChunkedStatistics(torch.autograd.Function):
         stats: tuple[TokenStat, ...],
         reference: tuple[Tensor, Head] | None,
     ) -> tuple[Tensor, ...]:
+        gathered = _Statistics(stats, labels_N)
         head = Head(weight_VD, bias_V, scale, softcap)
-        n = hidden_ND.shape[0]
-        out = {stat: hidden_ND.new_zeros(n, dtype=torch.float32) for stat in stats}
-        step = _chunk_rows(weight_VD.shape[0])
-        for start in range(0, n, step):
-            rows = slice(start, start + step)
-            z_NV, reference_z_NV = head.logits(hidden_ND[rows]), _reference_logits(reference, rows, stats)
-            for stat, value_N in _values(z_NV, labels_N[rows], stats, reference_z_NV).items():
-                out[stat][rows] = value_N
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, out.get(Stat.ENTROPY))
+        for columns in _blocks(len(weight_VD), len(labels_N)):
+            z_NV = head.block(columns).logits(hidden_ND)
+            gathered.add(z_NV, columns, _reference_logits(reference, columns, stats))
+        values, constants = gathered.values(), gathered.constants()
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, gathered.lse_N, *constants.values())
         ctx.scale, ctx.softcap, ctx.stats, ctx.reference = scale, softcap, stats, reference
-        return tuple(out[stat] for stat in stats)
+        ctx.of_constants = tuple(constants)
+        return tuple(values[stat] for stat in stats)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V, labels_N, entropy_N = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V, labels_N, lse_N, *constants = ctx.saved_tensors
         head = Head(weight_VD, bias_V, ctx.scale, ctx.softcap)
-        n = hidden_ND.shape[0]
-        needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        needs_bias = bias_V is not None and ctx.needs_input_grad[2]
-        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        # float32: summed over chunks in bfloat16 it would lose the small contributions.
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias else None
-        step = _chunk_rows(weight_VD.shape[0])
-        for start in range(0, n, step):
-            rows = slice(start, start + step)
-            z_NV = head.logits(hidden_ND[rows])
-            dz_NV = _logit_gradient(
-                z_NV,
-                labels_N[rows],
-                {stat: grad_N[rows] for stat, grad_N in zip(ctx.stats, grads, strict=True)},
-                None if entropy_N is None else entropy_N[rows],
-                _reference_logits(ctx.reference, rows, ctx.stats),
-            )
+        of_stat = dict(zip(ctx.stats, grads, strict=True))
+        kept = dict(zip(ctx.of_constants, constants, strict=True))
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        compute_ND = hidden_ND.to(weight_VD.dtype)
+        # float32: summed over blocks in bfloat16 it would lose the small contributions.
+        grad_hidden_ND = torch.zeros_like(hidden_ND, dtype=torch.float32) if needs_hidden else None
+        # A block's part of the head's gradient is whole at once: no sum over blocks, no float32 copy.
+        grad_weight_VD = torch.empty_like(weight_VD) if needs_weight else None
+        grad_bias_V = torch.empty_like(bias_V) if needs_bias and bias_V is not None else None
+        for columns in _blocks(len(weight_VD), len(labels_N)):
+            z_NV = head.block(columns).logits(compute_ND)
+            reference_z_NV = _reference_logits(ctx.reference, columns, ctx.stats)
+            dz_NV = _logit_gradient(z_NV, labels_N, columns, of_stat, lse_N, kept, len(weight_VD), reference_z_NV)
             if ctx.softcap is not None:
                 dz_NV *= 1 - (z_NV / ctx.softcap).square()
-            dz_NV = dz_NV * ctx.scale if ctx.scale != 1.0 else dz_NV
+            if ctx.scale != 1.0:
+                dz_NV *= ctx.scale
             if grad_bias_V is not None:
-                grad_bias_V += dz_NV.sum(0)
+                grad_bias_V[columns] = dz_NV.sum(0)
             dz_NV = dz_NV.to(weight_VD.dtype)
             if grad_hidden_ND is not None:
-                grad_hidden_ND[rows] = (dz_NV @ weight_VD).to(hidden_ND.dtype)
+                grad_hidden_ND += dz_NV @ weight_VD[columns]
             if grad_weight_VD is not None:
-                grad_weight_VD += dz_NV.T @ hidden_ND[rows].to(weight_VD.dtype)
-        return (
-            grad_hidden_ND,
-            None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
-            None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+                torch.mm(dz_NV.T, compute_ND, out=grad_weight_VD[columns])
+        grad_hidden_ND = None if grad_hidden_ND is None else grad_hidden_ND.to(hidden_ND.dtype)
+        return (grad_hidden_ND, grad_weight_VD, grad_bias_V, None, None, None, None, None)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, expand_method
+from obliviate.config import AlternativesSpec, FinetuneRun, RunSpec, UnlearnRun, build, expand_method
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
 from obliviate.errors import UserError
@@ -59,6 +59,7 @@ class CompareRun(RunSpec):
     retain_model: ModelSpec | None = None  # a ready one, where finetune is null
     methods: tuple[Method, ...] = Field(min_length=1)
     optim: OptimSpec = OptimSpec()  # of unlearning
+    alternatives: AlternativesSpec = AlternativesSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     train_nli: JudgeStage | None = None  # takes the place of evaluation.nli
     cluster: ClusterSpec = ClusterSpec()
@@ -97,6 +98,10 @@ class CompareRun(RunSpec):
             "optim": {**self.optim.model_dump(), **method.optim},
             "cluster": self.cluster.model_dump(),
             "pairing": method.pairing,
+            "alternatives": {
+                **self.alternatives.model_dump(),
+                "engine": (self.alternatives.engine or self.evaluation.engine).model_dump(),
+            },
             "seed": self.seed,
             "runs": self.runs,
         }

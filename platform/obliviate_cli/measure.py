@@ -84,7 +84,7 @@ class Measure:
             "evaluation": self.spec.model_dump(mode="json", exclude=PLACEMENT),
             "model": model.model_dump(mode="json"),
         }
-        inputs = {"model": content_of(model), "data": self.corpus.content}
+        inputs = {"model": content_of(model), "data": self.corpus.evaluation_content}
         if retain is not None:
             inputs["retain"] = retain.name
         if files := _task_files(self.spec):

@@ -10,6 +10,7 @@ from obliviate.data.schedule import Schedule
 from obliviate.methods import Pass, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
+from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.stages import check_retain, rows_to_learn
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def unlearn(config: UnlearnRun) -> list[str]:
     if of_retain:
         tokens += _tokens(config.model, corpus.retain) * of_retain
     lines = [*_warnings(corpus), _training(config, title, len(corpus.forget), tokens, len(trained))]
+    if missing := rows_without_alternatives(config, corpus):
+        lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
     if any(each.of_reference for each in needs):
         lines.append(
             "  first the starting model's log-probabilities of these texts: one forward pass each, no second model"

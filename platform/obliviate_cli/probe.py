@@ -66,7 +66,7 @@ def probe(config: ProbeRun, corpus: Corpus, console: Console) -> Path:
     _print_table(corpus, said, console)
     if not any(_asked(row) in said for row in corpus.forget):
         raise UserError("data: the model answers no question of the forget set: there is nothing that it could forget")
-    inputs = {"knowledge": measured.name, "data": corpus.content}
+    inputs = {"knowledge": measured.name, "training": corpus.training_content, "evaluation": corpus.evaluation_content}
     run = Run.open(Path(config.runs), "probe", config.data.type, config.model_dump(mode="json"), inputs)
     sets = [replace(each, rows=tuple(known_rows(each.rows, said, config.answers))) for each in corpus.evaluation]
     forget, retain = (known_rows(rows, said, config.answers) for rows in (corpus.forget, corpus.retain))

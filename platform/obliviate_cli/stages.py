@@ -16,13 +16,15 @@ from obliviate.models import content_of, portable
 from obliviate.runs import Run, content_hash
 from obliviate.train.launch import launch
 from obliviate.train.loop import CHECKPOINTS, Job
+from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
 from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
-# What changes where and how fast a run computes, but not what: left out of its content hash.
-PLACEMENT: dict[str, Any] = {
-    **dict.fromkeys(("cluster", "runs", "name"), True),
+# Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
+# come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again.
+LEFT_OUT: dict[str, Any] = {
+    **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 
@@ -42,6 +44,7 @@ def unlearn(config: UnlearnRun, console: Console) -> Path:
     corpus = _load(config, console)
     require_training_texts(corpus)
     check_retain(config, corpus)
+    corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
     if config.reference is not None:
@@ -78,8 +81,8 @@ def check_retain(config: UnlearnRun, corpus: Corpus) -> None:
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
-    """What determines the result."""
-    return config.model_dump(mode="json", exclude=PLACEMENT)
+    """What determines the result, beside the texts and the model's weights."""
+    return config.model_dump(mode="json", exclude=LEFT_OUT)
 
 
 def _load(config: TrainingRun, console: Console) -> Corpus:
@@ -91,8 +94,9 @@ def _load(config: TrainingRun, console: Console) -> Corpus:
 
 def _open(config: TrainingRun, verb: str, label: str, corpus: Corpus, **files: str) -> Run:
     """`files`: hashes of what the config names by path."""
-    inputs = {"model": content_of(config.model), "data": corpus.content, **files}
-    return Run.open(Path(config.runs), verb, label, resolved(config), inputs)
+    inputs = {"model": content_of(config.model), "data": corpus.training_content, **files}
+    whole = config.model_dump(mode="json")
+    return Run.open(Path(config.runs), verb, label, resolved(config), inputs, whole_config=whole)
 
 
 def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:

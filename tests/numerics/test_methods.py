@@ -32,6 +32,7 @@ from obliviate.methods import (
     Mismatch,
     Pass,
     Positions,
+    Regularizer,
     SatImp,
     Scores,
     SimNPO,
@@ -273,9 +274,9 @@ def test_activations_is_the_distance_to_the_start_per_text() -> None:
         Pass.RETAIN: states([[0, 4, 8], [0, 0, 3]], answer),
         Pass.REFERENCE_RETAIN: states([[0, 3, 6], [0, 0, 0]], answer),
     }
-    assert mean(Activations(), scores) == pytest.approx((2.5 + 9) / 2)
+    assert mean(Activations(layer=7), scores) == pytest.approx((2.5 + 9) / 2)
     scores[Pass.REFERENCE_RETAIN] = scores[Pass.RETAIN]
-    assert mean(Activations(), scores) == 0
+    assert mean(Activations(layer=7), scores) == 0
 
 
 def test_ap_by_hand_and_its_adaptive_weight() -> None:
@@ -331,7 +332,18 @@ def test_every_method_survives_its_stored_config(name: str) -> None:
     options = {"trainable": r"layers\.(5|6|7)\.mlp\.down_proj"} if name in FORGET_TYPES else {}
     term = cls.model_validate({"type": name, **options})
     assert cls.model_validate(term.model_dump(mode="json")) == term
-    assert all(stats for stats in term.needs.values())
+    composed = term.beside(RMU()) if isinstance(term, Regularizer) else term
+    assert all(stats for stats in composed.needs.values())
+
+
+def test_activations_hold_the_layer_that_is_steered_unless_given_one() -> None:
+    assert Activations().beside(RMU(layer=5)).layer == 5
+    assert Activations().beside(AdaptiveRMU(layer="model.layers.3")).layer == "model.layers.3"
+    assert Activations(layer=2).beside(RMU(layer=5)).layer == 2
+    with pytest.raises(ValueError, match="npo steers no layer"):
+        Activations().beside(NPO())
+    with pytest.raises(ValueError, match="layers are counted from 0"):
+        RMU(layer=-1)
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The chunked statistics against the plain formulas on whole logits: values, gradients, limits, invariances."""
+"""The blocked statistics against the plain formulas on whole logits: values, gradients, limits, invariances."""
 
 from math import exp, inf, log
 
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from obliviate import scoring
-from obliviate.scoring import Distilled, Head, Stat, TokenStat, greedy_matches, score_positions, token_statistics
+from obliviate.head import Head
+from obliviate.scoring import Distilled, Stat, TokenStat, greedy_matches, score_positions, token_statistics
 
 N, D, V = 7, 5, 11
 LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
@@ -34,11 +35,11 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK_BYTES", 4 * V * 3)  # three rows a chunk: the last is partial
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * 4)  # four columns a block: the last is partial
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize(
     "stats", [*({stat} for stat in STATS), set(STATS)], ids=lambda s: "+".join(sorted(map(str, s)))
@@ -62,6 +63,43 @@ def test_values_and_gradients_equal_the_plain_formulas(stats: set[TokenStat], so
     ]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", range(1, V + 1))
+def test_the_width_of_a_block_changes_nothing(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to blocks of one token, the true one among them, which a teacher may leave out."""
+    torch.manual_seed(0)
+    hidden, labels = torch.randn(N, D, requires_grad=True), torch.randint(0, V, (N,))
+    head, reference = Head(torch.randn(V, D, requires_grad=True)), (torch.randn(N, 4), Head(torch.randn(V, 4)))
+
+    def found(width: int) -> list[Tensor]:
+        monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * width)
+        values = list(token_statistics(hidden, labels, head, set(STATS), reference).values())
+        return [*values, *torch.autograd.grad(torch.stack(values).sum(), [hidden, head.weight_VD])]
+
+    for ours, whole in zip(found(columns), found(V), strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * columns)
+    greedy = head.logits(hidden).argmax(-1)
+    assert greedy_matches(hidden, greedy, head).all()
+    assert not greedy_matches(hidden, (greedy + 1) % V, head).any()
+
+
+def test_gradients_of_a_bfloat16_head_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's as a whole product would be; the hidden states' are summed over blocks in float32."""
+    torch.manual_seed(0)
+    exact_h, exact_w = torch.randn(N, D, dtype=torch.float64), torch.randn(V, D, dtype=torch.float64)
+    hidden, weight = (each.bfloat16().requires_grad_() for each in (exact_h, exact_w))
+    labels = torch.randint(0, V, (N,))
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * 4)
+    token_statistics(hidden, labels, Head(weight), {Stat.LOGP})[Stat.LOGP].sum().backward()
+    h, w = (each.detach().double().requires_grad_() for each in (hidden, weight))
+    (h @ w.T).log_softmax(-1).gather(-1, labels[:, None]).sum().backward()
+    for ours, theirs in ((hidden.grad, h.grad), (weight.grad, w.grad)):
+        assert ours is not None
+        assert theirs is not None
+        # 8 significant bits of logits, of their gradient and of the result: 3 roundings of 2^-9, on sums of a few terms
+        torch.testing.assert_close(ours.double(), theirs, rtol=0.02, atol=0.02)
 
 
 def test_limits_of_a_uniform_and_of_a_certain_model() -> None:

@@ -2,24 +2,37 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from measured import record
+from obliviate.data.rows import Role
+from obliviate.head import Head
+from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES, expand
+from obliviate_eval.records import Probe, Record, ScoredAnswer
+from training import job, losses
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def run_all() -> ModuleType:
-    spec = spec_from_file_location("run_all", ROOT / "benchmarks" / "run_all.py")
+def benchmark(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules["run_all"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def run_all() -> ModuleType:
+    return benchmark("run_all")
 
 
 def script(folder: Path, name: str, code: str) -> Path:
@@ -66,3 +79,83 @@ def test_the_log_is_appended_to(run_all: ModuleType, tmp_path: Path) -> None:
     assert json.loads(text.partition("```json")[2].partition("```")[0]) == {"step_s": 1.5}
     assert "Failed: exit code 3.\n" in text
     assert "torch 2." in text
+
+
+@pytest.mark.parametrize("name", ["npo", "me_published", "me"])
+def test_the_published_step_and_ours_have_the_same_losses_where_the_definitions_coincide(
+    tiny: Path, tmp_path: Path, process_group: None, name: str
+) -> None:
+    """In float32, at the same weights: NPO, GD, and ME over all padded positions; without padding ME differs."""
+    step = benchmark("unlearn_step")
+    run = job(tiny, tmp_path, step.COMPARED[name], batch_size=4, micro_batch_size=2)
+    run = replace(run, model=run.model.model_copy(update={"max_length": step.PADDED_LENGTH}))
+    _, published = step.Published(run, with_reference=name == "npo", dtype=torch.float32).step(0)
+    ours = losses(run)[:2]
+    assert ours[1] == pytest.approx(published[1], rel=1e-5)  # GD
+    if name == "me":
+        assert ours[0] != pytest.approx(published[0], rel=1e-2)
+    else:
+        assert ours[0] == pytest.approx(published[0], rel=1e-5)
+
+
+def test_scoring_forms_that_are_compared_agree() -> None:
+    scoring = benchmark("fused_scoring")
+    torch.manual_seed(0)
+    hidden, labels = torch.randn(6, 5), torch.randint(11, (6,))
+    head, reference = Head(torch.randn(11, 5)), (torch.randn(6, 5), Head(torch.randn(11, 5)))
+    for name in scoring.STATS:
+        sides = [side(name, hidden, labels, head, reference) for side in (scoring.fused, scoring.eager)]
+        torch.testing.assert_close(*sides, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def methods_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # where scripts find what they share
+    return benchmark("methods_table")
+
+
+def greedy(*right: bool, logp: float = -1.0) -> Record:
+    answer = ScoredAnswer("", (logp,) * len(right), right)
+    return record(Role.FORGET, answers={Probe.ANSWER: (answer,)})
+
+
+def test_extraction_strength_counts_the_suffix_that_needs_no_help(methods_table: ModuleType) -> None:
+    """Of four tokens: all; the last two after a mistake at the second; none, the last being wrong."""
+    strength = methods_table.extraction_strength
+    assert strength(greedy(True, True, True, True)) == 1
+    assert strength(greedy(True, False, True, True)) == 0.5
+    assert strength(greedy(True, True, True, False)) == 0
+    assert strength(greedy(True, True, logp=float("nan"))) is None  # a collapsed model
+    assert strength(record(Role.FORGET)) is None
+
+
+def test_the_table_is_relative_to_its_baseline_and_says_what_is_not_known(
+    methods_table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = methods_table.Row("GA+GD", 0.5, 0.25, -3.0, 0.125, (1.0, 2.0, 3.0), 2**30)
+    slower = methods_table.Row("NPO+GD", 0.0, None, None, None, (3.0, 4.0, 8.0), 2**31)
+    target = methods_table.Row("target", 0.5, 0.25, -3.0, 1.0, (), None)
+    text = methods_table.table([target, baseline, slower], "Title")
+    assert "| target | 0.500 | 0.250 | -3.00 | 1.000 | – | – |" in text
+    assert "| GA+GD | 0.500 | 0.250 | -3.00 | 0.125 | 1.00 (0.50 to 1.50) | 1.00 |" in text
+    assert "| NPO+GD | 0.000 | – | – | – | 2.00 (1.50 to 4.00) | 2.00 |" in text
+    found = methods_table.figures([target, baseline, slower])
+    assert (found["npo_gd_step_time_ratio"], found["npo_gd_forget_efficacy"]) == (2.0, None)
+    assert "target_step_time_ratio" not in found
+    document = tmp_path / "methods.md"
+    document.write_text(f"before\n{methods_table.BEGIN}\nold\n{methods_table.END}\nafter\n")
+    monkeypatch.setattr(methods_table, "DOCUMENT", document)
+    methods_table.write_table(text)
+    assert document.read_text() == f"before\n{methods_table.BEGIN}\n{text}\n{methods_table.END}\nafter\n"
+
+
+def test_the_document_has_a_place_for_the_table(methods_table: ModuleType) -> None:
+    text = methods_table.DOCUMENT.read_text(encoding="utf-8")
+    assert text.count(methods_table.BEGIN) == text.count(methods_table.END) == 1
+
+
+def test_benchmarks_know_every_method(methods_table: ModuleType) -> None:
+    """And the companion that each was published with."""
+    long = [expand(name) for name in methods_table.METHODS]
+    terms = {term["type"] for each in long for term in (each["method"], *each["regularizers"])}
+    assert terms == {*FORGET_TYPES, *REGULARIZER_TYPES}

@@ -147,6 +147,12 @@ class TestDryRun:
         _, out, _ = cli("unlearn", config, "method=ga", "--dry-run")
         assert f"about {4 * mean:.0f} tokens a step, {16 * mean:.0f} in all" in out
 
+    def test_it_says_that_alternatives_will_be_sampled(self, cli: Cli, config: Path) -> None:
+        _, out, _ = cli("unlearn", config, "method=altpo+gd", "--dry-run")
+        assert "\n  first 5 other answers to 8 questions, from the model\n" in out
+        _, out, _ = cli("unlearn", config, "--dry-run")
+        assert "other answers" not in out
+
     def test_an_overlap_of_forget_and_retain_is_counted(self, cli: Cli, config: Path, tmp_path: Path) -> None:
         write_rows(tmp_path / "retain.jsonl", [*RETAIN, *FORGET[:3]])
         _, out, _ = cli("unlearn", config, "--dry-run")

@@ -91,6 +91,29 @@ def test_a_short_form_can_be_overridden_inside(read: Read) -> None:
     assert run.terms == (NPO(beta=0.2), GD(weight=2))
 
 
+@pytest.mark.parametrize(("value", "layer"), [("3", 3), ("model.layers.3", "model.layers.3")])
+def test_one_layer_serves_both_terms_of_rmu(read: Read, value: str, layer: int | str) -> None:
+    run = read(TRAINING + "method: rmu\n", f"method.layer={value}")
+    assert [term.layer for term in run.terms] == [layer, layer]
+    assert read(TRAINING + "method: rmu\n", "regularizers.0.layer=5").terms[1].layer == 5
+
+
+def test_a_layer_that_nobody_steers_is_asked_for(read: Read) -> None:
+    message = mistake(read, TRAINING + "method: npo+activations\n")
+    assert message == "activations.layer: npo steers no layer whose states could be held; give one"
+    message = mistake(read, TRAINING + "method: rmu\n", "method.layer=-1")
+    assert message == "method.layer: is -1; layers are counted from 0 (got -1)"
+
+
+def test_alternatives_are_sampled_on_the_evaluations_engine_unless_told_otherwise(read: Read) -> None:
+    comparison = TRAINING + "methods: [altpo+gd]\nevaluation: {engine: {type: hf}}\n"
+    run = read(comparison, kind=CompareRun)
+    assert run.unlearning(run.methods[0], "m").alternatives.engine.type == "hf"
+    run = read(comparison, "alternatives.engine.type=vllm", "alternatives.samples=3", kind=CompareRun)
+    assert run.unlearning(run.methods[0], "m").alternatives.engine.type == "vllm"
+    assert run.unlearning(run.methods[0], "m").alternatives.samples == 3
+
+
 def test_a_method_on_the_command_line_takes_the_place_of_the_files(read: Read) -> None:
     assert read(LONG, "method=ga+kl").terms == (GA(), KL())
     assert read(LONG, "method=npo").terms == (NPO(),)  # the file's beta and regularizer are another method's

@@ -87,7 +87,7 @@ def test_names_are_different() -> None:
 def test_the_same_in_another_process() -> None:
     script = (
         "from obliviate.data.fictitious import FictitiousData, nli_pairs; from obliviate.runs import content_hash;"
-        "print(FictitiousData().load().content, content_hash(nli_pairs(2)))"
+        "c = FictitiousData().load(); print(c.training_content, c.evaluation_content, content_hash(nli_pairs(2)))"
     )
     path = os.pathsep.join(sys.path)
     printed = {

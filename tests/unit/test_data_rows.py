@@ -146,12 +146,20 @@ def test_a_corpus_needs_something_to_forget() -> None:
         Corpus((), ROWS, ())
 
 
-def test_content_changes_with_every_part() -> None:
+def test_content_changes_with_every_part_of_its_own() -> None:
+    """What is trained on and what is measured on each have a hash: a change of one leaves the other's."""
     corpus = Corpus(ROWS[:1], ROWS[1:], (EvaluationSet("forget", Role.FORGET, ROWS[:1]),))
-    changed = [
+    trained = [
         replace(corpus, forget=ROWS),
         replace(corpus, retain=()),
-        replace(corpus, evaluation=(EvaluationSet("forget", Role.RETAIN, ROWS[:1]),)),
+        replace(corpus, forget=ROWS[1:], retain=ROWS[:1]),
     ]
-    assert len({corpus.content, *(c.content for c in changed)}) == 4
-    assert replace(corpus, warnings=("a warning",)).content == corpus.content
+    measured = [
+        replace(corpus, evaluation=(EvaluationSet("forget", Role.RETAIN, ROWS[:1]),)),
+        replace(corpus, evaluation=(EvaluationSet("forget", Role.FORGET, ROWS),)),
+    ]
+    assert len({c.training_content for c in (corpus, *trained)}) == 4
+    assert {c.evaluation_content for c in trained} == {corpus.evaluation_content}
+    assert len({c.evaluation_content for c in (corpus, *measured)}) == 3
+    assert {c.training_content for c in measured} == {corpus.training_content}
+    assert replace(corpus, warnings=("a warning",)).training_content == corpus.training_content

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from obliviate.errors import UserError
-from obliviate.methods import GA, GD, KL, ME, NPO, Pass, Positions
+from obliviate.methods import GA, GD, KL, ME, NPO, Loss, Pass, Positions, Scores
 from obliviate.models import load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train import checkpoint
@@ -26,8 +26,13 @@ pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_micro_batches_do_not_change_the_loss_curve(tiny: Path, tmp_path: Path, name: str) -> None:
-    curves = [losses(job(tiny, tmp_path / str(size), METHODS[name], micro_batch_size=size)) for size in (1, 4)]
+def test_eight_micro_batches_of_one_are_one_of_eight(tiny: Path, tmp_path: Path, name: str) -> None:
+    """Four steps of eight items, every term's loss at every step."""
+    curves = [
+        losses(job(tiny, tmp_path / str(size), METHODS[name], batch_size=8, epochs=4, micro_batch_size=size))
+        for size in (1, 8)
+    ]
+    assert len(curves[0]) == 4 * len(METHODS[name])
     assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)  # KL starts at zero
     assert len(set(curves[0])) > 1
 
@@ -76,10 +81,18 @@ def test_me_over_padding_equals_a_hand_made_padded_forward(tiny: Path, tmp_path:
     assert losses(run)[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(tiny: Path, tmp_path: Path) -> None:
-    first, second = (weights(train(job(tiny, tmp_path / name), quiet)) for name in "ab")
+@pytest.mark.parametrize("name", ["ga+gd", "llmu", "adaptive_rmu+kl", "undial"])
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2, dropout=0.1)], ids=["full", "lora"])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(
+    tiny: Path, tmp_path: Path, name: str, lora: LoraSpec | None
+) -> None:
+    def make(folder: str) -> Job:
+        run = job(tiny, tmp_path / folder, METHODS[name])
+        return replace(run, model=run.model.model_copy(update={"lora": lora}))
+
+    first, second = (weights(train(make(folder), quiet)) for folder in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = weights(train(replace(job(tiny, tmp_path / "c"), seed=1), quiet))
+    other = weights(train(replace(make("c"), seed=1), quiet))
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -147,8 +160,51 @@ def test_a_full_disk_leaves_the_previous_checkpoint_usable(tiny: Path, tmp_path:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(tiny: Path, tmp_path: Path) -> None:
     run = job(tiny, tmp_path, (GA(), GD()), learning_rate=1e30, warmup_steps=0, max_grad_norm=None)
-    with pytest.raises(UserError, match=r"step [23]: the loss of g[ad] is nan"):
+    with pytest.raises(UserError, match=r"step 2: the (loss of g.|gradient's norm) is nan.* no good checkpoint"):
         train(run, quiet)
+
+
+def test_weights_that_gave_a_bad_loss_are_no_good_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third step's loss is infinite: the checkpoint after two steps is those weights', the one before is good."""
+    run, calls = job(tiny, tmp_path, (GA(), GD()), checkpoint_every_steps=1, micro_batch_size=4), []
+
+    def spoilt(self: GD, scores: Scores) -> Loss:
+        loss = healthy(self, scores)
+        calls.append(loss)
+        # A step asks twice, of the masks' counts and then of the losses: the sixth call is the third step's loss.
+        return Loss(loss.sum * float("inf"), loss.count) if len(calls) == 6 else loss
+
+    healthy = GD.loss
+    monkeypatch.setattr(GD, "loss", spoilt)
+    with pytest.raises(UserError, match=r"^step 3: the loss of gd is inf; .* good checkpoint is .*step_000001\. "):
+        train(run, quiet)
+    assert [path.name for path in (run.directory / CHECKPOINTS).iterdir()] == ["step_000001"]
+    assert [line["step"] for line in read_steps(run.directory)] == [1, 2]
+
+
+def test_a_gradient_that_is_not_finite_never_becomes_weights(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sqrt has an infinite slope at 0: the loss is finite, its gradient is not."""
+
+    def kinked(self: GD, scores: Scores) -> Loss:
+        logp_B = scores[Pass.RETAIN].logp_B
+        return Loss.mean((logp_B - logp_B.detach()).sqrt())
+
+    monkeypatch.setattr(GD, "loss", kinked)
+    with pytest.raises(UserError, match=r"^step 1: the gradient's norm is (nan|inf), at losses of ga -?[\d.]+, gd 0; "):
+        train(job(tiny, tmp_path), quiet)
+
+
+def test_a_weight_that_moves_is_on_the_board(tiny: Path, tmp_path: Path) -> None:
+    run = job(tiny, tmp_path, METHODS["pdu"])
+    train(run, quiet)
+    board = EventAccumulator(str(run.directory / TENSORBOARD)).Reload()
+    logged = [event.value for event in board.Scalars("weight/bounded_gd")]
+    assert logged == pytest.approx([line["weights"]["bounded_gd"] for line in read_steps(run.directory)])
+    assert len(set(logged)) > 1
 
 
 @pytest.mark.parametrize(

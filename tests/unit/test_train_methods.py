@@ -1,6 +1,5 @@
 """What the methods compute in the training loop, against plain Hugging Face forwards, and what state they keep."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from obliviate.data.rows import Row
@@ -95,28 +92,6 @@ def test_the_dual_variable_follows_the_retain_loss_once_a_step(tiny: Path, tmp_p
     assert expected > 2
 
 
-def one_of_two(rank: int, folder: Path, jobs: list[Job]) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    weights: list[Any] = []
-    for each in jobs:
-        train(each, lambda metrics: weights.append(metrics["weights"]))
-    (folder / f"weights{rank}.json").write_text(json.dumps(weights))
-    dist.destroy_process_group()
-
-
-def test_two_workers_take_the_steps_of_one_and_hold_the_same_dual_variable(tiny: Path, tmp_path: Path) -> None:
-    names = ("pdu", "rmu+activations+kl", "undial")
-    one, two = (
-        {name: job(tiny, tmp_path / str(n) / name, METHODS[name], micro_batch_size=1) for name in names} for n in (1, 2)
-    )
-    mp.spawn(one_of_two, (tmp_path, list(two.values())), nprocs=2)
-    held = [json.loads((tmp_path / f"weights{rank}.json").read_text()) for rank in (0, 1)]
-    assert held[0] == held[1]
-    for name in names:
-        curve = [part for line in read_steps(two[name].directory) for part in line["parts"].values()]
-        assert losses(one[name]) == pytest.approx(curve, rel=1e-5, abs=1e-7)
-
-
 @pytest.mark.parametrize("name", ["pdu", "rmu", "adaptive_rmu+kl", "undial"])
 def test_state_and_constants_survive_a_resume_bit_for_bit(tiny: Path, tmp_path: Path, name: str) -> None:
     def make(folder: str) -> Job:
@@ -161,6 +136,19 @@ def test_a_pattern_found_nowhere_is_answered_with_the_nearest_names(tiny: Path, 
 def test_a_layer_that_the_model_lacks_is_answered_with_its_number_of_layers(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="activations: layer: 2: the model has 2 layers, 0 to 1"):
         train(job(tiny, tmp_path, (RMU(layer=1), Activations(layer=2))), quiet)
+
+
+def test_a_layer_may_be_named(tiny: Path, tmp_path: Path) -> None:
+    numbered, named = (
+        losses(job(tiny, tmp_path / str(layer), (RMU(layer=layer), Activations(layer=layer))))
+        for layer in (1, "model.layers.1")
+    )
+    assert numbered == named
+
+
+def test_a_layer_name_that_the_model_lacks_is_answered_with_the_nearest(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^rmu: layer: model\.layer\.1: .* the nearest: model\.layers\.1, "):
+        train(job(tiny, tmp_path, (RMU(layer="model.layer.1"), GD())), quiet)
 
 
 def test_a_row_without_alternatives_is_named(tiny: Path, tmp_path: Path) -> None:

@@ -75,15 +75,14 @@ class Corpus:
             raise UserError("data: the forget set is empty; give at least one row to forget")
 
     @property
-    def content(self) -> str:
-        """Hash of every text."""
-        return content_hash(
-            [
-                [asdict(row) for row in self.forget],
-                [asdict(row) for row in self.retain],
-                [[s.name, s.role, [asdict(row) for row in s.rows]] for s in self.evaluation],
-            ]
-        )
+    def training_content(self) -> str:
+        """Hash of every text that is trained on."""
+        return content_hash([[asdict(row) for row in rows] for rows in (self.forget, self.retain)])
+
+    @property
+    def evaluation_content(self) -> str:
+        """Hash of every text that is measured on."""
+        return content_hash([[s.name, s.role, [asdict(row) for row in s.rows]] for s in self.evaluation])
 
 
 def require_training_texts(corpus: Corpus) -> None:

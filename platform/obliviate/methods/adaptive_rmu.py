@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores, mask_BT
+from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, mask_BT
 from obliviate.methods.rmu import direction, squared_distance_B
 from obliviate.scoring import Activation
 
@@ -22,7 +22,7 @@ class AdaptiveRMU(ForgetObjective):
     source: ClassVar = "arXiv:2408.06223"
 
     type: Literal["adaptive_rmu"] = "adaptive_rmu"
-    layer: int = Field(7, ge=0)  # counted from 0; its output is steered
+    layer: Layer = 7  # its output is steered
     scale: float = Field(5.0, gt=0)
     positions: Positions = Positions.ANSWER
     seed: int | None = Field(None, ge=0)  # of u; None: the run's

@@ -10,12 +10,13 @@ from obliviate.scoring import Stat
 
 
 class AltPO(ForgetObjective):
-    """Each forget row must carry `alternatives`: other plausible answers, published as five samples of the model itself
-    at temperature 1. An epoch draws one of them for each row; published code goes through all five.
+    """The forget rows' `alternatives` are other plausible answers; where rows bring none, they are sampled from the
+    model itself before training, as published: five at temperature 1. An epoch draws one of them for each row;
+    published code goes through all five.
     """
 
     title: ClassVar = "AltPO: prefer an alternative answer of the model's own to the true answer"
-    when: ClassVar = "Forgetting without refusals or gibberish; pair it with gd. Rows must carry `alternatives`"
+    when: ClassVar = "Forgetting without refusals or gibberish; pair it with gd"
     source: ClassVar = "arXiv:2409.13474"
 
     type: Literal["altpo"] = "altpo"

@@ -9,13 +9,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from obliviate.schema import Spec
 from obliviate.scoring import AnyStat, TokenScores
+
+
+def _counted_from_0(layer: int | str) -> int | str:
+    if isinstance(layer, int) and layer < 0:
+        raise ValueError(f"is {layer}; layers are counted from 0")
+    return layer
+
+
+# A decoder layer's number, or the name of any module: "model.layers.7".
+Layer = Annotated[int | str, AfterValidator(_counted_from_0)]
 
 
 class Pass(StrEnum):
@@ -112,3 +122,10 @@ class ForgetObjective(Term):
 
 class Regularizer(Term):
     """Keeps the rest in."""
+
+    def beside(self, forget: ForgetObjective) -> Self:
+        """The regularizer as it is beside this forget objective: one that takes a value from it does so here.
+
+        Raises ValueError where the objective has no such value.
+        """
+        return self

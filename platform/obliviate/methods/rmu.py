@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores, mask_BT
+from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, mask_BT
 from obliviate.scoring import Activation
 
 
@@ -21,11 +21,11 @@ class RMU(ForgetObjective):
     """
 
     title: ClassVar = "RMU: steer one layer's hidden states on the forget set to a random vector"
-    when: ClassVar = "Hazardous knowledge in plain text (WMDP); short form rmu = rmu+activations, of the same layer"
+    when: ClassVar = "Hazardous knowledge in plain text (WMDP); short form rmu = rmu+activations"
     source: ClassVar = "arXiv:2403.03218, section 4"
 
     type: Literal["rmu"] = "rmu"
-    layer: int = Field(7, ge=0)  # counted from 0; its output is steered
+    layer: Layer = 7  # its output is steered
     steering: float = Field(2.0, gt=0)  # c: the length of the target; published: 2 to 20, 6.5 for Zephyr-7B
     positions: Positions = Positions.ANSWER
     seed: int | None = Field(None, ge=0)  # of u; None: the run's

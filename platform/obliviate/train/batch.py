@@ -79,7 +79,8 @@ class Texts:
         if not row.alternatives:
             raise UserError(
                 f"data: forget row {index + 1} ({row.question!r}) has no 'alternatives', which this method prefers to "
-                "its answer; give every forget row a list of other answers under that key"
+                "its answer; give every forget row a list of other answers under that key, or run `obliviate unlearn`, "
+                "which samples them"
             )
         return row.alternatives
 

@@ -61,14 +61,26 @@ def latest(folder: Path) -> Path | None:
     return max(folder.glob("step_*"), default=None) if folder.is_dir() else None
 
 
-def save(
-    folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizer: Optimizer, *, keep: int
-) -> None:
+def prune(folder: Path, keep: int) -> None:
+    """Only the newest `keep` stay. Called after a step with finite losses: until then the newest may be a bad one."""
+    if dist.get_rank() == 0:
+        for old in sorted(folder.glob("step_*"))[:-keep]:
+            shutil.rmtree(old)
+
+
+def discard(folder: Path, step: int) -> None:
+    """Remove the checkpoint taken after that many steps, if there is one. All workers call it together."""
+    if dist.get_rank() == 0:
+        shutil.rmtree(_path(folder, step), ignore_errors=True)
+    dist.barrier()
+
+
+def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizer: Optimizer) -> None:
     """All workers call it together; `weights` are the terms', which every worker knows alike.
 
     Raises UserError, on all of them, where the disk refuses: older ones stay.
     """
-    path = folder / f"step_{step:06d}"
+    path = _path(folder, step)
     temporary = folder / f".{path.name}.tmp"
     first = dist.get_rank() == 0
     if first:
@@ -92,9 +104,10 @@ def save(
             f"{path}: the checkpoint could not be written ({cause}); free space and run the same command again: "
             f"it continues from {before.name if before else 'the start'}"
         )
-    if first:
-        for old in sorted(folder.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}"
 
 
 def load(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[float]]:

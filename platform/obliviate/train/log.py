@@ -26,7 +26,9 @@ class StepLog:
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(metrics) + "\n")
         scalars = {name: metrics[name] for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
-        for name, value in {**scalars, **{f"loss/{term}": part for term, part in metrics["parts"].items()}}.items():
+        scalars |= {f"loss/{term}": part for term, part in metrics["parts"].items()}
+        scalars |= {f"weight/{term}": weight for term, weight in metrics["weights"].items()}  # dual variables move
+        for name, value in scalars.items():
             self._board.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:

@@ -4,13 +4,15 @@ Each optimiser step sees one global batch of the schedule, cut into micro-batche
 divided by its count over the whole step, so the result depends on neither workers nor micro-batches.
 """
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -23,13 +25,13 @@ from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
 from obliviate.methods import ForgetObjective, Pass, Scores, Term, union_of_needs
-from obliviate.models import decoder_layers, load_tokenizer, text_encoder
+from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.log import StepLog
-from obliviate.train.model import DTYPES, ScoredModel, build
+from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
 from obliviate.train.reference import Reference, compute, scored_at
 
 CHECKPOINTS = "checkpoints"
@@ -78,7 +80,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 
     `report` is not Ray Train's: that one waits for the controller's next poll, seconds at every step.
 
-    Raises UserError where a loss stops being finite, or a checkpoint can't be written; the last checkpoint stays.
+    Raises UserError where a loss or its gradient stops being finite, or a checkpoint can't be written; the last good
+    checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
     trainer = _Trainer(job, device)
@@ -87,6 +90,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
         metrics = trainer.step(step)
+        checkpoint.prune(job.directory / CHECKPOINTS, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
         if report is not None:
@@ -99,7 +103,6 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
                     trainer.weights,
                     trainer.model,
                     trainer.optimizer,
-                    keep=job.optim.keep_checkpoints,
                 )
     if log is not None:
         log.close()
@@ -130,7 +133,7 @@ class _Trainer:
             device=device,
             trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
-        _check_layers(self.terms, len(decoder_layers(self.model)))
+        _check_layers(self.terms, self.model)
         self.optimizer = _adamw(self.model, job.optim)
         self.reference = self._reference()
 
@@ -168,6 +171,8 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         grad_norm = self._clip()
+        if not isfinite(grad_norm):  # a step would make weights of it that no later check could undo
+            self._stop(step, f"the gradient's norm is {grad_norm}, at losses of " + _listed(self.terms, parts))
         self.optimizer.step()
         self.optimizer.zero_grad()
         elapsed_s = time.perf_counter() - began_s
@@ -182,6 +187,7 @@ class _Trainer:
             "grad_norm": grad_norm,
             "tokens": int(tokens),
             "tokens_per_s": tokens / elapsed_s,
+            "peak_memory_bytes": _peak_memory_bytes(self.device),
         }
         # From sums over all workers: the same on each of them.
         self.weights = [
@@ -266,10 +272,15 @@ class _Trainer:
     def _check_finite(self, step: int, parts: Sequence[float]) -> None:
         for term, part in zip(self.terms, parts, strict=True):
             if not isfinite(part):
-                raise UserError(
-                    f"step {step + 1}: the loss of {term.type} is {part}; the last checkpoint in "
-                    f"{self.job.directory / CHECKPOINTS} is good. Lower optim.learning_rate or the term's weight"
-                )
+                self._stop(step, f"the loss of {term.type} is {part}")
+
+    def _stop(self, step: int, reason: str) -> NoReturn:
+        """All workers come here together. A checkpoint of the weights that this step began with is no good one."""
+        folder = self.job.directory / CHECKPOINTS
+        checkpoint.discard(folder, step)
+        good = checkpoint.latest(folder)
+        kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
+        raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
 
     def _clip(self) -> float:
         """The gradient's norm over all workers, before clipping."""
@@ -278,11 +289,26 @@ class _Trainer:
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _check_layers(terms: Sequence[Term], count: int) -> None:
+def _check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
     for term in terms:
         layers = {stat.layer for stats in term.needs.values() for stat in stats if isinstance(stat, Activation)}
-        if layers and max(layers) >= count:
-            raise UserError(f"{term.type}: layer: {max(layers)}: the model has {count} layers, 0 to {count - 1}")
+        for layer in layers:
+            try:
+                layer_of(model.causal_lm, layer)
+            except UserError as error:
+                raise UserError(f"{term.type}: {error}") from error
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """The most that this worker has held so far: of GPU memory where it trains on one, else of its process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _listed(terms: Sequence[Term], parts: Sequence[float]) -> str:
+    return ", ".join(f"{term.type} {part:.4g}" for term, part in zip(terms, parts, strict=True))
 
 
 def _adamw(model: torch.nn.Module, optim: OptimSpec) -> torch.optim.AdamW:

@@ -20,9 +20,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from obliviate.errors import UserError
+from obliviate.head import Head
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
-from obliviate.scoring import Activation, AnyStat, Head, needs_reference, score_positions, wanted_hidden
+from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -87,23 +88,37 @@ class ScoredModel(nn.Module):
 
 
 @contextmanager
-def _outputs(model: nn.Module, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-    """What the numbered decoder layers put out while the block runs: [B, T, D] each."""
-    found: dict[int, Tensor] = {}
+def _outputs(model: nn.Module, layers: Collection[int | str]) -> Iterator[dict[int | str, Tensor]]:
+    """What these layers put out while the block runs: [B, T, D] each."""
+    found: dict[int | str, Tensor] = {}
 
-    def keep(layer: int) -> Callable[[nn.Module, Any, Tensor | tuple[Tensor, ...]], None]:
+    def keep(layer: int | str) -> Callable[[nn.Module, Any, Tensor | tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, __: Any, output: Tensor | tuple[Tensor, ...]) -> None:
             found[layer] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
-    blocks = decoder_layers(model) if layers else nn.ModuleList()
-    handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+    handles = [layer_of(model, layer).register_forward_hook(keep(layer)) for layer in layers]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def layer_of(model: nn.Module, layer: int | str) -> nn.Module:
+    """A decoder layer by its number, or any module by its name. Raises UserError, with the nearest names."""
+    if isinstance(layer, int):
+        blocks = decoder_layers(model)
+        if layer >= len(blocks):
+            raise UserError(f"layer: {layer}: the model has {len(blocks)} layers, 0 to {len(blocks) - 1}")
+        block: nn.Module = blocks[layer]
+        return block
+    modules: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if name}
+    if layer not in modules:
+        near = get_close_matches(layer, modules, n=3, cutoff=0)
+        raise UserError(f"layer: {layer}: the model has no module of this name; the nearest: {', '.join(near)}")
+    return modules[layer]
 
 
 def build(

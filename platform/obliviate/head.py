@@ -1,0 +1,32 @@
+"""The output layer (lm_head) as scoring needs it: plain tensors, with what some families do to their logits.
+
+Shapes: N positions, D hidden size, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Head(NamedTuple):
+    """The output layer: logits = softcap * tanh(scale * (h W^T + b) / softcap), the tanh only where softcap is set."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def block(self, columns: slice) -> "Head":
+        """The part that makes these columns of the logits."""
+        bias_V = None if self.bias_V is None else self.bias_V[columns]
+        return self._replace(weight_VD=self.weight_VD[columns], bias_V=bias_V)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """float32 [N, V]."""
+        z_NV = (hidden_ND.to(self.weight_VD.dtype) @ self.weight_VD.T).float()
+        if self.bias_V is not None:
+            z_NV = z_NV + self.bias_V.float()
+        if self.scale != 1.0:
+            z_NV = z_NV * self.scale
+        return z_NV if self.softcap is None else torch.tanh(z_NV / self.softcap) * self.softcap

@@ -1,0 +1,71 @@
+"""Which changes of a config train again, and what a run records of it, without training anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from obliviate.config import UnlearnRun, build
+from obliviate.data.rows import Row
+from obliviate.train.loop import Job
+from obliviate_cli import stages
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What would have been trained."""
+    launched: list[Job] = []
+
+    def launch(job: Job, cluster: Any, folder: Path, on_step: Any) -> None:
+        folder.mkdir(parents=True)
+        launched.append(job)
+
+    monkeypatch.setattr(stages, "launch", launch)
+    return launched
+
+
+def unlearn(tiny: Path, runs: Path, *overrides: str) -> Path:
+    """The run's folder."""
+    values = {
+        "model": {"source": str(tiny), "max_length": 64},
+        "data": {"type": "fictitious", "people": 6},
+        "method": "npo+gd",
+        "runs": str(runs),
+    }
+    return stages.unlearn(build(UnlearnRun, values, overrides, where="test"), Console(quiet=True)).parent
+
+
+def test_what_is_measured_trains_nothing_again(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    first = unlearn(tiny, tmp_path)
+    assert unlearn(tiny, tmp_path, "data.eval_retain_limit=3") == first
+    assert unlearn(tiny, tmp_path, "cluster.workers=2", "optim.micro_batch_size=1") == first
+    assert unlearn(tiny, tmp_path, "alternatives.samples=3") == first  # nothing is sampled for NPO
+    assert len(jobs) == 1
+
+
+@pytest.mark.parametrize("change", ["data.people=7", "data.seed=1", "method.beta=0.2", "seed=1", "optim.epochs=6"])
+def test_what_is_trained_on_and_how_does(tiny: Path, tmp_path: Path, jobs: list[Job], change: str) -> None:
+    assert unlearn(tiny, tmp_path) != unlearn(tiny, tmp_path, change)
+    assert len(jobs) == 2
+
+
+def test_the_run_records_the_whole_config(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    run = unlearn(tiny, tmp_path, "data.eval_retain_limit=3", "cluster.workers=2")
+    config = json.loads((run / "run.json").read_text())["config"]
+    assert config["data"]["eval_retain_limit"] == 3
+    assert config["cluster"]["workers"] == 2
+    assert build(UnlearnRun, config, where="recorded").method.type == "npo"
+
+
+def test_altpo_trains_on_what_was_sampled(
+    tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sampled(config: UnlearnRun, rows: list[Row], console: Console) -> list[tuple[str, ...]]:
+        return [(f"Answer {config.seed}.",) for _ in rows]
+
+    monkeypatch.setattr("obliviate_cli.alternatives._sample", sampled)
+    runs = [unlearn(tiny, tmp_path, "method=altpo+gd", f"seed={seed}") for seed in (0, 1)]
+    assert runs[0] != runs[1]
+    assert [{row.alternatives for row in job.forget} for job in jobs] == [{("Answer 0.",)}, {("Answer 1.",)}]

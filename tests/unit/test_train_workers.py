@@ -1,0 +1,166 @@
+"""Workers change the speed, never the result: gloo process groups of one, two and four, without Ray.
+
+One set of four processes serves all tests: all of them train in a group of four, then the first two in one of two,
+then the first alone; each group runs the same jobs.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from obliviate.methods import GA, GD, Term
+from obliviate.models import decoder_layers
+from obliviate.schema import LoraSpec
+from obliviate.train.log import read_steps
+from obliviate.train.loop import Job, train
+from obliviate.train.model import ScoredModel, build
+from tiny import tiny_model_folder
+from training import METHODS, job, quiet, weights
+
+WORLDS = (4, 2, 1)
+LORA = LoraSpec(rank=2, dropout=0)  # dropout draws differently on every worker
+# name -> full fine-tuning or adapters, with and without activation checkpointing
+VARIANTS: dict[str, tuple[LoraSpec | None, bool]] = {
+    "full": (None, False), "full, checkpointed": (None, True),
+    "lora": (LORA, False), "lora, checkpointed": (LORA, True),
+}  # fmt: skip
+STEPS, CUT_AFTER = 3, 2
+PRELOADED = ["obliviate.train.loop", "torch._dynamo", "torch.utils.tensorboard", "peft",
+             "transformers.models.llama.modeling_llama"]  # fmt: skip
+
+
+def three_steps(folder: Path, directory: Path, terms: tuple[Term, ...], **optim: Any) -> Job:
+    return job(folder / "model", directory, terms, micro_batch_size=1, epochs=1.5, warmup_steps=0, **optim)
+
+
+def variant(folder: Path, name: str, directory: Path) -> Job:
+    lora, checkpointed = VARIANTS[name]
+    run = three_steps(folder, directory, METHODS["npo+kl"], activation_checkpointing=checkpointed)
+    return replace(run, model=run.model.model_copy(update={"lora": lora}))
+
+
+def cut_run(folder: Path, name: str, world: int, other: int) -> Job:
+    """Begun by `world` workers, ended by `other`."""
+    run = variant(folder, name, folder / f"cut {name} {world} {other}")
+    return replace(run, optim=run.optim.model_copy(update={"checkpoint_every_steps": 1}))
+
+
+def dies(metrics: Mapping[str, Any]) -> None:
+    if metrics["step"] == CUT_AFTER + 1:  # its checkpoint is never written
+        raise InterruptedError
+
+
+def trained_in_a_group(folder: Path, world: int) -> None:
+    for name, terms in METHODS.items():
+        metrics: list[Mapping[str, Any]] = []
+        train(three_steps(folder, folder / f"{name} {world}", terms), metrics.append)
+        held = [step["weights"] for step in metrics]
+        (folder / f"{name} {world} weights {dist.get_rank()}.json").write_text(json.dumps(held))
+    if world == 4:
+        return
+    for name in VARIANTS:
+        model = train(variant(folder, name, folder / f"{name} {world}"), quiet)
+        held = weights(model)
+        if dist.get_rank() == 0:
+            torch.save(held, folder / f"{name} {world}.pt")
+    for name in ("full", "lora"):
+        if world == 2:
+            try:
+                train(cut_run(folder, name, 2, 1), dies)
+            except InterruptedError:
+                continue
+        else:
+            train(cut_run(folder, name, 2, 1), quiet)
+
+
+def worker(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    for world in WORLDS:
+        if rank < world:
+            dist.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
+            trained_in_a_group(folder, world)
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all groups trained in."""
+    folder = tmp_path_factory.mktemp("groups")
+    tiny_model_folder(folder / "model")
+    # Forked from a server that has imported everything once: four times that is most of the time.
+    mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    mp.start_processes(worker, (folder,), nprocs=max(WORLDS), start_method="forkserver")
+    return folder
+
+
+def curve(directory: Path) -> list[float]:
+    """Every term's loss at every step."""
+    return [part for line in read_steps(directory) for part in line["parts"].values()]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_loss_of_every_step_is_that_of_one_worker(groups: Path, name: str, world: int) -> None:
+    one = curve(groups / f"{name} 1")
+    assert len(one) == STEPS * len(METHODS[name])
+    assert curve(groups / f"{name} {world}") == pytest.approx(one, rel=1e-5, abs=1e-7)  # KL starts at zero
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_worker_holds_the_same_dual_variable(groups: Path, world: int) -> None:
+    held = [json.loads((groups / f"pdu {world} weights {rank}.json").read_text()) for rank in range(world)]
+    assert all(each == held[0] for each in held)
+    assert len({step["bounded_gd"] for step in held[0]}) > 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_workers_end_with_the_weights_of_one(groups: Path, name: str) -> None:
+    one, two = (torch.load(groups / f"{name} {world}.pt") for world in (1, 2))
+    assert one.keys() == two.keys()
+    assert any(not torch.equal(one[key], two[key]) for key in one)  # sums in another order: close, not the same
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)  # of moves up to 3 x 1e-3
+    assert curve(groups / f"{name} 2") == pytest.approx(curve(groups / f"{name} 1"), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_recomputing_activations_changes_nothing(groups: Path, kind: str) -> None:
+    kept, recomputed = (curve(groups / f"{name} 2") for name in (kind, f"{kind}, checkpointed"))
+    assert kept == pytest.approx(recomputed, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_checkpoint_of_two_workers_is_continued_by_one(groups: Path, name: str) -> None:
+    run = cut_run(groups, name, 2, 1)
+    assert [line["step"] for line in read_steps(run.directory)] == [1, 2, 3]
+    assert curve(run.directory) == pytest.approx(curve(groups / f"{name} 1"), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_checkpointing_runs_the_layers_again_in_the_backward_pass(
+    tiny: Path, tmp_path: Path, process_group: None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With adapters too, where the embeddings get no gradient: each layer runs once, or twice when recomputed."""
+    lora, checkpointed = VARIANTS[name]
+    run = job(tiny, tmp_path, (GA(), GD()), epochs=0.5, micro_batch_size=4)  # one step of one micro-batch
+    run = replace(run, model=run.model.model_copy(update={"lora": lora}),
+                  optim=run.optim.model_copy(update={"activation_checkpointing": checkpointed}))  # fmt: skip
+    calls = [0]
+
+    def counted(*arguments: Any, **keywords: Any) -> ScoredModel:
+        model = make(*arguments, **keywords)
+        mlp: Any = decoder_layers(model)[0].mlp
+        mlp.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+        return model
+
+    make: Callable[..., ScoredModel] = build
+    monkeypatch.setattr("obliviate.train.loop.build", counted)
+    train(run, quiet)
+    assert calls[0] == (2 if checkpointed else 1)
