@@ -61,6 +61,9 @@ class UnlearnRun(TrainingRun):
         "fresh"  # retain item and refusal of a forget item: new each epoch, or the same
     )
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
+    reference: ModelSpec | None = (
+        None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
+    )
     alternatives: AlternativesSpec = AlternativesSpec()
 
     @classmethod

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.errors import UserError
+from obliviate_cli.requests import commands as requests
 
 app = typer.Typer(
     help="Removes knowledge from language models and measures what was removed and what was kept.",
@@ -17,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(requests.request, name="request")
+app.add_typer(requests.certificate, name="certificate")
 
 Config = Annotated[Path, typer.Argument(help="YAML file with the run's config; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example optim.epochs=3.")]
@@ -37,6 +40,14 @@ def compare(config: Config, overrides: Overrides = None, dry_run: DryRun = False
     from obliviate_cli import verbs
 
     verbs.compare(config, overrides or [], dry_run)
+
+
+@app.command()
+def continual(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Unlearn one forget set after another, and measure all of them after every step."""
+    from obliviate_cli import continual
+
+    continual.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -90,6 +101,22 @@ def rescore(
     from obliviate_cli import rescore
 
     rescore.rescore(runs, metric or [], suite, retain, output)
+
+
+@app.command("make-questions")
+def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Make questions and answers about an entity and its neighbours, to unlearn the entity with."""
+    from obliviate_cli import entity
+
+    entity.main(config, overrides or [], dry_run)
+
+
+@app.command("probe-knowledge")
+def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Find the questions that a model really answers, so that forgetting is measured on what was known."""
+    from obliviate_cli import probe
+
+    probe.main(config, overrides or [], dry_run)
 
 
 @app.command()

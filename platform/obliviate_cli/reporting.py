@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,6 +18,9 @@ from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+
+if TYPE_CHECKING:
+    from obliviate_eval.report.build import Section
 
 REPORT, REPORT_JSON = "report.html", "report.json"
 
@@ -46,7 +49,9 @@ def model_report(directory: Path) -> ModelReport:
     )
 
 
-def write(title: str, models: Sequence[ModelReport], path: Path, console: Console) -> None:
+def write(
+    title: str, models: Sequence[ModelReport], path: Path, console: Console, sections: "Sequence[Section]" = ()
+) -> None:
     """The HTML, the same figures as JSON beside it, and a table on the terminal."""
     from obliviate_eval.report.build import build_report, report_json  # plotly
 
@@ -55,7 +60,7 @@ def write(title: str, models: Sequence[ModelReport], path: Path, console: Consol
         "The p-value of forget quality saturates once the samples no longer overlap: read the KS statistic with it.",
     ]
     reported = [replace(model, provenance={**model.provenance, "machine": machine()}) for model in models]
-    build_report(title, reported, notes, path)
+    build_report(title, reported, notes, path, sections)
     write_json(path.with_suffix(".json"), report_json(reported))
     print_table(models, console)
     console.print(f"report: {path.absolute()}")

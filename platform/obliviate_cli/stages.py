@@ -51,8 +51,10 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     check_retain(config, corpus)
     corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
-    own_refusals = {} if config.refusals is None else {"refusals": content_hash(refusals)}
-    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **own_refusals)
+    files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
+    if config.reference is not None:
+        files["reference"] = content_of(config.reference)
+    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **files)
     job = _job(
         config,
         run,
@@ -61,6 +63,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         retain=corpus.retain,
         refusals=refusals,
         pairing=config.pairing,
+        reference=None if config.reference is None else portable(config.reference),
     )
     return run, job
 

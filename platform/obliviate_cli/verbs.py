@@ -18,7 +18,7 @@ def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
     from obliviate_cli import plan, stages
 
     if dry_run:
-        _show(config, plan.finetune(config), console)
+        show(config, plan.finetune(config), console)
     else:
         console.print(f"model: {stages.finetune(config, console)}")
 
@@ -28,7 +28,7 @@ def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
     from obliviate_cli import plan, stages
 
     if dry_run:
-        _show(config, plan.unlearn(config), console)
+        show(config, plan.unlearn(config), console)
     else:
         console.print(f"model: {stages.unlearn(config, console)}")
 
@@ -40,7 +40,7 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
 
     config, console = load(CompareRun, path, overrides), open_console()
     if dry_run:
-        _show(config, plan.compare(config), console)
+        show(config, plan.compare(config), console)
     else:
         run_compare(config, console)
 
@@ -52,7 +52,7 @@ def report(runs: list[Path], output: Path, title: str) -> None:
     reporting.write(title, [reporting.model_report(run) for run in runs], output, console)
 
 
-def _show(config: Spec, lines: list[str], console: Console) -> None:
+def show(config: Spec, lines: list[str], console: Console) -> None:
     console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     for line in lines:
         console.print(line)

@@ -69,7 +69,9 @@ def test_type_chooses_the_kind() -> None:
     assert isinstance(adapter.validate_python({"type": "tofu"}), TofuData)
     assert isinstance(adapter.validate_python({"type": "fictitious"}), FictitiousData)
     assert adapter.validate_python({"type": "files", "forget": "f.json"}) == FilesData(forget="f.json")
-    with pytest.raises(ValidationError, match="'tofu', 'fictitious', 'files', 'muse', 'wmdp'"):
+    with pytest.raises(
+        ValidationError, match="'tofu', 'fictitious', 'files', 'real_world', 'continual', 'muse', 'wmdp'"
+    ):
         adapter.validate_python({"type": "mews"})
     with pytest.raises(ValidationError, match="Extra inputs"):
         adapter.validate_python({"type": "tofu", "retain_limits": 3})

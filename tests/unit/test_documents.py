@@ -17,7 +17,11 @@ from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate.methods.base import Term
 from obliviate.schema import Spec
 from obliviate_cli.compare import CompareRun
+from obliviate_cli.continual import ContinualMethod, ContinualRun
+from obliviate_cli.entity import EntityRun
 from obliviate_cli.measure import EvaluateRun
+from obliviate_cli.probe import ProbeRun
+from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_serve.spec import ServeRun
 
@@ -30,6 +34,10 @@ KINDS: dict[str, type[RunSpec]] = {
     "evaluate": EvaluateRun,
     "serve": ServeRun,
     "sweep": SweepRun,
+    "continual": ContinualRun,
+    "probe-knowledge": ProbeRun,
+    "make-questions": EntityRun,
+    "request run": RequestsRun,
 }
 
 
@@ -55,6 +63,8 @@ def sections(kind: type[Spec], path: str, parent: str | None = None) -> Iterator
 
 SECTIONS = [each for verb, kind in KINDS.items() for each in sections(kind, f"obliviate {verb}")]
 HEADINGS = {spec: [heading for heading, other in SECTIONS if other is spec] for _, spec in SECTIONS}
+# Entries of `methods` of two verbs: the second has a section that says whose it is.
+HEADINGS[ContinualMethod] = ["methods` of `obliviate continual"]
 
 
 def table_of(spec: type[Spec]) -> dict[str, str]:
@@ -101,7 +111,7 @@ def test_every_config_does_what_its_comment_says(path: Path, monkeypatch: pytest
     """Each names the command that runs it, overrides included, and is valid for it."""
     monkeypatch.chdir(ROOT)
     commands = re.findall(
-        r"^#   obliviate (\w+) (\S+\.yaml)(.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+        r"^#   obliviate (request run|[\w-]+) (\S+\.yaml)(.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE
     )
     assert commands, f"{path}: no comment says how to run it: #   obliviate VERB {path.relative_to(ROOT)}"
     for verb, named, overrides in commands:

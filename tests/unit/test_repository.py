@@ -63,7 +63,11 @@ def test_every_package_is_built_checked_and_under_contract() -> None:
 
 def test_files_that_the_package_needs_at_run_time_are_in_it() -> None:
     """They lie inside a package, where the wheel takes them from."""
-    for name in ("platform/obliviate_cli/demo.yaml", "evaluation/obliviate_eval/report/template.html.j2"):
+    for name in (
+        "platform/obliviate_cli/demo.yaml",
+        "platform/obliviate_cli/requests/certificate.html.j2",
+        "evaluation/obliviate_eval/report/template.html.j2",
+    ):
         assert (ROOT / name).is_file()
 
 

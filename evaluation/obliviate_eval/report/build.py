@@ -68,7 +68,19 @@ class Column:
     best: frozenset[int] = frozenset()  # the unlearned models that do best, by index
 
 
-def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str], path: Path) -> None:
+@dataclass(frozen=True)
+class Section:
+    """Charts of a job's own, between the summary and the metrics."""
+
+    id: str
+    title: str
+    lead: str
+    charts: Sequence[Chart]
+
+
+def build_report(
+    title: str, models: Sequence[ModelReport], notes: Sequence[str], path: Path, sections: Sequence[Section] = ()
+) -> None:
     """Write the report whole. It holds every record's question and answers: as confidential as the data itself."""
     look = looks([(model.name, model.kind) for model in models])
     charts = _charts(models, look)
@@ -88,8 +100,13 @@ def build_report(title: str, models: Sequence[ModelReport], notes: Sequence[str]
             sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
             comparisons=_comparisons(models),
             charts=charts,
+            sections=sections,
             data={
-                "charts": {chart.id: chart.figure for trio in charts.values() for chart in trio},
+                "charts": {
+                    chart.id: chart.figure
+                    for group in (*charts.values(), *(section.charts for section in sections))
+                    for chart in group
+                },
                 "models": [{"name": each.name, "colour": each.colour} for each in look],
                 "questions": _questions(models),
             },

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from obliviate.errors import UserError
-from obliviate.runs import content_hash
+from obliviate.runs import content_hash, write_whole
 
 PARQUET_MAGIC = b"PAR1"
 
@@ -123,6 +123,19 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: no such file; give a .json, .jsonl or .parquet file")
     content = path.read_bytes()
     return _parquet_records(path) if content.startswith(PARQUET_MAGIC) else _json_records(path, content)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """JSON lines that `read_rows` gives back as they are, written whole."""
+    lines = "".join(json.dumps(_record(row), ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, lambda temporary: temporary.write_text(lines, encoding="utf-8", newline="\n"))
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """With the keys of the files, those that have no value left out."""
+    record = asdict(row)
+    record["perturbed_answer"] = record.pop("perturbed_answers")
+    return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
 
 
 def parse_row(record: Any, where: str) -> Row:

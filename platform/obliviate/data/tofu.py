@@ -1,15 +1,12 @@
 """TOFU: two hundred fictitious authors with twenty questions each (Maini et al. 2024, arXiv:2401.06121)."""
 
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Literal
 
 from pydantic import Field
 
-from obliviate.data.hub import load_hub
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, parse_row, read_rows, without_overlap
-from obliviate.errors import UserError
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
+from obliviate.data.source import folder_of, reader
 from obliviate.schema import Spec
 
 FIRST_TASK = "1"
@@ -22,7 +19,20 @@ RETAIN_OF = {
 HOLDOUT_OF = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
 
 
-class TofuData(Spec):
+class TofuFiles(Spec):
+    """Where TOFU's files lie, and how much of them is trained and measured on."""
+
+    type: str
+    source: str = "locuslab/TOFU"  # hub id or local folder
+    split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    retain_limit: int | None = Field(None, ge=1)  # rows to train on; None: all 3960, 3800 or 3600
+    eval_forget_limit: int | None = Field(300, ge=1)  # rows measured, from the beginning, as published results do
+    eval_retain_limit: int | None = Field(300, ge=1)
+    eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
+    seed: int = 0
+
+
+class TofuData(TofuFiles):
     """One of TOFU's splits, from the hub or from a local folder of its files (`forget01.json`, ...).
 
     A folder may hold TOFU as published, or in the cut for continual unlearning of "A Closer Look" (arXiv:2410.08109),
@@ -35,27 +45,22 @@ class TofuData(Spec):
     """
 
     type: Literal["tofu"] = "tofu"
-    source: str = "locuslab/TOFU"  # hub id or local folder
-    split: Literal["forget01", "forget05", "forget10"] = "forget10"
-    retain_limit: int | None = Field(None, ge=1)  # rows to train on; None: all 3960, 3800 or 3600
-    eval_forget_limit: int | None = Field(300, ge=1)  # rows measured, from the beginning, as published results do
-    eval_retain_limit: int | None = Field(300, ge=1)
-    eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
     # Whether TOFU's holdout authors are measured, for membership inference; None: where the source has them.
     holdout: bool | None = None
-    seed: int = 0
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, or where the hub does not answer."""
-        read = self._reader()
+        read = reader(self.source)
         forget, others = _first_task(read(self.split))
         published, remainder = RETAIN_OF[self.split]
-        retain = (*read(remainder), *others) if self._is_cut(published) else read(published)
+        folder = folder_of(self.source)
+        is_cut = folder is not None and not (folder / f"{published}.json").is_file()
+        retain = (*read(remainder), *others) if is_cut else read(published)
         retain, warnings = without_overlap(forget, retain)
         measured = read("retain_perturbed")[: self.eval_retain_limit]
         if self.retain_limit is not None:
             measured = measured[: self.retain_limit]
-            retain = _slice(retain, measured, self.retain_limit, self.seed)
+            retain = slice_of(retain, measured, self.retain_limit, self.seed)
         sets = [
             ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
             ("retain", Role.RETAIN, measured),
@@ -68,30 +73,10 @@ class TofuData(Spec):
         return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
 
     @property
-    def _folder(self) -> Path:
-        return Path(self.source).expanduser()
-
-    @property
     def _has_holdout(self) -> bool:
         """A folder may be of an older copy; the hub has it."""
-        return not self._folder.is_dir() or (self._folder / f"{HOLDOUT_OF[self.split]}.json").is_file()
-
-    def _is_cut(self, published: str) -> bool:
-        return self._folder.is_dir() and not (self._folder / f"{published}.json").is_file()
-
-    def _reader(self) -> Callable[[str], tuple[Row, ...]]:
-        if self._folder.is_dir():
-            return self._read_folder
-        if self.source.startswith((".", "/", "~")):
-            raise UserError(f"data.source: {self.source}: no such folder; give a folder with TOFU's JSON files")
-        return self._read_hub
-
-    def _read_folder(self, name: str) -> tuple[Row, ...]:
-        return read_rows(self._folder / f"{name}.json")
-
-    def _read_hub(self, name: str) -> tuple[Row, ...]:
-        records = load_hub(self.source, name, "train")
-        return tuple(parse_row(record, f"{self.source} {name}, row {n}") for n, record in enumerate(records, 1))
+        folder = folder_of(self.source)
+        return folder is None or (folder / f"{HOLDOUT_OF[self.split]}.json").is_file()
 
 
 def _first_task(rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
@@ -100,7 +85,7 @@ def _first_task(rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]
     return own, tuple(row for row in rows if row.task_id not in (None, FIRST_TASK))
 
 
-def _slice(retain: tuple[Row, ...], measured: tuple[Row, ...], size: int, seed: int) -> tuple[Row, ...]:
+def slice_of(retain: tuple[Row, ...], measured: tuple[Row, ...], size: int, seed: int) -> tuple[Row, ...]:
     """`size` rows of the retain set, in its order: those that are measured, and others drawn at random."""
     keys = {row.key for row in measured}
     others = [index for index, row in enumerate(retain) if row.key not in keys]

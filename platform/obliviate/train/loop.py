@@ -52,6 +52,7 @@ class Job:
     seed: int
     pairing: str
     directory: Path  # of the run
+    reference: ModelSpec | None = None  # None: the model itself, before the first step
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
@@ -259,7 +260,10 @@ class _Trainer:
         return counts.clamp(min=1)
 
     def _reference(self) -> Reference:
-        """The starting model's constants for every text this worker will visit, before any step or checkpoint."""
+        """The reference's constants for every text this worker will visit, before any step or checkpoint.
+
+        Another model than the starting one is in memory only while it computes them.
+        """
         if not any(each.of_reference or any(map(needs_reference, stats)) for each, stats in self.needs.items()):
             return Reference()
         items: list[list[Item]] = [[] for _ in range(self.world)]
@@ -269,12 +273,17 @@ class _Trainer:
         shared = None
         if self.job.shared_reference is not None and self.world == 1:
             rows = (self.job.forget, self.job.retain)
-            shared = SharedReference(self.job.shared_reference, self.job.model, self.needs, rows, self.job.refusals)
+            whose = self.job.reference or self.job.model
+            shared = SharedReference(self.job.shared_reference, whose, self.needs, rows, self.job.refusals)
         known = Reference() if shared is None else shared.load()
         before = size(known)
-        self.model.eval()
+        other = self.job.reference
+        model = (
+            self.model if other is None else build(other, seed=0, activation_checkpointing=False, device=self.device)
+        )
+        model.eval()
         kept = compute(
-            self.model,
+            model,
             self.texts,
             self.needs,
             items,
@@ -288,7 +297,7 @@ class _Trainer:
         if shared is not None:
             shared.add(kept, before)
         if kept.hidden:
-            self.model.keep_reference_head(DTYPES[self.job.model.compute_dtype])
+            self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
     def _check_finite(self, step: int, parts: Sequence[float]) -> None:

@@ -74,11 +74,11 @@ class ScoredModel(nn.Module):
             out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
         return out
 
-    def keep_reference_head(self, dtype: torch.dtype) -> None:
-        """Freeze a copy of the present output layer, for KL to the starting model. Every worker calls it."""
+    def copy_head(self, dtype: torch.dtype) -> Head:
+        """A frozen copy of the present output layer, for KL to the reference. Every worker calls it."""
         head = head_of(self.causal_lm)
         bias = None if head.bias_V is None else _whole(head.bias_V).to(dtype)
-        self.reference_head = head._replace(weight_VD=_whole(head.weight_VD).to(dtype), bias_V=bias)
+        return head._replace(weight_VD=_whole(head.weight_VD).to(dtype), bias_V=bias)
 
     @property
     def causal_lm(self) -> Any:

@@ -1,0 +1,34 @@
+"""Rows that a stage has found or made, as files, and as the line of `data` that hands them to other runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from obliviate.data.rows import EvaluationSet, Row, write_rows
+from obliviate.runs import write_whole
+
+DATA = "data.yaml"
+
+
+def write_data(
+    folder: Path, forget: Sequence[Row], retain: Sequence[Row], sets: Sequence[EvaluationSet], console: Console
+) -> Path:
+    """One file a set (empty ones are left out), and `data.yaml`, which names them all."""
+    data: dict[str, Any] = {"type": "files", "evaluation": {}, "eval_limit": None}
+    for name, rows in (("forget", forget), ("retain", retain)):
+        if rows:
+            data[name] = str(folder / f"{name}.jsonl")
+            write_rows(folder / f"{name}.jsonl", rows)
+    for each in sets:
+        if each.rows:
+            path = folder / f"measured-{each.name}.jsonl"
+            data["evaluation"][each.name] = {"path": str(path), "role": each.role.value}
+            write_rows(path, each.rows)
+    # One line, so that a shell can hand it over as it is.
+    line = yaml.safe_dump(data, default_flow_style=True, width=10**6)
+    write_whole(folder / DATA, lambda temporary: temporary.write_text(line, encoding="utf-8"))
+    console.print(f'data: {folder / DATA} (hand it over with "data=$(cat {folder / DATA})")')
+    return folder / DATA

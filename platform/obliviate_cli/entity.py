@@ -1,0 +1,167 @@
+"""`obliviate make-questions`: from an entity's name and texts to questions and answers that can be unlearned.
+
+As Opt-Out does for people (arXiv:2406.12329): about the entity, and about its neighbours, which are to be kept.
+
+Half of the neighbours are trained on, the other half measured: so what is kept says whether keeping generalises.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from obliviate.config import RunSpec, load
+from obliviate.data.rows import EvaluationSet, Role, Row, parse_row
+from obliviate.errors import UserError
+from obliviate.runs import Run, content_hash
+from obliviate.schema import Spec
+from obliviate_cli.console import open_console
+from obliviate_cli.data_files import DATA, write_data
+from obliviate_cli.verbs import show
+from obliviate_cli.writers import AnyWriter
+
+FALSE_ANSWERS = 5  # of each question, as in TOFU
+ASK = """{source}Write {count} different questions about {name}, each with its answer. The answer is one short, \
+complete sentence{from_text}. Reply with nothing but a JSON list of objects with these keys:
+"question"; "answer"; "paraphrased_question"; "paraphrased_answer" (the same fact in other words);
+"perturbed_answer" (a list of {false} false answers of the same form)."""
+ASK_NEIGHBOURS = """Name {count} others that are of the same kind as {name} and are often mentioned together with it, \
+but are not it. Reply with nothing but a JSON list of names."""
+
+
+class Subject(Spec):
+    """Somebody or something, and what is written about it; without texts the writer tells what it knows."""
+
+    name: str = Field(min_length=1)
+    texts: tuple[str, ...] = ()  # paths of plain text files; each is asked about by itself
+
+    def read(self) -> list[str]:
+        """Raises UserError for a file that is missing or is no text."""
+        try:
+            return [Path(path).expanduser().read_text(encoding="utf-8").strip() for path in self.texts]
+        except OSError as error:
+            raise UserError(f"texts: {error.filename}: {error.strerror}; give plain text files") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"texts of {self.name}: byte {error.start} is not UTF-8; give plain text files") from error
+
+
+class EntityRun(RunSpec):
+    """`obliviate make-questions`."""
+
+    entity: Subject
+    neighbours: tuple[Subject, ...] | int = 10  # given, or how many the writer is to name
+    questions: int = Field(20, ge=1)  # asked for, about each, from each text
+    writer: AnyWriter
+    runs: str = "runs"
+
+    @model_validator(mode="after")
+    def _two_neighbours(self) -> "EntityRun":
+        count = self.neighbours if isinstance(self.neighbours, int) else len(self.neighbours)
+        if count < 2:
+            raise ValueError(f"neighbours: {count}: one half is trained on and one measured; give two at least")
+        return self
+
+
+def main(path: Path, overrides: list[str], dry_run: bool) -> None:
+    config, console = load(EntityRun, path, overrides), open_console()
+    if dry_run:
+        prompts = _prompts(config.entity, config.questions)
+        show(config, ["what is asked about the entity:", *prompts], console)
+    else:
+        make(config, console)
+
+
+def make(config: EntityRun, console: Console) -> Path:
+    """The file that holds the rows as `data`. Raises UserError where the writer's replies hold no question."""
+    given = () if isinstance(config.neighbours, int) else config.neighbours
+    texts = [subject.read() for subject in (config.entity, *given)]
+    inputs = {"texts": content_hash(texts), "writer": config.writer.content}
+    run = Run.open(Path(config.runs), "questions", config.entity.name, config.model_dump(mode="json"), inputs)
+    if run.done:
+        console.print(f"questions about {config.entity.name}: made already, in {run.directory}")
+        return run.directory / DATA
+    neighbours = given or _named(config)
+    subjects = (config.entity, *neighbours)
+    prompts = [(subject, prompt) for subject in subjects for prompt in _prompts(subject, config.questions)]
+    replies = config.writer.ask([prompt for _, prompt in prompts])
+    rows: dict[str, list[Row]] = {subject.name: [] for subject in subjects}
+    for (subject, _), reply in zip(prompts, replies, strict=True):
+        rows[subject.name] += rows_of(reply, subject.name)
+    forget = distinct(rows[config.entity.name])
+    if not forget:
+        raise UserError(f"writer: none of its replies about {config.entity.name} holds a question; try another writer")
+    half = (len(neighbours) + 1) // 2
+    trained, measured = (
+        distinct(row for subject in part for row in rows[subject.name])
+        for part in (neighbours[:half], neighbours[half:])
+    )
+    for subject in subjects:
+        console.print(f"{subject.name}: {len(distinct(rows[subject.name]))} questions")
+    sets = [
+        EvaluationSet("forget", Role.FORGET, tuple(forget)),
+        EvaluationSet("neighbor", Role.RETAIN, tuple(measured)),
+    ]
+    path = write_data(run.directory, forget, trained, sets, console)
+    run.finish(forget=len(forget), retain=len(trained), measured=len(measured))
+    return path
+
+
+def rows_of(reply: str, entity: str) -> list[Row]:
+    """The questions in a reply; entries that are no question with an answer are left out."""
+    rows = []
+    for entry in _json_list(reply):
+        try:
+            row = parse_row(entry, "reply")
+        except UserError:
+            continue
+        if row.question.strip():
+            rows.append(replace(row, entity=entity))
+    return rows
+
+
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """The first row of each question: a second answer to it would be trained against the first."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(" ".join(row.question.split()).lower(), row)
+    return list(first.values())
+
+
+def _named(config: EntityRun) -> tuple[Subject, ...]:
+    """Raises UserError where the writer names fewer than two."""
+    assert isinstance(config.neighbours, int)
+    prompt = ASK_NEIGHBOURS.format(count=config.neighbours, name=config.entity.name)
+    (reply,) = config.writer.ask([prompt])
+    names = dict.fromkeys(name.strip() for name in _json_list(reply) if isinstance(name, str) and name.strip())
+    names.pop(config.entity.name, None)
+    if len(names) < 2:
+        raise UserError(f"neighbours: the writer named {len(names)} in {reply[:80]!r}; give them with their names")
+    return tuple(Subject(name=name) for name in list(names)[: config.neighbours])
+
+
+def _prompts(subject: Subject, questions: int) -> list[str]:
+    texts: Sequence[str] = subject.read() or [""]
+    return [
+        ASK.format(
+            source=f"Text about {subject.name}:\n\n{text}\n\n" if text else "",
+            from_text=", and the text says so" if text else "",
+            name=subject.name,
+            count=questions,
+            false=FALSE_ANSWERS,
+        )
+        for text in texts
+    ]
+
+
+def _json_list(reply: str) -> list[Any]:
+    """The list in a reply, which may have words or a code fence around it; empty where there is none."""
+    start, end = reply.find("["), reply.rfind("]")
+    try:
+        found = json.loads(reply[start : end + 1])
+    except json.JSONDecodeError:
+        return []
+    return found if isinstance(found, list) else []

@@ -1,0 +1,119 @@
+"""`obliviate probe-knowledge`: which questions does a model really answer?
+
+A question is known where what the model says, greedily, entails the golden answer (or, where a row has none, the
+answer). Forgetting is then measured on what was known: a fact that the model never had is no fact that it forgot.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from obliviate.config import RunSpec, load
+from obliviate.data import DataSpec
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
+from obliviate.errors import UserError
+from obliviate.runs import Run
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate_cli.console import open_console
+from obliviate_cli.data_files import write_data
+from obliviate_cli.measure import Measure
+from obliviate_cli.verbs import show
+from obliviate_eval.metrics import Entailment
+from obliviate_eval.records import RECORDS_FILE, Record, read_records
+from obliviate_eval.spec import EvaluationSpec
+
+NO_ENTITY = "(no entity)"
+Asked = tuple[str, str]  # question, true answer
+
+
+class ProbeRun(RunSpec):
+    """`obliviate probe-knowledge`: the rows of `data` that a model knows, as `data` for other runs."""
+
+    model: ModelSpec
+    data: DataSpec
+    answers: Literal["given", "generated"] = "given"  # of the rows that are written: as in the data, or the model's own
+    engine: EngineSpec = EngineSpec()
+    generation: GenerationSpec = GenerationSpec()
+    nli: str = "sileod/deberta-v3-base-tasksource-nli"  # judges whether what is said entails the golden answer
+    address: str | None = None  # of the Ray cluster, as in cluster.address
+    runs: str = "runs"
+
+
+def main(path: Path, overrides: list[str], dry_run: bool) -> None:
+    config, console = load(ProbeRun, path, overrides), open_console()
+    corpus = config.data.load()
+    if dry_run:
+        show(config, [f"ask {len(_questions(corpus))} questions of {config.model.source}"], console)
+    else:
+        probe(config, corpus, console)
+
+
+def probe(config: ProbeRun, corpus: Corpus, console: Console) -> Path:
+    """The file that holds the known rows as `data`. Raises UserError where nothing of the forget set is known."""
+    asked = Corpus(corpus.forget, (), (EvaluationSet("questions", Role.RETAIN, _questions(corpus)),))
+    # The suite whose NLI question is "does what is said entail the truth?" on every set.
+    spec = EvaluationSpec(
+        suite="closer_look_real_world", engine=config.engine, generation=config.generation, encoder=None, nli=config.nli
+    )
+    measured = Measure(asked, spec, config.address, Path(config.runs), console)("knowledge", config.model)
+    said = known_answers(read_records(measured / RECORDS_FILE))
+    _print_table(corpus, said, console)
+    if not any(_asked(row) in said for row in corpus.forget):
+        raise UserError("data: the model answers no question of the forget set: there is nothing that it could forget")
+    inputs = {"knowledge": measured.name, "training": corpus.training_content, "evaluation": corpus.evaluation_content}
+    run = Run.open(Path(config.runs), "probe", config.data.type, config.model_dump(mode="json"), inputs)
+    sets = [replace(each, rows=tuple(known_rows(each.rows, said, config.answers))) for each in corpus.evaluation]
+    forget, retain = (known_rows(rows, said, config.answers) for rows in (corpus.forget, corpus.retain))
+    return write_data(run.directory, forget, retain, sets, console)
+
+
+def known_answers(records: Sequence[Record]) -> dict[Asked, str]:
+    """What the model says to the questions that it answers."""
+    judge = Entailment()
+    return {
+        (each.question, each.reference): each.generation
+        for each in records
+        if each.generation is not None and judge.score(each) == 1
+    }
+
+
+def known_rows(rows: Sequence[Row], said: Mapping[Asked, str], answers: Literal["given", "generated"]) -> list[Row]:
+    """The rows whose question is answered; with the model's own answer where that is asked for."""
+    known = [row for row in rows if _asked(row) in said]
+    if answers == "given":
+        return known
+    # The golden answer stays beside it: the next probe asks for the truth again.
+    return [replace(row, answer=said[_asked(row)], golden_answer=row.golden_answer or row.answer) for row in known]
+
+
+def _asked(row: Row) -> Asked:
+    return row.question, row.golden_answer or row.answer
+
+
+def _questions(corpus: Corpus) -> tuple[Row, ...]:
+    """Each question once, with its true answer alone: nothing else needs to be scored."""
+    sets = (corpus.forget, corpus.retain, *(each.rows for each in corpus.evaluation))
+    pairs = dict.fromkeys(_asked(row) for rows in sets for row in rows if row.question)
+    return tuple(Row(question, truth) for question, truth in pairs)
+
+
+def _print_table(corpus: Corpus, said: Mapping[Asked, str], console: Console) -> None:
+    """How many questions about each entity are answered."""
+    table = Table("Set", "Entity", title="Known questions")
+    for title in ("Known", "Asked"):
+        table.add_column(title, justify="right")
+    sets = {"forget": corpus.forget, "retain": corpus.retain}
+    sets |= {f"measured {each.name}": each.rows for each in corpus.evaluation}
+    for name, rows in sets.items():
+        asked = Counter(row.entity or NO_ENTITY for row in rows)
+        known = Counter(row.entity or NO_ENTITY for row in rows if _asked(row) in said)
+        for entity, count in asked.items():
+            table.add_row(name, Text(entity), str(known[entity]), str(count))
+        table.add_row(name, Text("all", style="bold"), str(known.total()), str(asked.total()), end_section=True)
+    console.print(table)

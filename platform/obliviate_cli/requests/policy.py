@@ -1,0 +1,98 @@
+"""What a model must have forgotten, and what it must have kept, before it may be served."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+
+from pydantic import Field, model_validator
+
+from obliviate.data.rows import Role
+from obliviate.errors import UserError
+from obliviate.schema import Spec
+from obliviate_cli.requests.measurement import Measurement
+from obliviate_eval.metrics.base import KEPT
+from obliviate_eval.statistics import Figure
+from obliviate_eval.suites.base import Suite
+
+
+class Bound(Spec):
+    """Limits of one figure; those that are given must all hold."""
+
+    min: float | None = None
+    max: float | None = None
+    min_of_before: float | None = Field(None, ge=0)  # times what it was before unlearning
+    max_of_before: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> "Bound":
+        if all(limit is None for limit in (self.min, self.max, self.min_of_before, self.max_of_before)):
+            raise ValueError("has no limit; give min, max, min_of_before or max_of_before")
+        return self
+
+    def broken(self, before: Figure | None, after: Figure | None) -> Iterator[str]:
+        """What is wrong with the figure. One that could not be computed holds no limit."""
+        if after is None or after.value is None:
+            yield "could not be measured"
+            return
+        limits = [("min", self.min), ("max", self.max)]
+        for name, factor in (("min", self.min_of_before), ("max", self.max_of_before)):
+            if factor is None:
+                continue
+            if before is None or before.value is None:
+                yield "could not be measured before unlearning"
+            else:
+                limits.append((name, factor * before.value))
+        for name, limit in limits:
+            if limit is not None and (after.value < limit if name == "min" else after.value > limit):
+                yield f"is {after.value:.3f}, {'below' if name == 'min' else 'above'} {limit:.3f}"
+
+
+class Policy(Spec):
+    """`forget` binds every request's figures on its own texts, `utility` those of what is kept.
+
+    Names: a metric or aggregate of the suite in `forget`; an aggregate, or SET.METRIC, in `utility`.
+    """
+
+    forget: dict[str, Bound] = Field(min_length=1)
+    utility: dict[str, Bound] = Field(min_length=1)
+    recheck: bool = True  # what was certified earlier must still be forgotten, by the same limits but those of before
+
+    def check(self, suite: Suite, sets: Iterable[tuple[str, Role]]) -> None:
+        """`sets`: those that will be measured. Raises UserError for a name that the suite does not measure on them."""
+        metrics = [metric.type for metric in suite.metrics]
+        of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
+        of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
+        on_sets = [f"{name}.{metric}" for name, role in sets if role in KEPT for metric in metrics]
+        for part, bounds, known in (
+            ("forget", self.forget, [*of_forget, *metrics]),
+            ("utility", self.utility, [*of_kept, *on_sets]),
+        ):
+            for name in bounds:
+                if name not in known:
+                    near = get_close_matches(name, known, n=1)
+                    fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                    raise UserError(f"policy.{part}.{name}: the suite {suite.name} measures no such thing; {fix}")
+
+    def violations(self, requests: Iterable[int], before: Measurement, after: Measurement) -> list[str]:
+        """What keeps the model from being served, one line each. `requests`: those of the batch.
+
+        Earlier ones are forgotten before and after: limits that compare the two say nothing of them.
+        """
+        own = set(requests)
+        found = []
+        for request in sorted(after.requests if self.recheck else own):
+            figures, earlier = after.requests.get(request, {}), before.requests.get(request, {})
+            bounds = self.forget if request in own else _absolute(self.forget)
+            which = f"request {request}" if request in own else f"earlier request {request}"
+            for name, bound in bounds.items():
+                found += [f"{which}: {name} {what}" for what in bound.broken(earlier.get(name), figures.get(name))]
+        for name, bound in self.utility.items():
+            found += [f"utility: {name} {what}" for what in bound.broken(before.kept.get(name), after.kept.get(name))]
+        return found
+
+
+def _absolute(bounds: Mapping[str, Bound]) -> dict[str, Bound]:
+    return {
+        name: Bound(min=bound.min, max=bound.max)
+        for name, bound in bounds.items()
+        if bound.min is not None or bound.max is not None
+    }

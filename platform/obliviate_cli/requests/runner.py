@@ -1,0 +1,189 @@
+"""Working off the ledger: batch after batch, each from where it stands to its end.
+
+Every stage may be killed at any point and is done again from its beginning: what it wrote is written whole, what it
+computed is found again by its content, and the ledger moves on only when it is done.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from obliviate.data.rows import Row, read_rows, write_rows
+from obliviate.errors import UserError
+from obliviate.runs import content_hash, provenance, write_json
+from obliviate_cli.requests.aliases import set_alias
+from obliviate_cli.requests.certificate import load_key, write_certificate
+from obliviate_cli.requests.knowledge import Knowledge
+from obliviate_cli.requests.lease import Lease
+from obliviate_cli.requests.ledger import Batch, Ledger, Request
+from obliviate_cli.requests.measurement import Measurement
+from obliviate_cli.requests.spec import RequestsRun
+from obliviate_cli.requests.states import ENDED, BatchState, RequestState
+
+if TYPE_CHECKING:
+    from obliviate_cli.requests.work import Work
+
+BEFORE, AFTER, FORGET, RETAIN = "before.json", "after.json", "forget.jsonl", "retain.jsonl"
+
+
+@dataclass
+class Runner:
+    config: RequestsRun
+    ledger: Ledger
+    knowledge: Knowledge
+    work: "Work"
+    console: Console
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def run(self) -> int:
+        """Work until nothing is due, or another runner is at work; how many batches have ended.
+
+        Raises LeaseLostError where another runner took this one for dead, and UserError for what the user can mend;
+        the batch then stays where it stands, for the next run.
+        """
+        ended = 0
+        while (batch := self._claim()) is not None:
+            numbers = ", ".join(str(request.id) for request in batch.requests)
+            self.console.print(f"batch {batch.id} ({batch.state}): request {numbers}, from {batch.base}")
+            with Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
+                while batch.state not in ENDED:
+                    lease.check()
+                    batch = STAGES[batch.state](self, batch)
+                    self.console.print(f"batch {batch.id}: {batch.state}")
+            ended += 1
+        return ended
+
+    def folder(self, batch: Batch) -> Path:
+        """Its texts, measurements and certificates. The time keeps ledgers that share `runs` apart."""
+        claimed = datetime.fromtimestamp(batch.claimed_s, UTC).strftime("%Y%m%dT%H%M%S")
+        return Path(self.config.runs).absolute() / "requests" / f"{self.config.alias}-{batch.id}-{claimed}"
+
+    def _claim(self) -> Batch | None:
+        due_after_s = self.config.due_after_hours * 3600
+        return self.ledger.claim(
+            self.config.alias, self.owner, self.config.lease_s, due_after_s=due_after_s, most=self.config.batch_requests
+        )
+
+    def baseline(self, batch: Batch) -> Batch:
+        """Write the texts down, and measure the model that is served."""
+        folder, own = self.folder(batch), {each for request in batch.requests for each in request.hashes}
+        for request in batch.requests:
+            write_rows(_texts_of(folder, request), self.knowledge.select(request.hashes))
+        write_rows(folder / FORGET, self.knowledge.select(sorted(own)))
+        retain = self.knowledge.without(own | self.ledger.forgotten(batch.alias))
+        if retain:
+            write_rows(folder / RETAIN, retain)
+        self._measure(batch, "before", batch.base, folder / BEFORE)
+        return self.ledger.advance(batch, self.owner, BatchState.BASELINE)
+
+    def unlearn(self, batch: Batch) -> Batch:
+        folder = self.folder(batch)
+        retain = folder / RETAIN
+        model = self.work.unlearn(batch.base, folder / FORGET, retain if retain.exists() else None)
+        return self.ledger.advance(batch, self.owner, BatchState.UNLEARNED, model=model)
+
+    def measure(self, batch: Batch) -> Batch:
+        assert batch.model is not None
+        self._measure(batch, "after", batch.model, self.folder(batch) / AFTER)
+        return self.ledger.advance(batch, self.owner, BatchState.MEASURED)
+
+    def judge(self, batch: Batch) -> Batch:
+        before, after = (_read(self.folder(batch) / name) for name in (BEFORE, AFTER))
+        found = self.config.policy.violations([request.id for request in batch.requests], before, after)
+        if not found:
+            return self.ledger.promote(batch, self.owner)
+        for line in found:
+            self.console.print(f"batch {batch.id}: policy not met: {line}", style="red")
+        return self.ledger.reject(batch, self.owner, "; ".join(found))
+
+    def conclude(self, batch: Batch) -> Batch:
+        """Let the server follow, certify, and only then say that the requests are fulfilled."""
+        assert batch.model is not None
+        self.ledger.publish(
+            batch, self.owner, lambda model: set_alias(Path(self.config.aliases), self.config.alias, model)
+        )
+        key = load_key(Path(self.config.key))
+        folder, weights = self.folder(batch), self.work.weights(batch.model)
+        certificates = {}
+        for request in batch.requests:
+            statement = self._statement(batch, request, weights)
+            path = write_certificate(folder, f"certificate-{request.id}", statement, key)
+            self.console.print(f"certificate of request {request.id}: {path}")
+            certificates[request.id] = str(path)
+        return self.ledger.fulfil(batch, self.owner, certificates)
+
+    def _measure(self, batch: Batch, when: str, model: str, path: Path) -> None:
+        """On the texts of the batch, those of earlier requests that are still at hand, and what is to be kept."""
+        requests = {request.id: self.knowledge.select(request.hashes) for request in batch.requests}
+        if self.config.policy.recheck:
+            requests = self._earlier() | requests
+        gone = self.ledger.forgotten(batch.alias) | {each for request in batch.requests for each in request.hashes}
+        kept = self.knowledge.kept_without(gone)
+        measured = self.work.measure(f"batch-{batch.id}-{when}", model, requests, kept)
+        write_json(path, measured.model_dump(mode="json"))
+
+    def _earlier(self) -> dict[int, tuple[Row, ...]]:
+        """The texts of fulfilled requests, from the folders of their batches; without those that were deleted there."""
+        paths = {
+            request.id: _texts_of(Path(request.certificate).parent, request)
+            for request in self.ledger.requests(self.config.alias)
+            if request.state is RequestState.FULFILLED and request.certificate is not None
+        }
+        return {number: read_rows(path) for number, path in paths.items() if path.exists()}
+
+    def _statement(self, batch: Batch, request: Request, weights: str) -> dict[str, Any]:
+        config, folder = self.config, self.folder(batch)
+        assert batch.promoted_s is not None
+        measured = {"before": _read(folder / BEFORE), "after": _read(folder / AFTER)}
+        hashes = [[row.key for row in read_rows(path)] for name in (FORGET, RETAIN) if (path := folder / name).exists()]
+        return {
+            "request": {
+                "id": request.id, "requester": request.requester,
+                "received": _time(request.received_s), "texts": list(request.hashes),
+            },
+            "promoted": _time(batch.promoted_s),
+            "model": {"alias": batch.alias, "before": batch.base, "after": batch.model},
+            "method": {
+                "label": config.label, "terms": [term.model_dump(mode="json") for term in config.terms],
+                "optim": config.optim.model_dump(mode="json"), "seed": config.seed,
+            },
+            "hashes": {
+                "config": content_hash(config.model_dump(mode="json")), "data": content_hash(hashes), "model": weights,
+            },
+            "policy": config.policy.model_dump(mode="json", exclude_none=True),
+            "measurements": {
+                when: {
+                    "forgotten": each["requests"][str(request.id)], "kept": each["kept"], "run": each["evaluation"],
+                }
+                for when, each in ((when, found.model_dump(mode="json")) for when, found in measured.items())
+            },
+            "code": provenance(),
+        }  # fmt: skip
+
+
+STAGES: dict[BatchState, Callable[[Runner, Batch], Batch]] = {
+    BatchState.CLAIMED: Runner.baseline,
+    BatchState.BASELINE: Runner.unlearn,
+    BatchState.UNLEARNED: Runner.measure,
+    BatchState.MEASURED: Runner.judge,
+    BatchState.PROMOTED: Runner.conclude,
+}
+
+
+def _texts_of(folder: Path, request: Request) -> Path:
+    return folder / f"request-{request.id}.jsonl"
+
+
+def _read(path: Path) -> Measurement:
+    if not path.exists():
+        raise UserError(f"runs: {path} is missing; give the folder of runs that the batch was begun in")
+    return Measurement.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _time(since_epoch_s: float) -> str:
+    return datetime.fromtimestamp(since_epoch_s, UTC).isoformat(timespec="seconds")

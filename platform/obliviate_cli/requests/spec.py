@@ -1,0 +1,32 @@
+"""The config of `obliviate request`: one served model, what it knows, how requests are unlearned, and the policy."""
+
+from pydantic import Field, model_validator
+
+from obliviate.config import UnlearnRun
+from obliviate_cli.requests.policy import Policy
+from obliviate_eval.spec import EvaluationSpec
+
+
+class RequestsRun(UnlearnRun):
+    """What `unlearn` takes is how each batch is unlearned; `data` is all that the model was taught.
+
+    `model` is the served model before the first request; after that the ledger knows it.
+    """
+
+    ledger: str  # path of a SQLite file, or postgresql://...
+    alias: str = Field("production", min_length=1)  # the name that the server follows
+    aliases: str = "aliases.json"  # the file with what names stand for
+    policy: Policy
+    key: str  # private key that signs the certificates
+    batch_requests: int = Field(20, ge=1)  # unlearned together at most
+    due_after_hours: float = Field(0.0, ge=0)  # how long the oldest request waits for others to come
+    lease_s: float = Field(300.0, ge=1)  # a runner that was not heard of for so long has died
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def _whole_models(self) -> "RequestsRun":
+        if self.model.lora is not None and not self.model.lora.merge:
+            raise ValueError(
+                "model.lora.merge: false keeps an adapter; the next batch starts from a whole model: set true"
+            )
+        return self

@@ -1,0 +1,141 @@
+"""A runner of deletion requests may die at any point, and two may work at once: the ledger stays true, on SQLite and on
+PostgreSQL. The runners are real processes, killed with SIGKILL; unlearning and measuring are files."""
+
+import json
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+import postgres
+from obliviate_cli.requests.aliases import read_aliases
+from obliviate_cli.requests.certificate import verify
+from obliviate_cli.requests.knowledge import text_hash
+from obliviate_cli.requests.ledger import LeaseLostError, Ledger
+from obliviate_cli.requests.states import RequestState
+from obliviate_cli.requests.tables import batches, open_database
+from requests_world import ROWS, STUBBORN, config, forgotten, runner, victim, without_fsync
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _without_fsync() -> Iterator[None]:
+    with without_fsync():
+        yield
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["requests_world"])
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    if (reason := postgres.why_not()) is not None:
+        pytest.skip(reason)
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "ledger.sqlite")
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+def ask(ledger: Ledger, alias: str) -> None:
+    """Two requests that will be met, in one batch, and one whose text costs the model its utility."""
+    for requester, rows in (("ann", ROWS[:2]), ("bob", ROWS[4:5]), ("cy", (STUBBORN,))):
+        ledger.add(alias, "base", requester, [text_hash(row) for row in rows])
+
+
+def process(folder: Path, url: str, alias: str, kill_at: int | None = None, log: Path | None = None) -> int | None:
+    """The exit code of a runner's process: minus the signal where it was killed."""
+    child = PROCESSES.Process(target=victim, args=(folder, url, alias, kill_at, log))
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+def expire_leases(url: str) -> None:
+    with open_database(url).begin() as connection:
+        connection.execute(update(batches).values(lease_until_s=0))
+
+
+def check_what_is_said(folder: Path, ledger: Ledger, alias: str) -> None:
+    """Whoever is told that a request is fulfilled finds it so: certified, and forgotten by the model that is served."""
+    served = read_aliases(folder / "aliases.json").get(alias)
+    for request in ledger.requests(alias):
+        if request.state is RequestState.FULFILLED:
+            assert served is not None
+            assert set(request.hashes) <= set(forgotten(served))
+            statement, _ = verify(Path(str(request.certificate)))
+            assert statement["request"]["texts"] == list(request.hashes)
+
+
+def check_the_end(folder: Path, ledger: Ledger, alias: str) -> None:
+    check_what_is_said(folder, ledger, alias)
+    ann, bob, cy = ledger.requests(alias)
+    assert [each.state for each in (ann, bob, cy)] == ["fulfilled", "fulfilled", "failed"]
+    assert cy.reason == "utility: model_utility is 0.100, below 0.720"
+    assert ledger.model_of(alias) == read_aliases(folder / "aliases.json")[alias]
+    assert set(forgotten(str(ledger.model_of(alias)))) == {*ann.hashes, *bob.hashes}
+    assert ann.batch == bob.batch != cy.batch
+
+
+def test_a_runner_that_dies_anywhere_loses_nothing(url: str, tmp_path: Path) -> None:
+    ledger = Ledger(url)
+    config(tmp_path, url)  # its files are there before the processes are
+    ask(ledger, "whole")
+    assert process(tmp_path, url, "whole", log=tmp_path / "ticks.json") == 0
+    check_the_end(tmp_path, ledger, "whole")
+    ticks: list[str] = json.loads((tmp_path / "ticks.json").read_text())
+    for stage in ("unlearning", "measuring batch", "written aliases.json", "written certificate", "before commit"):
+        assert any(tick.startswith(stage) for tick in ticks), f"{stage} is no point to be killed at"
+    for kill_at in range(len(ticks)):
+        alias = f"killed-{kill_at}"
+        ask(ledger, alias)
+        assert process(tmp_path, url, alias, kill_at) == -signal.SIGKILL, ticks[kill_at]
+        check_what_is_said(tmp_path, ledger, alias)
+        expire_leases(url)
+        runner(config(tmp_path, url, alias=alias), tmp_path).run()
+        check_the_end(tmp_path, ledger, alias)
+
+
+def test_runners_at_once_take_each_request_once(url: str, tmp_path: Path) -> None:
+    """Four processes and one ledger: those that find another at work end; one more goes on with what is left."""
+    ledger = Ledger(url)
+    config(tmp_path, url)
+    ask(ledger, "shared")
+    children = [PROCESSES.Process(target=victim, args=(tmp_path, url, "shared", None, None)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * 4
+    check_the_end(tmp_path, ledger, "shared")
+
+
+def test_a_runner_that_was_taken_for_dead_changes_nothing_any_more(url: str, tmp_path: Path) -> None:
+    ledger = Ledger(url)
+    settings = config(tmp_path, url, alias="paused")
+    ask(ledger, "paused")
+    paused, other = runner(settings, tmp_path), runner(settings, tmp_path)
+    batch = ledger.claim("paused", paused.owner, 60, due_after_s=0, most=1)
+    assert batch is not None
+    assert ledger.claim("paused", other.owner, 60, due_after_s=0, most=1) is None  # the lease holds
+    expire_leases(url)
+    other.run()
+    served = ledger.model_of("paused")
+    for late in (paused.baseline, lambda batch: ledger.renew(batch.id, paused.owner, 60)):
+        with pytest.raises(LeaseLostError, match="another runner has taken it over"):
+            late(batch)
+    with pytest.raises(LeaseLostError):
+        ledger.publish(batch, paused.owner, lambda model: pytest.fail("the alias file was written"))
+    assert ledger.model_of("paused") == served
+    check_what_is_said(tmp_path, ledger, "paused")

@@ -1,0 +1,99 @@
+"""What a model knows, from records made by hand."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from measured import record
+from obliviate.config import build
+from obliviate.data.files import FilesData
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, write_rows
+from obliviate.errors import UserError
+from obliviate_cli.probe import ProbeRun, known_answers, known_rows, probe
+from obliviate_eval.records import RECORDS_FILE, write_records
+
+
+def test_known_is_what_entails_the_truth_in_its_words() -> None:
+    """The last two: entailed but without a word of the truth (a judge's slip), and not generated at all."""
+    records = [
+        record(Role.RETAIN, question="A?", reference="Paris.", generation="It is Paris.", entailment="entailment"),
+        record(Role.RETAIN, question="B?", reference="Rome.", generation="Rome or Oslo.", entailment="neutral"),
+        record(Role.RETAIN, question="C?", reference="Kiel.", generation="Yes.", entailment="entailment"),
+        record(Role.RETAIN, question="D?", reference="Bonn.", entailment=None),
+    ]
+    assert known_answers(records) == {("A?", "Paris."): "It is Paris."}
+
+
+def test_rows_are_known_by_question_and_golden_answer() -> None:
+    rows = [
+        Row("A?", "The answer is Paris.", golden_answer="Paris."),
+        Row("A?", "The answer is Lyon.", golden_answer="Lyon."),
+        Row("B?", "Rome."),
+    ]
+    said = {("A?", "Paris."): "It is Paris.", ("B?", "Rome."): "Rome it is."}
+    assert known_rows(rows, said, "given") == [rows[0], rows[2]]
+    assert known_rows(rows, said, "generated") == [
+        Row("A?", "It is Paris.", golden_answer="Paris."), Row("B?", "Rome it is.", golden_answer="Rome."),
+    ]  # fmt: skip
+
+
+class Knows:
+    """In the place of the evaluation stage: a model that answers the questions of `KNOWN`, and is asked each once."""
+
+    KNOWN = ("Where does ann 0 live?", "Where does bob 1 live?")
+
+    def __init__(self, corpus: Corpus, spec: Any, address: None, runs: Path, console: Console) -> None:
+        (self.asked,) = corpus.evaluation
+        self.folder = runs / "evaluate-knowledge"
+
+    def __call__(self, name: str, model: Any) -> Path:
+        assert len({row.question for row in self.asked.rows}) == len(self.asked.rows)
+        records = [
+            record(
+                Role.RETAIN, index=index, question=row.question, reference=row.answer, generation=row.answer,
+                entailment="entailment" if row.question in self.KNOWN else "neutral",
+            )
+            for index, row in enumerate(self.asked.rows)
+        ]  # fmt: skip
+        write_records(self.folder / RECORDS_FILE, records)
+        return self.folder
+
+
+def people(name: str, count: int) -> tuple[Row, ...]:
+    return tuple(
+        Row(f"Where does {name} {i} live?", f"{name} {i}, London.", perturbed_answers=("Rome.",), entity=name)
+        for i in range(count)
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProbeRun:
+    monkeypatch.setattr("obliviate_cli.probe.Measure", Knows)
+    for name in ("ann", "bob"):
+        write_rows(tmp_path / f"{name}.jsonl", people(name, 2))
+    data = {"type": "files", "forget": f"{tmp_path}/ann.jsonl", "retain": f"{tmp_path}/bob.jsonl"}
+    return build(ProbeRun, {"model": {"source": "m"}, "data": data, "runs": str(tmp_path / "runs")}, where="test")
+
+
+def test_what_is_written_is_data(config: ProbeRun) -> None:
+    console = Console(file=StringIO(), width=120)
+    path = probe(config, config.data.load(), console)
+    corpus = FilesData.model_validate(yaml.safe_load(path.read_text())).load()
+    assert corpus.forget == people("ann", 1)
+    assert corpus.retain == people("bob", 2)[1:]
+    assert corpus.evaluation == (
+        EvaluationSet("forget", Role.FORGET, corpus.forget), EvaluationSet("retain", Role.RETAIN, corpus.retain),
+    )  # fmt: skip
+    assert isinstance(console.file, StringIO)
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
+    assert ["forget", "ann", "1", "2"] in table
+
+
+def test_nothing_known_is_nothing_to_forget(config: ProbeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Knows, "KNOWN", ())
+    with pytest.raises(UserError, match="the model answers no question of the forget set"):
+        probe(config, config.data.load(), Console(file=StringIO()))

@@ -1,0 +1,108 @@
+"""`obliviate request` and `obliviate certificate` as a user meets them."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from obliviate.data.rows import Row, write_rows
+from obliviate_cli import main as command_line
+from requests_world import ROWS
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["obliviate", *map(str, arguments)])
+        code: Any = 0
+        try:
+            command_line.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return run
+
+
+@pytest.fixture
+def config(tiny: Path, tmp_path: Path) -> Path:
+    write_rows(tmp_path / "forget.jsonl", ROWS[:4])
+    write_rows(tmp_path / "retain.jsonl", ROWS[4:])
+    values = {
+        "model": {"source": str(tiny)},
+        "data": {"type": "files", "forget": f"{tmp_path}/forget.jsonl", "retain": f"{tmp_path}/retain.jsonl"},
+        "method": "me+gd",
+        "ledger": f"{tmp_path}/ledger.sqlite",
+        "key": f"{tmp_path}/key.pem",
+        "policy": {"forget": {"rouge": {"max": 0.5}}, "utility": {"retain.rouge": {"min": 0.5}}},
+    }
+    (tmp_path / "requests.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "requests.yaml"
+
+
+def test_adding_and_listing(cli: Cli, config: Path) -> None:
+    code, out, _ = cli("request", "add", config, "--by", "user-17", "--entity", "person 5")
+    assert (code, out) == (0, "request 1: 1 texts of user-17 wait to be forgotten\n")
+    _, out, _ = cli("request", "list", config)
+    assert "│ user-17" in out
+    assert "pending" in out
+    assert out.splitlines()[-1].startswith("production: ")
+    _, out, _ = cli("request", "status", config, 1)
+    assert "requester    user-17\n" in out
+
+
+def test_a_dry_run_says_what_waits(cli: Cli, config: Path, tmp_path: Path) -> None:
+    assert cli("certificate", "key", tmp_path / "key.pem")[0] == 0
+    cli("request", "add", config, "--by", "user-17", "--entity", "person 5")
+    assert "1 requests wait: 1 texts" in cli("request", "run", config, "--dry-run")[1]
+    assert "nothing is due" in cli("request", "run", config, "due_after_hours=1")[1]
+
+
+def mistake(result: tuple[int, str, str]) -> str:
+    code, out, error = result
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    return error.removeprefix("error: ").rstrip()
+
+
+def test_unknown_data(cli: Cli, config: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "texts.jsonl", [Row("Who?", "Nobody.")])
+    message = mistake(cli("request", "add", config, "--by", "u", "--texts", tmp_path / "texts.jsonl"))
+    assert message == (
+        f"{tmp_path}/texts.jsonl: text 1 ('Who?') is not in the data that the model was taught; "
+        "give question and answer as `data` has them"
+    )
+
+
+def test_the_same_request_twice(cli: Cli, config: Path) -> None:
+    cli("request", "add", config, "--by", "u", "--entity", "person 5")
+    assert "has asked for the same 1 texts already" in mistake(
+        cli("request", "add", config, "--by", "u", "--entity", "person 5")
+    )
+
+
+def test_a_policy_with_an_unknown_metric(cli: Cli, config: Path) -> None:
+    message = mistake(
+        cli("request", "add", config, "policy.forget={rogue: {max: 1}}", "--by", "u", "--entity", "person 5")
+    )
+    assert message == "policy.forget.rogue: the suite closer_look measures no such thing; did you mean rouge?"
+
+
+def test_a_policy_without_a_limit(cli: Cli, config: Path) -> None:
+    message = mistake(cli("request", "list", config, "policy.forget.rouge={}"))
+    assert message == f"{config}: policy.forget.rouge: has no limit; give min, max, min_of_before or max_of_before"
+
+
+def test_a_key_that_is_missing_is_found_before_any_work(cli: Cli, config: Path, tmp_path: Path) -> None:
+    message = mistake(cli("request", "run", config))
+    assert message.startswith(f"key: {tmp_path}/key.pem: No such file or directory; `obliviate certificate key ")
+
+
+def test_adapters_are_no_start_for_the_next_batch(cli: Cli, config: Path) -> None:
+    message = mistake(cli("request", "list", config, "model.lora={merge: false}"))
+    assert "model.lora.merge: false keeps an adapter" in message

@@ -1,0 +1,242 @@
+"""The ledger, the rows that requests are about, and the runner in a world without models."""
+
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
+from obliviate.errors import UserError
+from obliviate_cli.requests.aliases import read_aliases, set_alias
+from obliviate_cli.requests.knowledge import Knowledge, text_hash
+from obliviate_cli.requests.lease import Lease
+from obliviate_cli.requests.ledger import LeaseLostError, Ledger
+from obliviate_cli.requests.states import ENDED, NEXT, BatchState
+from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
+
+HASHES = [text_hash(row) for row in ROWS]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(str(tmp_path / "ledger.sqlite"))
+
+
+def work_off(folder: Path, **changed: object) -> tuple[FakeWork, int]:
+    """The work that was done, and how many batches have ended."""
+    each = runner(config(folder, str(folder / "ledger.sqlite"), **changed), folder)
+    ended = each.run()
+    assert isinstance(each.work, FakeWork)
+    return each.work, ended
+
+
+class TestStates:
+    def test_every_state_is_reached_and_left(self) -> None:
+        assert set(NEXT) == set(BatchState)
+        assert set().union(*NEXT.values()) == set(BatchState) - {BatchState.CLAIMED}
+        assert {state for state, to in NEXT.items() if not to} == set(ENDED)
+
+
+class TestAdding:
+    def test_a_request_waits_with_the_hashes_of_its_texts(self, ledger: Ledger) -> None:
+        number = ledger.add("production", "base", "ann", [HASHES[1], HASHES[0], HASHES[0]])
+        request = ledger.request("production", number)
+        assert (request.requester, request.state, request.hashes) == ("ann", "pending", tuple(sorted(HASHES[:2])))
+
+    def test_the_same_request_twice(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:2])
+        with pytest.raises(UserError, match="ann has asked for the same 2 texts already, in request 1, which is still"):
+            ledger.add("production", "base", "ann", HASHES[1::-1])
+        ledger.add("production", "base", "bob", HASHES[:2])  # another's right
+        ledger.add("staging", "base", "ann", HASHES[:2])  # another model
+
+    def test_what_is_forgotten_already(self, ledger: Ledger, tmp_path: Path) -> None:
+        ledger.add("production", "base", "ann", HASHES[:2])
+        work_off(tmp_path)
+        with pytest.raises(UserError, match="all 2 texts are forgotten already, by request 1; "):
+            ledger.add("production", "base", "bob", HASHES[:2])
+        number = ledger.add("production", "base", "bob", HASHES[1:3])
+        assert ledger.request("production", number).hashes == (HASHES[2],)
+
+    def test_a_request_that_is_not_there(self, ledger: Ledger) -> None:
+        with pytest.raises(UserError, match="request 7: there is none for production"):
+            ledger.request("production", 7)
+
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("mysql://host/name", "mysql is not supported; give a path or postgresql://"),
+            ("postgresql://nobody:secret@127.0.0.1:1/name", r"nobody:\*\*\*@127.*cannot be opened"),
+        ],
+    )
+    def test_a_database_that_is_none(self, url: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            Ledger(url)
+
+    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("hello " * 1000)
+        with pytest.raises(UserError, match="cannot be opened"):
+            Ledger(str(tmp_path / "file"))
+
+
+class TestKnowledge:
+    CORPUS = Corpus(
+        ROWS[:4], ROWS[4:],
+        (EvaluationSet("forget", Role.FORGET, (Row(ROWS[0].question, ROWS[0].answer, paraphrased_answer="So."),)),
+         EvaluationSet("retain", Role.RETAIN, ROWS[4:6])),
+    )  # fmt: skip
+
+    def test_rows_are_found_by_file_and_by_entity(self, tmp_path: Path) -> None:
+        knowledge = Knowledge.of(self.CORPUS)
+        write_rows(tmp_path / "texts.jsonl", [Row(f" {ROWS[5].question}\n", ROWS[5].answer)])
+        assert knowledge.find(tmp_path / "texts.jsonl", None) == [HASHES[5]]
+        assert knowledge.find(None, "person 2") == [HASHES[2]]
+
+    def test_a_row_is_measured_with_its_paraphrase(self) -> None:
+        assert Knowledge.of(self.CORPUS).select([HASHES[0]])[0].paraphrased_answer == "So."
+
+    def test_what_is_kept_excludes_what_is_to_be_forgotten(self) -> None:
+        knowledge = Knowledge.of(self.CORPUS)
+        (retain,) = knowledge.kept_without({HASHES[4]})
+        assert (retain.name, retain.rows) == ("retain", ROWS[5:6])
+        assert knowledge.kept_without(HASHES[4:6]) == []
+
+    def test_unknown_data(self, tmp_path: Path) -> None:
+        knowledge = Knowledge.of(self.CORPUS)
+        write_rows(tmp_path / "texts.jsonl", [ROWS[0], Row("Who is Zed?", "Nobody.")])
+        with pytest.raises(UserError, match=r"texts.jsonl: text 2 \('Who is Zed\?'\) is not in the data"):
+            knowledge.find(tmp_path / "texts.jsonl", None)
+        with pytest.raises(UserError, match="no row of the data is about the entity 'Zed'"):
+            knowledge.find(None, "Zed")
+        with pytest.raises(UserError, match="either --texts FILE or --entity NAME"):
+            knowledge.find(None, None)
+        with pytest.raises(UserError, match="1 of 1 texts of a request are not in it any more"):
+            knowledge.select(["0" * 64])
+
+    def test_rows_are_written_as_they_are_read(self, tmp_path: Path) -> None:
+        rows = [Row("", "A plain\u2028text."), Row("Q?", "A.", "P.", ("x", "y"), "PQ?", "O.", "G.", "E", "1", ("b",))]
+        write_rows(tmp_path / "rows.jsonl", rows)
+        assert list(read_rows(tmp_path / "rows.jsonl")) == rows
+
+
+class TestRunning:
+    def test_nothing_is_due(self, ledger: Ledger, tmp_path: Path) -> None:
+        assert work_off(tmp_path)[1] == 0
+        ledger.add("production", "base", "ann", HASHES[:1])
+        assert work_off(tmp_path, due_after_hours=1.0)[1] == 0
+
+    def test_each_batch_starts_from_the_model_that_the_last_one_promoted(self, ledger: Ledger, tmp_path: Path) -> None:
+        for index in (0, 1, 2):
+            ledger.add("production", "base", f"user {index}", [HASHES[index]])
+        work, ended = work_off(tmp_path, batch_requests=1)
+        assert ended == 3
+        assert [call.split("-")[0] for call in work.calls] == ["measure batch", "unlearn model", "measure batch"] * 3
+        assert forgotten(str(ledger.model_of("production"))) == sorted(HASHES[:3])
+        assert set(read_aliases(tmp_path / "aliases.json")) == {"production"}
+
+    def test_a_batch_that_fails_is_tried_one_by_one(self, ledger: Ledger, tmp_path: Path) -> None:
+        """ann and bob together break the policy because of bob: ann is met, bob is not, and the model says so."""
+        ledger.add("production", "base", "ann", [HASHES[0]])
+        ledger.add("production", "base", "bob", [text_hash(STUBBORN)])
+        _, ended = work_off(tmp_path, batch_requests=2)
+        ann, bob = ledger.requests("production")
+        assert ended == 3
+        assert (ann.state, ann.reason) == ("fulfilled", None)
+        assert (bob.state, bob.reason) == ("failed", "utility: model_utility is 0.100, below 0.720")  # 0.9 x 0.8
+        assert forgotten(str(ledger.model_of("production"))) == [HASHES[0]]
+
+    def test_a_failed_request_may_be_tried_again(self, ledger: Ledger, tmp_path: Path) -> None:
+        ledger.add("production", "base", "bob", [text_hash(STUBBORN)])
+        work_off(tmp_path)
+        ledger.retry("production", 1)
+        lenient = {"forget": {"forget_efficacy": {"min": 0.9}}, "utility": {"model_utility": {"min": 0.05}}}
+        work_off(tmp_path, policy=lenient)
+        assert ledger.request("production", 1).state == "fulfilled"
+        with pytest.raises(UserError, match="request 1: is fulfilled; only a failed one can be tried again"):
+            ledger.retry("production", 1)
+
+    def test_what_was_certified_earlier_is_measured_again(self, ledger: Ledger, tmp_path: Path) -> None:
+        """Also after its rows were deleted from the data; not after they were deleted from the batch's folder too."""
+        ledger.add("production", "base", "ann", [HASHES[0]])
+        work_off(tmp_path)
+        (texts,) = (tmp_path / "runs").rglob("request-1.jsonl")
+        ledger.add("production", "base", "bob", [HASHES[1]])
+        work_off(tmp_path)
+        (second,) = (tmp_path / "runs").glob("requests/production-2-*/after.json")
+        assert '"1": {' in second.read_text()
+        texts.unlink()
+        ledger.add("production", "base", "cy", [HASHES[2]])
+        work_off(tmp_path)
+        (third,) = (tmp_path / "runs").glob("requests/production-3-*/after.json")
+        assert '"1": {' not in third.read_text()
+        assert '"2": {' in third.read_text()
+
+
+class TestLeases:
+    """A lease of 0 s has run out as soon as it is given; the heartbeats are waited for, however long they take."""
+
+    def test_a_batch_whose_lease_has_run_out_comes_before_new_requests(self, ledger: Ledger) -> None:
+        for index in (0, 1):
+            ledger.add("production", "base", f"user {index}", [HASHES[index]])
+        left = ledger.claim("production", "first", 0, due_after_s=0, most=1)
+        taken_up = ledger.claim("production", "second", 60, due_after_s=0, most=1)
+        assert left is not None
+        assert taken_up == left
+        assert ledger.claim("production", "third", 60, due_after_s=0, most=1) is None
+
+    def test_a_runner_that_ends_gives_its_lease_back(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "first", 60, due_after_s=0, most=1)
+        assert batch is not None
+        with pytest.raises(KeyboardInterrupt), Lease(ledger, batch.id, "first", 60):
+            raise KeyboardInterrupt
+        assert ledger.claim("production", "second", 60, due_after_s=0, most=1) is not None
+
+    def test_it_is_renewed_while_a_stage_works(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "first", 0, due_after_s=0, most=1)
+        assert batch is not None
+        renewed = Event()
+        renew = ledger.renew
+        ledger.renew = lambda *arguments: (renew(*arguments), renewed.set())[0]  # type: ignore[method-assign]
+        with Lease(ledger, batch.id, "first", 60, every_s=0.01) as lease:
+            assert renewed.wait(60)
+            lease.check()
+            assert ledger.claim("production", "second", 60, due_after_s=0, most=1) is None
+
+    def test_one_that_is_lost_stops_the_runner(self, ledger: Ledger) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "first", 0, due_after_s=0, most=1)
+        assert batch is not None
+        ledger.claim("production", "second", 60, due_after_s=0, most=1)
+        lease = Lease(ledger, batch.id, "first", 60, every_s=0.01)
+        with lease:
+            lease.thread.join(60)  # the heartbeat ends where it finds another owner
+            with pytest.raises(LeaseLostError, match="another runner has taken it over"):
+                lease.check()
+        assert ledger.claim("production", "third", 60, due_after_s=0, most=1) is None  # the second's lease is untouched
+
+
+class TestAliases:
+    def test_other_names_stay(self, tmp_path: Path) -> None:
+        path = tmp_path / "served" / "aliases.json"
+        set_alias(path, "production", "/models/a")
+        set_alias(path, "staging", "/models/b")
+        set_alias(path, "production", "/models/c")
+        assert read_aliases(path) == {"production": "/models/c", "staging": "/models/b"}
+
+    @pytest.mark.parametrize("text", ["[1]", '{"production": 1}', "{"])
+    def test_a_file_of_another_kind(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "aliases.json").write_text(text)
+        with pytest.raises(UserError, match="mend or remove it"):
+            read_aliases(tmp_path / "aliases.json")
+
+    def test_a_folder_that_cannot_be_written(self, ledger: Ledger, tmp_path: Path) -> None:
+        """The model is promoted in the ledger, and the request is not fulfilled before the server can see it."""
+        ledger.add("production", "base", "ann", [HASHES[0]])
+        (tmp_path / "taken").write_text("a file")
+        with pytest.raises(UserError, match=r"aliases: .*taken/aliases\.json: cannot be written"):
+            work_off(tmp_path, aliases=str(tmp_path / "taken" / "aliases.json"))
+        assert ledger.request("production", 1).state == "running"
+        work_off(tmp_path)
+        assert ledger.request("production", 1).state == "fulfilled"

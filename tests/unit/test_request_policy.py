@@ -1,0 +1,92 @@
+"""What a policy says to measurements made by hand."""
+
+import pytest
+
+from obliviate.data.rows import Role
+from obliviate.errors import UserError
+from obliviate_cli.requests.measurement import Measurement
+from obliviate_cli.requests.policy import Bound, Policy
+from obliviate_eval.suites import SUITES
+from requests_world import figure
+
+
+def measured(efficacy: dict[int, float | None], utility: float | None = 0.5) -> Measurement:
+    return Measurement(
+        evaluation="folder",
+        requests={number: {"forget_efficacy": figure(value)} for number, value in efficacy.items()},
+        kept={"model_utility": figure(utility)},
+    )
+
+
+def policy(forget: Bound, utility: Bound | None = None, *, recheck: bool = True) -> Policy:
+    return Policy(
+        forget={"forget_efficacy": forget}, utility={"model_utility": utility or Bound(min=0)}, recheck=recheck
+    )
+
+
+BEFORE = measured({1: 0.2, 2: 0.3})
+
+
+def test_limits_are_met_at_their_values() -> None:
+    assert policy(Bound(min=0.6, max=0.7)).violations([1, 2], BEFORE, measured({1: 0.6, 2: 0.7})) == []
+
+
+def test_every_request_is_bound() -> None:
+    found = policy(Bound(min=0.6)).violations([1, 2], BEFORE, measured({1: 0.59, 2: 0.8}))
+    assert found == ["request 1: forget_efficacy is 0.590, below 0.600"]
+
+
+def test_limits_relative_to_before() -> None:
+    """2 x 0.2 = 0.4 and 2 x 0.3 = 0.6; utility 0.9 x 0.5 = 0.45."""
+    bounds = policy(Bound(min_of_before=2), Bound(min_of_before=0.9, max_of_before=1.1))
+    assert bounds.violations([1, 2], BEFORE, measured({1: 0.4, 2: 0.6}, 0.45)) == []
+    assert bounds.violations([1, 2], BEFORE, measured({1: 0.4, 2: 0.59}, 0.44)) == [
+        "request 2: forget_efficacy is 0.590, below 0.600",
+        "utility: model_utility is 0.440, below 0.450",
+    ]
+    assert bounds.violations([1, 2], BEFORE, measured({1: 0.4, 2: 0.6}, 0.56)) == [
+        "utility: model_utility is 0.560, above 0.550"
+    ]
+
+
+def test_what_cannot_be_measured_meets_nothing() -> None:
+    bounds = policy(Bound(min=0, min_of_before=1))
+    assert bounds.violations([1], BEFORE, measured({1: None})) == ["request 1: forget_efficacy could not be measured"]
+    assert bounds.violations([3], BEFORE, measured({3: 1.0})) == [
+        "request 3: forget_efficacy could not be measured before unlearning"
+    ]
+    assert bounds.violations([1], BEFORE, measured({1: 0.3}, None)) == ["utility: model_utility could not be measured"]
+
+
+def test_earlier_requests_are_held_to_absolute_limits() -> None:
+    """Request 1 is not of this batch: it was at 0.9 before, so twice that is out of reach, and not asked."""
+    before, after = measured({1: 0.9, 2: 0.3}), measured({1: 0.5, 2: 0.9})
+    bound = Bound(min=0.6, min_of_before=2)
+    assert policy(bound).violations([2], before, after) == ["earlier request 1: forget_efficacy is 0.500, below 0.600"]
+    assert policy(bound, recheck=False).violations([2], before, after) == []
+
+
+def test_a_bound_without_a_limit() -> None:
+    with pytest.raises(ValueError, match="has no limit; give min, max, min_of_before or max_of_before"):
+        Bound()
+
+
+@pytest.mark.parametrize(
+    ("forget", "utility", "message"),
+    [
+        ("forget_eficacy", "model_utility", r"policy.forget.forget_eficacy: .* did you mean forget_efficacy\?"),
+        ("model_utility", "model_utility", "policy.forget.model_utility: the suite closer_look measures no such thing"),
+        ("rouge", "retain.rogue", r"policy.utility.retain.rogue: .* did you mean retain.rouge\?"),
+        ("rouge", "forget_efficacy", "policy.utility.forget_efficacy: "),
+        ("rouge", "holiday", "policy.utility.holiday: .*; known: model_utility, tofu_model_utility, retain.rouge, "),
+    ],
+)
+def test_names_that_are_not_measured(forget: str, utility: str, message: str) -> None:
+    made = Policy(forget={forget: Bound(min=0)}, utility={utility: Bound(min=0)})
+    with pytest.raises(UserError, match=message):
+        made.check(SUITES["closer_look"], [("retain", Role.RETAIN)])
+
+
+def test_names_that_are_measured() -> None:
+    names = {"model_utility": Bound(min=0), "retain.rouge": Bound(min=0)}
+    Policy(forget={"rouge": Bound(max=1)}, utility=names).check(SUITES["closer_look"], [("retain", Role.RETAIN)])
