@@ -77,8 +77,10 @@ class ServeBackend:
             begun = False
             try:
                 with _plain_errors(target):
-                    first: Event = await self._watched(target, anext(response))
-                    begun = True
+                    prompted: Event = await self._watched(target, anext(response))
+                    first: Event = await anext(response)
+                    begun = True  # the client has something of the answer from here on
+                    yield prompted
                     yield first
                     async for event in response:
                         yield event

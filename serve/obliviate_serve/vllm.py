@@ -210,7 +210,8 @@ def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
     rank: int = max(config["r"] for config in configs.values())
     return {
         "enable_lora": True,
-        "max_loras": len(adapters),
+        # On CPUs vLLM looks up the adapter of a request that has none in its last slot, which must therefore be empty.
+        "max_loras": len(adapters) + 1,
         "max_lora_rank": 1 << max(3, (rank - 1).bit_length()),
         "lora_target_modules": sorted({each for config in configs.values() for each in config["target_modules"]}),
     }

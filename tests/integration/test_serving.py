@@ -162,7 +162,7 @@ def test_lm_evaluation_harness_reads_its_answers(url: str, model: Path) -> None:
             logp_TV = loaded(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         expected.append(sum(logp_TV[t - 1, ids[t]].item() for t in range(len(context), len(ids))))
     for name in ("fast", "plain"):
-        harness = SimpleNamespace(model=name, _max_gen_toks=8)
+        harness = SimpleNamespace(model=name, _max_gen_toks=8, think_end_token=None)
         payload = LocalCompletionsAPI._create_payload(harness, whole)
         answer = httpx.post(f"{url}/v1/completions", json=payload, timeout=60).raise_for_status().json()
         read = LocalCompletionsAPI.parse_logprobs(answer, whole, [len(context) for context in contexts])
@@ -172,7 +172,7 @@ def test_lm_evaluation_harness_reads_its_answers(url: str, model: Path) -> None:
             harness, [USER], generate=True, gen_kwargs=settings, eos="<|im_end|>"
         )
         answer = httpx.post(f"{url}/v1/chat/completions", json=payload, timeout=60).raise_for_status().json()
-        assert LocalChatCompletion.parse_generations(answer) == [answer["choices"][0]["message"]["content"]]
+        assert LocalChatCompletion.parse_generations(harness, answer) == [answer["choices"][0]["message"]["content"]]
 
 
 def test_models_on_demand_take_turns(client: openai.OpenAI, url: str) -> None:

@@ -97,6 +97,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_replica_answers_where_one_died(death: Exception) -> None:
     assert complete(Handle([death], [EVENTS[0], death], EVENTS)) == EVENTS
     assert streamed(Handle([death], EVENTS)) == EVENTS
+    assert streamed(Handle([EVENTS[0], death], EVENTS)) == EVENTS  # the prompt was read, nothing answered
 
 
 def test_a_stream_that_has_begun_is_never_begun_again() -> None:

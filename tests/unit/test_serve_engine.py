@@ -249,5 +249,5 @@ def test_vllms_settings_for_adapters(tmp_path: Path) -> None:
     one = _lora({"a": str(tmp_path / "a")})
     both = _lora({"a": str(tmp_path / "a"), "b": str(tmp_path / "b")})
     assert (one["max_lora_rank"], one["lora_target_modules"]) == (8, ["q_proj"])
-    assert (both["max_lora_rank"], both["max_loras"], both["lora_target_modules"]) == (16, 2, ["q_proj", "v_proj"])
+    assert (both["max_lora_rank"], both["max_loras"], both["lora_target_modules"]) == (16, 3, ["q_proj", "v_proj"])
     assert _lora({}) == {}
