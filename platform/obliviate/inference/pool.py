@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, worker_environment
 from obliviate.data.text import Encoded
@@ -128,6 +129,8 @@ class EnginePool:
             max_restarts=-1,
             max_task_retries=1,  # a chunk is lost with its replica and redone by the restarted one: once
             runtime_env={"env_vars": worker_environment() | vllm},
+            # Inside a Ray Tune trial actors would be placed in what the trial reserved for itself alone.
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
         )
         self._replicas = [actor.remote(self._model, placement.spec, placement.cpus) for _ in range(self._spec.replicas)]
         try:
