@@ -27,18 +27,19 @@ function alternatives({ alternatives: found, text }) {
       element("td", {}, nats(each.logp)),
     );
   });
-  const head = ["Alternative", "", "P", "log P"].map((title) => element(title ? "th" : "td", title ? { scope: "col" } : {}, title));
+  const head = ["Alternative", null, "P", "log P"].map((title) => element(title ? "th" : "td", {}, title));
   return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
 
 function figures({ info, position }, of) {
+  const place = `token ${position + 1} of ${of}`;
   const pairs = [
     ["log-probability", `${nats(info.logp)} nats`],
     ["probability", probability(info.logp == null ? null : Math.exp(info.logp))],
     ["entropy", `${nats(info.entropy)} nats`],
   ];
   return [
-    element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, `token ${position + 1} of ${of}`)),
+    element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, place)),
     element("dl", {}, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
     alternatives(info),
   ];
@@ -53,6 +54,11 @@ function place(span) {
   const top = below + height <= room.clientHeight ? below : Math.max(GAP, token.top - GAP - height);
   box.style.top = `${top}px`;
   box.style.left = `${Math.max(GAP, Math.min(token.left, room.clientWidth - width - GAP))}px`;
+}
+
+function follow() {
+  if (shown?.isConnected) place(shown);
+  else hide(); // the answer was written anew
 }
 
 function show(span) {
@@ -123,6 +129,6 @@ export function watch(root) {
     event.preventDefault(); // the page would scroll
     neighbour(token(event), event.key)?.focus();
   });
-  addEventListener("scroll", () => shown && place(shown), { passive: true });
-  addEventListener("resize", () => shown && place(shown));
+  addEventListener("scroll", follow, { passive: true });
+  addEventListener("resize", follow);
 }
