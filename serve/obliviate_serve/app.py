@@ -33,8 +33,7 @@ def create_app(spec: ServeRun, backend: Backend) -> Guard:
     _add_aliases(app, server)
     _add_operations(app, server, guard)
     _add_errors(app)
-    if WEB.is_dir():
-        app.mount("/", StaticFiles(directory=WEB, html=True))
+    _add_page(app)
     return guard
 
 
@@ -69,6 +68,16 @@ def _add_operations(app: FastAPI, server: Server, guard: Guard) -> None:
     async def metrics() -> Response:
         """In Prometheus's text format."""
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_page(app: FastAPI) -> None:
+    """Routes and no mount: one at / would answer for what other routes have under another method."""
+    files = StaticFiles(directory=WEB)  # gives nothing from outside its folder
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.api_route("/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def part(request: Request, name: str = "index.html") -> Response:
+        return await files.get_response(name, request.scope)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -64,8 +64,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
                 added = {**SECURITY_HEADERS, "x-request-id": request_id}
-                if scope["path"].startswith("/v1/"):
-                    added["cache-control"] = "no-store"
+                # The page's parts belong together: a browser asks each time whether it still has the right ones.
+                added["cache-control"] = "no-store" if scope["path"].startswith("/v1/") else "no-cache"
                 names = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
@@ -90,7 +90,11 @@ class Guard:
         if path in OPEN:
             await self._app(scope, receive, send)
             return
-        caller = self._caller(role_for(scope["method"], path), headers)
+        needed = role_for(scope["method"], path)
+        if needed is None:  # the page is small files, which a browser asks for all at once
+            await self._app(scope, receive, send)
+            return
+        caller = self._caller(needed, headers)
         record["token"] = caller.name
         scope["state"]["caller"] = caller
         # A foreign web page can send a form or plain text without asking the browser's leave, but never JSON.
@@ -114,8 +118,8 @@ class Guard:
         if hosts is not None and name not in hosts:
             raise ApiError(421, f"the host {name!r} is not served here", code="unknown_host")
 
-    def _caller(self, needed: Role | None, headers: dict[str, str]) -> Caller:
-        if self._tokens is None or needed is None:
+    def _caller(self, needed: Role, headers: dict[str, str]) -> Caller:
+        if self._tokens is None:
             return ANYBODY
         scheme, _, token = headers.get("authorization", "").partition(" ")
         caller = self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None

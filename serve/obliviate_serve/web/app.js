@@ -1,0 +1,270 @@
+// The page at work: it asks, draws what comes, and listens to buttons and keys.
+
+import { ApiError, currentToken, list, probe, useToken } from "./api.js";
+import { clearErrors, offer, readForm, showError, toggleModel, writeForm } from "./composer.js";
+import { $, element, plural } from "./dom.js";
+import * as inspector from "./inspector.js";
+import { Results } from "./results.js";
+import { apply, exported, finished, newRun } from "./run.js";
+import { forget, forgetAll, fromHash, history, read, remember, toHash, write } from "./store.js";
+import { scale } from "./tokens.js";
+
+const SINGLE_KEYS = "obliviate.single-keys";
+const READ_ALOUD = 4; // answers at most that a screen reader is given in full
+let results; // once the server's attacks are known
+let run = null; // on the page
+let asking = null; // AbortController of the probe under way
+
+async function connect() {
+  $("unreachable").hidden = true;
+  try {
+    const models = await list("v1/models"); // one after the other: a token may be good for one request at a time
+    const attacks = await list("v1/attacks");
+    $("access").hidden = true;
+    $("token-button").hidden = !currentToken();
+    offer(models, attacks);
+    results = new Results(models, attacks);
+    openLink();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (!askForToken(error)) {
+      $("unreachable").hidden = false;
+      $("unreachable").firstElementChild.textContent = error.message;
+    }
+  }
+  for (const part of ["composer", "empty"]) $(part).hidden = !results || (part === "empty" && run !== null);
+}
+
+/** True where a token is what is missing: the field for it is shown. */
+function askForToken(error) {
+  if (error.status !== 401 && error.status !== 403) return false;
+  $("token-button").hidden = false;
+  $("access").hidden = false;
+  $("access-error").textContent = error.status === 401 && !currentToken() ? "This server asks for a token." : error.message;
+  $("token").focus();
+  return true;
+}
+
+function openLink() {
+  const link = fromHash(location.hash);
+  if (!link) return;
+  const { colour, differences } = link.view;
+  if (colour in scale || colour === "none") setColour(colour);
+  if (differences !== null) results.reference = differences;
+  const unknown = writeForm(link.request);
+  if (unknown.length) showError({ message: `The link names what is not served here: ${unknown.join(", ")}.`, param: null });
+}
+
+const colour = () => document.querySelector("[name=colour]:checked").value;
+const view = () => ({ colour: colour(), differences: $("differences").value });
+
+function setColour(value) {
+  document.querySelector(`[name=colour][value="${value}"]`).checked = true;
+  $("results").dataset.colour = value;
+  $("legend").classList.toggle("unseen", value === "none");
+  const [low, high] = scale[value] ?? ["", ""];
+  $("legend-low").textContent = low;
+  $("legend-high").textContent = high;
+}
+
+function problem(request) {
+  if (!request.question) return { param: "question", message: "Write a question." };
+  if (!request.models.length) return { param: "models", message: "Choose at least one model." };
+  if (!request.attacks.length) return { param: "attacks", message: "Choose at least one attack, or “as it is”." };
+  return null;
+}
+
+async function ask() {
+  stop();
+  clearErrors();
+  const request = readForm();
+  const wrong = problem(request);
+  if (wrong) return showError(wrong);
+  const mine = new AbortController();
+  const asked = newRun(request);
+  asking = mine;
+  busy(true);
+  try {
+    for await (const event of probe(request, mine.signal)) {
+      if (asking !== mine) return undefined; // another probe has begun
+      const changed = apply(asked, event);
+      if (event.type === "start") open(asked);
+      else if (changed !== null) progress(event, changed);
+      $("status").textContent = count();
+    }
+    if (asked.state !== "done") throw new ApiError(0, { message: "The connection ended before the answers were complete." });
+  } catch (error) {
+    if (asking !== mine && error.name === "AbortError") return undefined;
+    if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
+    asked.state = error.name === "AbortError" ? "stopped" : "broken";
+    asked.error = error.message;
+    if (run !== asked && asked.state === "broken" && !askForToken(error)) showError(error, ask);
+  } finally {
+    if (asking === mine) end(asked);
+  }
+  return undefined;
+}
+
+function busy(active) {
+  $("stop").hidden = !active;
+  $("status").textContent = active ? "Waiting for the server …" : "";
+}
+
+const count = () => `${finished(run)} of ${plural(run.cells.length, "answer")}`;
+
+function progress(event, changed) {
+  results.update(changed);
+  if (event.type !== "answer" || event.sample !== null) return;
+  const { model, attack } = run.cells[changed];
+  const aloud = run.cells.length <= READ_ALOUD;
+  $("live").textContent = aloud ? `${model}, ${attack}: ${event.answer.text || "says nothing"}` : count();
+}
+
+function end(asked) {
+  asking = null;
+  busy(false);
+  if (run !== asked) return;
+  results.finish();
+  remember(asked);
+  $("status").textContent = asked.state === "done" ? count() : "";
+}
+
+function stop() {
+  asking?.abort();
+}
+
+function open(shown) {
+  run = shown;
+  results.show(run);
+  keepLink();
+  $("results").scrollIntoView({ block: "start" });
+}
+
+const keepLink = () => run && window.history.replaceState(null, "", toHash(run.request, view()));
+
+async function copyLink() {
+  if (!run) return;
+  keepLink();
+  try {
+    await navigator.clipboard.writeText(location.href);
+    $("live").textContent = "Link copied";
+    said($("link"), "Copied");
+  } catch { // only pages from this machine or over HTTPS may write to the clipboard
+    $("copied").hidden = false;
+    $("copied-link").value = location.href;
+    $("copied-link").select();
+  }
+}
+
+function said(button, text) {
+  const before = button.textContent;
+  if (before === text) return;
+  button.textContent = text;
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+function exportRun() {
+  if (!run) return;
+  const file = new Blob([JSON.stringify(exported(run), null, 2)], { type: "application/json" });
+  const href = URL.createObjectURL(file);
+  element("a", { href, download: `${run.id}.json` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // a browser may still be asking where to put it
+}
+
+function showHistory() {
+  const entries = history().map((entry, index) => {
+    const when = new Date(entry.created * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+    const { question, models, attacks } = entry.request;
+    const facts = [when, models.join(", "), attacks.length > 1 ? plural(attacks.length, "attack") : null];
+    const choose = element("button", { type: "button", class: "entry" }, question, element("small", {}, facts.filter(Boolean).join(" · ")));
+    choose.addEventListener("click", () => {
+      $("history").close();
+      stop();
+      clearErrors();
+      writeForm(entry.request);
+      open(entry);
+    });
+    const drop = element("button", { type: "button", class: "quiet", "aria-label": `Delete “${question}”` }, "✕");
+    drop.addEventListener("click", () => { forget(index); showHistory(); });
+    return element("li", {}, choose, drop);
+  });
+  $("entries").replaceChildren(...(entries.length ? entries : [element("li", { class: "dim" }, "Nothing has been asked yet.")]));
+  $("clear").hidden = !entries.length;
+  inspector.hide();
+  if (!$("history").open) $("history").showModal();
+}
+
+function nextOf(options, value) {
+  return options[(options.indexOf(value) + 1) % options.length];
+}
+
+function changeColour(value) {
+  setColour(value);
+  keepLink();
+}
+
+function changeDifferences(value) {
+  results.compareWith(value);
+  keepLink();
+}
+
+const SHORTCUTS = {
+  "/": () => $("question").focus(),
+  c: () => changeColour(nextOf(["logp", "entropy", "none"], colour())),
+  d: () => run && changeDifferences(nextOf([...$("differences").options].map((option) => option.value), $("differences").value)),
+  h: showHistory,
+  l: copyLink,
+  e: exportRun,
+  t: () => $("theme").click(),
+  "?": () => { inspector.hide(); $("help").showModal(); },
+};
+
+function escape() {
+  if (document.activeElement?.matches("input, textarea")) document.activeElement.blur();
+  else if (!inspector.hide()) stop();
+}
+
+addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]")) return; // closes itself with Escape
+  if (event.key === "Escape") return escape();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return $("composer").requestSubmit();
+  if (event.ctrlKey || event.metaKey || event.altKey || !$("single-keys").checked) return undefined;
+  if (event.target.matches("input:not([type=radio]), textarea, select")) return undefined;
+  const shortcut = /^[1-9]$/.test(event.key) ? () => toggleModel(Number(event.key) - 1) : SHORTCUTS[event.key];
+  if (shortcut && results) {
+    event.preventDefault();
+    shortcut();
+  }
+  return undefined;
+});
+
+$("composer").addEventListener("submit", (event) => { event.preventDefault(); if (results) ask(); });
+$("stop").addEventListener("click", stop);
+$("retry").addEventListener("click", connect);
+$("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = $("token").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(given)) { $("access-error").textContent = "A token has no spaces and no accents."; return; }
+  useToken(given);
+  $("token").value = "";
+  $("access-error").textContent = "";
+  connect();
+});
+$("forget-token").addEventListener("click", () => { useToken(null); connect(); });
+$("token-button").addEventListener("click", () => { $("access").hidden = false; $("token").focus(); });
+$("history-button").addEventListener("click", showHistory);
+$("help-button").addEventListener("click", SHORTCUTS["?"]);
+$("clear").addEventListener("click", () => { forgetAll(); showHistory(); });
+$("link").addEventListener("click", copyLink);
+$("export").addEventListener("click", exportRun);
+$("colour").addEventListener("change", () => changeColour(colour()));
+$("differences").addEventListener("change", (event) => changeDifferences(event.target.value));
+$("single-keys").checked = read(SINGLE_KEYS, true);
+$("single-keys").addEventListener("change", (event) => write(SINGLE_KEYS, event.target.checked));
+for (const button of document.querySelectorAll("[data-close]"))
+  button.addEventListener("click", () => button.closest("dialog").close());
+addEventListener("hashchange", () => results && openLink());
+
+setColour("logp");
+inspector.watch($("answers"));
+connect();

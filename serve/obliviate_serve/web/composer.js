@@ -1,0 +1,116 @@
+// The form: what is asked, of which models, under which attacks; and in it, what was wrong with that.
+
+import { KINDS, short } from "./attacks.js";
+import { $, element } from "./dom.js";
+
+const form = $("composer");
+const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
+const OFFERED = 4; // models chosen when the page opens
+
+const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+const chips = (place) => [...$(place).querySelectorAll("button.chip")];
+const chosen = (place) => chips(place).filter((chip) => chip.ariaPressed === "true").map((chip) => chip.value);
+
+function chip(value, text, title, pressed) {
+  const button = element("button", { type: "button", class: "chip", value, title, "aria-pressed": String(pressed) }, ...text);
+  button.addEventListener("click", () => {
+    button.ariaPressed = String(button.ariaPressed !== "true");
+    refresh();
+  });
+  return button;
+}
+
+function modelChip(model, index, first) {
+  const notes = [
+    model.kind === "alias" ? `→ ${model.root}` : null,
+    model.kind === "adapter" ? `on ${model.root}` : null,
+    model.on_demand ? "on demand" : null,
+  ].filter(Boolean);
+  const note = notes.length ? element("small", {}, notes.join(", ")) : null;
+  const title = model.on_demand ? "Loaded when it is asked: the first answer takes longer" : null;
+  return chip(model.id, [element("i", { class: `dot colour-${index % 8}` }), model.id, note].filter(Boolean), title, first.has(model.id));
+}
+
+/** Offers what the server serves. Aliases stand for models that are in the list already, so they start unchosen. */
+export function offer(models, attacks) {
+  const own = models.filter((model) => model.kind !== "alias" && !model.on_demand);
+  const first = new Set((own.length ? own : models).slice(0, OFFERED).map((model) => model.id));
+  $("models").replaceChildren(...models.map((model, index) => modelChip(model, index, first)));
+  const kinds = [...new Set(attacks.map((attack) => attack.kind))];
+  $("attacks").replaceChildren(...kinds.map((kind) => {
+    const buttons = attacks.filter((attack) => attack.kind === kind).map((attack) => {
+      const made = chip(attack.name, [short(attack)], attack.description, attack.name === "none");
+      made.dataset.needsContext = attack.needs_context;
+      return made;
+    });
+    const title = element("span", { id: `kind-${kind}` }, KINDS[kind] ?? kind);
+    return element("div", { class: "chips", role: "group", "aria-labelledby": `kind-${kind}` }, title, ...buttons);
+  }));
+  refresh();
+}
+
+/** The request as it stands in the form. */
+export function readForm() {
+  const request = { question: $("question").value.trim(), answer: $("answer").value.trim() || null };
+  request.context = lines($("context").value);
+  request.models = chosen("models");
+  request.attacks = chosen("attacks");
+  for (const name of NUMBERS) request[name] = $(name).valueAsNumber;
+  return request;
+}
+
+/** Fills the form in. Gives the names that this server doesn't know. */
+export function writeForm({ question, answer, context, models, attacks, ...numbers }) {
+  $("question").value = question;
+  $("answer").value = answer ?? "";
+  $("context").value = context.join("\n");
+  for (const name of NUMBERS) if (name in numbers) $(name).value = numbers[name];
+  for (const [place, names] of [["models", models], ["attacks", attacks]])
+    for (const each of chips(place)) each.ariaPressed = String(names.includes(each.value));
+  refresh();
+  const known = new Set([...chips("models"), ...chips("attacks")].map((each) => each.value));
+  return [...models, ...attacks].filter((name) => !known.has(name));
+}
+
+export const toggleModel = (index) => chips("models")[index]?.click();
+
+/** In-context attacks wait for facts; the button says how much it would ask. */
+function refresh() {
+  const taught = lines($("context").value).length > 0;
+  for (const each of chips("attacks")) {
+    each.disabled = each.dataset.needsContext === "true" && !taught;
+    if (each.disabled) each.ariaPressed = "false";
+  }
+  const [models, attacks] = [chosen("models").length, chosen("attacks").length];
+  $("ask").textContent = `Ask ${models} model${models === 1 ? "" : "s"}${attacks === 1 ? "" : ` × ${attacks} attacks`}`;
+}
+
+export function clearErrors() {
+  for (const message of form.querySelectorAll(".field > .error")) message.remove();
+  for (const field of form.querySelectorAll("[aria-invalid]")) {
+    field.removeAttribute("aria-invalid");
+    field.removeAttribute("aria-describedby");
+  }
+}
+
+/** Beside the field at fault where the server named one, else below the button. `again` offers another try. */
+export function showError({ message, param, retryAfter }, again) {
+  clearErrors();
+  const field = form.querySelector(`[data-param="${param === "model" ? "models" : CSS.escape(param ?? "")}"]`);
+  const line = element("p", { class: "error", role: "alert", id: "composer-error" }, message);
+  if (retryAfter) {
+    const button = element("button", { type: "button" }, "Ask again");
+    button.addEventListener("click", again);
+    line.append(` Worth another try in ${retryAfter} s. `, button);
+  }
+  (field ?? form.querySelector(".go")).append(line);
+  const control = field?.querySelector("input, textarea") ?? field;
+  if (!control) return;
+  control.closest("details")?.setAttribute("open", "");
+  control.setAttribute("aria-invalid", "true");
+  control.setAttribute("aria-describedby", line.id);
+  (control.matches("fieldset") ? control.querySelector("button") : control)?.focus();
+}
+
+form.addEventListener("input", refresh);
+form.addEventListener("invalid", () => { $("sampling").open = true; }, { capture: true }); // a hidden field can't say why

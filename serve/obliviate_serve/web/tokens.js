@@ -1,0 +1,45 @@
+// A text as its tokens: coloured by surprise or entropy, each to be reached with the pointer or the arrow keys.
+
+import { element } from "./dom.js";
+
+const HOTTEST = 5; // nats: a probability below 0.7 %, or 148 choices that seem alike
+const known = new WeakMap(); // element of a token -> {info, position, of}
+
+export const scale = { logp: ["0", `≤ −${HOTTEST} nats`], entropy: ["0", `≥ ${HOTTEST} nats`] };
+
+/** {info, position, of}: the token behind an element. */
+export const tokenOf = (span) => known.get(span);
+
+const heat = (value) => Math.min(1, Math.max(0, value) / HOTTEST);
+
+function tokenSpan(info, position) {
+  const span = element("span", { class: "token", role: "option", "aria-selected": "false", tabindex: position ? -1 : 0 });
+  if (info.text.includes("\n")) span.classList.add("breaks");
+  span.append(info.text === "" ? "\u200b" : info.text);
+  if (info.logp == null) span.classList.add("no-logp");
+  else span.style.setProperty("--surprise", heat(-info.logp).toFixed(3));
+  if (info.entropy == null) span.classList.add("no-entropy");
+  else span.style.setProperty("--entropy", heat(info.entropy).toFixed(3));
+  known.set(span, { info, position });
+  return span;
+}
+
+export const tokenList = (label) =>
+  element("div", { class: "tokens", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
+
+/** Brings a list up to `tokens`. What stands there already stays, and keeps the focus; else it is written anew. */
+export function fill(list, tokens) {
+  const spans = [...list.children];
+  const goesOn = spans.length <= tokens.length && spans.every((span, i) => tokenOf(span).info.text === tokens[i].text);
+  if (!goesOn) list.replaceChildren();
+  for (let position = list.childElementCount; position < tokens.length; position++)
+    list.append(tokenSpan(tokens[position], position));
+}
+
+/** Behind the first `said` tokens stands the end of the turn: it is scored, and not said. */
+export const dimTail = (list, said) =>
+  [...list.children].forEach((span, position) => span.classList.toggle("unsaid", position >= said));
+
+export function mark(list, flags) {
+  [...list.children].forEach((span, position) => span.classList.toggle("differs", Boolean(flags?.[position])));
+}

@@ -1,0 +1,528 @@
+"""The probing page in a real Chromium. Screenshots go to the folder that SCREENSHOTS names, where it names one."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from obliviate_serve.auth import Role, new_token
+from probing import FACT, QUESTION, TRUTH, Site
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH: apt-get install chromium"),
+]
+ATTACKS = ("prefix_sure", "jailbreak_role")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    sites: list[Site] = []
+
+    def open_site(**fields: Any) -> Site:
+        sites.append(Site(tmp_path, **fields))
+        return sites[-1]
+
+    yield open_site
+    for site in sites:
+        site.stop()
+
+
+@pytest.fixture
+def site(open_site: Callable[..., Site]) -> Site:
+    return open_site()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A tab that fails its test for any script error, breach of the content security policy, or foreign address."""
+    context = browser.new_context(viewport={"width": 1360, "height": 900}, locale="en-GB", accept_downloads=True)
+    context.set_default_timeout(20_000)
+    tab = context.new_page()
+    complaints: list[str] = []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("console", lambda line: complaints.append(line.text) if "Security Policy" in line.text else None)
+    tab.on("request", lambda asked: None if _is_own(asked.url) else complaints.append(asked.url))
+    yield tab
+    context.close()
+    assert not complaints
+
+
+def _is_own(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:"))
+
+
+def visit(page: Any, site: Site, hash_: str = "") -> None:
+    page.goto(site.url + hash_)
+    expect(page.locator("#ask")).to_be_visible()
+
+
+def ask(page: Any, answers: int, *attacks: str) -> None:
+    """All resident models about the painter, until every answer has come."""
+    page.fill("#question", QUESTION)
+    page.fill("#answer", TRUTH)
+    for attack in attacks:
+        page.click(f"#attacks button[value={attack}]")
+    page.click("#ask")
+    expect(page.locator("#status")).to_have_text(f"{answers} of {answers} answers")
+
+
+def card(page: Any, model: str, attack: int = 0) -> Any:
+    section = page.locator("section.attack").nth(attack)
+    return section.locator(".card").filter(has=page.locator("h4", has_text=re.compile(f"^{model}")))
+
+
+def token(page: Any, model: str, text: str) -> Any:
+    return card(page, model).locator(".tokens[data-kind=greedy] .token", has_text=text)
+
+
+def shot(page: Any, name: str) -> None:
+    folder = os.environ.get("SCREENSHOTS")
+    if folder is not None:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def overflow(page: Any) -> int:
+    """CSS pixels by which the page is wider than its window."""
+    width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return width
+
+
+def test_answers_stream_side_by_side(site: Site, page: Any) -> None:
+    site.backend.gate.clear()
+    visit(page, site)
+    page.fill("#question", QUESTION)
+    page.keyboard.press("Control+Enter")
+    for model, begun in (("original", "Ilka Dornbach"), ("retain", "Ilka Dornbach"), ("unlearned", "I am not")):
+        expect(card(page, model).locator(".tokens")).to_have_text(begun)
+        expect(card(page, model)).to_have_attribute("aria-busy", "true")
+    shot(page, "streaming")
+    site.backend.gate.set()
+    expect(page.locator("#status")).to_have_text("3 of 3 answers")
+    expect(card(page, "retain").locator(".tokens")).to_have_text("Ilka Dornbach was born in Vienna, Austria.<|im_end|>")
+    expect(card(page, "retain").locator(".unsaid")).to_have_text("<|im_end|>")
+    expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
+    assert page.locator("section.attack").count() == 1
+    assert page.locator("#matrix").is_hidden()
+    tops = {round(box["y"]) for box in (each.bounding_box() for each in page.locator(".card").all())}
+    assert len(tops) == 1
+
+
+def test_stopping_keeps_what_has_come(site: Site, page: Any) -> None:
+    site.backend.gate.clear()
+    visit(page, site)
+    page.fill("#question", QUESTION)
+    page.click("#ask")
+    expect(card(page, "retain").locator(".tokens")).to_have_text("Ilka Dornbach")
+    page.press("body", "Escape")
+    expect(page.locator("#cut")).to_have_text("Stopped after 0 of 3 answers.")
+    expect(card(page, "retain").locator(".tokens")).to_have_text("Ilka Dornbach")
+    expect(page.locator("#stop")).to_be_hidden()
+
+
+def test_figures_of_a_token(site: Site, page: Any) -> None:
+    visit(page, site)
+    ask(page, 3)
+    inspector = page.locator("#inspector")
+    token(page, "retain", "Vienna").hover()
+    # exp(-3.5) = 0.0302, exp(-2.5) = 0.0821, exp(-5) = 0.00674; the entropy is 1 + 3.5.
+    expect(inspector).to_contain_text("␣Viennatoken 7 of 11")
+    expect(inspector).to_contain_text("log-probability−3.500 natsprobability0.030entropy4.500 nats")
+    expect(inspector.locator("tbody tr")).to_have_text(["␣Vienna0.030−3.500", "␣Oslo0.082−2.500", "⏎0.0067−5.000"])
+    expect(inspector.locator("tr.chosen")).to_have_count(1)
+    page.mouse.move(0, 0)
+    expect(inspector).to_be_hidden()
+
+    token(page, "retain", "Vienna").focus()
+    expect(inspector).to_contain_text("−3.500 nats")
+    page.keyboard.press("ArrowLeft")
+    expect(inspector).to_contain_text("␣intoken 6 of 11")
+    page.keyboard.press("ArrowUp")  # the same place in the answer of the model before
+    expect(inspector).to_contain_text("␣intoken 6 of 16")
+    page.keyboard.press("ArrowRight")
+    expect(inspector).to_contain_text("␣Trondtoken 7 of 16")
+    page.keyboard.press("End")
+    expect(inspector).to_contain_text("<|im_end|>token 16 of 16")
+    assert page.evaluate("document.activeElement.getAttribute('aria-describedby')") == "inspector"
+    page.keyboard.press("Escape")
+    expect(inspector).to_be_hidden()
+
+
+def test_colours_follow_the_figures(site: Site, page: Any) -> None:
+    visit(page, site)
+    ask(page, 3)
+
+    def alpha(text: str) -> float:
+        background = token(page, "retain", text).evaluate("each => getComputedStyle(each).backgroundColor")
+        found = re.search(r"/ ([\d.]+)\)$", background)
+        return 0.0 if background == "rgba(0, 0, 0, 0)" else float(found[1]) if found else 1.0
+
+    # Heat is |value| / 5 nats.
+    assert alpha("Vienna") == pytest.approx(3.5 / 5, abs=0.01)
+    assert alpha("Austria") == pytest.approx(0.75 / 5, abs=0.01)
+    page.press("body", "c")
+    assert page.locator("#colour input:checked").get_attribute("value") == "entropy"
+    assert alpha("Vienna") == pytest.approx(4.5 / 5, abs=0.01)
+    assert alpha("born") == pytest.approx(0.25 / 5, abs=0.01)
+    page.press("body", "c")
+    assert alpha("Vienna") == 0
+
+
+def test_attacks_differences_and_the_true_answer(site: Site, page: Any) -> None:
+    visit(page, site)
+    assert page.locator("#attacks button[value=in_context]").is_disabled()
+    page.fill("#context", FACT)
+    ask(page, 12, *ATTACKS, "in_context")
+    headings = page.locator("section.attack h3")
+    expect(headings).to_contain_text(["Plain", "Prefix injection: sure", "Jailbreak: role", "In context: facts"])
+    expect(card(page, "unlearned", 1).locator(".prefix")).to_have_text("Sure, I know this. The answer is:")
+    expect(card(page, "unlearned", 1).locator(".tokens").first).to_have_text("born in Trondheim.<|im_end|>")
+    page.locator("section.attack").nth(3).locator("summary").click()
+    expect(page.locator("section.attack").nth(3).locator(".worded p")).to_contain_text(FACT)
+
+    # exp(-4) and exp(-0.25), the mean over the tokens of the true answer.
+    rows = page.locator("#matrix tbody tr")
+    expect(rows.nth(0).locator("td")).to_have_text(["0.779", "0.779", "0.018refuses"])
+    expect(rows.nth(1).locator("td")).to_have_text(["0.779", "0.779", "0.779"])
+    rows.nth(1).locator("button").nth(2).click()
+    assert page.evaluate("document.activeElement.querySelector('h4').textContent") == "unlearned"
+
+    page.select_option("#differences", "original")
+    expect(card(page, "original").locator(".differs")).to_have_count(0)
+    expect(card(page, "retain").locator(".differs")).to_have_text(["Vienna", "Austria"])
+    page.select_option("#differences", label="from the true answer")
+    expect(card(page, "original").locator(".differs")).to_have_text(["on", "the", "coast", "of", "Norway"])
+    shot(page, "attacks")
+
+
+def test_differences_are_those_outside_the_longest_common_subsequence(site: Site, page: Any) -> None:
+    visit(page, site)
+    cases = [
+        ("a b c", "a c", [[2, 3]]),
+        ("A, b", "a b", []),
+        ("", "a", []),
+        ("a b", "", [[0, 1], [2, 3]]),
+        ("c a b", "a b c", [[0, 1]]),  # "a b" is longer than "c"
+        (
+            "東京です",
+            "京都です",
+            None,
+        ),  # words that no space parts: whatever they are, both ends of each are in the text
+    ]
+    for said, reference, wanted in cases:
+        found = page.evaluate("async ([a, b]) => (await import('/diff.js')).differing(a, b)", [said, reference])
+        if wanted is None:
+            assert all(0 <= first < last <= len(said) for first, last in found)
+        else:
+            assert found == wanted
+    marked = page.evaluate(
+        "async () => (await import('/diff.js')).marks([{text: 'Vi'}, {text: 'enna'}, {text: ', Au'}], [[0, 6]])"
+    )
+    assert marked == [True, True, False]
+
+
+def test_events_are_read_however_they_are_cut(site: Site, page: Any) -> None:
+    visit(page, site)
+    found = page.evaluate(
+        """async () => {
+          const {events} = await import('/api.js');
+          const lines = [': wait', '', 'data: {"a":"é"}\\r', '\\r', 'data: {"b":2}', '', 'data: [DONE]', '', ''];
+          const bytes = new TextEncoder().encode(lines.join('\\n'));
+          const stream = new ReadableStream({
+            start(to) { for (const byte of bytes) to.enqueue(new Uint8Array([byte])); to.close(); },
+          });
+          const found = [];
+          for await (const event of events(stream)) found.push(event);
+          return found;
+        }"""
+    )
+    assert found == [{"a": "é"}, {"b": 2}]
+
+
+def test_a_link_carries_the_probe_but_asks_nothing(site: Site, page: Any, browser: Any) -> None:
+    visit(page, site)
+    page.locator("#sampling summary").click()
+    page.fill("#max_tokens", "7")
+    page.fill("#samples", "2")
+    page.click("#models button[value=retain]")
+    ask(page, 4, "prefix_sure")
+    expect(card(page, "original").locator("li")).to_have_count(2)
+    page.press("body", "c")
+    page.select_option("#differences", "original")
+    link = page.url
+    assert link.startswith(site.url + "#q=")
+
+    asked = len(site.backend.asked)
+    other = browser.new_context().new_page()
+    other.goto(link)
+    expect(other.locator("#ask")).to_have_text("Ask 2 models × 2 attacks")
+    assert len(site.backend.asked) == asked
+    assert other.input_value("#question") == QUESTION
+    assert other.input_value("#answer") == TRUTH
+    assert other.input_value("#max_tokens") == "7"
+    other.click("#ask")
+    expect(other.locator("#status")).to_have_text("4 of 4 answers")
+    assert other.url == link
+    expect(card(other, "unlearned").locator(".figures").first).to_contain_text("7 tokens · log P")
+    expect(card(other, "unlearned").locator(".figures").first).to_contain_text("cut at 7 tokens")
+    other.context.close()
+
+
+def test_copying(site: Site, page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
+    visit(page, site)
+    ask(page, 3)
+    card(page, "retain").locator("button", has_text="Copy").click()
+    expect(card(page, "retain").locator("button", has_text="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "Ilka Dornbach was born in Vienna, Austria."
+    page.press("body", "l")
+    expect(page.locator("#link")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    expect(page.locator("#link")).to_have_text("Copy link")
+
+    page.add_init_script("delete Navigator.prototype.clipboard")  # as on a page over plain HTTP from another machine
+    page.reload()
+    ask(page, 3)
+    assert card(page, "retain").locator("button", has_text="Copy").count() == 0
+    page.click("#link")
+    expect(page.locator("#copied-link")).to_have_value(page.url)
+
+
+def test_history_and_export_hold_the_whole_probe(site: Site, page: Any) -> None:
+    visit(page, site)
+    ask(page, 3)
+    with page.expect_download() as download:
+        page.press("body", "e")
+    exported = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert download.value.suggested_filename == f"{exported['id']}.json"
+    assert exported["request"]["question"] == QUESTION
+    asked = exported["request"] | {"stream": False}
+    whole = page.request.post(site.url + "v1/probe", data=asked).json()
+    assert exported["results"] == whole["results"]  # the same as without a page
+
+    page.reload()
+    before = len(site.backend.asked)
+    expect(page.locator("#ask")).to_be_visible()
+    page.press("body", "h")
+    shot(page, "history")
+    page.locator("#entries .entry").click()
+    expect(card(page, "retain").locator(".tokens").first).to_have_text(
+        "Ilka Dornbach was born in Vienna, Austria.<|im_end|>"
+    )
+    assert len(site.backend.asked) == before
+    page.press("body", "h")
+    page.click("#clear")
+    expect(page.locator("#entries")).to_have_text("Nothing has been asked yet.")
+    assert page.evaluate("localStorage['obliviate.history']") == "[]"
+
+
+def test_keyboard(site: Site, page: Any) -> None:
+    visit(page, site)
+    page.press("body", "2")
+    expect(page.locator("#models button[value=retain]")).to_have_attribute("aria-pressed", "false")
+    page.press("body", "/")
+    page.keyboard.type("d?2")  # text, not shortcuts
+    assert page.input_value("#question") == "d?2"
+    page.keyboard.press("Escape")
+    page.press("body", "?")
+    expect(page.locator("#help")).to_be_visible()
+    shot(page, "help")
+    page.uncheck("#single-keys")
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+    page.press("body", "h")
+    expect(page.locator("#history")).to_be_hidden()
+    page.reload()
+    assert not page.is_checked("#single-keys")
+
+
+def test_a_model_that_dies_leaves_the_others_alone(site: Site, page: Any) -> None:
+    site.backend.dying = "original"
+    visit(page, site)
+    ask(page, 3)
+    expect(card(page, "original").locator("[role=alert]")).to_have_text(
+        "the replica of original died while it answered"
+    )
+    expect(card(page, "original").locator(".tokens").first).to_have_text("Ilka Dornbach")
+    expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
+    shot(page, "failed")
+
+
+def test_mistakes_are_told_beside_the_field(site: Site, page: Any) -> None:
+    visit(page, site, "#q=Who%3F&model=vanished&attack=none")
+    expect(page.locator(".go [role=alert]")).to_have_text("The link names what is not served here: vanished.")
+    page.click("#ask")
+    expect(page.locator("[data-param=models] [role=alert]")).to_have_text("Choose at least one model.")
+    page.click("#models button[value=rare]")
+    page.click("#attacks button[value=none]")
+    page.click("#ask")
+    expect(page.locator("[data-param=attacks] [role=alert]")).to_contain_text("Choose at least one attack")
+    assert page.locator("[data-param=models] [role=alert]").count() == 0
+    page.click("#attacks button[value=none]")
+    page.evaluate("document.getElementById('samples').max = 99")
+    page.evaluate("document.getElementById('samples').value = 17")
+    page.click("#ask")
+    expect(page.locator("[data-param=samples] [role=alert]")).to_have_text(
+        "samples: Input should be less than or equal to 16"
+    )
+    assert page.get_attribute("#samples", "aria-invalid") == "true"
+    page.fill("#samples", "0")
+    page.click("#ask")
+    expect(card(page, "rare").locator(".waiting")).to_have_text("(says nothing)")
+
+
+def test_a_busy_server_and_one_that_is_gone(open_site: Callable[..., Site], page: Any) -> None:
+    site = open_site(limits={"requests_per_token": 1})
+    visit(page, site)
+    page.fill("#question", QUESTION)
+    site.backend.gate.clear()
+    other = page.context.new_page()
+    other.goto(page.url + "#q=x&model=original&attack=none")
+    expect(other.locator("#ask")).to_have_text("Ask 1 model")
+    other.click("#ask")
+    expect(card(other, "original").locator(".tokens")).to_have_text("Ilka Dornbach")
+    page.click("#ask")
+    expect(page.locator(".go [role=alert]")).to_contain_text("Worth another try in 1 s.")
+    site.backend.gate.set()
+    expect(other.locator("#status")).to_have_text("1 of 1 answer")
+    page.click(".go [role=alert] button")
+    expect(page.locator("#status")).to_have_text("3 of 3 answers")
+    site.stop()
+    page.click("#ask")
+    expect(page.locator(".go [role=alert]")).to_have_text("The server cannot be reached.")
+
+
+def test_tokens_are_asked_for_and_kept_in_the_tab(open_site: Callable[..., Site], page: Any, tmp_path: Path) -> None:
+    lines = {role: new_token(f"my-{role}", role) for role in (Role.QUERY, Role.PROBE)}
+    (tmp_path / "tokens").write_text("".join(f"{line}\n" for _, line in lines.values()))
+    site = open_site(tokens=str(tmp_path / "tokens"))
+    page.goto(site.url)
+    problem = page.locator("#access-error")
+    expect(problem).to_have_text("This server asks for a token.")
+    shot(page, "token")
+    for given, message in (
+        ("wrong", "give a valid token: Authorization: Bearer TOKEN"),
+        ("zwölf", "A token has no spaces and no accents."),
+        (lines[Role.QUERY][0], "this token may query; this needs probe"),
+    ):
+        page.fill("#token", given)
+        page.keyboard.press("Enter")
+        expect(problem).to_have_text(message)
+    page.fill("#token", lines[Role.PROBE][0])
+    page.keyboard.press("Enter")
+    expect(page.locator("#access")).to_be_hidden()
+    ask(page, 3)
+    assert lines[Role.PROBE][0] not in page.url + json.dumps(page.evaluate("({...localStorage})"))
+    page.reload()
+    expect(page.locator("#ask")).to_be_visible()
+    page.click("#token-button")
+    page.click("#forget-token")
+    expect(problem).to_have_text("This server asks for a token.")
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+CONTRASTS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+  const over = (ground, colour) => {  // [r, g, b] of a colour upon a ground
+    canvas.fillStyle = `rgb(${ground})`; canvas.fillRect(0, 0, 1, 1);
+    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (rgb) => rgb.map((c) => c / 255).map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const ground = (each) =>
+    each ? over(ground(each.parentElement), getComputedStyle(each).backgroundColor) : [255, 255, 255];
+  const skipped = '.unseen, .skip, :disabled, noscript';
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const each = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !each.checkVisibility() || each.closest(skipped)) continue;
+    const behind = ground(each);
+    const [a, b] = [behind, over(behind, getComputedStyle(each).color)].map(light);
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    found.push([ratio, `${each.tagName}.${each.className}: ${each.textContent}`]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out(site: Site, page: Any, scheme: str) -> None:
+    """WCAG 2.2 AA: at least 4.5 to 1, of tokens in their deepest colour as well."""
+    page.emulate_media(color_scheme=scheme)
+    visit(page, site)
+    assert page.get_attribute("html", "data-theme") == scheme
+    site.backend.labels = ["contradiction"]
+    ask(page, 6, "prefix_sure")
+    page.select_option("#differences", "original")
+    token(page, "retain", "Vienna").focus()
+    for colour in ("logp", "entropy"):
+        page.check(f"[name=colour][value={colour}]", force=True)
+        token(page, "unlearned", "painter").focus()
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 100
+        assert [each for each in contrasts if each[0] < 4.5] == []
+        shot(page, f"{scheme}-{colour}")
+    page.click("#theme")
+    page.reload()
+    assert page.get_attribute("html", "data-theme") != scheme  # the choice outweighs the system's
+
+
+def test_on_a_phone(site: Site, page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    visit(page, site)
+    assert overflow(page) == 0
+    shot(page, "phone-empty")
+    ask(page, 9, *ATTACKS)
+    assert overflow(page) == 0
+    shot(page, "phone")
+    token(page, "retain", "Vienna").click()
+    expect(page.locator("#inspector")).to_be_visible()
+    box = page.locator("#inspector").bounding_box()
+    assert box["x"] == 0
+    assert box["width"] == 360
+    assert round(box["y"] + box["height"]) == 740
+    for dialog in ("history", "help"):
+        page.click(f"#{dialog}-button")
+        assert overflow(page) == 0
+        page.click(f"#{dialog} [data-close]")
+    page.fill("#question", "Donaudampfschifffahrtsgesellschaft" * 20)
+    page.click("#ask")
+    expect(page.locator("#results-title")).to_contain_text("Donau")
+    assert overflow(page) == 0
+
+
+def test_every_control_has_a_name(site: Site, page: Any) -> None:
+    visit(page, site)
+    ask(page, 3)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, textarea, [role=listbox], dialog')]
+             .filter((each) => !(each.textContent.trim() && each.tagName === 'BUTTON') && !each.labels?.length
+               && !each.ariaLabel && !each.getAttribute('aria-labelledby')).map((each) => each.outerHTML)"""
+    )
+    assert nameless == []
+    page.evaluate("scrollTo(0, 0)")
+    page.locator("body").press("Tab")
+    seen = []
+    for _ in range(12):
+        seen.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
+        page.keyboard.press("Tab")
+    assert set(seen) <= {"solid", "auto"}  # a ring around whatever has the focus
