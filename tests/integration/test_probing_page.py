@@ -1,123 +1,41 @@
-"""The probing page in a real Chromium. Screenshots go to the folder that SCREENSHOTS names, where it names one."""
+"""What the probing page does, in a real Chromium on the real web application."""
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import ask, card, shot, token, visit
 from obliviate_serve.auth import Role, new_token
 from probing import FACT, QUESTION, TRUTH, Site
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = playwright.expect
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH: apt-get install chromium"),
-]
-ATTACKS = ("prefix_sure", "jailbreak_role")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    sites: list[Site] = []
-
-    def open_site(**fields: Any) -> Site:
-        sites.append(Site(tmp_path, **fields))
-        return sites[-1]
-
-    yield open_site
-    for site in sites:
-        site.stop()
-
-
-@pytest.fixture
-def site(open_site: Callable[..., Site]) -> Site:
-    return open_site()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A tab that fails its test for any script error, breach of the content security policy, or foreign address."""
-    context = browser.new_context(viewport={"width": 1360, "height": 900}, locale="en-GB", accept_downloads=True)
-    context.set_default_timeout(20_000)
-    tab = context.new_page()
-    complaints: list[str] = []
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("console", lambda line: complaints.append(line.text) if "Security Policy" in line.text else None)
-    tab.on("request", lambda asked: None if _is_own(asked.url) else complaints.append(asked.url))
-    yield tab
-    context.close()
-    assert not complaints
-
-
-def _is_own(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:"))
-
-
-def visit(page: Any, site: Site, hash_: str = "") -> None:
-    page.goto(site.url + hash_)
-    expect(page.locator("#ask")).to_be_visible()
-
-
-def ask(page: Any, answers: int, *attacks: str) -> None:
-    """All resident models about the painter, until every answer has come."""
-    page.fill("#question", QUESTION)
-    page.fill("#answer", TRUTH)
-    for attack in attacks:
-        page.click(f"#attacks button[value={attack}]")
-    page.click("#ask")
-    expect(page.locator("#status")).to_have_text(f"{answers} of {answers} answers")
-
-
-def card(page: Any, model: str, attack: int = 0) -> Any:
-    section = page.locator("section.attack").nth(attack)
-    return section.locator(".card").filter(has=page.locator("h4", has_text=re.compile(f"^{model}")))
-
-
-def token(page: Any, model: str, text: str) -> Any:
-    return card(page, model).locator(".tokens[data-kind=greedy] .token", has_text=text)
-
-
-def shot(page: Any, name: str) -> None:
-    folder = os.environ.get("SCREENSHOTS")
-    if folder is not None:
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
-
-
-def overflow(page: Any) -> int:
-    """CSS pixels by which the page is wider than its window."""
-    width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    return width
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+pytestmark = pytest.mark.integration
 
 
 def test_answers_stream_side_by_side(site: Site, page: Any) -> None:
     site.backend.gate.clear()
     visit(page, site)
     page.fill("#question", QUESTION)
+    page.fill("#answer", TRUTH)
     page.keyboard.press("Control+Enter")
     for model, begun in (("original", "Ilka Dornbach"), ("retain", "Ilka Dornbach"), ("unlearned", "I am not")):
-        expect(card(page, model).locator(".tokens")).to_have_text(begun)
+        expect(card(page, model).locator(".tokens").first).to_have_text(begun)
         expect(card(page, model)).to_have_attribute("aria-busy", "true")
+    expect(page.locator("#status")).to_have_text("0 of 3 answers")
+    card(page, "retain").locator("[data-kind=truth] .token").nth(4).focus()
     shot(page, "streaming")
     site.backend.gate.set()
     expect(page.locator("#status")).to_have_text("3 of 3 answers")
-    expect(card(page, "retain").locator(".tokens")).to_have_text("Ilka Dornbach was born in Vienna, Austria.<|im_end|>")
-    expect(card(page, "retain").locator(".unsaid")).to_have_text("<|im_end|>")
+    assert page.evaluate("document.activeElement.textContent") == " in"  # what comes takes nobody's focus
+    expect(page.locator("#inspector")).to_contain_text("−0.250 nats")
+    expect(card(page, "retain").locator(".tokens").first).to_have_text(
+        "Ilka Dornbach was born in Vienna, Austria.<|im_end|>"
+    )
+    expect(card(page, "retain").locator(".unsaid").first).to_have_text("<|im_end|>")
     expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
     assert page.locator("section.attack").count() == 1
     assert page.locator("#matrix").is_hidden()
@@ -189,7 +107,7 @@ def test_attacks_differences_and_the_true_answer(site: Site, page: Any) -> None:
     visit(page, site)
     assert page.locator("#attacks button[value=in_context]").is_disabled()
     page.fill("#context", FACT)
-    ask(page, 12, *ATTACKS, "in_context")
+    ask(page, 12, "prefix_sure", "jailbreak_role", "in_context")
     headings = page.locator("section.attack h3")
     expect(headings).to_contain_text(["Plain", "Prefix injection: sure", "Jailbreak: role", "In context: facts"])
     expect(card(page, "unlearned", 1).locator(".prefix")).to_have_text("Sure, I know this. The answer is:")
@@ -333,26 +251,6 @@ def test_history_and_export_hold_the_whole_probe(site: Site, page: Any) -> None:
     assert page.evaluate("localStorage['obliviate.history']") == "[]"
 
 
-def test_keyboard(site: Site, page: Any) -> None:
-    visit(page, site)
-    page.press("body", "2")
-    expect(page.locator("#models button[value=retain]")).to_have_attribute("aria-pressed", "false")
-    page.press("body", "/")
-    page.keyboard.type("d?2")  # text, not shortcuts
-    assert page.input_value("#question") == "d?2"
-    page.keyboard.press("Escape")
-    page.press("body", "?")
-    expect(page.locator("#help")).to_be_visible()
-    shot(page, "help")
-    page.uncheck("#single-keys")
-    page.keyboard.press("Escape")
-    expect(page.locator("#help")).to_be_hidden()
-    page.press("body", "h")
-    expect(page.locator("#history")).to_be_hidden()
-    page.reload()
-    assert not page.is_checked("#single-keys")
-
-
 def test_a_model_that_dies_leaves_the_others_alone(site: Site, page: Any) -> None:
     site.backend.dying = "original"
     visit(page, site)
@@ -436,93 +334,3 @@ def test_tokens_are_asked_for_and_kept_in_the_tab(open_site: Callable[..., Site]
     page.click("#forget-token")
     expect(problem).to_have_text("This server asks for a token.")
     assert page.evaluate("sessionStorage.length") == 0
-
-
-CONTRASTS = """() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
-  const over = (ground, colour) => {  // [r, g, b] of a colour upon a ground
-    canvas.fillStyle = `rgb(${ground})`; canvas.fillRect(0, 0, 1, 1);
-    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = (rgb) => rgb.map((c) => c / 255).map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
-  const ground = (each) =>
-    each ? over(ground(each.parentElement), getComputedStyle(each).backgroundColor) : [255, 255, 255];
-  const skipped = '.unseen, .skip, :disabled, noscript';
-  const found = [];
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const each = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || !each.checkVisibility() || each.closest(skipped)) continue;
-    const behind = ground(each);
-    const [a, b] = [behind, over(behind, getComputedStyle(each).color)].map(light);
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    found.push([ratio, `${each.tagName}.${each.className}: ${each.textContent}`]);
-  }
-  return found;
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out(site: Site, page: Any, scheme: str) -> None:
-    """WCAG 2.2 AA: at least 4.5 to 1, of tokens in their deepest colour as well."""
-    page.emulate_media(color_scheme=scheme)
-    visit(page, site)
-    assert page.get_attribute("html", "data-theme") == scheme
-    site.backend.labels = ["contradiction"]
-    ask(page, 6, "prefix_sure")
-    page.select_option("#differences", "original")
-    token(page, "retain", "Vienna").focus()
-    for colour in ("logp", "entropy"):
-        page.check(f"[name=colour][value={colour}]", force=True)
-        token(page, "unlearned", "painter").focus()
-        contrasts = page.evaluate(CONTRASTS)
-        assert len(contrasts) > 100
-        assert [each for each in contrasts if each[0] < 4.5] == []
-        shot(page, f"{scheme}-{colour}")
-    page.click("#theme")
-    page.reload()
-    assert page.get_attribute("html", "data-theme") != scheme  # the choice outweighs the system's
-
-
-def test_on_a_phone(site: Site, page: Any) -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
-    visit(page, site)
-    assert overflow(page) == 0
-    shot(page, "phone-empty")
-    ask(page, 9, *ATTACKS)
-    assert overflow(page) == 0
-    shot(page, "phone")
-    token(page, "retain", "Vienna").click()
-    expect(page.locator("#inspector")).to_be_visible()
-    box = page.locator("#inspector").bounding_box()
-    assert box["x"] == 0
-    assert box["width"] == 360
-    assert round(box["y"] + box["height"]) == 740
-    for dialog in ("history", "help"):
-        page.click(f"#{dialog}-button")
-        assert overflow(page) == 0
-        page.click(f"#{dialog} [data-close]")
-    page.fill("#question", "Donaudampfschifffahrtsgesellschaft" * 20)
-    page.click("#ask")
-    expect(page.locator("#results-title")).to_contain_text("Donau")
-    assert overflow(page) == 0
-
-
-def test_every_control_has_a_name(site: Site, page: Any) -> None:
-    visit(page, site)
-    ask(page, 3)
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, input, select, textarea, [role=listbox], dialog')]
-             .filter((each) => !(each.textContent.trim() && each.tagName === 'BUTTON') && !each.labels?.length
-               && !each.ariaLabel && !each.getAttribute('aria-labelledby')).map((each) => each.outerHTML)"""
-    )
-    assert nameless == []
-    page.evaluate("scrollTo(0, 0)")
-    page.locator("body").press("Tab")
-    seen = []
-    for _ in range(12):
-        seen.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
-        page.keyboard.press("Tab")
-    assert set(seen) <= {"solid", "auto"}  # a ring around whatever has the focus

@@ -40,7 +40,8 @@ function askForToken(error) {
   if (error.status !== 401 && error.status !== 403) return false;
   $("token-button").hidden = false;
   $("access").hidden = false;
-  $("access-error").textContent = error.status === 401 && !currentToken() ? "This server asks for a token." : error.message;
+  const first = error.status === 401 && !currentToken();
+  $("access-error").textContent = first ? "This server asks for a token." : error.message;
   $("token").focus();
   return true;
 }
@@ -52,7 +53,7 @@ function openLink() {
   if (colour in scale || colour === "none") setColour(colour);
   if (differences !== null) results.reference = differences;
   const unknown = writeForm(link.request);
-  if (unknown.length) showError({ message: `The link names what is not served here: ${unknown.join(", ")}.`, param: null });
+  if (unknown.length) showError({ message: `The link names what is not served here: ${unknown.join(", ")}.` });
 }
 
 const colour = () => document.querySelector("[name=colour]:checked").value;
@@ -92,7 +93,7 @@ async function ask() {
       else if (changed !== null) progress(event, changed);
       $("status").textContent = count();
     }
-    if (asked.state !== "done") throw new ApiError(0, { message: "The connection ended before the answers were complete." });
+    if (asked.state !== "done") throw new ApiError(0, { message: "The answers ended before they were complete." });
   } catch (error) {
     if (asking !== mine && error.name === "AbortError") return undefined;
     if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
@@ -176,7 +177,8 @@ function showHistory() {
     const when = new Date(entry.created * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
     const { question, models, attacks } = entry.request;
     const facts = [when, models.join(", "), attacks.length > 1 ? plural(attacks.length, "attack") : null];
-    const choose = element("button", { type: "button", class: "entry" }, question, element("small", {}, facts.filter(Boolean).join(" · ")));
+    const below = element("small", {}, facts.filter(Boolean).join(" · "));
+    const choose = element("button", { type: "button", class: "entry" }, question, below);
     choose.addEventListener("click", () => {
       $("history").close();
       stop();
@@ -188,7 +190,8 @@ function showHistory() {
     drop.addEventListener("click", () => { forget(index); showHistory(); });
     return element("li", {}, choose, drop);
   });
-  $("entries").replaceChildren(...(entries.length ? entries : [element("li", { class: "dim" }, "Nothing has been asked yet.")]));
+  const none = element("li", { class: "dim" }, "Nothing has been asked yet.");
+  $("entries").replaceChildren(...(entries.length ? entries : [none]));
   $("clear").hidden = !entries.length;
   inspector.hide();
   if (!$("history").open) $("history").showModal();
@@ -208,10 +211,15 @@ function changeDifferences(value) {
   keepLink();
 }
 
+function nextDifferences() {
+  const options = [...$("differences").options].map((option) => option.value);
+  if (run) changeDifferences(nextOf(options, $("differences").value));
+}
+
 const SHORTCUTS = {
   "/": () => $("question").focus(),
   c: () => changeColour(nextOf(["logp", "entropy", "none"], colour())),
-  d: () => run && changeDifferences(nextOf([...$("differences").options].map((option) => option.value), $("differences").value)),
+  d: nextDifferences,
   h: showHistory,
   l: copyLink,
   e: exportRun,
@@ -244,10 +252,11 @@ $("retry").addEventListener("click", connect);
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = $("token").value.trim();
-  if (!/^[\x21-\x7e]+$/.test(given)) { $("access-error").textContent = "A token has no spaces and no accents."; return; }
+  const possible = /^[\x21-\x7e]+$/.test(given); // what a header may hold
+  $("access-error").textContent = possible ? "" : "A token has no spaces and no accents.";
+  if (!possible) return;
   useToken(given);
   $("token").value = "";
-  $("access-error").textContent = "";
   connect();
 });
 $("forget-token").addEventListener("click", () => { useToken(null); connect(); });

@@ -8,5 +8,8 @@ export const KINDS = {
 export const short = ({ name, kind }) =>
   name === "none" ? "as it is" : name === kind ? "facts" : name.replace(`${kind}_`, "").replaceAll("_", " ");
 
-/** A heading; the server's own name where it isn't known any more what it was (a probe of the history). */
-export const title = (attack) => (attack.kind === "none" ? KINDS.none : attack.kind ? `${KINDS[attack.kind]}: ${short(attack)}` : attack.name);
+/** A heading; the bare name where the server has no such attack any more (a probe of the history). */
+export function title(attack) {
+  if (attack.kind === undefined) return attack.name;
+  return attack.kind === "none" ? KINDS.none : `${KINDS[attack.kind]}: ${short(attack)}`;
+}

@@ -1,7 +1,7 @@
 // The form: what is asked, of which models, under which attacks; and in it, what was wrong with that.
 
 import { KINDS, short } from "./attacks.js";
-import { $, element } from "./dom.js";
+import { $, element, plural } from "./dom.js";
 
 const form = $("composer");
 const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
@@ -12,7 +12,8 @@ const chips = (place) => [...$(place).querySelectorAll("button.chip")];
 const chosen = (place) => chips(place).filter((chip) => chip.ariaPressed === "true").map((chip) => chip.value);
 
 function chip(value, text, title, pressed) {
-  const button = element("button", { type: "button", class: "chip", value, title, "aria-pressed": String(pressed) }, ...text);
+  const attributes = { type: "button", class: "chip", value, title, "aria-pressed": String(pressed) };
+  const button = element("button", attributes, ...text);
   button.addEventListener("click", () => {
     button.ariaPressed = String(button.ariaPressed !== "true");
     refresh();
@@ -26,9 +27,10 @@ function modelChip(model, index, first) {
     model.kind === "adapter" ? `on ${model.root}` : null,
     model.on_demand ? "on demand" : null,
   ].filter(Boolean);
+  const dot = element("i", { class: `dot colour-${index % 8}` });
   const note = notes.length ? element("small", {}, notes.join(", ")) : null;
   const title = model.on_demand ? "Loaded when it is asked: the first answer takes longer" : null;
-  return chip(model.id, [element("i", { class: `dot colour-${index % 8}` }), model.id, note].filter(Boolean), title, first.has(model.id));
+  return chip(model.id, [dot, model.id, note], title, first.has(model.id));
 }
 
 /** Offers what the server serves. Aliases stand for models that are in the list already, so they start unchosen. */
@@ -82,7 +84,12 @@ function refresh() {
     if (each.disabled) each.ariaPressed = "false";
   }
   const [models, attacks] = [chosen("models").length, chosen("attacks").length];
-  $("ask").textContent = `Ask ${models} model${models === 1 ? "" : "s"}${attacks === 1 ? "" : ` × ${attacks} attacks`}`;
+  $("ask").textContent = `Ask ${plural(models, "model")}${attacks === 1 ? "" : ` × ${attacks} attacks`}`;
+}
+
+/** A field that is not to be seen can't say what is wrong with it. */
+function openSampling(event) {
+  if ($("sampling").contains(event.target)) $("sampling").open = true;
 }
 
 export function clearErrors() {
@@ -113,4 +120,4 @@ export function showError({ message, param, retryAfter }, again) {
 }
 
 form.addEventListener("input", refresh);
-form.addEventListener("invalid", () => { $("sampling").open = true; }, { capture: true }); // a hidden field can't say why
+form.addEventListener("invalid", openSampling, { capture: true });

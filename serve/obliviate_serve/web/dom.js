@@ -22,7 +22,7 @@ export function probability(value) {
 }
 
 /** A token's text with its spaces and line ends to be seen. */
-export const visible = (text) => (text === "" ? "∅" : text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥"));
+export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 
 /** "1 token", "2 tokens" */
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;

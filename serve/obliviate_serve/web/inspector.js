@@ -27,18 +27,19 @@ function alternatives({ alternatives: found, text }) {
       element("td", {}, nats(each.logp)),
     );
   });
-  const head = ["Alternative", "", "P", "log P"].map((title) => element(title ? "th" : "td", title ? { scope: "col" } : {}, title));
+  const head = ["Alternative", null, "P", "log P"].map((title) => element(title ? "th" : "td", {}, title));
   return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
 
 function figures({ info, position }, of) {
+  const place = `token ${position + 1} of ${of}`;
   const pairs = [
     ["log-probability", `${nats(info.logp)} nats`],
     ["probability", probability(info.logp == null ? null : Math.exp(info.logp))],
     ["entropy", `${nats(info.entropy)} nats`],
   ];
   return [
-    element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, `token ${position + 1} of ${of}`)),
+    element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, place)),
     element("dl", {}, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
     alternatives(info),
   ];

@@ -10,7 +10,9 @@ export const TRUTH = "=truth"; // differences from the true answer; no model's n
 const said = ({ greedy, tokens }) =>
   (greedy ? greedy.tokens.slice(0, spokenOf(greedy)) : tokens).map((token) => token.text).join("");
 
-const LABELS = { entailment: ["bad", "entails"], neutral: ["plain", "neutral"], contradiction: ["good", "contradicts"] };
+const LABELS = {
+  entailment: ["bad", "entails"], neutral: ["plain", "neutral"], contradiction: ["good", "contradicts"],
+};
 
 /** What is known of an answer at a glance; `brief` where the true answer is named beside it already. */
 function badges(answer, brief = false) {
@@ -39,7 +41,8 @@ function answerFigures(answer, limit) {
 /** Nothing where the browser offers no clipboard: it does to pages from this machine or over HTTPS alone. */
 function copyButton(text, whose) {
   if (!navigator.clipboard) return null;
-  const button = element("button", { type: "button", class: "quiet", "aria-label": `Copy the answer of ${whose}` }, "Copy");
+  const label = `Copy the answer of ${whose}`;
+  const button = element("button", { type: "button", class: "quiet", "aria-label": label }, "Copy");
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
@@ -70,7 +73,8 @@ function samplesBlock(samples, model, limit) {
     dimTail(tokens, spokenOf(answer));
     return [element("li", {}, tokens, ...badges(answer), answerFigures(answer, limit))];
   });
-  return element("section", { class: "under" }, element("h5", {}, plural(items.length, "sample")), element("ol", {}, ...items));
+  const heading = element("h5", {}, plural(items.length, "sample"));
+  return element("section", { class: "under" }, heading, element("ol", {}, ...items));
 }
 
 class Card {
@@ -106,17 +110,23 @@ class Card {
     this.waiting.textContent = greedy ? "(says nothing)" : under_way ? "waiting for the model" : "no answer";
     this.waiting.hidden = Boolean(error || (greedy ? greedy.text : cell.tokens.length));
     this.error.textContent = error?.message ?? "";
-    this.badges.replaceChildren(...badges(greedy));
-    this.figures.replaceChildren(...[greedy && answerFigures(greedy, limit), greedy?.text && copyButton(greedy.text, cell.model)].filter(Boolean));
-    this.truth.replaceChildren(...(truth ? [truthBlock(truth, cell.model)] : []));
-    this.samples.replaceChildren(...(samples.length ? [samplesBlock(samples, cell.model, limit)] : []));
+    // What stands there already stays as it is, and keeps the focus while other things come.
+    if (greedy && !this.figures.hasChildNodes()) {
+      this.badges.append(...badges(greedy));
+      this.figures.append(answerFigures(greedy, limit), (greedy.text && copyButton(greedy.text, cell.model)) || "");
+    }
+    if (truth && !this.truth.hasChildNodes()) this.truth.append(truthBlock(truth, cell.model));
+    if (samples.some(Boolean) && samples.filter(Boolean).length !== this.samples.querySelectorAll("li").length)
+      this.samples.replaceChildren(samplesBlock(samples, cell.model, limit));
   }
 }
 
 function attackSection(attack, cards, question, asked) {
   const heading = element("h3", { title: attack.name }, title(attack), element("small", {}, attack.description ?? ""));
-  const worded = asked === question ? null : element("details", { class: "worded" }, element("summary", {}, "As it was asked"), element("p", {}, asked));
-  return element("section", { class: "attack" }, heading, worded, element("div", { class: "cards" }, ...cards.map((card) => card.root)));
+  const summary = element("summary", {}, "As it was asked");
+  const worded = asked === question ? null : element("details", { class: "worded" }, summary, element("p", {}, asked));
+  const side_by_side = element("div", { class: "cards" }, ...cards.map((card) => card.root));
+  return element("section", { class: "attack" }, heading, worded, side_by_side);
 }
 
 function matrixCell(card, withTruth) {
@@ -157,6 +167,10 @@ export class Results {
     }));
     this.offerReferences();
     this.finish();
+  }
+
+  find(model, attack) {
+    return this.cards.find(({ cell }) => cell.model === model && cell.attack === attack);
   }
 
   /** The colour of its button; of a model that is served no longer, one behind those. */
@@ -202,13 +216,14 @@ export class Results {
     this.draw();
     const { state, error, cells } = this.run;
     $("cut").hidden = !(state === "broken" || state === "stopped");
-    $("cut").textContent = state === "stopped" ? `Stopped after ${finished(this.run)} of ${plural(cells.length, "answer")}.` : (error ?? "");
+    const stopped = `Stopped after ${finished(this.run)} of ${plural(cells.length, "answer")}.`;
+    $("cut").textContent = state === "stopped" ? stopped : (error ?? "");
   }
 
   /** Against the reference's answer to the same attack; the reference itself stays unmarked. */
   markDifferences() {
     for (const { cell, tokens, root } of this.cards) {
-      const baseline = this.cards.find((card) => card.cell.attack === cell.attack && card.cell.model === this.reference);
+      const baseline = this.find(this.reference, cell.attack);
       const other = this.reference === TRUTH ? this.run.request.answer : baseline && said(baseline.cell);
       root.classList.toggle("baseline", cell === baseline?.cell);
       mark(tokens, marks(tokensOf(cell), other ? differing(said(cell), other) : []));
@@ -223,13 +238,14 @@ export class Results {
     const head = models.map((name) => element("th", { scope: "col" }, name));
     const rows = names.map((name) => element(
       "tr", {}, element("th", { scope: "row", title: name }, title(this.attack(name))),
-      ...models.map((model) => matrixCell(this.cards.find(({ cell }) => cell.model === model && cell.attack === name), Boolean(answer))),
+      ...models.map((model) => matrixCell(this.find(model, name), Boolean(answer))),
     ));
-    $("matrix").replaceChildren(element(
+    const table = element(
       "table", {},
       element("caption", {}, answer ? "Probability of the true answer, per token" : "Does it answer?"),
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Attack"), ...head)),
       element("tbody", {}, ...rows),
-    ));
+    );
+    if (!$("matrix").firstElementChild?.isEqualNode(table)) $("matrix").replaceChildren(table); // keeps the focus
   }
 }

@@ -38,7 +38,8 @@ export const tokensOf = (cell) => cell.greedy?.tokens ?? cell.tokens;
 export const spoken = (tokens, text) => tokens.length - (tokens.length && !text.endsWith(tokens.at(-1).text) ? 1 : 0);
 
 /** Of an answer; one that was cut off has no end of turn. */
-export const spokenOf = ({ tokens, text, finish_reason: why }) => (why === "stop" ? spoken(tokens, text) : tokens.length);
+export const spokenOf = (answer) =>
+  answer.finish_reason === "stop" ? spoken(answer.tokens, answer.text) : answer.tokens.length;
 
 export const finished = (run) => run.cells.filter((cell) => cell.greedy || cell.error).length;
 

@@ -4,7 +4,11 @@ const HISTORY = "obliviate.history";
 const LONGEST = 50; // probes
 
 export function read(key, otherwise) {
-  try { return JSON.parse(localStorage.getItem(key)) ?? otherwise; } catch { return otherwise; } // forbidden, or damaged
+  try {
+    return JSON.parse(localStorage.getItem(key)) ?? otherwise;
+  } catch {
+    return otherwise; // forbidden by the browser, or damaged
+  }
 }
 
 /** False where the browser has no room or forbids it. */

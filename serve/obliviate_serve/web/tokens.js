@@ -13,7 +13,8 @@ export const tokenOf = (span) => known.get(span);
 const heat = (value) => Math.min(1, Math.max(0, value) / HOTTEST);
 
 function tokenSpan(info, position) {
-  const span = element("span", { class: "token", role: "option", "aria-selected": "false", tabindex: position ? -1 : 0 });
+  const tabindex = position ? -1 : 0; // one stop of the Tab key for the whole text
+  const span = element("span", { class: "token", role: "option", "aria-selected": "false", tabindex });
   if (info.text.includes("\n")) span.classList.add("breaks");
   span.append(info.text === "" ? "\u200b" : info.text);
   if (info.logp == null) span.classList.add("no-logp");
