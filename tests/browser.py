@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from probing import Site
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE_MS = 20_000  # until something that must happen has not happened
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,7 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium in PATH: apt-get install chromium")
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield chromium
@@ -50,7 +52,7 @@ def site(open_site: "Callable[..., Site]") -> "Site":
 def page(browser: Any) -> Iterator[Any]:
     """A tab that fails its test for any script error, breach of the content security policy, or foreign address."""
     context = browser.new_context(viewport={"width": 1360, "height": 900}, locale="en-GB", accept_downloads=True)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     tab = context.new_page()
     complaints: list[str] = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
