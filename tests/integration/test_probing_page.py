@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from browser import ask, card, shot, token, visit
+from obliviate_serve.api import Asked, StartEvent, TokenEvent, TokenInfo
 from obliviate_serve.auth import Role, new_token
 from probing import FACT, QUESTION, TRUTH, Site
 
@@ -261,6 +262,30 @@ def test_a_model_that_dies_leaves_the_others_alone(site: Site, page: Any) -> Non
     expect(card(page, "original").locator(".tokens").first).to_have_text("Ilka Dornbach")
     expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
     shot(page, "failed")
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("", "The answers ended before they were complete."),
+        ("data: {broken\n\n", "The server sent what is no event."),
+        ('data: {"error": {"message": "too late", "type": "server_error"}}\n\n', "too late"),
+    ],
+)
+def test_a_stream_that_breaks_off_leaves_what_has_come(site: Site, page: Any, last: str, message: str) -> None:
+    asked = Asked(model="original", served_model="original", attack="none", question=QUESTION, prefix="")
+    said = TokenInfo(text="Ilka", logp=-0.5, entropy=None, alternatives=[])
+    events = [StartEvent(id="probe-1", asked=[asked]), TokenEvent(index=0, token=said)]
+    body = "".join(f"data: {event.model_dump_json()}\n\n" for event in events) + last
+    page.route("**/v1/probe", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    visit(page, site)
+    page.fill("#question", QUESTION)
+    page.click("#ask")
+    expect(page.locator("#cut")).to_have_text(message)
+    expect(card(page, "original").locator(".tokens")).to_have_text("Ilka")
+    expect(card(page, "original")).to_have_attribute("aria-busy", "false")
+    token(page, "original", "Ilka").focus()
+    expect(page.locator("#inspector")).to_contain_text("entropy– natsNo alternatives were asked for.")
 
 
 def test_mistakes_are_told_beside_the_field(site: Site, page: Any) -> None:

@@ -60,8 +60,16 @@ export async function* events(stream) {
       if (!line.startsWith("data:")) continue; // comments keep a silent connection open
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
-      yield JSON.parse(data);
+      yield parsed(data);
     }
+  }
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new ApiError(0, { message: "The server sent what is no event." });
   }
 }
 

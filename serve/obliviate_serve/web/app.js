@@ -136,6 +136,7 @@ function stop() {
 
 function open(shown) {
   run = shown;
+  inspector.hide();
   results.show(run);
   keepLink();
   $("results").scrollIntoView({ block: "start" });

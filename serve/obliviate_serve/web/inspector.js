@@ -56,6 +56,11 @@ function place(span) {
   box.style.left = `${Math.max(GAP, Math.min(token.left, room.clientWidth - width - GAP))}px`;
 }
 
+function follow() {
+  if (shown?.isConnected) place(shown);
+  else hide(); // the answer was written anew
+}
+
 function show(span) {
   clearTimeout(leaving);
   if (shown === span) return;
@@ -124,6 +129,6 @@ export function watch(root) {
     event.preventDefault(); // the page would scroll
     neighbour(token(event), event.key)?.focus();
   });
-  addEventListener("scroll", () => shown && place(shown), { passive: true });
-  addEventListener("resize", () => shown && place(shown));
+  addEventListener("scroll", follow, { passive: true });
+  addEventListener("resize", follow);
 }
