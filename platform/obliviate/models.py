@@ -92,9 +92,7 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
     except (OSError, ValueError, KeyError) as error:
         local = Path(path).exists()
-        fix = (
-            "save one beside the weights with tokenizer.save_pretrained(folder)" if local else "or give a local folder"
-        )
+        fix = "save one beside the weights with tokenizer.save_pretrained(folder)" if local else "give a local folder"
         raise UserError(
             f"model.source: {spec.source}: no tokenizer could be loaded ({_first_line(error)}); {fix}"
         ) from error
@@ -125,9 +123,15 @@ def load_pretrained(
     transformers_logging.disable_progress_bar()
     try:
         with redirect_stderr(StringIO()):  # the GGUF reader draws a bar of its own that no setting turns off
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **keywords)
+            model: PreTrainedModel
+            model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **keywords)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.source: {spec.source}: cannot be loaded: {_first_line(error)}") from error
+    if missing := sorted(found["missing_keys"]):  # transformers makes them up at random and only warns
+        raise UserError(
+            f"model.source: {spec.source}: its files lack {len(missing)} of the weights of a {type(model).__name__} "
+            f"({missing[0]}, for example); give a complete causal language model"
+        )
     # A dequantised GGUF still says that it is quantised, and save_pretrained would refuse to write it.
     if hasattr(model.config, "quantization_config") and str(path) != spec.source and "gguf_file" in keywords:
         del model.config.quantization_config

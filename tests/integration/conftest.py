@@ -1,8 +1,10 @@
-"""One Ray for all integration tests: its own, never one that happens to run on the machine."""
+"""One Ray for all integration tests: its own, never one that happens to run on the machine. And one Chromium a file."""
 
 from collections.abc import Iterator
 
 import pytest
+
+from browser import browser, open_site, page, site  # noqa: F401
 
 
 @pytest.fixture(scope="session")

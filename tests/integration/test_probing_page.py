@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import ask, card, shot, token, visit
 
+from browser import ask, card, shot, token, visit
 from obliviate_serve.api import Asked, StartEvent, TokenEvent, TokenInfo
 from obliviate_serve.auth import Role, new_token
 from probing import FACT, QUESTION, TRUTH, Site

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from obliviate.errors import UserError
 from obliviate.models import (
@@ -170,6 +171,14 @@ class TestLoading:
         weights = copy / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
         with pytest.raises(UserError, match=f"^model.source: {copy}: cannot be loaded: "):
+            load_pretrained(ModelSpec(source=str(copy)), dtype=torch.float32)
+
+    def test_weights_that_are_missing_are_not_made_up(self, copy: Path) -> None:
+        """A checkpoint without one norm: transformers would initialise it, warn, and go on."""
+        weights = load_file(copy / "model.safetensors")
+        del weights["model.norm.weight"]
+        save_file(weights, copy / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=r"lack 1 of the weights of a LlamaForCausalLM \(model\.norm\.weight"):
             load_pretrained(ModelSpec(source=str(copy)), dtype=torch.float32)
 
     def test_a_folder_without_a_config(self, copy: Path) -> None:
