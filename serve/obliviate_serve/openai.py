@@ -202,8 +202,8 @@ async def _chunks(
                         yield line(form.chunk(index, Choice(text, list(tokens))))
             case Delta(choice, text, written, tokens, finish):
                 new_tokens += written
-                if text or tokens or finish:  # a part of a character has no text yet
-                    yield line(form.chunk(first + choice, Choice(text, list(tokens), finish)))
+                # Even without text (a part of a character): a stream that has begun says so to the client.
+                yield line(form.chunk(first + choice, Choice(text, list(tokens), finish)))
     if usage:
         yield line(form.usage(_usage(prompt_tokens, new_tokens)))
 
