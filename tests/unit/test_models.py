@@ -134,7 +134,7 @@ class TestTokenizer:
     def test_a_hub_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(
-            UserError, match=r"^model\.source: nobody/nothing: no tokenizer .*; or give a local folder$"
+            UserError, match=r"^model\.source: nobody/nothing: no tokenizer .*; give a local folder$"
         ):
             load_tokenizer(ModelSpec(source="nobody/nothing"))
 
