@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
+from obliviate.data.refusals import load_refusals
 from obliviate.data.schedule import Schedule
 from obliviate.methods import Pass, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
@@ -34,6 +35,7 @@ def finetune(config: FinetuneRun) -> list[str]:
 def unlearn(config: UnlearnRun) -> list[str]:
     corpus = config.data.load()
     check_retain(config, corpus)
+    load_refusals(config.refusals)  # what is wrong with the file is found now, not when training is to begin
     needs = union_of_needs(config.terms)
     trained = [each for each in needs if not each.of_reference]
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
@@ -46,7 +48,7 @@ def unlearn(config: UnlearnRun) -> list[str]:
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
     if any(each.of_reference for each in needs):
         lines.append(
-            "  first the starting model's log-probabilities of these texts: one forward pass each, no second model"
+            "  first what the terms compare with, from the starting model: one forward pass of these texts, no second model"
         )
     return lines
 

@@ -133,7 +133,7 @@ class TestDryRun:
         first, second = plan.strip().split("\n")
         assert first.startswith("unlearn 8 rows with NPO+GD, retain set of 10: 4 steps of 4 items, about ")
         assert "GiB for weights" in first
-        assert second.startswith("  first the starting model's log-probabilities")
+        assert second.startswith("  first what the terms compare with, from the starting model")
         assert not (config.parent / "runs").exists()
 
     def test_its_tokens_are_those_of_the_texts(self, cli: Cli, config: Path, tiny: Path) -> None:
@@ -201,6 +201,11 @@ class TestBadInput:
             f"data.forget: {tmp_path}/forget.jsonl, line 2: has no 'answer' (found: question); "
             "add it, or give a plain text as 'text'"
         )
+
+    @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+    def test_a_file_of_refusals_that_is_not_there(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:
+        message = mistake(cli("unlearn", config, "refusals=nowhere.txt", *dry_run))
+        assert message.startswith("nowhere.txt: no such file of refusals; give ")
 
     @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
     def test_a_method_that_needs_a_retain_set_without_one(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:

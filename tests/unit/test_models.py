@@ -133,9 +133,7 @@ class TestTokenizer:
 
     def test_a_hub_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(
-            UserError, match=r"^model\.source: nobody/nothing: no tokenizer .*; give a local folder$"
-        ):
+        with pytest.raises(UserError, match=r"^model\.source: nobody/nothing: no tokenizer .*; give a local folder$"):
             load_tokenizer(ModelSpec(source="nobody/nothing"))
 
     def test_one_without_a_chat_template(self, copy: Path) -> None:
