@@ -48,7 +48,7 @@ def unlearn(config: UnlearnRun) -> list[str]:
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
     if any(each.of_reference for each in needs):
         lines.append(
-            "  first what the terms compare with, from the starting model: one forward pass of these texts, no second model"
+            "  first what terms compare with, from the starting model: one forward pass of these texts, no second model"
         )
     return lines
 

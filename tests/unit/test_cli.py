@@ -133,7 +133,7 @@ class TestDryRun:
         first, second = plan.strip().split("\n")
         assert first.startswith("unlearn 8 rows with NPO+GD, retain set of 10: 4 steps of 4 items, about ")
         assert "GiB for weights" in first
-        assert second.startswith("  first what the terms compare with, from the starting model")
+        assert second.startswith("  first what terms compare with, from the starting model")
         assert not (config.parent / "runs").exists()
 
     def test_its_tokens_are_those_of_the_texts(self, cli: Cli, config: Path, tiny: Path) -> None:
