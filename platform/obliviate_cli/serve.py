@@ -1,5 +1,6 @@
 """`obliviate serve`: the server on this machine or on the cluster, and the same application for `serve deploy`."""
 
+import os
 import re
 import signal
 import socket
@@ -20,6 +21,7 @@ from obliviate_serve.auth import Role, new_token, read_tokens
 from obliviate_serve.names import promote as write_alias
 from obliviate_serve.names import read_aliases
 from obliviate_serve.spec import ServeRun
+from obliviate_serve.transport import transport_environment
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -113,6 +115,7 @@ def plan(spec: ServeRun) -> list[str]:
 
 
 def _run(spec: ServeRun, console: Console) -> None:
+    os.environ.update(transport_environment())  # before Ray Serve is imported, and for a cluster that starts here
     from ray import serve as ray_serve
 
     from obliviate.cluster import ensure_ray

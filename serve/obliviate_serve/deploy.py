@@ -17,6 +17,7 @@ from obliviate_serve.app import create_app
 from obliviate_serve.backend import Entailment, Pair, ServeBackend
 from obliviate_serve.replica import Loading, Replica, on_demand_replica
 from obliviate_serve.spec import ServedModelSpec, ServeRun, ServingEngineSpec
+from obliviate_serve.transport import transport_environment
 
 GATEWAY_CPUS = 0.1  # it waits more than it works; Ray's CPUs only decide what is placed where
 GATEWAY_REQUESTS = 10_000  # at once: the gateway has limits of its own
@@ -74,7 +75,10 @@ def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -
         max_ongoing_requests=GATEWAY_REQUESTS,
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=spec.limits.drain_s,
-        ray_actor_options={"num_cpus": GATEWAY_CPUS, "runtime_env": {"env_vars": worker_environment()}},
+        ray_actor_options={
+            "num_cpus": GATEWAY_CPUS,
+            "runtime_env": {"env_vars": worker_environment() | transport_environment()},
+        },
     )
     return gateway.bind(spec.with_absolute_paths(), models, on_demand, judging)
 
@@ -128,13 +132,17 @@ def _options(spec: ServeRun, engine: ServingEngineSpec, gpus: float) -> dict[str
         "ray_actor_options": {
             "num_cpus": engine.cpus_per_replica,
             "num_gpus": gpus,
-            "runtime_env": {"env_vars": worker_environment() | vllm},
+            "runtime_env": {"env_vars": worker_environment() | transport_environment() | vllm},
         },
     }
 
 
 def _deployment(kind: type, name: str, cpus: float, gpus: float) -> serve.Deployment:
-    options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": worker_environment()}}
+    options = {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "runtime_env": {"env_vars": worker_environment() | transport_environment()},
+    }
     return serve.deployment(kind, name=name, ray_actor_options=options)
 
 

@@ -1,0 +1,19 @@
+"""Ray Serve's settings for streams of many small messages: gRPC between processes, and no hand-over between threads.
+
+Measured on two cores with 32 streams of SmolLM2-135M: 0.91 of the throughput of vLLM's own server with them, 0.70
+without. Read when Ray Serve is imported, so they must be in the environment before; Ray Serve's proxy takes them from
+the environment that its cluster was started in.
+"""
+
+import os
+
+_SETTINGS = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+}
+
+
+def transport_environment() -> dict[str, str]:
+    """Variables that the user has set keep their value."""
+    return {name: os.environ.get(name, value) for name, value in _SETTINGS.items()}
