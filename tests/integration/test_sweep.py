@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from obliviate.config import build
@@ -77,7 +78,7 @@ def test_the_good_end_the_slow_are_stopped_the_broken_are_recorded(sources: Path
     assert "Lower optim.learning_rate" in records[1e30].cause
     assert [each.point.values["optim.learning_rate"] for each in result.ranked] == [1e-2]
     report = (result.directory / "report.html").read_text()
-    assert records[1e30].cause.split(".")[0] in report
+    assert escape(records[1e30].cause.split(".")[0]) in report
     assert f"unlearn {result.directory}/unlearn.yaml method=ga+gd optim.learning_rate=0.01 seed=0" in report
     for record in result.records:
         assert list((result.directory / "tensorboard" / record.id).glob("events.*"))
