@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 TORCH_VERSION := 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Each with a Ray of its own: about 4 GB of memory.
+TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
@@ -17,7 +19,7 @@ demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
 
 test: install
-	$(RUN_OFFLINE) $(BIN)/python -m pytest
+	$(RUN_OFFLINE) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 check: install
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ def _without_fsync() -> Iterator[None]:
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["requests_world"])
+PARTS = 4  # that the points to be killed at are divided into, so that no test takes long
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +89,17 @@ def check_the_end(folder: Path, ledger: Ledger, alias: str) -> None:
     assert ann.batch == bob.batch != cy.batch
 
 
-def test_a_runner_that_dies_anywhere_loses_nothing(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_runner_that_dies_anywhere_loses_nothing(url: str, tmp_path: Path, part: int) -> None:
     ledger = Ledger(url)
     config(tmp_path, url)  # its files are there before the processes are
-    ask(ledger, "whole")
-    assert process(tmp_path, url, "whole", log=tmp_path / "ticks.json") == 0
-    check_the_end(tmp_path, ledger, "whole")
+    ask(ledger, f"whole-{part}")
+    assert process(tmp_path, url, f"whole-{part}", log=tmp_path / "ticks.json") == 0
+    check_the_end(tmp_path, ledger, f"whole-{part}")
     ticks: list[str] = json.loads((tmp_path / "ticks.json").read_text())
     for stage in ("unlearning", "measuring batch", "written aliases.json", "written certificate", "before commit"):
         assert any(tick.startswith(stage) for tick in ticks), f"{stage} is no point to be killed at"
-    for kill_at in range(len(ticks)):
+    for kill_at in range(part, len(ticks), PARTS):
         alias = f"killed-{kill_at}"
         ask(ledger, alias)
         assert process(tmp_path, url, alias, kill_at) == -signal.SIGKILL, ticks[kill_at]
