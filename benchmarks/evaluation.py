@@ -222,7 +222,7 @@ def rows(arguments: argparse.Namespace) -> tuple[EvaluationSet, ...]:
 
 
 def engine_spec(arguments: argparse.Namespace, kind: str, **fields: Any) -> EngineSpec:
-    return EngineSpec(type=kind, dtype=arguments.dtype, max_model_len=512, batch_tokens=16384, **fields)
+    return EngineSpec(type=kind, dtype=arguments.dtype, max_model_len=512, **fields)
 
 
 def replicas(arguments: argparse.Namespace, model: ModelSpec) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class EngineSpec(Spec):
     gpus_per_replica: float | None = Field(None, ge=0)  # None: tensor_parallel where the cluster has GPUs, else 0
     tensor_parallel: int = Field(1, ge=1)
     batch_tokens: int = Field(4096, ge=64)  # tokens per forward pass of the Hugging Face engine
-    chunk_size: int = Field(64, ge=1)  # texts handed to a replica at a time: what is lost when it dies
+    chunk_size: int = Field(256, ge=1)  # texts handed to a replica at a time: what is lost when it dies
     max_model_len: int = Field(1024, ge=16)  # tokens
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
 

@@ -110,6 +110,8 @@ class VLLMEngine:
             gpu_memory_utilization=spec.gpu_memory_utilization,
             enforce_eager=current_platform.is_cpu(),
             enable_prefix_caching=True,
+            # Only whole blocks are shared, and few questions fill the 128 tokens that are the default on CPUs.
+            block_size=32 if current_platform.is_cpu() else None,
             disable_log_stats=True,
         )
 
@@ -155,6 +157,7 @@ class VLLMEngine:
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
         """Answers to one prompt share what vLLM's cache holds of it, in whole blocks, if they come together."""
         reject_unscorable(texts, self._score_limit)
+        self._llm.reset_prefix_cache()  # of what an earlier call had in it: answers that are asked for now, say
         outputs = dict(enumerate(self._prompt_logprobs(texts, reuse=True)))
         # vLLM gives nothing for cached tokens: where the cache reached into an answer (another text begins alike), the
         # text is asked for again, and computed as a whole.
