@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from obliviate.data.rows import EvaluationSet, Role, Row
@@ -56,8 +56,12 @@ def collect(
     needs_of: NeedsOf,
     sampling: Sampling,
     on_progress: Progress,
+    on_generated: Callable[[list[Record]], None] = lambda records: None,
 ) -> list[Record]:
-    """One record a row, in the sets' order, without judgements; a set that nothing asks for is left out."""
+    """One record a row, in the sets' order, without judgements; a set that nothing asks for is left out.
+
+    `on_generated` gets them with their generations alone, before the engine goes on to what takes longer.
+    """
     needed = [(s, needs) for s in sets if (needs := needs_of(s.name, s.role))]
     asked = [_Asked(s, i, row, needs) for s, needs in needed for i, row in enumerate(s.rows)]
 
@@ -75,14 +79,16 @@ def collect(
     def prompts(questions: Sequence[Question]) -> list[tuple[int, ...]]:
         return [text_encoder.prompt(question) for question in questions]
 
+    generated = each(
+        "generate", _questions(asked, Probe.GENERATION), lambda qs: engine.generate(prompts(qs), sampling.greedy)
+    )
+    said = _Measured({}, generated, {}, {})
+    on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), said) for one in asked])
     # Where an answer's moments are needed, its log-probabilities come with them: it is not scored twice.
     with_moments = _true_answers(asked, Probe.MOMENTS)
     apart = set(with_moments)
     answers = list(dict.fromkeys(pair for one in asked for pair in _answers(one) if pair not in apart))
     scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
-    generated = each(
-        "generate", _questions(asked, Probe.GENERATION), lambda qs: engine.generate(prompts(qs), sampling.greedy)
-    )
     samples = each(
         "sample", _questions(asked, Probe.SAMPLES), lambda qs: engine.generate(prompts(qs), sampling.several)
     )

@@ -1,6 +1,8 @@
 """Measuring a model: collect records, judge them, write them, compute the figures."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,7 +15,34 @@ from obliviate_eval.records import RECORDS_FILE, Record, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_eval.suites import SUITES
+from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
+
+
+def measure(
+    engine: WhiteBox,
+    text_encoder: TextEncoder,
+    sets: Sequence[EvaluationSet],
+    suite: Suite,
+    sampling: Sampling,
+    judges: Judges,
+    on_progress: Progress,
+) -> list[Record]:
+    """Collected and judged: generations are judged here while the engine, elsewhere, goes on to score."""
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        judging: list[Future[list[Record]]] = []
+
+        def judge(generated: list[Record]) -> None:
+            judging.append(aside.submit(judges.judge, generated, suite))
+
+        collected = collect(engine, text_encoder, sets, suite.needs_of, sampling, on_progress, judge)
+        on_progress("judge", 0, len(collected))
+        judged = judging[0].result()
+        on_progress("judge", len(collected), len(collected))
+    return [
+        replace(record, similarity=each.similarity, entailment=each.entailment, fluency=each.fluency)
+        for record, each in zip(collected, judged, strict=True)
+    ]
 
 
 def evaluate(
@@ -36,8 +65,7 @@ def evaluate(
     """
     suite = SUITES[spec.suite]
     sampling = Sampling(spec.generation, spec.sampling)
-    collected = collect(engine, text_encoder, sets, suite.needs_of, sampling, on_progress)
-    records = judges.judge(collected, suite, on_progress)
+    records = measure(engine, text_encoder, sets, suite, sampling, judges, on_progress)
     write_records(directory / RECORDS_FILE, records)
     evaluation = summarise(
         records, suite, resamples=spec.resamples, seed=spec.seed, reference_records=reference_records

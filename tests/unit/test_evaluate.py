@@ -171,8 +171,7 @@ def test_progress_says_what_is_done(tmp_path: Path) -> None:
         lambda *step: seen.append(step),
     )
     assert seen == [
-        ("score", 0, 6), ("score", 6, 6), ("generate", 0, 2), ("generate", 2, 2),
-        ("similarity", 0, 3), ("similarity", 3, 3), ("entailment", 0, 3), ("entailment", 3, 3),
+        ("generate", 0, 2), ("generate", 2, 2), ("score", 0, 6), ("score", 6, 6), ("judge", 0, 3), ("judge", 3, 3),
     ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from obliviate_eval.collect import Progress
 from obliviate_eval.records import Probe, Record
 from obliviate_eval.suites.base import Suite
 
@@ -22,28 +21,22 @@ class Judges:
     entailment: Callable[[Sequence[Pair]], list[str]] | None = None
     fluency: Callable[[Sequence[str]], list[float]] | None = None
 
-    def judge(self, records: Sequence[Record], suite: Suite, on_progress: Progress) -> list[Record]:
+    def judge(self, records: Sequence[Record], suite: Suite) -> list[Record]:
         """The records, in their order, with a judgement of each generation that the suite needs and a judge gives."""
         judged = list(records)
         generated = [i for i, record in enumerate(records) if record.generation is not None]
         if Probe.SIMILARITY in suite.needs and self.similarity is not None:
             pairs = [(judged[i].generation or "", judged[i].full_reference) for i in generated]
-            on_progress("similarity", 0, len(pairs))
             for i, cosine in zip(generated, self.similarity(pairs), strict=True):
                 judged[i] = replace(judged[i], similarity=cosine)
-            on_progress("similarity", len(pairs), len(pairs))
         if Probe.ENTAILMENT in suite.needs and self.entailment is not None:
             pairs = [nli_pair(judged[i], suite) for i in generated]
-            on_progress("entailment", 0, len(pairs))
             for i, label in zip(generated, self.entailment(pairs), strict=True):
                 judged[i] = replace(judged[i], entailment=label)
-            on_progress("entailment", len(pairs), len(pairs))
         if Probe.FLUENCY in suite.needs and self.fluency is not None:
-            on_progress("fluency", 0, len(generated))
             texts = [judged[i].generation or "" for i in generated]
             for i, clean in zip(generated, self.fluency(texts), strict=True):
                 judged[i] = replace(judged[i], fluency=clean)
-            on_progress("fluency", len(generated), len(generated))
         return judged
 
 
