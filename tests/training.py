@@ -12,9 +12,13 @@ from obliviate.methods import (
     AP,
     CEU,
     DPO,
+    EUL,
+    FLAT,
     GA,
     GD,
     IDK,
+    IHL,
+    JS,
     KL,
     ME,
     NPO,
@@ -26,11 +30,16 @@ from obliviate.methods import (
     AdaptiveRMU,
     AltPO,
     BoundedGD,
+    Disassociation,
+    Divergence,
+    JensUn,
     Mismatch,
     Positions,
     SatImp,
     SimNPO,
+    TaskVector,
     Term,
+    Unilogit,
 )
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.log import read_steps
@@ -63,6 +72,12 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "adaptive_rmu+kl": (AdaptiveRMU(layer=1, positions=Positions.SEQUENCE), KL(positions=Positions.ANSWER)),
     "rmu+activations+kl": (RMU(layer=0), Activations(layer=1, positions=Positions.SEQUENCE), KL()),
     "altpo+gd": (AltPO(), GD()),
+    "sku": (TaskVector(), Disassociation(), Divergence(bound=2)),
+    "flat": (FLAT(divergence="jensen_shannon"),),
+    "jensun": (JensUn(), JS()),
+    "ihl+gd": (IHL(), GD()),
+    "unilogit+gd": (Unilogit(), GD()),
+    "eul": (EUL(bound=0.5), KL(), GD()),
 }
 
 

@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
-from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, Pass, Term, expand, union_of_needs
+from obliviate.methods import (
+    AnyForgetSpec,
+    AnyRegularizerSpec,
+    Divergence,
+    Pass,
+    TaskVector,
+    Term,
+    expand,
+    union_of_needs,
+)
 from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Spec
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
@@ -77,6 +86,20 @@ class UnlearnRun(TrainingRun):
     @model_validator(mode="after")
     def _terms_fit(self) -> "UnlearnRun":
         union_of_needs(self.terms)
+        return self
+
+    @model_validator(mode="after")
+    def _negation_fits(self) -> "UnlearnRun":
+        negated = isinstance(self.method, TaskVector)
+        if negated and self.model.lora is not None and not self.model.lora.merge:
+            raise ValueError(
+                "model.lora.merge: false keeps an adapter, and negation subtracts whole weights; set merge: true"
+            )
+        if not negated and any(isinstance(each, Divergence) for each in self.regularizers):
+            raise ValueError(
+                f"regularizers: divergence beside {self.method.type} would only destroy what is to be kept: it is for "
+                "task_vector, whose negation turns it round; take kl"
+            )
         return self
 
     @property

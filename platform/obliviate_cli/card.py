@@ -8,6 +8,10 @@ from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
 CARD = "README.md"
+COLLAPSED = (
+    "the model has collapsed: it no longer gives the answers that it should keep, so that what it no longer says is "
+    "not forgotten but destroyed. Lower the learning rate, the forget objective's weight, or method.scale"
+)
 
 
 def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> None:
@@ -50,6 +54,13 @@ def _what(verb: str, config: dict[str, Any]) -> str:
         return f"Fine-tuned from `{config['model']['source']}` on {rows} of {where}: {how}."
     terms = [config["method"], *config["regularizers"]]
     objective = " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+    if verb == "learn":
+        return (
+            f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
+            "knows what is to be forgotten better than before; only the difference of its weights is of use."
+        )
+    if config["method"]["type"] == "task_vector":
+        objective += f", and {config['method']['scale']:g} times the change of the weights subtracted"
     return (
         f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
         "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."
@@ -67,6 +78,8 @@ def _measurements(evaluation: Evaluation | None) -> list[str]:
     if (quality := evaluation.forget_quality) is not None:
         shown = f"p = {quality.p_value:.3g}, KS statistic = {quality.statistic:.3f}, log10 p = {quality.log10_p:.2f}"
         lines += ["", f"Forget quality against the retain model: {shown}."]
+    if evaluation.collapsed:
+        lines += ["", f"Warning: {COLLAPSED}."]
     return [*lines, ""]
 
 

@@ -1,5 +1,6 @@
 """The stages of the main job. Each is a run: content-addressed, resumable, and done at most once."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
+from obliviate.arithmetic import interpolate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.errors import UserError
-from obliviate.methods import GD, Pass
-from obliviate.models import content_of, portable
-from obliviate.runs import Run, content_hash
+from obliviate.methods import GD, Pass, TaskVector
+from obliviate.models import content_of, portable, weights_folder
+from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.train.launch import launch
 from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
@@ -42,11 +44,12 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 def unlearn(config: UnlearnRun, console: Console) -> Path:
     """Unlearn the forget set; the folder of the model."""
     run, job = unlearn_job(config, _load(config, console), console)
-    return _train(config, run, job, f"unlearn with {config.label}", console)
+    _train(config, run, job, f"unlearn with {config.label}", console)
+    return outcome(config, run).directory / MODEL
 
 
 def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[Run, Job]:
-    """The run of this config, found or created, and what there is to train in it."""
+    """The run that trains for this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
     check_retain(config, corpus)
     corpus = with_alternatives(config, corpus, console)
@@ -54,7 +57,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
     if config.reference is not None:
         files["reference"] = content_of(config.reference)
-    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **files)
+    run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     job = _job(
         config,
         run,
@@ -66,6 +69,24 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         reference=None if config.reference is None else portable(config.reference),
     )
     return run, job
+
+
+def outcome(config: UnlearnRun, trained: Run) -> Run:
+    """The run that holds the unlearned model: the trained one, or, of a task vector, one in which what was learned is
+    subtracted from the original."""
+    if not isinstance(config.method, TaskVector):
+        return trained
+    inputs = json.loads((trained.directory / RUN_FILE).read_text(encoding="utf-8"))["inputs"]
+    determining, whole = config.model_dump(mode="json", exclude=LEFT_OUT), config.model_dump(mode="json")
+    runs = Path(config.runs)
+    run = Run.open(runs, "unlearn", _label(config), determining, {**inputs, "learned": trained.content},
+                   whole_config=whole)  # fmt: skip
+    if not run.done:
+        original = weights_folder(config.model, runs.absolute() / f"base-{content_of(config.model)[:10]}")
+        interpolate(original, trained.directory / MODEL, -config.method.scale, run.directory / MODEL)
+        write_card(run, MODEL)
+        run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
+    return run
 
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
@@ -86,8 +107,18 @@ def check_retain(config: UnlearnRun, corpus: Corpus) -> None:
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
-    """What determines the result, beside the texts and the model's weights."""
-    return config.model_dump(mode="json", exclude=LEFT_OUT)
+    """What determines what training makes, beside the texts and the model's weights."""
+    later = {"method": {"scale"}} if _is_negated(config) else {}
+    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later})
+
+
+def _is_negated(config: TrainingRun) -> bool:
+    """Whether training learns what is subtracted afterwards."""
+    return isinstance(config, UnlearnRun) and isinstance(config.method, TaskVector)
+
+
+def _label(config: UnlearnRun) -> str:
+    return config.name or f"{config.label}-{config.data.type}"
 
 
 def _load(config: TrainingRun, console: Console) -> Corpus:

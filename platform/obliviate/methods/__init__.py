@@ -13,10 +13,17 @@ from obliviate.methods.ap import AP
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, Term
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
+from obliviate.methods.disassociation import Disassociation
+from obliviate.methods.divergence import Divergence
 from obliviate.methods.dpo import DPO
+from obliviate.methods.eul import EUL
+from obliviate.methods.flat import FLAT
 from obliviate.methods.ga import GA
 from obliviate.methods.gd import GD
 from obliviate.methods.idk import IDK
+from obliviate.methods.ihl import IHL
+from obliviate.methods.jensun import JensUn
+from obliviate.methods.js import JS
 from obliviate.methods.kl import KL
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
@@ -25,7 +32,9 @@ from obliviate.methods.pdu import PDU
 from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
 from obliviate.methods.simnpo import SimNPO
+from obliviate.methods.task_vector import TaskVector
 from obliviate.methods.undial import UNDIAL
+from obliviate.methods.unilogit import Unilogit
 from obliviate.methods.wga import WGA
 from obliviate.scoring import AnyStat
 
@@ -34,10 +43,14 @@ __all__ = [
     "AP",
     "CEU",
     "DPO",
+    "EUL",
+    "FLAT",
     "FORGET_TYPES",
     "GA",
     "GD",
     "IDK",
+    "IHL",
+    "JS",
     "KL",
     "ME",
     "NPO",
@@ -52,7 +65,10 @@ __all__ = [
     "AnyForgetSpec",
     "AnyRegularizerSpec",
     "BoundedGD",
+    "Disassociation",
+    "Divergence",
     "ForgetObjective",
+    "JensUn",
     "Loss",
     "Mismatch",
     "Needs",
@@ -62,14 +78,19 @@ __all__ = [
     "SatImp",
     "Scores",
     "SimNPO",
+    "TaskVector",
     "Term",
+    "Unilogit",
     "expand",
     "union_of_needs",
     "widest",
 ]
 
-AnyForget = GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO
-AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations
+AnyForget = (
+    GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
+    | FLAT | JensUn | IHL | Unilogit | EUL
+)  # fmt: skip
+AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
 
@@ -83,6 +104,9 @@ ALIASES = {
     "pdu": "pdu+bounded_gd",
     "rmu": "rmu+activations",
     "adaptive_rmu": "adaptive_rmu+activations",
+    "jensun": "jensun+js",
+    "eul": "eul+kl+gd",
+    "sku": "task_vector+disassociation+divergence",
 }
 
 

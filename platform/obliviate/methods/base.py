@@ -35,6 +35,7 @@ class Pass(StrEnum):
     FORGET_IDK = "forget_idk"  # (x_f, a refusal)
     FORGET_MISMATCH = "forget_mismatch"  # (x_f, the answer of a random retain item)
     FORGET_ALTERNATIVE = "forget_alternative"  # (x_f, one of the row's alternative answers)
+    FORGET_SHUFFLED = "forget_shuffled"  # (x_f, the answer of another forget row)
     RETAIN = "retain"  # (x_r, y_r)
     RETAIN_IDK = "retain_idk"  # (x_r, a refusal)
     REFERENCE_FORGET = "reference_forget"

@@ -42,7 +42,7 @@ class Texts:
         return self._encoder.end_of_turn_id
 
     def key(self, each: Pass, item: Item) -> TextKey:
-        """Raises UserError where the text is an alternative answer and the row has none."""
+        """Raises UserError where the text is an alternative answer, or another row's, and there is none."""
         match each:
             case Pass.FORGET:
                 return each, item.anchor, 0
@@ -52,6 +52,8 @@ class Texts:
                 return each, item.anchor, item.mismatch
             case Pass.FORGET_ALTERNATIVE:
                 return each, item.anchor, int(item.alternative * len(self._alternatives(item.anchor)))
+            case Pass.FORGET_SHUFFLED:
+                return each, item.anchor, self._other(item)
             case Pass.RETAIN:
                 return each, item.retain, 0
             case Pass.RETAIN_IDK:
@@ -70,9 +72,17 @@ class Texts:
             return self._encoder.encode_row(replace(row, answer=self._refusals[second]))
         if each is Pass.FORGET_MISMATCH:
             return self._encoder.encode_row(replace(row, answer=self._retain[second].answer))
+        if each is Pass.FORGET_SHUFFLED:
+            return self._encoder.encode_row(replace(row, answer=self._forget[second].answer))
         if each is Pass.FORGET_ALTERNATIVE:
             return self._encoder.encode_row(replace(row, answer=self._alternatives(first)[second]))
         return self._encoder.encode_row(row)
+
+    def _other(self, item: Item) -> int:
+        """Another forget row, each equally likely."""
+        if len(self._forget) < 2:
+            raise UserError("data: a method answers forget questions with other forget rows' answers; give two rows")
+        return (item.anchor + 1 + int(item.alternative * (len(self._forget) - 1))) % len(self._forget)
 
     def _alternatives(self, index: int) -> Sequence[str]:
         row = self._forget[index]
