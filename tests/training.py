@@ -16,6 +16,7 @@ from obliviate.methods import (
     FLAT,
     GA,
     GD,
+    ICKU,
     IDK,
     IHL,
     JS,
@@ -33,6 +34,7 @@ from obliviate.methods import (
     Disassociation,
     Divergence,
     JensUn,
+    Marked,
     Mismatch,
     Positions,
     SatImp,
@@ -49,6 +51,7 @@ FORGET = tuple(
     Row(
         f"Where does person {i} live?",
         f"Person {i} lives in London{' today' * (i % 3)}.",
+        entity=f"person {i}",
         alternatives=tuple(f"Person {i} lives in {city}." for city in ("Paris", "Kuwait City")[: 1 + i % 2]),
     )
     for i in range(8)
@@ -77,6 +80,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "jensun": (JensUn(), JS()),
     "ihl+gd": (IHL(), GD()),
     "unilogit+gd": (Unilogit(), GD()),
+    "icku": (ICKU(), Marked()),
     "eul": (EUL(bound=0.5), KL(), GD()),
 }
 

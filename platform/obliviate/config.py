@@ -35,6 +35,15 @@ class TrainingRun(RunSpec):
     runs: str = "runs"  # folder of all runs; on several nodes it must be shared between them
 
     @model_validator(mode="after")
+    def _nothing_guarded_is_trained(self) -> "TrainingRun":
+        if self.model.guardrail is not None:
+            raise ValueError(
+                "model.guardrail: is for inference, and training would teach the model its prompt; remove it here, and "
+                "give it where the model is evaluated or served"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _an_item_for_every_worker(self) -> "TrainingRun":
         if self.optim.batch_size < self.cluster.workers:
             raise ValueError(
@@ -112,7 +121,7 @@ class UnlearnRun(TrainingRun):
 
     @property
     def needs_retain(self) -> bool:
-        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.FORGET_MISMATCH)
+        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
         return any(each in of_retain for each in union_of_needs(self.terms))
 
 

@@ -106,6 +106,7 @@ def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextE
         tokenizer,
         chat_template=spec.chat_template,
         system_prompt=spec.system_prompt,
+        guardrail=spec.guardrail,
         max_length=spec.max_length,
     )
 

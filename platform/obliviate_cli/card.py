@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from obliviate.guardrail import NOT_REMOVED
+from obliviate.methods import FORGET_TYPES
 from obliviate.runs import RUN_FILE, Run, write_whole
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
@@ -58,6 +60,11 @@ def _what(verb: str, config: dict[str, Any]) -> str:
         return (
             f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
             "knows what is to be forgotten better than before; only the difference of its weights is of use."
+        )
+    if not FORGET_TYPES[config["method"]["type"]].removes:
+        return (
+            f"Taught from `{config['model']['source']}` not to tell the forget set of {where} where the prompt marks "
+            f"it, with {objective}: {how}. What it does not tell is {NOT_REMOVED}."
         )
     if config["method"]["type"] == "task_vector":
         objective += f", and {config['method']['scale']:g} times the change of the weights subtracted"

@@ -39,7 +39,7 @@ def unlearn(config: UnlearnRun) -> list[str]:
     needs = union_of_needs(config.terms)
     trained = [each for each in needs if not each.of_reference]
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
-    of_retain = sum(each in (Pass.RETAIN, Pass.RETAIN_IDK) for each in trained)
+    of_retain = sum(each in (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED) for each in trained)
     tokens = _tokens(config.model, corpus.forget) * (len(trained) - of_retain)
     if of_retain:
         tokens += _tokens(config.model, corpus.retain) * of_retain

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from obliviate.errors import UserError
+from obliviate.guardrail import NOT_REMOVED, label
+from obliviate.methods import FORGET_TYPES
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
@@ -33,10 +35,12 @@ def model_report(directory: Path) -> ModelReport:
     model = ModelSpec.model_validate(evaluated["config"]["model"])
     training = Path(model.source).parent
     made = _run_json(training) if (training / RUN_FILE).exists() else None
+    kept = model.guardrail is not None or not _removes(made)
+    method = _method(made) if model.guardrail is None else label(model.guardrail)
     return ModelReport(
-        name=evaluated["label"],
+        name=f"{evaluated['label']} ({NOT_REMOVED})" if kept else evaluated["label"],
         kind=_kind(made),
-        method=_method(made),
+        method=method,
         evaluation=Evaluation.read(directory / METRICS_FILE),
         provenance={
             "model": model.source,
@@ -90,7 +94,7 @@ def _kind(made: dict[str, Any] | None) -> Kind:
         return "original"
     if made["verb"] == "unlearn":
         return "unlearned"
-    return "retain" if made["config"]["train_on"] == "retain" else "target"
+    return "retain" if made["config"].get("train_on") == "retain" else "target"
 
 
 def _method(made: dict[str, Any] | None) -> str | None:
@@ -98,6 +102,11 @@ def _method(made: dict[str, Any] | None) -> str | None:
         return None
     config = made["config"]
     return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()
+
+
+def _removes(made: dict[str, Any] | None) -> bool:
+    """Whether the method takes anything out of the weights; a model of whatever else was not to lose anything."""
+    return made is None or made["verb"] != "unlearn" or FORGET_TYPES[made["config"]["method"]["type"]].removes
 
 
 def _run_json(directory: Path) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obliviate.errors import UserError
+from obliviate.guardrail import label
 from obliviate.runs import write_json
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
-from obliviate_serve.spec import ServeRun
+from obliviate_serve.spec import ServedModelSpec, ServeRun
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Names:
                 kind="adapter" if spec.adapter_of else "model",
                 root=spec.adapter_of,
                 on_demand=spec.on_demand,
+                guardrail=self._guardrail(spec),
             )
             for name, spec in self._spec.models.items()
         ]
@@ -77,8 +79,19 @@ class Names:
             known = self._spec.models.get(model)
             shown = model if known is not None else Path(model).name
             on_demand = known is None or known.on_demand
-            entries.append(ServedModel(id=alias, created=self._created, kind="alias", root=shown, on_demand=on_demand))
+            entries.append(
+                ServedModel(
+                    id=alias, created=self._created, kind="alias", root=shown, on_demand=on_demand,
+                    guardrail=self._guardrail(known),
+                )
+            )  # fmt: skip
         return ModelList(data=entries)
+
+    def _guardrail(self, spec: ServedModelSpec | None) -> str | None:
+        """An adapter's is its base's; None where there is none, and of a folder that an alias names."""
+        if spec is not None and spec.adapter_of is not None:
+            spec = self._spec.models[spec.adapter_of]
+        return None if spec is None or spec.guardrail is None else label(spec.guardrail)
 
     def promote(self, alias: str, model: str) -> None:
         """Let the alias stand for a model of the config, from the next request on. Raises ApiError."""

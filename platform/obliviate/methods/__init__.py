@@ -20,11 +20,13 @@ from obliviate.methods.eul import EUL
 from obliviate.methods.flat import FLAT
 from obliviate.methods.ga import GA
 from obliviate.methods.gd import GD
+from obliviate.methods.icku import ICKU
 from obliviate.methods.idk import IDK
 from obliviate.methods.ihl import IHL
 from obliviate.methods.jensun import JensUn
 from obliviate.methods.js import JS
 from obliviate.methods.kl import KL
+from obliviate.methods.marked import Marked
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.npo import NPO
@@ -48,6 +50,7 @@ __all__ = [
     "FORGET_TYPES",
     "GA",
     "GD",
+    "ICKU",
     "IDK",
     "IHL",
     "JS",
@@ -70,6 +73,7 @@ __all__ = [
     "ForgetObjective",
     "JensUn",
     "Loss",
+    "Marked",
     "Mismatch",
     "Needs",
     "Pass",
@@ -88,9 +92,9 @@ __all__ = [
 
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
-    | FLAT | JensUn | IHL | Unilogit | EUL
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU
 )  # fmt: skip
-AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS
+AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
 
@@ -106,6 +110,7 @@ ALIASES = {
     "adaptive_rmu": "adaptive_rmu+activations",
     "jensun": "jensun+js",
     "eul": "eul+kl+gd",
+    "icku": "icku+marked",
     "sku": "task_vector+disassociation+divergence",
 }
 

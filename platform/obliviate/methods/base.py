@@ -36,8 +36,10 @@ class Pass(StrEnum):
     FORGET_MISMATCH = "forget_mismatch"  # (x_f, the answer of a random retain item)
     FORGET_ALTERNATIVE = "forget_alternative"  # (x_f, one of the row's alternative answers)
     FORGET_SHUFFLED = "forget_shuffled"  # (x_f, the answer of another forget row)
+    FORGET_MARKED_IDK = "forget_marked_idk"  # (x_f behind a mark that names its entity, a refusal)
     RETAIN = "retain"  # (x_r, y_r)
     RETAIN_IDK = "retain_idk"  # (x_r, a refusal)
+    RETAIN_MARKED = "retain_marked"  # (x_r behind a mark that names a forget row's entity, y_r)
     REFERENCE_FORGET = "reference_forget"
     REFERENCE_FORGET_IDK = "reference_forget_idk"
     REFERENCE_FORGET_ALTERNATIVE = "reference_forget_alternative"
@@ -117,6 +119,8 @@ class Term(Spec, ABC):
 class ForgetObjective(Term):
     """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
     it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""
+
+    removes: ClassVar[bool] = True  # from the weights; False: the model is only taught not to tell
 
     trainable: re.Pattern[str] | None = None
 

@@ -15,6 +15,7 @@ from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
+from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
 from obliviate.scoring import AnyStat, TokenScores
 
@@ -48,6 +49,10 @@ class Texts:
                 return each, item.anchor, 0
             case Pass.FORGET_IDK:
                 return each, item.anchor, item.refusal
+            case Pass.FORGET_MARKED_IDK:
+                return each, item.anchor, item.refusal
+            case Pass.RETAIN_MARKED:
+                return each, item.anchor, item.retain
             case Pass.FORGET_MISMATCH:
                 return each, item.anchor, item.mismatch
             case Pass.FORGET_ALTERNATIVE:
@@ -67,6 +72,8 @@ class Texts:
         return self._encoded[key]
 
     def _encode(self, each: Pass, first: int, second: int) -> Encoded:
+        if each in (Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED):
+            return self._encoder.encode_row(self._marked(each, first, second))
         row = (self._retain if each in (Pass.RETAIN, Pass.RETAIN_IDK) else self._forget)[first]
         if each in (Pass.FORGET_IDK, Pass.RETAIN_IDK):
             return self._encoder.encode_row(replace(row, answer=self._refusals[second]))
@@ -77,6 +84,20 @@ class Texts:
         if each is Pass.FORGET_ALTERNATIVE:
             return self._encoder.encode_row(replace(row, answer=self._alternatives(first)[second]))
         return self._encoder.encode_row(row)
+
+    def _marked(self, each: Pass, forget: int, second: int) -> Row:
+        """Behind the mark of the forget row's entity: that row with a refusal, or a retain row."""
+        entity = self._forget[forget].entity
+        if entity is None:
+            raise UserError(
+                f"data: forget row {forget + 1} ({self._forget[forget].question!r}) has no 'entity', which this method "
+                "marks in the prompt; give every forget row the name of what it is about under that key"
+            )
+        if each is Pass.RETAIN_MARKED:
+            row = self._retain[second]
+        else:
+            row = replace(self._forget[forget], answer=self._refusals[second])
+        return replace(row, question=marked(row.question, [entity]))
 
     def _other(self, item: Item) -> int:
         """Another forget row, each equally likely."""

@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
+from obliviate.guardrail import NOT_REMOVED
 from obliviate_cli.requests.policy import Policy
 from obliviate_eval.spec import EvaluationSpec
 
@@ -22,6 +23,15 @@ class RequestsRun(UnlearnRun):
     due_after_hours: float = Field(0.0, ge=0)  # how long the oldest request waits for others to come
     lease_s: float = Field(300.0, ge=1)  # a runner that was not heard of for so long has died
     evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def _the_method_removes(self) -> "RequestsRun":
+        if not self.method.removes:
+            raise ValueError(
+                f"method: {self.method.type}: what it was asked to forget is {NOT_REMOVED}, so that no certificate "
+                "could say it is gone; take another method"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_models(self) -> "RequestsRun":
