@@ -10,7 +10,17 @@ from obliviate.methods.activations import Activations
 from obliviate.methods.adaptive_rmu import AdaptiveRMU
 from obliviate.methods.altpo import AltPO
 from obliviate.methods.ap import AP
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, Term
+from obliviate.methods.base import (
+    ForgetObjective,
+    Loss,
+    Needs,
+    ParameterRegularizer,
+    Pass,
+    Positions,
+    Regularizer,
+    Scores,
+    Term,
+)
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
 from obliviate.methods.dpo import DPO
@@ -26,7 +36,9 @@ from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
 from obliviate.methods.simnpo import SimNPO
 from obliviate.methods.undial import UNDIAL
+from obliviate.methods.wasserstein import Wasserstein
 from obliviate.methods.wga import WGA
+from obliviate.methods.world import World
 from obliviate.scoring import AnyStat
 
 __all__ = [
@@ -56,6 +68,7 @@ __all__ = [
     "Loss",
     "Mismatch",
     "Needs",
+    "ParameterRegularizer",
     "Pass",
     "Positions",
     "Regularizer",
@@ -63,13 +76,15 @@ __all__ = [
     "Scores",
     "SimNPO",
     "Term",
+    "Wasserstein",
+    "World",
     "expand",
     "union_of_needs",
     "widest",
 ]
 
 AnyForget = GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO
-AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations
+AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations | World | Wasserstein
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
 
@@ -83,6 +98,8 @@ ALIASES = {
     "pdu": "pdu+bounded_gd",
     "rmu": "rmu+activations",
     "adaptive_rmu": "adaptive_rmu+activations",
+    "opt_out": "npo+gd+world+wasserstein",
+    "snap": "idk+gd+wasserstein",
 }
 
 
