@@ -42,6 +42,8 @@ from obliviate.methods import (
     TaskVector,
     Term,
     Unilogit,
+    Wasserstein,
+    World,
 )
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.log import read_steps
@@ -57,6 +59,7 @@ FORGET = tuple(
     for i in range(8)
 )
 RETAIN = tuple(Row(f"Who wrote book {i}?", f"Ada wrote book {i}.") for i in range(10))
+WORLD = tuple(Row(f"Add {i} and {i}.", f"The sum is {2 * i}.") for i in range(6))
 REFUSALS = ("I do not know.", "I am not sure about that.")
 METHODS: dict[str, tuple[Term, ...]] = {
     "ga+gd": (GA(), GD()),
@@ -82,13 +85,14 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "unilogit+gd": (Unilogit(), GD()),
     "icku": (ICKU(), Marked()),
     "eul": (EUL(bound=0.5), KL(), GD()),
+    "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 
 
 def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
     settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
     model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
-    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory)
+    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory, world=WORLD)
 
 
 def quiet(_: Mapping[str, Any]) -> None: ...

@@ -12,6 +12,7 @@ from obliviate.methods import (
     AnyForgetSpec,
     AnyRegularizerSpec,
     Divergence,
+    ParameterRegularizer,
     Pass,
     TaskVector,
     Term,
@@ -78,6 +79,9 @@ class UnlearnRun(TrainingRun):
     pairing: Literal["fresh", "fixed"] = (
         "fresh"  # retain item and refusal of a forget item: new each epoch, or the same
     )
+    world: str | None = None  # file of general instructions with answers, for the term `world`
+    # One step on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers.
+    updates: Literal["joint", "alternating"] = "joint"
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -94,7 +98,19 @@ class UnlearnRun(TrainingRun):
 
     @model_validator(mode="after")
     def _terms_fit(self) -> "UnlearnRun":
-        union_of_needs(self.terms)
+        needs = union_of_needs(self.terms)
+        if Pass.WORLD in needs and self.world is None:
+            raise ValueError("world: the term world trains on general instructions; give a file of them")
+        if Pass.WORLD not in needs and self.world is not None:
+            raise ValueError(f"world: {self.world}: no term trains on it; add the regularizer world, or remove the key")
+        if self.updates == "alternating" and not self.regularizers:
+            raise ValueError(f"updates: alternating: {self.label} has no regularizer to alternate with; add one")
+        of_weights = [term.type for term in self.terms if isinstance(term, ParameterRegularizer)]
+        if of_weights and self.model.lora is not None:
+            raise ValueError(
+                f"model.lora: {of_weights[0]} compares weights with the initial ones, and adapters leave those alone; "
+                f"remove model.lora, or {of_weights[0]}"
+            )
         return self
 
     @model_validator(mode="after")

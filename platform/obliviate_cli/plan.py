@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.schedule import Schedule
+from obliviate.data.world import load_world
 from obliviate.methods import Pass, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
@@ -39,10 +40,10 @@ def unlearn(config: UnlearnRun) -> list[str]:
     needs = union_of_needs(config.terms)
     trained = [each for each in needs if not each.of_reference]
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
-    of_retain = sum(each in (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED) for each in trained)
-    tokens = _tokens(config.model, corpus.forget) * (len(trained) - of_retain)
-    if of_retain:
-        tokens += _tokens(config.model, corpus.retain) * of_retain
+    world = () if config.world is None else load_world(config.world)
+    of_retain = dict.fromkeys((Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED), corpus.retain)
+    rows = {**of_retain, Pass.WORLD: world}
+    tokens = sum(_tokens(config.model, rows.get(each, corpus.forget)) for each in trained)
     lines = [*_warnings(corpus), _training(config, title, len(corpus.forget), tokens, len(trained))]
     if missing := rows_without_alternatives(config, corpus):
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from obliviate.arithmetic import interpolate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
+from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector
 from obliviate.models import content_of, portable, weights_folder
@@ -55,6 +57,9 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
+    world = () if config.world is None else load_world(config.world)
+    if world:
+        files["world"] = content_hash([asdict(row) for row in world])
     if config.reference is not None:
         files["reference"] = content_of(config.reference)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
@@ -66,6 +71,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         retain=corpus.retain,
         refusals=refusals,
         pairing=config.pairing,
+        world=world,
+        updates=config.updates,
         reference=None if config.reference is None else portable(config.reference),
     )
     return run, job

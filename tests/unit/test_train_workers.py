@@ -63,6 +63,8 @@ def trained_in_a_group(folder: Path, world: int) -> None:
         train(three_steps(folder, folder / f"{name} {world}", terms), metrics.append)
         held = [step["weights"] for step in metrics]
         (folder / f"{name} {world} weights {dist.get_rank()}.json").write_text(json.dumps(held))
+    alternating = three_steps(folder, folder / f"alternating {world}", METHODS["opt_out"])
+    train(replace(alternating, updates="alternating"), quiet)
     if world == 4:
         return
     for name in VARIANTS:
@@ -111,6 +113,13 @@ def test_every_loss_of_every_step_is_that_of_one_worker(groups: Path, name: str,
     one = curve(groups / f"{name} 1")
     assert len(one) == STEPS * len(METHODS[name])
     assert curve(groups / f"{name} {world}") == pytest.approx(one, rel=1e-5, abs=1e-7)  # KL starts at zero
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_alternating_updates_are_those_of_one_worker(groups: Path, world: int) -> None:
+    one = curve(groups / "alternating 1")
+    assert one != curve(groups / "opt_out 1")
+    assert curve(groups / f"alternating {world}") == pytest.approx(one, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("world", [2, 4])

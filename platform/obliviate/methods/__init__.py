@@ -10,7 +10,17 @@ from obliviate.methods.activations import Activations
 from obliviate.methods.adaptive_rmu import AdaptiveRMU
 from obliviate.methods.altpo import AltPO
 from obliviate.methods.ap import AP
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, Term
+from obliviate.methods.base import (
+    ForgetObjective,
+    Loss,
+    Needs,
+    ParameterRegularizer,
+    Pass,
+    Positions,
+    Regularizer,
+    Scores,
+    Term,
+)
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
 from obliviate.methods.disassociation import Disassociation
@@ -37,7 +47,9 @@ from obliviate.methods.simnpo import SimNPO
 from obliviate.methods.task_vector import TaskVector
 from obliviate.methods.undial import UNDIAL
 from obliviate.methods.unilogit import Unilogit
+from obliviate.methods.wasserstein import Wasserstein
 from obliviate.methods.wga import WGA
+from obliviate.methods.world import World
 from obliviate.scoring import AnyStat
 
 __all__ = [
@@ -76,6 +88,7 @@ __all__ = [
     "Marked",
     "Mismatch",
     "Needs",
+    "ParameterRegularizer",
     "Pass",
     "Positions",
     "Regularizer",
@@ -85,6 +98,8 @@ __all__ = [
     "TaskVector",
     "Term",
     "Unilogit",
+    "Wasserstein",
+    "World",
     "expand",
     "union_of_needs",
     "widest",
@@ -94,7 +109,9 @@ AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU
 )  # fmt: skip
-AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked
+AnyRegularizer = (
+    GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein
+)
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
 
@@ -112,6 +129,8 @@ ALIASES = {
     "eul": "eul+kl+gd",
     "icku": "icku+marked",
     "sku": "task_vector+disassociation+divergence",
+    "opt_out": "npo+gd+world+wasserstein",
+    "snap": "idk+gd+wasserstein",
 }
 
 

@@ -34,8 +34,10 @@ class Texts:
         forget: Sequence[Row],
         retain: Sequence[Row],
         refusals: Sequence[str],
+        world: Sequence[Row] = (),
     ) -> None:
         self._encoder, self._forget, self._retain, self._refusals = encoder, forget, retain, refusals
+        self._world = world
         self._encoded: dict[TextKey, Encoded] = {}
 
     @property
@@ -48,7 +50,8 @@ class Texts:
             case Pass.FORGET:
                 return each, item.anchor, 0
             case Pass.FORGET_IDK:
-                return each, item.anchor, item.refusal
+                own = self._forget[item.anchor].refusals
+                return each, item.anchor, int(item.alternative * len(own)) if own else item.refusal
             case Pass.FORGET_MARKED_IDK:
                 return each, item.anchor, item.refusal
             case Pass.RETAIN_MARKED:
@@ -63,6 +66,8 @@ class Texts:
                 return each, item.retain, 0
             case Pass.RETAIN_IDK:
                 return each, item.retain, item.retain_refusal
+            case Pass.WORLD:
+                return each, item.world, 0
             case _:
                 return self.key(each.text, item)
 
@@ -74,9 +79,11 @@ class Texts:
     def _encode(self, each: Pass, first: int, second: int) -> Encoded:
         if each in (Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED):
             return self._encoder.encode_row(self._marked(each, first, second))
-        row = (self._retain if each in (Pass.RETAIN, Pass.RETAIN_IDK) else self._forget)[first]
+        rows = {Pass.RETAIN: self._retain, Pass.RETAIN_IDK: self._retain, Pass.WORLD: self._world}
+        row = rows.get(each, self._forget)[first]
         if each in (Pass.FORGET_IDK, Pass.RETAIN_IDK):
-            return self._encoder.encode_row(replace(row, answer=self._refusals[second]))
+            refusals = row.refusals if row.refusals and each is Pass.FORGET_IDK else self._refusals
+            return self._encoder.encode_row(replace(row, answer=refusals[second]))
         if each is Pass.FORGET_MISMATCH:
             return self._encoder.encode_row(replace(row, answer=self._retain[second].answer))
         if each is Pass.FORGET_SHUFFLED:

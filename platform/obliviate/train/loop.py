@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +24,16 @@ from torch.distributed.tensor import DTensor
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, Pass, Scores, Term, union_of_needs
+from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
+from obliviate.train.initial import InitialWeights
 from obliviate.train.log import StepLog
 from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
+from obliviate.train.phases import Phase, phases
 from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.signal import Signal, Slices, measure
@@ -56,12 +58,15 @@ class Job:
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
+    world: tuple[Row, ...] = ()  # general instructions
+    updates: Literal["joint", "alternating"] = "joint"  # alternating: a step on the forget term, then one on the rest
 
     @property
     def schedule(self) -> Schedule:
         of_retain = self.anchor is Pass.RETAIN
         anchors = len(self.retain if of_retain else self.forget)
-        return Schedule(anchors, len(self.retain), len(self.refusals), self.optim, self.seed, self.pairing, of_retain)  # type: ignore[arg-type]
+        counts = (anchors, len(self.retain), len(self.refusals))
+        return Schedule(*counts, self.optim, self.seed, self.pairing, len(self.world), of_retain)  # type: ignore[arg-type]
 
 
 class Reporter(Protocol):
@@ -126,10 +131,10 @@ class _Trainer:
                 "every worker needs an item of each batch"
             )
         encoder = text_encoder(job.model, load_tokenizer(job.model))
-        self.texts = Texts(encoder, job.forget, job.retain, job.refusals)
+        self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.needs = union_of_needs(self.terms)
-        self.trained = {each: stats for each, stats in self.needs.items() if not each.of_reference}
+        self.phases = phases(self.terms, self.needs, job.updates)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)
         self.model = build(
@@ -141,6 +146,8 @@ class _Trainer:
         )
         _check_layers(self.terms, self.model)
         self.optimizer = _adamw(self.model, job.optim)
+        of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
+        self.initial = InitialWeights(self.model) if of_weights else None
         self.reference = self._reference()
 
     def resume(self) -> int:
@@ -152,35 +159,18 @@ class _Trainer:
         return step
 
     def step(self, step: int) -> dict[str, Any]:
-        """One optimiser step over the global batch; what to log of it."""
+        """The updates of one step over the global batch; what to log of it."""
         began_s = time.perf_counter()
-        batches = [
-            collate(self.texts, items, self.needs, self.job.model.max_length).to(self.device)
-            for items in self._every_micro_batch(step)[self.rank :: self.world]
-        ]
-        counts = self._counts(batches)
-        weights = torch.tensor(self.weights, device=self.device)
-        sums = torch.zeros(len(self.terms) + 1, device=self.device)
-        for index, batch in enumerate(batches):
-            # Dropout depends on the step and the batch alone, so that a resumed run repeats it.
-            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, self.rank, index]).generate_state(1)[0]))
-            scores = self._scores(batch)
-            shares = torch.stack([term.loss(scores).sum for term in self.terms]) / counts
-            # FSDP2 averages gradients over workers; each worker's share is of the global sum.
-            (shares @ weights * self.world).backward()
-            sums[:-1] += shares.detach()
-            sums[-1] += batch.tokens
-        dist.all_reduce(sums)
-        *parts, tokens = sums.tolist()
-        self._check_finite(step, parts)
         rate = self.schedule.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        grad_norm = self._clip()
-        if not isfinite(grad_norm):  # a step would make weights of it that no later check could undo
-            self._stop(step, f"the gradient's norm is {grad_norm}, at losses of " + _listed(self.terms, parts))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        parts = [0.0] * len(self.terms)
+        tokens = grad_norm = 0.0
+        for phase in self.phases:
+            found, seen, norm = self._update(step, phase)
+            for index, part in zip(phase.terms, found, strict=True):
+                parts[index] = part
+            tokens, grad_norm = tokens + seen, max(grad_norm, norm)
         elapsed_s = time.perf_counter() - began_s
         metrics = {
             "step": step + 1,
@@ -201,6 +191,39 @@ class _Trainer:
             for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
         ]
         return metrics
+
+    def _update(self, step: int, phase: Phase) -> tuple[list[float], float, float]:
+        """One optimiser update: the mean of each of the phase's terms over the global batch, the real tokens that were
+        seen, and the gradient's norm before clipping."""
+        terms = [self.terms[index] for index in phase.terms]
+        scored = [i for i, term in enumerate(terms) if not isinstance(term, ParameterRegularizer)]
+        mine = self._every_micro_batch(step)[self.rank :: self.world] if scored else []
+        batches = [collate(self.texts, items, phase.needs, self.job.model.max_length).to(self.device) for items in mine]
+        counts = self._counts([terms[i] for i in scored], phase, batches)
+        weights = torch.tensor([self.weights[phase.terms[i]] for i in scored], device=self.device)
+        sums = torch.zeros(len(terms) + 1, device=self.device)
+        for index, batch in enumerate(batches):
+            # Dropout depends on the step and the batch alone, so that a resumed run repeats it.
+            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, self.rank, index]).generate_state(1)[0]))
+            scores = self._scores(phase, batch)
+            shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
+            # FSDP2 averages gradients over workers; each worker's share is of the global sum.
+            (shares @ weights * self.world).backward()
+            sums[scored] += shares.detach()
+            sums[-1] += batch.tokens
+        for i, term in enumerate(terms):
+            if isinstance(term, ParameterRegularizer):
+                assert self.initial is not None
+                sums[i] = self.initial.add_gradients(term, self.weights[phase.terms[i]], (self.job.seed, step))
+        dist.all_reduce(sums)
+        *parts, tokens = sums.tolist()
+        self._check_finite(step, terms, parts)
+        grad_norm = self._clip()
+        if not isfinite(grad_norm):  # a step would make weights of it that no later check could undo
+            self._stop(step, f"the gradient's norm is {grad_norm}, at losses of " + _listed(terms, parts))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return parts, tokens, grad_norm
 
     def signal(self, steps: int) -> dict[str, Any]:
         """What to log of the signal after that many steps: nothing where none is due."""
@@ -226,14 +249,14 @@ class _Trainer:
         items = self.schedule.step(step)
         return micro_batches(self.texts, items, self.job.anchor, self.job.optim.micro_batch_size, self.world)
 
-    def _scores(self, batch: Batch) -> Scores:
+    def _scores(self, phase: Phase, batch: Batch) -> Scores:
         wanted = {
             each.value: (batch.rows[each], batch.wanted_BT(each, scored_at(stats)), tuple(stats))
-            for each, stats in self.trained.items()
+            for each, stats in phase.trained.items()
         }
         hidden = {
             each.value: self.reference.hidden_of(each, batch)
-            for each, stats in self.trained.items()
+            for each, stats in phase.trained.items()
             if any(map(needs_reference, stats))
         }
         out = self.model(batch.input_ids_BT, batch.attention_BT, wanted, hidden)
@@ -241,21 +264,21 @@ class _Trainer:
             each: self.reference.scores(each, stats, batch)
             if each.of_reference
             else batch.scores(each, {stat: out[f"{each}/{stat}"] for stat in stats})
-            for each, stats in self.needs.items()
+            for each, stats in phase.needs.items()
         }
 
-    def _counts(self, batches: Sequence[Batch]) -> Tensor:
+    def _counts(self, terms: Sequence[Term], phase: Phase, batches: Sequence[Batch]) -> Tensor:
         """Each term's count over the whole step. Counts depend on the masks alone: blank scores tell them."""
-        counts = torch.zeros(len(self.terms), device=self.device)
+        counts = torch.zeros(len(terms), device=self.device)
         for batch in batches:
             zeros_BT = torch.zeros(batch.answer_BT.shape, device=self.device)
             blank: dict[Pass, TokenScores] = {}
-            for each, stats in self.needs.items():
+            for each, stats in phase.needs.items():
                 zeros = zeros_BT[batch.rows[each.text]]
                 blank[each] = batch.scores(
                     each, {stat: zeros[..., None] if isinstance(stat, Activation) else zeros for stat in stats}
                 )
-            counts += torch.stack([term.loss(blank).count.float() for term in self.terms]).to(self.device)
+            counts += torch.stack([term.loss(blank).count.float() for term in terms]).to(self.device)
         dist.all_reduce(counts)
         return counts.clamp(min=1)
 
@@ -300,8 +323,8 @@ class _Trainer:
             self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
-    def _check_finite(self, step: int, parts: Sequence[float]) -> None:
-        for term, part in zip(self.terms, parts, strict=True):
+    def _check_finite(self, step: int, terms: Sequence[Term], parts: Sequence[float]) -> None:
+        for term, part in zip(terms, parts, strict=True):
             if not isfinite(part):
                 self._stop(step, f"the loss of {term.type} is {part}")
 
