@@ -19,7 +19,7 @@ from obliviate.methods import (
     expand,
     union_of_needs,
 )
-from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Spec
+from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 
@@ -80,8 +80,12 @@ class UnlearnRun(TrainingRun):
         "fresh"  # retain item and refusal of a forget item: new each epoch, or the same
     )
     world: str | None = None  # file of general instructions with answers, for the term `world`
-    # One step on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers.
-    updates: Literal["joint", "alternating"] = "joint"
+    # One update on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers,
+    # which share AdamW's state, or have one each (DualOptim).
+    updates: Literal["joint", "alternating", "dual"] = "joint"
+    forget_learning_rate: float | None = Field(None, gt=0)  # of updates of their own; None: optim.learning_rate
+    sharpness: SharpnessSpec | None = None
+    projection: ProjectionSpec | None = None
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -103,13 +107,27 @@ class UnlearnRun(TrainingRun):
             raise ValueError("world: the term world trains on general instructions; give a file of them")
         if Pass.WORLD not in needs and self.world is not None:
             raise ValueError(f"world: {self.world}: no term trains on it; add the regularizer world, or remove the key")
-        if self.updates == "alternating" and not self.regularizers:
-            raise ValueError(f"updates: alternating: {self.label} has no regularizer to alternate with; add one")
+        if self.updates != "joint" and not self.regularizers:
+            raise ValueError(f"updates: {self.updates}: {self.label} has no regularizer to alternate with; add one")
         of_weights = [term.type for term in self.terms if isinstance(term, ParameterRegularizer)]
         if of_weights and self.model.lora is not None:
             raise ValueError(
                 f"model.lora: {of_weights[0]} compares weights with the initial ones, and adapters leave those alone; "
                 f"remove model.lora, or {of_weights[0]}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _forget_updates_fit(self) -> "UnlearnRun":
+        together = self.updates == "joint" and self.regularizers
+        if together and self.forget_learning_rate is not None:
+            raise ValueError(
+                "forget_learning_rate: with updates: joint all terms have one learning rate; set updates: dual"
+            )
+        if together and self.projection is not None:
+            raise ValueError(
+                f"projection: {self.label} makes one update of all its terms, and a projected one could train none of "
+                "the regularizers; set updates: dual or alternating"
             )
         return self
 
@@ -138,7 +156,7 @@ class UnlearnRun(TrainingRun):
     @property
     def needs_retain(self) -> bool:
         of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
-        return any(each in of_retain for each in union_of_needs(self.terms))
+        return self.projection is not None or any(each in of_retain for each in union_of_needs(self.terms))
 
 
 def expand_method(values: Any) -> Any:

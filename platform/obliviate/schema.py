@@ -77,6 +77,19 @@ class OptimSpec(Spec):
     activation_checkpointing: bool = False
 
 
+class SharpnessSpec(Spec):
+    """Sharpness-aware minimisation of the forget objective (arXiv:2502.05374)."""
+
+    rho: float = Field(0.01, gt=0)  # how far the weights are moved, in the norm over all of them
+
+
+class ProjectionSpec(Spec):
+    """Projected-gradient unlearning (arXiv:2312.04095): forget only where the retain set's inputs are not."""
+
+    energy: float = Field(0.95, gt=0, le=1)  # share of the retain inputs' squared length that is kept as it is
+    texts: int = Field(256, ge=1)  # retain rows that they are found from
+
+
 class ClusterSpec(Spec):
     """What Ray gives to training. More workers change the speed, never the result."""
 

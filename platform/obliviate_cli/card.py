@@ -36,7 +36,7 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             "",
             f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
             f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}. "
-            f"Data: SHA-256 `{record['inputs']['data'][:16]}…`. The resolved config:",
+            f"{_data(record['inputs'])}The resolved config:",
             "",
             "```json",
             json.dumps(config, indent=2, ensure_ascii=False),
@@ -47,15 +47,24 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
     write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def _data(inputs: dict[str, str]) -> str:
+    return f"Data: SHA-256 `{inputs['data'][:16]}…`. " if "data" in inputs else ""
+
+
 def _what(verb: str, config: dict[str, Any]) -> str:
+    if verb == "fuse":
+        names = ", ".join([*config["requests"], *config["adapters"]])
+        return (
+            f"What {names} asked to forget was unlearned from `{config['model']['source']}` by an adapter each "
+            f"({_objective(config)}), and the adapters were fused in closed form (ridge {config['ridge']:g})."
+        )
     data, optim = config["data"], config["optim"]
     where = f"`{data['type']}` data" + (f", split `{data['split']}`" if "split" in data else "")
     how = f"{optim['epochs']:g} epochs, learning rate {optim['learning_rate']:g}, batch {optim['batch_size']}"
     if verb == "finetune":
         rows = "all rows" if config["train_on"] == "all" else "all rows but the forget set (a retain model)"
         return f"Fine-tuned from `{config['model']['source']}` on {rows} of {where}: {how}."
-    terms = [config["method"], *config["regularizers"]]
-    objective = " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+    objective = _objective(config)
     if verb == "learn":
         return (
             f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
@@ -72,6 +81,11 @@ def _what(verb: str, config: dict[str, Any]) -> str:
         f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
         "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."
     )
+
+
+def _objective(config: dict[str, Any]) -> str:
+    terms = [config["method"], *config["regularizers"]]
+    return " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
 
 
 def _measurements(evaluation: Evaluation | None) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from obliviate_eval.report.build import Section
 
 REPORT, REPORT_JSON = "report.html", "report.json"
+UNLEARNING = ("unlearn", "fuse")  # verbs whose runs hold a model that has forgotten
 
 
 def model_report(directory: Path) -> ModelReport:
@@ -92,13 +93,13 @@ def _processor() -> str:
 def _kind(made: dict[str, Any] | None) -> Kind:
     if made is None:
         return "original"
-    if made["verb"] == "unlearn":
+    if made["verb"] in UNLEARNING:
         return "unlearned"
     return "retain" if made["config"].get("train_on") == "retain" else "target"
 
 
 def _method(made: dict[str, Any] | None) -> str | None:
-    if made is None or made["verb"] != "unlearn":
+    if made is None or made["verb"] not in UNLEARNING:
         return None
     config = made["config"]
     return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()
@@ -106,7 +107,7 @@ def _method(made: dict[str, Any] | None) -> str | None:
 
 def _removes(made: dict[str, Any] | None) -> bool:
     """Whether the method takes anything out of the weights; a model of whatever else was not to lose anything."""
-    return made is None or made["verb"] != "unlearn" or FORGET_TYPES[made["config"]["method"]["type"]].removes
+    return made is None or made["verb"] not in UNLEARNING or FORGET_TYPES[made["config"]["method"]["type"]].removes
 
 
 def _run_json(directory: Path) -> dict[str, Any]:

@@ -73,6 +73,9 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         pairing=config.pairing,
         world=world,
         updates=config.updates,
+        forget_learning_rate=config.forget_learning_rate,
+        sharpness=config.sharpness,
+        projection=config.projection,
         reference=None if config.reference is None else portable(config.reference),
     )
     return run, job

@@ -19,6 +19,8 @@ from obliviate.schema import Spec
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.continual import ContinualMethod, ContinualRun
 from obliviate_cli.entity import EntityRun
+from obliviate_cli.erase import EraseRun
+from obliviate_cli.fuse import FuseRun
 from obliviate_cli.measure import EvaluateRun
 from obliviate_cli.probe import ProbeRun
 from obliviate_cli.requests.spec import RequestsRun
@@ -34,6 +36,8 @@ KINDS: dict[str, type[RunSpec]] = {
     "evaluate": EvaluateRun,
     "serve": ServeRun,
     "sweep": SweepRun,
+    "fuse": FuseRun,
+    "erase": EraseRun,
     "continual": ContinualRun,
     "probe-knowledge": ProbeRun,
     "make-questions": EntityRun,

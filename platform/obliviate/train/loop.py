@@ -4,38 +4,39 @@ Each optimiser step sees one global batch of the schedule, cut into micro-batche
 divided by its count over the whole step, so the result depends on neither workers nor micro-batches.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore
-from torch.distributed.tensor import DTensor
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
 from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
-from obliviate.schema import ModelSpec, OptimSpec
+from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
 from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.initial import InitialWeights
 from obliviate.train.log import StepLog
+from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
-from obliviate.train.phases import Phase, phases
+from obliviate.train.optimizer import adamw, clip
+from obliviate.train.phases import Phase, Update, Updates, plan_updates
+from obliviate.train.projection import Projection, retain_projection
 from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
+from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Signal, Slices, measure
 
 CHECKPOINTS = "checkpoints"
@@ -59,7 +60,10 @@ class Job:
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
     world: tuple[Row, ...] = ()  # general instructions
-    updates: Literal["joint", "alternating"] = "joint"  # alternating: a step on the forget term, then one on the rest
+    updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
+    forget_learning_rate: float | None = None  # of the former; None: that of `optim`
+    sharpness: SharpnessSpec | None = None
+    projection: ProjectionSpec | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -113,7 +117,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
                     step + 1,
                     trainer.weights,
                     trainer.model,
-                    trainer.optimizer,
+                    trainer.optimizers,
                 )
     if log is not None:
         log.close()
@@ -134,7 +138,8 @@ class _Trainer:
         self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.needs = union_of_needs(self.terms)
-        self.phases = phases(self.terms, self.needs, job.updates)
+        apart = job.sharpness is not None
+        self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)
         self.model = build(
@@ -145,30 +150,30 @@ class _Trainer:
             trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
         _check_layers(self.terms, self.model)
-        self.optimizer = _adamw(self.model, job.optim)
+        states = 1 + max(update.optimizer for update in self.updates)
+        self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
         self.reference = self._reference()
+        self.projection = self._projection()
 
     def resume(self) -> int:
         """Steps already done."""
         path = checkpoint.latest(self.job.directory / CHECKPOINTS)
         if path is None:
             return 0
-        step, self.weights = checkpoint.load(path, self.model, self.optimizer)
+        step, self.weights = checkpoint.load(path, self.model, self.optimizers)
         return step
 
     def step(self, step: int) -> dict[str, Any]:
         """The updates of one step over the global batch; what to log of it."""
         began_s = time.perf_counter()
         rate = self.schedule.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         parts = [0.0] * len(self.terms)
         tokens = grad_norm = 0.0
-        for phase in self.phases:
-            found, seen, norm = self._update(step, phase)
-            for index, part in zip(phase.terms, found, strict=True):
+        for update in self.updates:
+            found, seen, norm = self._update(step, update, rate)
+            for index, part in found.items():
                 parts[index] = part
             tokens, grad_norm = tokens + seen, max(grad_norm, norm)
         elapsed_s = time.perf_counter() - began_s
@@ -183,7 +188,7 @@ class _Trainer:
             "grad_norm": grad_norm,
             "tokens": int(tokens),
             "tokens_per_s": tokens / elapsed_s,
-            "peak_memory_bytes": _peak_memory_bytes(self.device),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
         }
         # From sums over all workers: the same on each of them.
         self.weights = [
@@ -192,9 +197,37 @@ class _Trainer:
         ]
         return metrics
 
-    def _update(self, step: int, phase: Phase) -> tuple[list[float], float, float]:
-        """One optimiser update: the mean of each of the phase's terms over the global batch, the real tokens that were
-        seen, and the gradient's norm before clipping."""
+    def _update(self, step: int, update: Update, rate: float) -> tuple[dict[int, float], float, float]:
+        """One optimiser update: the mean of each of its terms (by index) over the global batch, the real tokens that
+        were seen, and the gradient's norm before clipping."""
+        parts: dict[int, float] = {}
+        tokens = 0.0
+        for phase in update.phases:
+            found, seen = self._gradients(step, phase)
+            parts |= found
+            if phase.of_forget and self.job.sharpness is not None:
+                with perturbed(self.model, self.job.sharpness.rho):
+                    seen += self._gradients(step, phase)[1]
+            tokens += seen
+        projection = self.projection if update.of_forget else None
+        if projection is not None:
+            projection.project_gradients(self.model)
+        norm = clip(self.model.parameters(), self.job.optim.max_grad_norm)
+        if not isfinite(norm):  # a step would make weights of it that no later check could undo
+            terms = [self.terms[index] for index in parts]
+            self._stop(step, f"the gradient's norm is {norm}, at losses of " + _listed(terms, list(parts.values())))
+        optimizer = self.optimizers[update.optimizer]
+        if update.of_forget and self.job.forget_learning_rate is not None:
+            rate *= self.job.forget_learning_rate / self.job.optim.learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with nullcontext() if projection is None else projection.projecting(self.model):
+            optimizer.step()
+        self.model.zero_grad()
+        return parts, tokens, norm
+
+    def _gradients(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
+        """Add those of the phase's terms to what is there; each term's mean over the global batch, and the tokens."""
         terms = [self.terms[index] for index in phase.terms]
         scored = [i for i, term in enumerate(terms) if not isinstance(term, ParameterRegularizer)]
         mine = self._every_micro_batch(step)[self.rank :: self.world] if scored else []
@@ -218,12 +251,7 @@ class _Trainer:
         dist.all_reduce(sums)
         *parts, tokens = sums.tolist()
         self._check_finite(step, terms, parts)
-        grad_norm = self._clip()
-        if not isfinite(grad_norm):  # a step would make weights of it that no later check could undo
-            self._stop(step, f"the gradient's norm is {grad_norm}, at losses of " + _listed(terms, parts))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return parts, tokens, grad_norm
+        return dict(zip(phase.terms, parts, strict=True)), tokens
 
     def signal(self, steps: int) -> dict[str, Any]:
         """What to log of the signal after that many steps: nothing where none is due."""
@@ -323,6 +351,21 @@ class _Trainer:
             self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
+    def _projection(self) -> Projection | None:
+        """From the starting model, before any checkpoint is loaded: a resumed run projects as before."""
+        if self.job.projection is None:
+            return None
+        return retain_projection(
+            self.model,
+            self.texts,
+            len(self.job.retain),
+            self.job.projection,
+            seed=self.job.seed,
+            size=self.job.optim.micro_batch_size,
+            max_length=self.job.model.max_length,
+            device=self.device,
+        )
+
     def _check_finite(self, step: int, terms: Sequence[Term], parts: Sequence[float]) -> None:
         for term, part in zip(terms, parts, strict=True):
             if not isfinite(part):
@@ -336,12 +379,6 @@ class _Trainer:
         kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
         raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
 
-    def _clip(self) -> float:
-        """The gradient's norm over all workers, before clipping."""
-        limit = self.job.optim.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
 
 def _check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
     for term in terms:
@@ -353,32 +390,5 @@ def _check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
                 raise UserError(f"{term.type}: {error}") from error
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
-    """The most that this worker has held so far: of GPU memory where it trains on one, else of its process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
 def _listed(terms: Sequence[Term], parts: Sequence[float]) -> str:
     return ", ".join(f"{term.type} {part:.4g}" for term, part in zip(terms, parts, strict=True))
-
-
-def _adamw(model: torch.nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
-    """Matrices are decayed, vectors (norms, biases) are not, as in the Hugging Face trainer.
-
-    Every parameter has its state from the start, also one that no loss reaches (above the layer that RMU steers): a
-    checkpoint holds the state of all.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    adamw = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas, fused=True)
-    for p in trained:
-        step = torch.zeros((), dtype=torch.float32, device=p.device)
-        adamw.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-    return adamw
