@@ -127,6 +127,14 @@ def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun 
     entity.main(config, overrides or [], dry_run)
 
 
+@app.command()
+def snap(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Forget an entity, from its name and texts: negative instructions, hard positives, and training on them."""
+    from obliviate_cli.snap import verbs
+
+    verbs.main(config, overrides or [], dry_run)
+
+
 @app.command("probe-knowledge")
 def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Find the questions that a model really answers, so that forgetting is measured on what was known."""

@@ -24,6 +24,7 @@ from obliviate_cli.fuse import FuseRun
 from obliviate_cli.measure import EvaluateRun
 from obliviate_cli.probe import ProbeRun
 from obliviate_cli.requests.spec import RequestsRun
+from obliviate_cli.snap.spec import SnapRun
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_serve.spec import ServeRun
 
@@ -41,6 +42,7 @@ KINDS: dict[str, type[RunSpec]] = {
     "continual": ContinualRun,
     "probe-knowledge": ProbeRun,
     "make-questions": EntityRun,
+    "snap": SnapRun,
     "request run": RequestsRun,
 }
 
