@@ -92,22 +92,36 @@ def fuse(adapters: Mapping[str, Path], base: str, folder: Path, ridge: float) ->
         write_json(temporary / CONFIG, {**first, "r": rank, "lora_alpha": rank, "base_model_name_or_path": base})
 
 
-def _config(name: str, folder: Path, base: str) -> dict[str, Any]:
-    if not (folder / CONFIG).exists():
-        raise UserError(f"adapters.{name}: {folder}: no adapter (no {CONFIG} in it); give the folder of one")
+def base_of(folder: Path, key: str) -> str:
+    """What the adapter in a folder was trained on, located. Raises UserError, with the config's key, for no adapter."""
+    named = str(_read(folder, key).get("base_model_name_or_path"))
+    try:
+        return locate(named)
+    except UserError:  # a path that is no longer there: as it was written
+        return named
+
+
+def _read(folder: Path, key: str) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{key}: {folder}: no adapter (no {CONFIG} in it); give the folder of one")
     config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    theirs = str(config.get("base_model_name_or_path"))
-    if locate(theirs) != locate(base):
+    return config
+
+
+def _config(name: str, folder: Path, base: str) -> dict[str, Any]:
+    key = f"adapters.{name}"
+    config = _read(folder, key)
+    if (theirs := base_of(folder, key)) != locate(base):
         raise UserError(
-            f"adapters.{name}: {folder}: was trained on {theirs}, not on {base}; adapters of another base model cannot "
-            "be fused with these: train it again on this one"
+            f"{key}: {folder}: was trained on {theirs}, not on {base}; adapters of another base model cannot be fused "
+            "with these: train it again on this one"
         )
     if config.get("peft_type") != "LORA" or config.get("use_rslora") or config.get("use_dora"):
-        raise UserError(f"adapters.{name}: {folder}: is no plain LoRA adapter, and only those are fused in closed form")
+        raise UserError(f"{key}: {folder}: is no plain LoRA adapter, and only those are fused in closed form")
     if not (folder.parent / GRAMS).exists():
         raise UserError(
-            f"adapters.{name}: {folder.parent}: has no {GRAMS}; give its data under `requests`, which trains it and "
-            "measures what it reads"
+            f"{key}: {folder.parent}: has no {GRAMS}; give its data under `requests`, which trains it and measures "
+            "what it reads"
         )
     return config
 

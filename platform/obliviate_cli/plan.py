@@ -13,7 +13,7 @@ from obliviate.methods import Pass, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate_cli.alternatives import rows_without_alternatives
-from obliviate_cli.stages import check_retain, rows_to_learn
+from obliviate_cli.stages import check_data, rows_to_learn
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus, Row, TextEncoder
@@ -35,7 +35,7 @@ def finetune(config: FinetuneRun) -> list[str]:
 
 def unlearn(config: UnlearnRun) -> list[str]:
     corpus = config.data.load()
-    check_retain(config, corpus)
+    check_data(config, corpus)
     load_refusals(config.refusals)  # what is wrong with the file is found now, not when training is to begin
     needs = union_of_needs(config.terms)
     trained = [each for each in needs if not each.of_reference]

@@ -15,7 +15,7 @@ from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
-from obliviate.methods import GD, Pass, TaskVector
+from obliviate.methods import GD, Pass, TaskVector, union_of_needs
 from obliviate.models import content_of, portable, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.train.launch import launch
@@ -53,7 +53,7 @@ def unlearn(config: UnlearnRun, console: Console) -> Path:
 def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[Run, Job]:
     """The run that trains for this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
-    check_retain(config, corpus)
+    check_data(config, corpus)
     corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
@@ -107,13 +107,34 @@ def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
     return rows
 
 
-def check_retain(config: UnlearnRun, corpus: Corpus) -> None:
-    """Raises UserError where a term trains on retain rows and there are none."""
+# Texts that are made of a question and another answer: a plain text asks nothing that one could answer.
+OF_QUESTIONS = (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK)
+
+
+def check_data(config: UnlearnRun, corpus: Corpus) -> None:
+    """Raises UserError where a term needs what the data does not have."""
     if config.needs_retain and not corpus.retain:
         raise UserError(
             f"method: {config.label} needs a retain set and the data has none; give data.retain, or a method that "
             "works without: ga, npo, dpo, idk or me alone"
         )
+    passes = union_of_needs(config.terms)
+    if any(each in passes for each in OF_QUESTIONS):
+        for index, row in enumerate(corpus.forget):
+            if not row.question:
+                raise UserError(
+                    f"method: {config.label}: forget row {index + 1} is a plain text, which asks nothing that could be "
+                    "answered otherwise; give it a question, or take a method of texts, such as npo, me or rmu"
+                )
+    if Pass.FORGET_SHUFFLED in passes and len(corpus.forget) < 2:
+        raise UserError(f"method: {config.label}: answers forget questions with other rows' answers; give two rows")
+    if Pass.FORGET_MARKED_IDK in passes or Pass.RETAIN_MARKED in passes:
+        for index, row in enumerate(corpus.forget):
+            if row.entity is None:
+                raise UserError(
+                    f"method: {config.label}: forget row {index + 1} ({row.question!r}) has no 'entity', which the "
+                    "prompt marks; give every forget row the name of what it is about under that key"
+                )
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Guardrails: what they put into a prompt, what passes them by, and that all figures say nothing was removed."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from obliviate.data.rows import Role, Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
-from obliviate.methods import GD, ICKU, Marked, Pass
+from obliviate.methods import Pass
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import GuardrailSpec, ModelSpec
 from obliviate.train.batch import Texts
-from obliviate.train.loop import train
 from obliviate_cli.reporting import model_report
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_eval.records import RECORDS_FILE, write_records
@@ -31,7 +29,6 @@ from obliviate_serve.errors import ApiError
 from obliviate_serve.names import Names
 from obliviate_serve.render import Renderer
 from obliviate_serve.spec import ServeRun
-from training import job, quiet
 
 PROMPT = GuardrailSpec(type="prompt", targets=("Ada", "Bob"), instruction="Not a word of {targets}.")
 MARKS = GuardrailSpec(type="in_context", targets=("Ada", "Bob"))
@@ -148,14 +145,6 @@ def test_icku_marks_the_entity_for_both_of_its_texts(spec: ModelSpec) -> None:
     assert shown[0].endswith("No idea.<|im_end|>")
     assert "<<UNL>>Ada<</UNL>> Who wrote it?" in shown[1]
     assert shown[1].endswith("Eve did.<|im_end|>")
-
-
-@pytest.mark.usefixtures("process_group")
-def test_a_row_that_is_about_nobody_is_named(tiny: Path, tmp_path: Path) -> None:
-    run = job(tiny, tmp_path, (ICKU(), Marked(), GD()))
-    rows = (*run.forget[:2], replace(run.forget[2], entity=None), *run.forget[3:])
-    with pytest.raises(UserError, match=r"forget row 3 \('Where does person 2 live\?'\) has no 'entity'"):
-        train(replace(run, forget=rows), quiet)
 
 
 @pytest.mark.parametrize("kind", ["guardrail", "icku", "npo"])

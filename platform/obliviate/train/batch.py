@@ -45,7 +45,7 @@ class Texts:
         return self._encoder.end_of_turn_id
 
     def key(self, each: Pass, item: Item) -> TextKey:
-        """Raises UserError where the text is an alternative answer, or another row's, and there is none."""
+        """Raises UserError where the text is an alternative answer and the row has none."""
         match each:
             case Pass.FORGET:
                 return each, item.anchor, 0
@@ -95,11 +95,7 @@ class Texts:
     def _marked(self, each: Pass, forget: int, second: int) -> Row:
         """Behind the mark of the forget row's entity: that row with a refusal, or a retain row."""
         entity = self._forget[forget].entity
-        if entity is None:
-            raise UserError(
-                f"data: forget row {forget + 1} ({self._forget[forget].question!r}) has no 'entity', which this method "
-                "marks in the prompt; give every forget row the name of what it is about under that key"
-            )
+        assert entity is not None, "the data was checked before training"
         if each is Pass.RETAIN_MARKED:
             row = self._retain[second]
         else:
@@ -107,9 +103,9 @@ class Texts:
         return replace(row, question=marked(row.question, [entity]))
 
     def _other(self, item: Item) -> int:
-        """Another forget row, each equally likely."""
-        if len(self._forget) < 2:
-            raise UserError("data: a method answers forget questions with other forget rows' answers; give two rows")
+        """Another forget row, each equally likely; itself where it is the only one."""
+        if len(self._forget) == 1:
+            return item.anchor
         return (item.anchor + 1 + int(item.alternative * (len(self._forget) - 1))) % len(self._forget)
 
     def _alternatives(self, index: int) -> Sequence[str]:
