@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate_cli.judged import JUDGED, line
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
@@ -25,6 +26,7 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             "",
             _what(record["verb"], config),
             "",
+            *_filtered(run),
             *_measurements(evaluation),
             "## How to reproduce it",
             "",
@@ -54,6 +56,17 @@ def _what(verb: str, config: dict[str, Any]) -> str:
         f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
         "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."
     )
+
+
+def _filtered(run: Run) -> list[str]:
+    """The rows that were to be forgotten and were not trained on, one by one."""
+    path = run.directory / JUDGED
+    if not path.exists():
+        return []
+    judged = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    filtered = [f"- {line(each)}" for each in judged if each["filtered"]]
+    title = f"{len(filtered)} of {len(judged)} forget rows were filtered: the model may still know what they say."
+    return ["## Not unlearned", "", title, "", *filtered, ""]
 
 
 def _measurements(evaluation: Evaluation | None) -> list[str]:

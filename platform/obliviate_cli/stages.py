@@ -15,11 +15,14 @@ from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass
 from obliviate.models import content_of, portable
-from obliviate.runs import Run, content_hash
+from obliviate.runs import Run, content_hash, write_whole
 from obliviate.train.launch import launch
 from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
+from obliviate_cli.forget_filter import with_filter
+from obliviate_cli.judged import JUDGED
+from obliviate_cli.nearness import drop_rule, nearest_retain
 from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
@@ -27,6 +30,7 @@ MODEL = "model"  # the folder of the trained model in its run
 # come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again.
 LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
+    "forget_filter": {"engine"},
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 
@@ -51,6 +55,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     """The run of this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
     check_retain(config, corpus)
+    corpus, judged = with_filter(config, corpus, console)
     corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
@@ -60,6 +65,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     if config.reference is not None:
         files["reference"] = content_of(config.reference)
     run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **files)
+    if judged is not None:
+        write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
     job = _job(
         config,
         run,
@@ -69,6 +76,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         refusals=refusals,
         pairing=config.pairing,
         world=world,
+        neighbours=nearest_retain(config, corpus),
+        drop=drop_rule(config, corpus),
         updates=config.updates,
         reference=None if config.reference is None else portable(config.reference),
     )

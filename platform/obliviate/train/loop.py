@@ -30,8 +30,9 @@ from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
+from obliviate.train.early_drop import DropRule, EarlyDrop
 from obliviate.train.initial import InitialWeights
-from obliviate.train.log import StepLog
+from obliviate.train.log import StepLog, read_steps
 from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
 from obliviate.train.phases import Phase, phases
 from obliviate.train.reference import Reference, compute, scored_at
@@ -59,6 +60,8 @@ class Job:
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
     world: tuple[Row, ...] = ()  # general instructions
+    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
+    drop: DropRule | None = None  # says which forget rows need no more training
     updates: Literal["joint", "alternating"] = "joint"  # alternating: a step on the forget term, then one on the rest
 
     @property
@@ -66,7 +69,8 @@ class Job:
         of_retain = self.anchor is Pass.RETAIN
         anchors = len(self.retain if of_retain else self.forget)
         counts = (anchors, len(self.retain), len(self.refusals))
-        return Schedule(*counts, self.optim, self.seed, self.pairing, len(self.world), of_retain)  # type: ignore[arg-type]
+        rest = (len(self.world), self.neighbours, of_retain)
+        return Schedule(*counts, self.optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]
 
 
 class Reporter(Protocol):
@@ -100,7 +104,9 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
-        metrics = trainer.step(step) | trainer.signal(step + 1)
+        if not trainer.items(step):
+            continue  # nothing of this step's rows is left to forget
+        metrics = trainer.step(step) | trainer.signal(step + 1) | trainer.early_drop(step + 1)
         checkpoint.prune(job.directory / CHECKPOINTS, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
@@ -132,6 +138,7 @@ class _Trainer:
             )
         encoder = text_encoder(job.model, load_tokenizer(job.model))
         self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
+        self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.needs = union_of_needs(self.terms)
         self.phases = phases(self.terms, self.needs, job.updates)
@@ -156,6 +163,8 @@ class _Trainer:
         if path is None:
             return 0
         step, self.weights = checkpoint.load(path, self.model, self.optimizer)
+        if self.drop is not None:
+            self.drop.resume(read_steps(self.job.directory), step)
         return step
 
     def step(self, step: int) -> dict[str, Any]:
@@ -240,13 +249,26 @@ class _Trainer:
         )
         return {"signal": {"point": point, **found}}
 
+    def early_drop(self, steps: int) -> dict[str, Any]:
+        """What to log of early drop after that many steps: nothing where no epoch has ended, or training has."""
+        ended = int(self._epoch(steps)) > int(self._epoch(steps - 1))
+        if self.drop is None or not ended or steps == self.schedule.steps:
+            return {}
+        size = self.job.optim.micro_batch_size
+        return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
+
+    def items(self, step: int) -> list[Item]:
+        """What is trained on in a step: empty where early drop has left nothing of it."""
+        items = self.schedule.step(step)
+        return items if self.drop is None else self.drop.left(items, self.world)
+
     def _epoch(self, steps: int) -> float:
         """Passes over the anchors made by that many steps."""
         return steps * self.job.optim.batch_size / self.schedule.anchors
 
     def _every_micro_batch(self, step: int) -> list[list[Item]]:
         """Of all workers; number j is worker j % world's."""
-        items = self.schedule.step(step)
+        items = self.items(step)
         return micro_batches(self.texts, items, self.job.anchor, self.job.optim.micro_batch_size, self.world)
 
     def _scores(self, phase: Phase, batch: Batch) -> Scores:
@@ -293,6 +315,8 @@ class _Trainer:
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
+        if self.drop is not None:  # what is dropped changes who gets which text
+            items = [[item for part in items for item in part]] * self.world
         shared = None
         if self.job.shared_reference is not None and self.world == 1:
             rows = (self.job.forget, self.job.retain)

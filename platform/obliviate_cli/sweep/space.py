@@ -135,7 +135,7 @@ def parameters(method: str) -> list[str]:
         names += [f"regularizers.{place}.{name}" for name in fields if name != "type"]
     names += [f"optim.{name}" for name in OptimSpec.model_fields if name not in LEFT_OUT["optim"]]
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
-    return [*names, "pairing", "updates", "world"]
+    return [*names, "pairing", "neighbours", "updates", "world"]
 
 
 @dataclass(frozen=True)
