@@ -71,14 +71,38 @@ class AlternativesSpec(Spec):
     engine: EngineSpec | None = None  # None: that of the evaluation where there is one, else the defaults
 
 
+class EarlyDropSpec(Spec):
+    """When a forget row is trained on no longer: after an epoch at whose end the model's greedy answer is far from the
+    true one. Defaults: iterative contrastive unlearning (arXiv:2407.20271), whose BERTScore a sentence encoder's cosine
+    stands in for."""
+
+    cosine: float = Field(0.3, ge=-1, le=1)  # dropped below it, or
+    bleu: float = Field(0.01, ge=0, le=1)  # below this
+    max_new_tokens: int = Field(50, ge=1)
+
+
+class ForgetFilterSpec(Spec):
+    """Which forget rows need no unlearning, after FUNU (arXiv:2501.16614): near to what is kept, and hardly better
+    known than by a model that never saw them. What is left out still holds the subject's data."""
+
+    reference: ModelSpec  # a model that never saw the forget set: a retain model, or the base model
+    similarity: float = Field(0.8, ge=-1, le=1)  # cosine to the nearest retain row, at least
+    gap: float = Field(0.1, ge=0)  # nats per token by which the model knows the answer better, at most
+    engine: EngineSpec | None = None  # None: the defaults
+
+
 class UnlearnRun(TrainingRun):
     """One forget objective with any number of weighted regularizers."""
 
     method: AnyForgetSpec
     regularizers: tuple[AnyRegularizerSpec, ...] = ()
-    pairing: Literal["fresh", "fixed"] = (
-        "fresh"  # retain item and refusal of a forget item: new each epoch, or the same
-    )
+    # Retain item and refusal of a forget item: new each epoch; the same; or new each epoch, but of the nearest items.
+    pairing: Literal["fresh", "fixed", "nearest"] = "fresh"
+    neighbours: int = Field(1, ge=1)  # with `nearest`: retain items that a forget item may meet
+    early_drop: EarlyDropSpec | None = None
+    forget_filter: ForgetFilterSpec | None = None
+    # Tells what is near, for `nearest`, `early_drop` and `forget_filter`.
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     world: str | None = None  # file of general instructions with answers, for the term `world`
     # One update on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers,
     # which share AdamW's state, or have one each (DualOptim).
@@ -109,6 +133,8 @@ class UnlearnRun(TrainingRun):
             raise ValueError(f"world: {self.world}: no term trains on it; add the regularizer world, or remove the key")
         if self.updates != "joint" and not self.regularizers:
             raise ValueError(f"updates: {self.updates}: {self.label} has no regularizer to alternate with; add one")
+        if self.neighbours > 1 and self.pairing != "nearest":
+            raise ValueError(f"neighbours: {self.neighbours}: only pairing: nearest chooses among them; set it")
         of_weights = [term.type for term in self.terms if isinstance(term, ParameterRegularizer)]
         if of_weights and self.model.lora is not None:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 from obliviate.guardrail import NOT_REMOVED
 from obliviate.methods import FORGET_TYPES
 from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate_cli.judged import JUDGED, line
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
@@ -31,6 +32,7 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             "",
             _what(record["verb"], config),
             "",
+            *_filtered(run),
             *_measurements(evaluation),
             "## How to reproduce it",
             "",
@@ -86,6 +88,17 @@ def _what(verb: str, config: dict[str, Any]) -> str:
 def _objective(config: dict[str, Any]) -> str:
     terms = [config["method"], *config["regularizers"]]
     return " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+
+
+def _filtered(run: Run) -> list[str]:
+    """The rows that were to be forgotten and were not trained on, one by one."""
+    path = run.directory / JUDGED
+    if not path.exists():
+        return []
+    judged = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    filtered = [f"- {line(each)}" for each in judged if each["filtered"]]
+    title = f"{len(filtered)} of {len(judged)} forget rows were filtered: the model may still know what they say."
+    return ["## Not unlearned", "", title, "", *filtered, ""]
 
 
 def _measurements(evaluation: Evaluation | None) -> list[str]:

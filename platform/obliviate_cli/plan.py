@@ -45,6 +45,8 @@ def unlearn(config: UnlearnRun) -> list[str]:
     rows = {**of_retain, Pass.WORLD: world}
     tokens = sum(_tokens(config.model, rows.get(each, corpus.forget)) for each in trained)
     lines = [*_warnings(corpus), _training(config, title, len(corpus.forget), tokens, len(trained))]
+    if config.forget_filter is not None:
+        lines.append(f"  first scored, and with {config.forget_filter.reference.source}: which rows need no unlearning")
     if missing := rows_without_alternatives(config, corpus):
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
     if any(each.of_reference for each in needs):

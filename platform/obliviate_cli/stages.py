@@ -17,11 +17,14 @@ from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector, union_of_needs
 from obliviate.models import content_of, portable, weights_folder
-from obliviate.runs import RUN_FILE, Run, content_hash
+from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.train.launch import launch
 from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
+from obliviate_cli.forget_filter import with_filter
+from obliviate_cli.judged import JUDGED
+from obliviate_cli.nearness import drop_rule, nearest_retain
 from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
@@ -29,6 +32,7 @@ MODEL = "model"  # the folder of the trained model in its run
 # come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again.
 LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
+    "forget_filter": {"engine"},
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 
@@ -54,6 +58,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     """The run that trains for this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
     check_data(config, corpus)
+    corpus, judged = with_filter(config, corpus, console)
     corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
@@ -63,6 +68,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     if config.reference is not None:
         files["reference"] = content_of(config.reference)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
+    if judged is not None:
+        write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
     job = _job(
         config,
         run,
@@ -72,6 +79,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         refusals=refusals,
         pairing=config.pairing,
         world=world,
+        neighbours=nearest_retain(config, corpus),
+        drop=drop_rule(config, corpus),
         updates=config.updates,
         forget_learning_rate=config.forget_learning_rate,
         sharpness=config.sharpness,
@@ -94,6 +103,8 @@ def outcome(config: UnlearnRun, trained: Run) -> Run:
     if not run.done:
         original = weights_folder(config.model, runs.absolute() / f"base-{content_of(config.model)[:10]}")
         interpolate(original, trained.directory / MODEL, -config.method.scale, run.directory / MODEL)
+        if (judged := trained.directory / JUDGED).exists():
+            write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
         write_card(run, MODEL)
         run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
     return run

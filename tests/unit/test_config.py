@@ -188,7 +188,7 @@ class TestBase:
         ("optim: {betas: [0.9, 2]}\n", "optim.betas.1: should be less than 1 (got 2)"),
         ("optim: fast\n", "optim: is 'fast'; give keys and values"),
         ("optim:\n", "optim: is None; give keys and values"),
-        ("pairing: frsh\n", "pairing: should be 'fresh' or 'fixed' (got 'frsh')"),
+        ("pairing: frsh\n", "pairing: should be 'fresh', 'fixed' or 'nearest' (got 'frsh')"),
         ("optim: {batch_size: 2}\ncluster: {workers: 3}\n",
          "optim.batch_size: 2 is less than cluster.workers: 3; every worker needs an item of each batch"),
         ("seed: -1\n", "seed: should be greater than or equal to 0 (got -1)"),

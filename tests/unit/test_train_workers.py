@@ -5,8 +5,8 @@ then the first alone; each group runs the same jobs.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from obliviate.data.rows import Row
 from obliviate.methods import GA, GD, Term
 from obliviate.models import decoder_layers
 from obliviate.schema import LoraSpec, ProjectionSpec, SharpnessSpec
@@ -22,7 +23,7 @@ from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
 from obliviate.train.model import ScoredModel, build
 from tiny import tiny_model_folder
-from training import METHODS, job, quiet, weights
+from training import FORGET, METHODS, job, quiet, weights
 
 WORLDS = (4, 2, 1)
 LORA = LoraSpec(rank=2, dropout=0)  # dropout draws differently on every worker
@@ -45,6 +46,24 @@ PRELOADED = ["obliviate.train.loop", "torch._dynamo", "torch.utils.tensorboard",
 
 def three_steps(folder: Path, directory: Path, terms: tuple[Term, ...], **optim: Any) -> Job:
     return job(folder / "model", directory, terms, micro_batch_size=1, epochs=1.5, warmup_steps=0, **optim)
+
+
+@dataclass(frozen=True)
+class AllBut:
+    """Drops every other row, whatever is said."""
+
+    rows: tuple[Row, ...]
+    max_new_tokens: int = 3
+
+    def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> list[bool]:
+        assert len(said) == len(rows)
+        return [row not in self.rows for row in rows]
+
+
+def dropping(folder: Path, world: int) -> Job:
+    """Two epochs, of which the second has two rows."""
+    run = three_steps(folder, folder / f"dropping {world}", METHODS["npo+kl"])
+    return replace(run, drop=AllBut(FORGET[6:]), optim=run.optim.model_copy(update={"epochs": 2}))
 
 
 def variant(folder: Path, name: str, directory: Path) -> Job:
@@ -72,6 +91,7 @@ def trained_in_a_group(folder: Path, world: int) -> None:
         (folder / f"{name} {world} weights {dist.get_rank()}.json").write_text(json.dumps(held))
     alternating = three_steps(folder, folder / f"alternating {world}", METHODS["opt_out"])
     train(replace(alternating, updates="alternating"), quiet)
+    train(dropping(folder, world), quiet)
     if world == 4:
         return
     for name in VARIANTS:
@@ -133,6 +153,15 @@ def test_alternating_updates_are_those_of_one_worker(groups: Path, world: int) -
     one = curve(groups / "alternating 1")
     assert one != curve(groups / "opt_out 1")
     assert curve(groups / f"alternating {world}") == pytest.approx(one, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_more_workers_than_rows_are_left_change_nothing(groups: Path, world: int) -> None:
+    one, more = (read_steps(groups / f"dropping {number}") for number in (1, world))
+    assert one[1]["early_drop"] == more[1]["early_drop"] == {"dropped": [0, 1, 2, 3, 4, 5], "left": 2}
+    assert [line["step"] for line in one] == [line["step"] for line in more]
+    assert len(one) > 2
+    assert curve(groups / f"dropping {world}") == pytest.approx(curve(groups / "dropping 1"), rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("world", [2, 4])

@@ -40,6 +40,7 @@ class Schedule:
     seed: int
     pairing: Literal["fresh", "fixed"] = "fresh"
     world: int = 0
+    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each anchor, the retain items it may meet; None: all
     of_retain: bool = False  # the anchors are the retain rows themselves (fine-tuning), not rows that draw one of them
 
     @property
@@ -71,6 +72,9 @@ class Schedule:
         key = [self.seed, anchor] if self.pairing == "fixed" else [self.seed, anchor, epoch + 1]
         draws = np.random.default_rng(key).random(6)
         retain, mismatch = (int(draw * self.retain) for draw in draws[:2])
+        if self.neighbours is not None:
+            near = self.neighbours[anchor]
+            retain = near[int(draws[0] * len(near))]
         refusal, retain_refusal = (int(draw * self.refusals) for draw in draws[2:4])
         retain = anchor if self.of_retain else retain
         return Item(

@@ -6,6 +6,7 @@ a real end-of-turn token may have the padding's id.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from obliviate.errors import UserError
 from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
 from obliviate.scoring import AnyStat, TokenScores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
 
@@ -39,6 +43,10 @@ class Texts:
         self._encoder, self._forget, self._retain, self._refusals = encoder, forget, retain, refusals
         self._world = world
         self._encoded: dict[TextKey, Encoded] = {}
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        return self._encoder.tokenizer
 
     @property
     def padding_id(self) -> int:

@@ -27,13 +27,14 @@ from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
 from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
+from obliviate.train.early_drop import DropRule, EarlyDrop
 from obliviate.train.initial import InitialWeights
-from obliviate.train.log import StepLog
+from obliviate.train.log import StepLog, read_steps
 from obliviate.train.memory import peak_memory_bytes
-from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
+from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
 from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update, Updates, plan_updates
-from obliviate.train.projection import Projection, retain_projection
+from obliviate.train.projection import retain_projection
 from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
@@ -60,6 +61,8 @@ class Job:
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
     world: tuple[Row, ...] = ()  # general instructions
+    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
+    drop: DropRule | None = None  # says which forget rows need no more training
     updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
     forget_learning_rate: float | None = None  # of the former; None: that of `optim`
     sharpness: SharpnessSpec | None = None
@@ -70,7 +73,8 @@ class Job:
         of_retain = self.anchor is Pass.RETAIN
         anchors = len(self.retain if of_retain else self.forget)
         counts = (anchors, len(self.retain), len(self.refusals))
-        return Schedule(*counts, self.optim, self.seed, self.pairing, len(self.world), of_retain)  # type: ignore[arg-type]
+        rest = (len(self.world), self.neighbours, of_retain)
+        return Schedule(*counts, self.optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]
 
 
 class Reporter(Protocol):
@@ -104,7 +108,9 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
-        metrics = trainer.step(step) | trainer.signal(step + 1)
+        if not trainer.items(step):
+            continue  # nothing of this step's rows is left to forget
+        metrics = trainer.step(step) | trainer.signal(step + 1) | trainer.early_drop(step + 1)
         checkpoint.prune(job.directory / CHECKPOINTS, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
@@ -136,6 +142,7 @@ class _Trainer:
             )
         encoder = text_encoder(job.model, load_tokenizer(job.model))
         self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
+        self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.needs = union_of_needs(self.terms)
         apart = job.sharpness is not None
@@ -149,13 +156,17 @@ class _Trainer:
             device=device,
             trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
-        _check_layers(self.terms, self.model)
+        check_layers(self.terms, self.model)
         states = 1 + max(update.optimizer for update in self.updates)
         self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
         self.reference = self._reference()
-        self.projection = self._projection()
+        # From the starting model, before any checkpoint is loaded: a resumed run projects as before.
+        self.projection = None if job.projection is None else retain_projection(
+            self.model, self.texts, len(job.retain), job.projection, seed=job.seed, device=device,
+            size=job.optim.micro_batch_size, max_length=job.model.max_length,
+        )  # fmt: skip
 
     def resume(self) -> int:
         """Steps already done."""
@@ -163,6 +174,8 @@ class _Trainer:
         if path is None:
             return 0
         step, self.weights = checkpoint.load(path, self.model, self.optimizers)
+        if self.drop is not None:
+            self.drop.resume(read_steps(self.job.directory), step)
         return step
 
     def step(self, step: int) -> dict[str, Any]:
@@ -268,13 +281,26 @@ class _Trainer:
         )
         return {"signal": {"point": point, **found}}
 
+    def early_drop(self, steps: int) -> dict[str, Any]:
+        """What to log of early drop after that many steps: nothing where no epoch has ended, or training has."""
+        ended = int(self._epoch(steps)) > int(self._epoch(steps - 1))
+        if self.drop is None or not ended or steps == self.schedule.steps:
+            return {}
+        size = self.job.optim.micro_batch_size
+        return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
+
+    def items(self, step: int) -> list[Item]:
+        """What is trained on in a step: empty where early drop has left nothing of it."""
+        items = self.schedule.step(step)
+        return items if self.drop is None else self.drop.left(items, self.world)
+
     def _epoch(self, steps: int) -> float:
         """Passes over the anchors made by that many steps."""
         return steps * self.job.optim.batch_size / self.schedule.anchors
 
     def _every_micro_batch(self, step: int) -> list[list[Item]]:
         """Of all workers; number j is worker j % world's."""
-        items = self.schedule.step(step)
+        items = self.items(step)
         return micro_batches(self.texts, items, self.job.anchor, self.job.optim.micro_batch_size, self.world)
 
     def _scores(self, phase: Phase, batch: Batch) -> Scores:
@@ -321,6 +347,8 @@ class _Trainer:
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
+        if self.drop is not None:  # what is dropped changes who gets which text
+            items = [[item for part in items for item in part]] * self.world
         shared = None
         if self.job.shared_reference is not None and self.world == 1:
             rows = (self.job.forget, self.job.retain)
@@ -351,21 +379,6 @@ class _Trainer:
             self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
-    def _projection(self) -> Projection | None:
-        """From the starting model, before any checkpoint is loaded: a resumed run projects as before."""
-        if self.job.projection is None:
-            return None
-        return retain_projection(
-            self.model,
-            self.texts,
-            len(self.job.retain),
-            self.job.projection,
-            seed=self.job.seed,
-            size=self.job.optim.micro_batch_size,
-            max_length=self.job.model.max_length,
-            device=self.device,
-        )
-
     def _check_finite(self, step: int, terms: Sequence[Term], parts: Sequence[float]) -> None:
         for term, part in zip(terms, parts, strict=True):
             if not isfinite(part):
@@ -378,16 +391,6 @@ class _Trainer:
         good = checkpoint.latest(folder)
         kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
         raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
-
-
-def _check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
-    for term in terms:
-        layers = {stat.layer for stats in term.needs.values() for stat in stats if isinstance(stat, Activation)}
-        for layer in layers:
-            try:
-                layer_of(model.causal_lm, layer)
-            except UserError as error:
-                raise UserError(f"{term.type}: {error}") from error
 
 
 def _listed(terms: Sequence[Term], parts: Sequence[float]) -> str:

@@ -39,4 +39,6 @@ class RequestsRun(UnlearnRun):
             raise ValueError(
                 "model.lora.merge: false keeps an adapter; the next batch starts from a whole model: set true"
             )
+        if self.forget_filter is not None:
+            raise ValueError("forget_filter: a request is about all of its rows, and filtered ones stay; remove it")
         return self

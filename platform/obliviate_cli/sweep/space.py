@@ -137,7 +137,7 @@ def parameters(method: str) -> list[str]:
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
     names += [f"sharpness.{name}" for name in SharpnessSpec.model_fields]
     names += [f"projection.{name}" for name in ProjectionSpec.model_fields]
-    return [*names, "pairing", "updates", "forget_learning_rate", "world"]
+    return [*names, "pairing", "neighbours", "updates", "forget_learning_rate", "world"]
 
 
 @dataclass(frozen=True)
