@@ -4,5 +4,6 @@ BASELINE = "ga+gd"
 METHODS = (
     BASELINE, "ga", "ga+kl", "npo+gd", "npo+kl", "simnpo+gd", "dpo+gd", "altpo+gd", "idk+gd", "idk+ap", "me+gd",
     "wga+gd", "satimp+gd", "undial", "ceu", "pdu", "rmu", "adaptive_rmu", "llmu",
+    "flat", "jensun", "ihl+gd", "unilogit+gd", "task_vector", "sku", "eul",
 )  # fmt: skip
 QUICK = (BASELINE, "npo+gd", "dpo+gd", "me+gd", "npo+kl", "rmu")

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from obliviate.methods import GD, Pass, TaskVector, union_of_needs
 from obliviate.models import content_of, portable, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.train.launch import launch
+from obliviate.train.log import STEPS_FILE
 from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
@@ -103,8 +105,9 @@ def outcome(config: UnlearnRun, trained: Run) -> Run:
     if not run.done:
         original = weights_folder(config.model, runs.absolute() / f"base-{content_of(config.model)[:10]}")
         interpolate(original, trained.directory / MODEL, -config.method.scale, run.directory / MODEL)
-        if (judged := trained.directory / JUDGED).exists():
-            write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
+        for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
+            if (file := trained.directory / name).exists():
+                write_whole(run.directory / name, partial(shutil.copyfile, file))
         write_card(run, MODEL)
         run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
     return run

@@ -13,6 +13,7 @@ from test_sweep_trial import config as config  # a fixture
 from test_sweep_trial import only, run, share
 
 from obliviate.config import UnlearnRun, build
+from obliviate.train.log import read_steps
 from obliviate_cli import stages
 from obliviate_cli.sweep import trial as trials
 from obliviate_cli.sweep.records import read_records
@@ -81,6 +82,7 @@ def test_a_sweep_of_scales_trains_once(config: SweepRun, monkeypatch: pytest.Mon
     for scale in (0.5, 1.0):
         run(shared, Point("task_vector+gd", {"method.scale": scale}))
     records = read_records(shared.directory)
+    assert all(record.run and read_steps(Path(record.run)) for record in records)  # what training logged
     assert [record.status for record in records] == ["done", "done"]
     assert len({record.run for record in records}) == 2
     assert len(trainings) == 1
