@@ -9,7 +9,7 @@ from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.schedule import Schedule
 from obliviate.data.world import load_world
-from obliviate.methods import Pass, union_of_needs
+from obliviate.methods import Pass, TaskVector, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate_cli.alternatives import rows_without_alternatives
@@ -49,6 +49,8 @@ def unlearn(config: UnlearnRun) -> list[str]:
         lines.append(f"  first scored, and with {config.forget_filter.reference.source}: which rows need no unlearning")
     if missing := rows_without_alternatives(config, corpus):
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
+    if isinstance(config.method, TaskVector):
+        lines.append(f"  then {config.method.scale:g} times the change of the weights subtracted from the original")
     if any(each.of_reference for each in needs):
         lines.append(
             "  first what terms compare with, from the starting model: one forward pass of these texts, no second model"
