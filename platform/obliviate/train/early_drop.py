@@ -22,7 +22,10 @@ from obliviate.train.model import ScoredModel
 class DropRule(Protocol):
     """Travels to the workers as it is; the first of them asks it, and tells the others."""
 
-    max_new_tokens: int  # that it wants to see of an answer
+    @property
+    def max_new_tokens(self) -> int:
+        """That it wants to see of an answer."""
+        ...
 
     def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> Sequence[bool]:
         """Of each row, and what the model now says to its question, greedily: is it forgotten?"""
