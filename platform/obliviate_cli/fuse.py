@@ -139,7 +139,7 @@ def _train(config: FuseRun, console: Console) -> dict[str, Run]:
         done: list[str] = []
 
         def on_done(name: str) -> None:
-            finish(found[name], left[name].job)
+            finish(found[name])
             done.append(name)
             update(len(done), len(left), name)
 

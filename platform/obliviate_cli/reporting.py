@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from obliviate.errors import UserError
-from obliviate.guardrail import NOT_REMOVED, label
-from obliviate.methods import FORGET_TYPES
+from obliviate.guardrail import NOT_REMOVED
+from obliviate.labels import not_removed
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
@@ -36,12 +36,11 @@ def model_report(directory: Path) -> ModelReport:
     model = ModelSpec.model_validate(evaluated["config"]["model"])
     training = Path(model.source).parent
     made = _run_json(training) if (training / RUN_FILE).exists() else None
-    kept = model.guardrail is not None or not _removes(made)
-    method = _method(made) if model.guardrail is None else label(model.guardrail)
+    hidden = not_removed(model)
     return ModelReport(
-        name=f"{evaluated['label']} ({NOT_REMOVED})" if kept else evaluated["label"],
+        name=evaluated["label"] if hidden is None else f"{evaluated['label']} ({NOT_REMOVED})",
         kind=_kind(made),
-        method=method,
+        method=hidden or _method(made),
         evaluation=Evaluation.read(directory / METRICS_FILE),
         provenance={
             "model": model.source,
@@ -103,11 +102,6 @@ def _method(made: dict[str, Any] | None) -> str | None:
         return None
     config = made["config"]
     return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()
-
-
-def _removes(made: dict[str, Any] | None) -> bool:
-    """Whether the method takes anything out of the weights; a model of whatever else was not to lose anything."""
-    return made is None or made["verb"] not in UNLEARNING or FORGET_TYPES[made["config"]["method"]["type"]].removes
 
 
 def _run_json(directory: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from obliviate.methods import GD, Pass, TaskVector, union_of_needs
 from obliviate.models import content_of, portable, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.train.launch import launch
-from obliviate.train.log import STEPS_FILE
+from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
@@ -193,12 +193,12 @@ def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console
         return folder
     with progress(console, title) as show:
         launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
-    finish(run, job)
+    finish(run)
     return folder
 
 
-def finish(run: Run, job: Job) -> None:
+def finish(run: Run) -> None:
     """Mark a run whole whose model is written."""
     write_card(run, MODEL)
-    run.finish(model=MODEL, steps=job.schedule.steps)
+    run.finish(model=MODEL, steps=len(read_steps(run.directory)))  # early drop may end it before its schedule does
     shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use

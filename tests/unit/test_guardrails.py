@@ -77,6 +77,19 @@ def test_a_client_cannot_take_a_guardrail_away(spec: ModelSpec) -> None:
             render(raw)
 
 
+def test_the_server_says_which_models_were_only_taught_to_hide(tmp_path: Path) -> None:
+    made = tmp_path / "run"
+    (made / "model").mkdir(parents=True)
+    write_json(made / RUN_FILE, {"verb": "unlearn", "config": {"method": {"type": "icku"}}})
+    source = str(made / "model")
+    (tmp_path / "aliases.json").write_text(json.dumps({"folder": source}))
+    spec = ServeRun.model_validate(
+        {"models": {"taught": {"source": source}}, "aliases_file": str(tmp_path / "aliases.json")}
+    )
+    shown = {each.id: each.guardrail for each in Names(spec).listing().data}
+    assert shown == dict.fromkeys(("taught", "folder"), "icku, not removed from the weights")
+
+
 def test_the_server_says_which_models_are_guarded() -> None:
     spec = ServeRun.model_validate(
         {
@@ -166,5 +179,5 @@ def test_figures_of_what_was_not_removed_say_so(tmp_path: Path, kind: str) -> No
         assert (report.name, report.method) == ("ada", "NPO")
     else:
         assert report.name == "ada (not removed from the weights)"
-        assert report.method == ("ICKU" if kind == "icku" else "prompt guardrail, not removed from the weights")
+        assert report.method == f"{'icku' if kind == 'icku' else 'prompt guardrail'}, not removed from the weights"
     assert json.dumps(report.provenance)

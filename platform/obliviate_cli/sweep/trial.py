@@ -147,7 +147,7 @@ def _train(run: Run, job: Job, config: UnlearnRun, shared: Shared, on_step: Repo
             from obliviate.train.launch import launch
 
             launch(job, config.cluster, folder, on_step)
-        finish(run, job)
+        finish(run)
 
 
 def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
