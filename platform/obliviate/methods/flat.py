@@ -4,7 +4,6 @@ from math import log
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
@@ -24,7 +23,7 @@ class FLAT(ForgetObjective):
     source: ClassVar = "arXiv:2410.11143, eq. 6"
 
     type: Literal["flat"] = "flat"
-    divergence: Divergence = Field("kl")
+    divergence: Divergence = "kl"
 
     @property
     def needs(self) -> Needs:

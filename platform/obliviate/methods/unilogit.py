@@ -3,7 +3,6 @@
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
 from obliviate.scoring import Stat
@@ -20,7 +19,6 @@ class Unilogit(ForgetObjective):
     source: ClassVar = "arXiv:2505.06027"
 
     type: Literal["unilogit"] = "unilogit"
-    weight: float = Field(1.0, ge=0)
 
     @property
     def needs(self) -> Needs:
