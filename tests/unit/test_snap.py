@@ -226,6 +226,8 @@ def test_near_misses_are_the_nearest_of_each_question_once(lengths: list[int], p
         ("Where was Ann born? In Leeds.", "Where was Ann born?"),
         ('Question: "Who is Ann Lee?"', "Who is Ann Lee?"),
         ("1. Who is Lee, the poet?\n2. Who?", "Who is Lee, the poet?"),
+        ("A question could be: Where was Lee born?", "Where was Lee born?"),
+        ("Ann Lee: where was she born?", "Ann Lee: where was she born?"),
         ("Where was Dr. Lee born?", "Where was Dr. Lee born?"),
         ("Who is she then?", None),
         ("Ann?", None),

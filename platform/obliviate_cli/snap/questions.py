@@ -113,8 +113,9 @@ def question_in(reply: str, name: str) -> str | None:
     if found is None:
         return None
     line = LABEL.sub("", found[0])
-    # A courtesy may stand before it; but "Where was Dr. Lee born?" is one sentence.
-    for question in (SENTENCE_END.split(line)[-1], line):
+    # A courtesy may stand before it, or an announcement; but "Where was Dr. Lee born?" is one sentence.
+    last = SENTENCE_END.split(line)[-1]
+    for question in (last.rpartition(": ")[2], last, line):
         words = {word.casefold() for word in re.findall(r"\w+", question)}
         of_name = {word.casefold() for word in re.findall(r"\w{3,}", name)} or {name.casefold()}
         if len(words) > 2 and words & of_name:
