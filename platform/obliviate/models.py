@@ -106,6 +106,7 @@ def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextE
         tokenizer,
         chat_template=spec.chat_template,
         system_prompt=spec.system_prompt,
+        guardrail=spec.guardrail,
         max_length=spec.max_length,
     )
 
@@ -204,15 +205,23 @@ def load_config(spec: ModelSpec) -> Any:
 def materialise(spec: ModelSpec, folder: Path) -> str:
     """Where an engine can open the model: its folder or hub id; a GGUF is written to `folder` first, once."""
     located = locate(spec.source)
-    if not located.endswith(".gguf"):
-        return located
+    return str(_written(spec, folder)) if located.endswith(".gguf") else located
+
+
+def weights_folder(spec: ModelSpec, folder: Path) -> Path:
+    """A local folder of the model's weights: its own, or, of a hub id or a GGUF, one written to `folder` once."""
+    located = Path(locate(spec.source))
+    return located if located.is_dir() else _written(spec, folder)
+
+
+def _written(spec: ModelSpec, folder: Path) -> Path:
     if not (folder / "config.json").exists():
         import torch
 
         model, tokenizer = load_pretrained(spec, dtype=torch.float32)
         with whole_folder(folder) as temporary:
             save(model, tokenizer, temporary)
-    return str(folder)
+    return folder
 
 
 def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

@@ -39,6 +39,7 @@ class Method(Spec):
     regularizers: tuple[Any, ...] = ()
     optim: dict[str, Any] = Field({})  # over the job's `optim`
     pairing: str = "fresh"
+    unlearn: dict[str, Any] = Field({})  # further keys of `obliviate unlearn`, such as `updates`
 
 
 class JudgeStage(Spec):
@@ -123,6 +124,7 @@ class CompareRun(ComparedModels):
             },
             "seed": self.seed,
             "runs": self.runs,
+            **method.unlearn,
         }
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": run.label})

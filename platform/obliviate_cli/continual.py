@@ -87,6 +87,7 @@ class ContinualRun(RunSpec):
             "reference": _like(first, first.source).model_dump() if method.reference == "first" and step > 1 else None,
             "seed": self.seed,
             "runs": self.runs,
+            **method.unlearn,
         }
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": f"{run.label}-step-{step}"})

@@ -67,6 +67,22 @@ def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False
 
 
 @app.command()
+def fuse(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model."""
+    from obliviate_cli import fuse
+
+    fuse.main(config, overrides or [], dry_run)
+
+
+@app.command()
+def erase(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Teach a task by examples in the prompt that are forgotten exactly, and say what that costs."""
+    from obliviate_cli import erase
+
+    erase.main(config, overrides or [], dry_run)
+
+
+@app.command()
 def evaluate(
     what: Annotated[
         list[str],
@@ -109,6 +125,14 @@ def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun 
     from obliviate_cli import entity
 
     entity.main(config, overrides or [], dry_run)
+
+
+@app.command()
+def snap(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Forget an entity, from its name and texts: negative instructions, hard positives, and training on them."""
+    from obliviate_cli.snap import verbs
+
+    verbs.main(config, overrides or [], dry_run)
 
 
 @app.command("probe-knowledge")

@@ -18,7 +18,7 @@ from obliviate.errors import UserError
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
-from obliviate_cli.card import write_card
+from obliviate_cli.card import COLLAPSED, write_card
 from obliviate_cli.progress import Update, progress
 from obliviate_eval.collect import answers_of
 from obliviate_eval.metrics import AnyMetric
@@ -120,6 +120,8 @@ class Measure:
                     reference_records=None if retain is None else read_records(retain / RECORDS_FILE),
                     tasks=tasks,
                 )
+        if evaluation.collapsed:
+            self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
         _update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
 

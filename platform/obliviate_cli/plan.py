@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.schedule import Schedule
-from obliviate.methods import Pass, union_of_needs
+from obliviate.data.world import load_world
+from obliviate.methods import Pass, TaskVector, union_of_needs
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate_cli.alternatives import rows_without_alternatives
-from obliviate_cli.stages import check_retain, rows_to_learn
+from obliviate_cli.stages import check_data, rows_to_learn
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus, Row, TextEncoder
@@ -34,18 +35,22 @@ def finetune(config: FinetuneRun) -> list[str]:
 
 def unlearn(config: UnlearnRun) -> list[str]:
     corpus = config.data.load()
-    check_retain(config, corpus)
+    check_data(config, corpus)
     load_refusals(config.refusals)  # what is wrong with the file is found now, not when training is to begin
     needs = union_of_needs(config.terms)
     trained = [each for each in needs if not each.of_reference]
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
-    of_retain = sum(each in (Pass.RETAIN, Pass.RETAIN_IDK) for each in trained)
-    tokens = _tokens(config.model, corpus.forget) * (len(trained) - of_retain)
-    if of_retain:
-        tokens += _tokens(config.model, corpus.retain) * of_retain
+    world = () if config.world is None else load_world(config.world)
+    of_retain = dict.fromkeys((Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED), corpus.retain)
+    rows = {**of_retain, Pass.WORLD: world}
+    tokens = sum(_tokens(config.model, rows.get(each, corpus.forget)) for each in trained)
     lines = [*_warnings(corpus), _training(config, title, len(corpus.forget), tokens, len(trained))]
+    if config.forget_filter is not None:
+        lines.append(f"  first scored, and with {config.forget_filter.reference.source}: which rows need no unlearning")
     if missing := rows_without_alternatives(config, corpus):
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
+    if isinstance(config.method, TaskVector):
+        lines.append(f"  then {config.method.scale:g} times the change of the weights subtracted from the original")
     if any(each.of_reference for each in needs):
         lines.append(
             "  first what terms compare with, from the starting model: one forward pass of these texts, no second model"

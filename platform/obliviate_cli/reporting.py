@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from obliviate.errors import UserError
+from obliviate.guardrail import NOT_REMOVED
+from obliviate.labels import not_removed
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from obliviate_eval.report.build import Section
 
 REPORT, REPORT_JSON = "report.html", "report.json"
+UNLEARNING = ("unlearn", "fuse")  # verbs whose runs hold a model that has forgotten
 
 
 def model_report(directory: Path) -> ModelReport:
@@ -33,10 +36,11 @@ def model_report(directory: Path) -> ModelReport:
     model = ModelSpec.model_validate(evaluated["config"]["model"])
     training = Path(model.source).parent
     made = _run_json(training) if (training / RUN_FILE).exists() else None
+    hidden = not_removed(model)
     return ModelReport(
-        name=evaluated["label"],
+        name=evaluated["label"] if hidden is None else f"{evaluated['label']} ({NOT_REMOVED})",
         kind=_kind(made),
-        method=_method(made),
+        method=hidden or _method(made),
         evaluation=Evaluation.read(directory / METRICS_FILE),
         provenance={
             "model": model.source,
@@ -88,13 +92,13 @@ def _processor() -> str:
 def _kind(made: dict[str, Any] | None) -> Kind:
     if made is None:
         return "original"
-    if made["verb"] == "unlearn":
+    if made["verb"] in UNLEARNING:
         return "unlearned"
-    return "retain" if made["config"]["train_on"] == "retain" else "target"
+    return "retain" if made["config"].get("train_on") == "retain" else "target"
 
 
 def _method(made: dict[str, Any] | None) -> str | None:
-    if made is None or made["verb"] != "unlearn":
+    if made is None or made["verb"] not in UNLEARNING:
         return None
     config = made["config"]
     return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()

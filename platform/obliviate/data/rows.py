@@ -30,6 +30,7 @@ class Row:
     entity: str | None = None  # whom or what the row is about
     task_id: str | None = None  # which request of a continual sequence it belongs to
     alternatives: tuple[str, ...] = ()  # other plausible answers, for methods that prefer one of them to `answer`
+    refusals: tuple[str, ...] = ()  # what to say instead of `answer`; empty: one of the refusals of all rows
 
     @property
     def key(self) -> tuple[str, str]:
@@ -163,6 +164,7 @@ def parse_row(record: Any, where: str) -> Row:
         entity=_entity(record, where),
         task_id=_task(record, where),
         alternatives=_strings(record, "alternatives", where),
+        refusals=_strings(record, "refusals", where),
     )
 
 

@@ -75,7 +75,7 @@ def discard(folder: Path, step: int) -> None:
     dist.barrier()
 
 
-def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizer: Optimizer) -> None:
+def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """All workers call it together; `weights` are the terms', which every worker knows alike.
 
     Raises UserError, on all of them, where the disk refuses: older ones stay.
@@ -89,7 +89,7 @@ def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, op
     dist.barrier()
     failure = ""
     try:
-        dcp.save(_state(model, optimizer), storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
+        dcp.save(_state(model, optimizers), storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
         if first:
             (temporary / META_FILE).write_text(json.dumps({"step": step, "weights": list(weights)}), encoding="utf-8")
             temporary.rename(path)
@@ -110,21 +110,28 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}"
 
 
-def load(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[float]]:
-    """Put the checkpoint's state into model and optimiser; the step it was taken after and the terms' weights."""
-    state = _state(model, optimizer)
+def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[int, list[float]]:
+    """Put the checkpoint's state into model and optimisers; the step it was taken after and the terms' weights."""
+    state = _state(model, optimizers)
     dcp.load(state, storage_reader=dcp.FileSystemReader(path))
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=TRAINED_ONLY,
-    )
+    for number, optimizer in enumerate(optimizers):
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state[_name(number)],
+            options=TRAINED_ONLY,
+        )
     meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
     return meta["step"], meta["weights"]
 
 
-def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    model_state, optimizer_state = get_state_dict(model, optimizer, options=TRAINED_ONLY)
-    return {"model": model_state, "optimizer": optimizer_state}
+def _state(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for number, optimizer in enumerate(optimizers):
+        state["model"], state[_name(number)] = get_state_dict(model, optimizer, options=TRAINED_ONLY)
+    return state
+
+
+def _name(optimizer: int) -> str:
+    return f"optimizer_{optimizer}"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from obliviate.arithmetic import interpolate
 from obliviate.models import locate
 from obliviate.runs import Run
 from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
 from obliviate_cli.stages import MODEL
 from obliviate_cli.sweep.front import Pair
-from obliviate_cli.sweep.interpolate import interpolate
 from obliviate_cli.sweep.ranking import Ranked, choose, rank
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.result import Result

@@ -28,7 +28,9 @@ def promote(trial: str, name: str | None, runs: Path, console: Console) -> Path:
     if not (Path(record.run) / MODEL).is_dir():
         raise UserError(f"{record.run}: has no model any more; run the sweep's command for {record.id} again")
     with whole_folder(folder) as temporary:
-        shutil.copytree(record.run, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("ray", "checkpoints"))
+        shutil.copytree(
+            record.run, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("ray", "checkpoints", ".lock")
+        )
     console.print(f"model: {folder / MODEL}")
     return folder / MODEL
 

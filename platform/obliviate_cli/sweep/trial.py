@@ -18,6 +18,7 @@ from rich.console import Console
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
+from obliviate.methods import TaskVector
 from obliviate.models import content_of, locate
 from obliviate.runs import Run, content_hash, whole_folder
 from obliviate.schema import ModelSpec
@@ -27,7 +28,7 @@ from obliviate.train.loop import CHECKPOINTS, Job, Reporter
 from obliviate.train.signal import Signal
 from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
-from obliviate_cli.stages import MODEL, finish, unlearn_job
+from obliviate_cli.stages import MODEL, finish, outcome, unlearn_job
 from obliviate_cli.sweep.records import Trial, TrialRecord
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import FORGET_QUALITY, SweepRun
@@ -94,10 +95,12 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     began_s = perf_counter()
     run, job = unlearn_job(config, shared.corpus, Console(quiet=True))
     signal = shared.config.signal
+    # What a task vector learns is the reverse of what it is for: no scheduler could judge it before it is subtracted.
+    told = None if isinstance(config.method, TaskVector) else Signal(signal.points, signal.rows)
     job = replace(
         job,
         model=_near(job.model, shared),
-        signal=Signal(signal.points, signal.rows),
+        signal=told,
         shared_reference=shared.directory / REFERENCE,
     )
     last: dict[str, Any] = {}
@@ -108,6 +111,7 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
             report(dict(last))
 
     _train(run, job, config, shared, on_step)
+    run = outcome(config, run)
     trained_s = perf_counter()
     folder = _measure(shared)(config.label, like(shared.target, run.directory / MODEL), shared.retain)
     forget, utility = objectives(Evaluation.read(folder / METRICS_FILE), shared.config)
@@ -131,17 +135,19 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
 def _train(run: Run, job: Job, config: UnlearnRun, shared: Shared, on_step: Reporter) -> None:
     """To the end, from wherever an earlier attempt stopped; the steps of that one are told again."""
     folder = run.directory / MODEL
-    if run.done:
-        for step in read_steps(run.directory):
-            on_step(step)
-        return
-    if shared.config.in_process:
-        _train_here(job, folder, on_step)
-    else:
-        from obliviate.train.launch import launch
+    with (run.directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several scales of a task vector wait for one training
+        if run.done:
+            for step in read_steps(run.directory):
+                on_step(step)
+            return
+        if shared.config.in_process:
+            _train_here(job, folder, on_step)
+        else:
+            from obliviate.train.launch import launch
 
-        launch(job, config.cluster, folder, on_step)
-    finish(run, job)
+            launch(job, config.cluster, folder, on_step)
+        finish(run)
 
 
 def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:

@@ -1,0 +1,28 @@
+"""What is said beside a model's name wherever it is shown: that something is hidden in it rather than removed."""
+
+import json
+from pathlib import Path
+
+from obliviate.errors import UserError
+from obliviate.guardrail import NOT_REMOVED, label
+from obliviate.methods import FORGET_TYPES
+from obliviate.models import locate
+from obliviate.runs import RUN_FILE
+from obliviate.schema import ModelSpec
+
+
+def not_removed(model: ModelSpec) -> str | None:
+    """By its guardrail, or by the method that one of our runs trained it with; None where neither hides anything."""
+    if model.guardrail is not None:
+        return label(model.guardrail)
+    try:
+        record = Path(locate(model.source)).parent / RUN_FILE
+    except UserError:  # there is no such model (yet): whoever loads it says so
+        return None
+    if not record.is_file():
+        return None
+    made = json.loads(record.read_text(encoding="utf-8"))
+    method = made["config"].get("method")  # of an unlearning run; other runs have none
+    if not isinstance(method, dict) or FORGET_TYPES[method["type"]].removes:
+        return None
+    return f"{method['type']}, {NOT_REMOVED}"
