@@ -170,6 +170,13 @@ class ModelSize:
     trained: int
     layers: int
     hidden_size: int
+    vocabulary: int
+    tied: bool  # the lm_head is the embedding
+
+    @property
+    def body(self) -> int:
+        """Parameters that every token is multiplied with: all but embedding and lm_head."""
+        return self.parameters - self.vocabulary * self.hidden_size * (1 if self.tied else 2)
 
 
 def model_size(spec: ModelSpec) -> ModelSize:
@@ -181,13 +188,14 @@ def model_size(spec: ModelSpec) -> ModelSize:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     total = trained = sum(parameter.numel() for parameter in model.parameters())
+    head = model.get_output_embeddings()
     if spec.lora is not None:
-        head = model.get_output_embeddings()
         adapted = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
         trained = sum(spec.lora.rank * (m.in_features + m.out_features) for m in adapted)
         total += trained
     text = config.get_text_config()
-    return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size)
+    tied = head.weight is model.get_input_embeddings().weight
+    return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size, text.vocab_size, tied)
 
 
 def load_config(spec: ModelSpec) -> Any:

@@ -150,6 +150,25 @@ def serve_token(
     server.token(name, role)
 
 
+@app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    gpu: Annotated[str, typer.Option(help="l4, a100, h100 or h200.")] = "h100",
+    gpus: Annotated[int | None, typer.Option(min=1, help="In the cluster; without it, as many as the config asks.")] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
+    network_gbit: Annotated[float, typer.Option(min=0.1, help="Per second, of a node to the others.")] = 3200,
+    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="Of a GPU's FLOP/s that you measured.")] = 0.4,
+    manifest: Annotated[
+        Path | None, typer.Option(help="What `kubectl kustomize` prints: its worker groups are the cluster.")
+    ] = None,
+) -> None:
+    """Estimate what a config costs on a cluster of GPUs, and what limits it first."""
+    from obliviate_cli.costs import verb
+
+    verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
+
+
 class _RunByDefault(TyperGroup):
     """`obliviate sweep CONFIG` is short for `obliviate sweep run CONFIG`."""
 

@@ -1,0 +1,42 @@
+"""What a cluster is made of, as far as costs depend on it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """By the manufacturer's datasheet."""
+
+    memory_bytes: float
+    flops_per_s: float  # dense bfloat16 with float32 accumulation, without sparsity
+    memory_bytes_per_s: float
+    link_bytes_per_s: float  # to the other GPUs of its node, in one direction
+
+
+GPUS = {
+    "l4": Gpu(24e9, 121e12, 0.30e12, 32e9),  # PCIe 4 x16
+    "a100": Gpu(80e9, 312e12, 2.04e12, 300e9),
+    "h100": Gpu(80e9, 989e12, 3.35e12, 450e9),
+    "h200": Gpu(141e9, 989e12, 4.80e12, 450e9),
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Nodes with GPUs of one kind. Defaults: what clouds rent as a node of eight."""
+
+    gpu: Gpu
+    gpus: int
+    gpus_per_node: int = 8
+    host_memory_bytes: float = 512 * 2**30  # of a node
+    network_bytes_per_s: float = 400e9  # of a node to the others, in one direction: 400 Gb/s for each of eight GPUs
+    storage_bytes_per_s: float = 2e9  # of each node, to and from what all nodes share
+    utilization: float = 0.4  # of flops_per_s that matrix products reach; measure it and give your own
+
+    def bandwidth(self, gpus: int) -> float:
+        """Bytes per second that each of so many GPUs sends in a ring through all of them.
+
+        Between nodes as many rings as there are adapters share the work: what a node sends in all is the limit.
+        """
+        link = self.gpu.link_bytes_per_s
+        return link if gpus <= self.gpus_per_node else min(link, self.network_bytes_per_s)
