@@ -23,6 +23,9 @@ app.add_typer(requests.certificate, name="certificate")
 
 Config = Annotated[Path, typer.Argument(help="YAML file with the run's config; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example optim.epochs=3.")]
+Address = Annotated[
+    str, typer.Option(help="URL of the cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
 
 
@@ -148,6 +151,42 @@ def serve_token(
     from obliviate_cli import serve as server
 
     server.token(name, role)
+
+
+@app.command()
+def submit(
+    config: Config,
+    address: Address,
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print the job's output; end with its exit code.")] = False,
+    verb: Annotated[str | None, typer.Option(help="What to run; without it, what the config's keys tell.")] = None,
+    driver_cpus: Annotated[
+        float | None,
+        typer.Option(help="CPUs of the command itself, on any node; without it, it runs on the head node."),
+    ] = None,
+) -> None:
+    """Run a config as a job on a Ray cluster elsewhere, in a copy of the current folder."""
+    from obliviate_cli.jobs.client import use_token
+
+    use_token()
+    from obliviate_cli.console import open_console
+    from obliviate_cli.jobs.submit import submit
+
+    raise typer.Exit(
+        submit(config, overrides or [], address, open_console(), verb=verb, driver_cpus=driver_cpus, follow=follow)
+    )
+
+
+@app.command()
+def attach(job: Annotated[str, typer.Argument(help="As submit printed it.")], address: Address) -> None:
+    """Follow a job that was submitted; end with its exit code."""
+    from obliviate_cli.jobs.client import connect, use_token
+
+    use_token()
+    from obliviate_cli.console import open_console
+    from obliviate_cli.jobs import follow
+
+    raise typer.Exit(follow.attach(connect(address), job, address, open_console()))
 
 
 class _RunByDefault(TyperGroup):
