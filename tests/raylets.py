@@ -19,7 +19,7 @@ from types import TracebackType
 import psutil
 
 BIN = Path(sys.executable).parent
-START_S = 60.0
+START_S = 180.0
 
 
 class RayCluster:

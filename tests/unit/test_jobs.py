@@ -1,4 +1,4 @@
-"""What `obliviate submit` finds out before there is a job: from the config, and from a dashboard that is made up here."""
+"""What `obliviate submit` finds out before there is a job: from the config, and from a dashboard made up here."""
 
 import json
 import os
@@ -80,8 +80,8 @@ def test_runs_that_would_go_with_the_cluster(tmp_path: Path) -> None:
 def test_an_address_of_another_cluster(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cluster.address: local: a job runs on the cluster .*: cluster.address=null"):
         check(tmp_path, UNLEARN | {"cluster": {"address": "local"}})
+    evaluate = {"models": {"a": {"source": "m"}}, "data": {"type": "fictitious"}, "runs": "/r", "address": "local"}
     with pytest.raises(UserError, match=r"^address: local: "):
-        evaluate = {"models": {"a": {"source": "m"}}, "data": {"type": "fictitious"}, "runs": "/r", "address": "local"}
         check(tmp_path, evaluate)
 
 

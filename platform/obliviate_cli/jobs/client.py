@@ -1,5 +1,6 @@
 """The connection to a cluster's jobs API: what can be wrong with it is one line each."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ def connect(address: str) -> Any:
     another version of Ray: what a job pickles for its workers is not made to be read by others.
     """
     import ray
+    from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.job_submission import JobSubmissionClient
 
     from obliviate.cluster import answers
@@ -38,6 +40,7 @@ def connect(address: str) -> Any:
             "(kubectl port-forward service/NAME-head-svc 8265 brings it to this machine)"
         )
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # else RAY_ADDRESS, where it is set, would go before the argument
+    logging.getLogger(SubmissionClient.__module__).setLevel(logging.WARNING)  # it tells of every package it sends
     with explained(address):
         client = JobSubmissionClient(address)
         theirs = client._server_ray_version  # read from the dashboard when the client connected
