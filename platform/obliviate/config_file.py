@@ -60,6 +60,20 @@ def build(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str] = (
         raise UserError(f"{where}: {' '.join(message.split())}") from error  # keys and values may hold line breaks
 
 
+def files(path: Path) -> list[Path]:
+    """The config file and, where it names one, its base. Raises UserError."""
+    base = _read_one(path).get("base")
+    return [path, path.parent / base] if isinstance(base, str) else [path]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file's keys over its base's, as they are written: nothing is checked, short forms stay short."""
+    values: dict[str, Any] = {}
+    for file in reversed(files(path)):
+        values = _merge(values, _read_one(file))
+    return values
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML takes the last of two equal keys; here it is an error, because the first would be silently ignored."""
 

