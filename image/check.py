@@ -41,7 +41,7 @@ class Instruction:
 
 
 def instructions(text: str) -> list[Instruction]:
-    """Of a Dockerfile, continued lines joined. Only what this project's file uses: no heredocs, no parser directives."""
+    """Of a Dockerfile, continued lines joined; of its language only what this project's file uses."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     found: list[Instruction] = []
     stage, stages = "", 0
@@ -118,7 +118,7 @@ def _run(each: Instruction, last: str) -> Iterator[str]:
 
 
 def _end(found: list[Instruction], last: str) -> Iterator[str]:
-    if last == found[0].stage or len({each.stage for each in found if each.stage}) < 2:
+    if sum(each.word == "FROM" for each in found) < 2:
         yield "there is one stage only; build in another one"
     ending = [each for each in found if each.stage == last]
     users = [each.rest for each in ending if each.word == "USER"]
@@ -173,7 +173,7 @@ class Installation:
         variables = environment(self._found, self._last) | UNREACHABLE
         home = self._folder / "home"
         home.mkdir()
-        for line in (shlex.join(yaml_list(command)), "obliviate demo --dry-run", "ray --version"):
+        for line in (shlex.join(words_of(command)), "obliviate demo --dry-run", "ray --version"):
             self._call(line, home, variables | {"HOME": str(home)})
 
     def _call(self, line: str, where: Path, variables: Mapping[str, str]) -> None:
@@ -189,7 +189,7 @@ class Installation:
         return text
 
 
-def yaml_list(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """The words of a CMD in its exec form."""
     return re.findall(r'"([^"]*)"', text)
 

@@ -91,7 +91,9 @@ def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
         scored=fmean(scored for _, scored in lengths),
     )
     visited = min(len(corpus.retain), work.steps * work.items)
-    of_reference = [visited if each is Pass.REFERENCE_RETAIN else len(corpus.forget) for each in needs if each.of_reference]
+    of_reference = [
+        visited if each is Pass.REFERENCE_RETAIN else len(corpus.forget) for each in needs if each.of_reference
+    ]
     return replace(work, reference_texts=sum(of_reference))
 
 

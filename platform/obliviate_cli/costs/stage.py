@@ -22,7 +22,6 @@ CURES = {
     "export": "faster storage: one worker writes the model in float32",
     "generate": "more replicas",
     "score": "more replicas",
-    "batch": "more runs at a time (a sweep's concurrency): a step has no more items for further workers",
 }
 
 

@@ -29,7 +29,7 @@ def cluster(gpus: int) -> Cluster:
 
 
 def unlearning(size: ModelSize, gpus: int) -> Stage:
-    """ME+GD as published: every worker needs an item of each batch, so more than 32 have nothing to do."""
+    """ME+GD as published. Every worker needs an item of each batch: more than 32 would have nothing to do."""
     work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
     return train("unlearn", work, cluster(gpus), min(gpus, ITEMS))
 
@@ -37,8 +37,12 @@ def unlearning(size: ModelSize, gpus: int) -> Stage:
 def evaluation(size: ModelSize, gpus: int) -> Stage:
     """300 forget and 300 retain items, 100 real authors, 117 world facts: 817 questions, seven scored texts each at
     most, as few GPUs to a replica as hold it."""
-    held = (Measuring(size, 817, 40, 160, 5500, TOKENS, max(1, gpus // n), min(n, gpus)) for n in (1, 2, 4, 8))
-    return next(stage for stage in (measure("evaluate", work, cluster(gpus)) for work in held) if stage.fits or gpus < 8)
+    for split in (1, 2, 4, 8):
+        work = Measuring(size, 817, 40, 160, 5500, TOKENS, max(1, gpus // split), min(split, gpus))
+        stage = measure("evaluate", work, cluster(gpus))
+        if stage.fits:
+            break
+    return stage
 
 
 def sweep(size: ModelSize, gpus: int) -> tuple[float, Stage] | None:

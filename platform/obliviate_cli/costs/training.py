@@ -23,7 +23,9 @@ from obliviate.models import ModelSize
 from obliviate_cli.costs.hardware import Cluster
 
 START_S = 30.0  # processes, imports, CUDA, the process group
-LAUNCH_S = 1e-3  # Python and kernel launches of a layer, forward and backward: what a GPU waits for if it has less to do
+LAUNCH_S = (
+    1e-3  # Python and kernel launches of a layer, forward and backward: what a GPU waits for if it has less to do
+)
 COPY_BYTES_PER_S = 5e9  # of one worker's conversion of the weights to float32
 ADAM_BYTES = 28  # read: parameter, gradient, two moments; written: parameter, two moments
 ACTIVATION_BYTES = 34  # a token, layer and hidden unit, in 16 bits

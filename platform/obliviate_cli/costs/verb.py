@@ -53,7 +53,9 @@ def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, dict[str, float]]:
     with_gpus = [group for group in groups if group.gpus]
     if not with_gpus:
         check_fits(config, has)  # a config that asks for GPUs in so many words is told by their key
-        raise UserError(f"{offer.manifest}: no worker group has {_names(groups)}nvidia.com/gpu; only GPUs are estimated")
+        raise UserError(
+            f"{offer.manifest}: no worker group has {_names(groups)}nvidia.com/gpu; only GPUs are estimated"
+        )
     node = max(with_gpus, key=lambda group: group.gpus)
     cluster = Cluster(gpu, round(has["GPU"]), round(node.gpus), host_memory_bytes=node.memory_bytes, **figures)
     return cluster, has
@@ -108,7 +110,9 @@ def conclusions(found: list[Stage], cluster: Cluster) -> list[str]:
         lines.append(f"first bottleneck: {longest.limit}, of {longest.title}; it helps: {CURES[longest.limit]}")
     busy = max(each.gpus * min(each.at_a_time, each.repeats) for each in found)
     if busy < cluster.gpus:
-        lines.append(f"{cluster.gpus - busy:g} of {cluster.gpus} GPUs are never used: {CURES['batch']}")
+        lines.append(
+            f"{cluster.gpus - busy:g} of {cluster.gpus} GPUs are never used: give more workers, more replicas, or more runs at a time"
+        )
     return lines
 
 
