@@ -349,7 +349,7 @@ class TestManifest:
         config = unlearn_config(tmp_path, model, cluster={"workers": 2, "gpus_per_worker": 1})
         with pytest.raises(UserError, match=r"cluster\.workers=2: asked for 2 x 1 GPUs, the cluster has 0"):
             plan(config, [], offer)
-        with pytest.raises(UserError, match=r"no worker group has \(cpu\) nvidia\.com/gpu"):
+        with pytest.raises(UserError, match=r"no worker group has nvidia\.com/gpu \(cpu\)"):
             plan(unlearn_config(tmp_path, model), [], offer)
 
     def test_more_than_the_groups_may_grow_to(self, model: Path, tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_instructions_are_read_whole(check: ModuleType) -> None:
     text = "# c\nFROM a:1.2.3 AS one\nRUN x \\\n # a comment between\n && y\n\nFROM b:1.2.3\nENV A=1 \\\n  B='2 3'\n"
     found = check.instructions(text)
     assert [(each.word, each.rest, each.stage) for each in found] == [
-        ("FROM", "a:1.2.3 AS one", "one"), ("RUN", "x && y", "one"), ("FROM", "b:1.2.3", "1"), ("ENV", "A=1 B='2 3'", "1"),
+        ("FROM", "a:1.2.3 AS one", "one"), ("RUN", "x && y", "one"), ("FROM", "b:1.2.3", "1"),
+        ("ENV", "A=1 B='2 3'", "1"),
     ]  # fmt: skip
     assert check.environment(found, "1") == {"A": "1", "B": "2 3"}
 

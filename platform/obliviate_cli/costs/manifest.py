@@ -67,8 +67,8 @@ def _group(group: Mapping[str, Any], where: str) -> Group:
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where}: workerGroupSpecs {name}: {error} is missing or no number; give maxReplicas, and cpu and memory in "
-            "resources.limits of the first container"
+            f"{where}: workerGroupSpecs {name}: {error} is missing or no number; give maxReplicas, and cpu and memory "
+            "in resources.limits of the first container"
         ) from error
 
 

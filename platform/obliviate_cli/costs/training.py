@@ -1,13 +1,13 @@
 """What training costs: the steps of the project's own loop (FSDP2, float32 masters, scoring by blocks), counted.
 
-N parameters of the body, V vocabulary, D hidden size, L layers, W workers of one GPU each, T tokens of a text. A product
-of m values with an m x n matrix is 2mn floating-point operations (FLOPs).
+N parameters of the body, V vocabulary, D hidden size, L layers, W workers of one GPU each, T tokens of a text. A
+product of m values with an m x n matrix is 2mn floating-point operations (FLOPs).
 
-- Forward, each token: 2N, and 4TD a layer for attention (scores and mixing, not halved for causality). Backward: as much
-  again for the activations' gradients, and once more for the weights' where they are trained; attention has no
+- Forward, each token: 2N, and 4TD a layer for attention (scores and mixing, not halved for causality). Backward: as
+  much again for the activations' gradients, and once more for the weights' where they are trained; attention has no
   weights but two factors with a gradient each: twice its forward. Activation checkpointing: the forward once more.
-- Head, each position that is scored: 2VD forward, as much for recomputation, for the hidden states' gradient, and for the
-  weight's where it is trained (obliviate.scoring).
+- Head, each position that is scored: 2VD forward, as much for recomputation, for the hidden states' gradient, and for
+  the weight's where it is trained (obliviate.scoring).
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam), 4 a frozen one, over W; what is
   gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of one micro-batch, 34
   bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the
@@ -23,9 +23,7 @@ from obliviate.models import ModelSize
 from obliviate_cli.costs.hardware import Cluster
 
 START_S = 30.0  # processes, imports, CUDA, the process group
-LAUNCH_S = (
-    1e-3  # Python and kernel launches of a layer, forward and backward: what a GPU waits for if it has less to do
-)
+LAUNCH_S = 1e-3  # Python and kernel launches of a layer, forward and backward: a GPU with less to do waits
 COPY_BYTES_PER_S = 5e9  # of one worker's conversion of the weights to float32
 ADAM_BYTES = 28  # read: parameter, gradient, two moments; written: parameter, two moments
 ACTIVATION_BYTES = 34  # a token, layer and hidden unit, in 16 bits

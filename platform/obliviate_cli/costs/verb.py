@@ -12,7 +12,7 @@ from obliviate.errors import UserError
 from obliviate_cli.console import open_console
 from obliviate_cli.costs.estimate import stages
 from obliviate_cli.costs.hardware import GPUS, Cluster
-from obliviate_cli.costs.manifest import Group, capacity, read_groups
+from obliviate_cli.costs.manifest import capacity, read_groups
 from obliviate_cli.costs.stage import CURES, Stage
 from obliviate_cli.jobs.needs import check_fits
 from obliviate_cli.jobs.verb import KINDS, verb_of
@@ -53,16 +53,11 @@ def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, dict[str, float]]:
     with_gpus = [group for group in groups if group.gpus]
     if not with_gpus:
         check_fits(config, has)  # a config that asks for GPUs in so many words is told by their key
-        raise UserError(
-            f"{offer.manifest}: no worker group has {_names(groups)}nvidia.com/gpu; only GPUs are estimated"
-        )
+        names = ", ".join(group.name for group in groups) or "there is none"
+        raise UserError(f"{offer.manifest}: no worker group has nvidia.com/gpu ({names}); only GPUs are estimated")
     node = max(with_gpus, key=lambda group: group.gpus)
     cluster = Cluster(gpu, round(has["GPU"]), round(node.gpus), host_memory_bytes=node.memory_bytes, **figures)
     return cluster, has
-
-
-def _names(groups: list[Group]) -> str:
-    return f"({', '.join(group.name for group in groups)}) " if groups else ""
 
 
 def _asked(config: RunSpec) -> int:
@@ -110,9 +105,8 @@ def conclusions(found: list[Stage], cluster: Cluster) -> list[str]:
         lines.append(f"first bottleneck: {longest.limit}, of {longest.title}; it helps: {CURES[longest.limit]}")
     busy = max(each.gpus * min(each.at_a_time, each.repeats) for each in found)
     if busy < cluster.gpus:
-        lines.append(
-            f"{cluster.gpus - busy:g} of {cluster.gpus} GPUs are never used: give more workers, more replicas, or more runs at a time"
-        )
+        unused = f"{cluster.gpus - busy:g} of {cluster.gpus} GPUs are never used"
+        lines.append(f"{unused}: give more workers, more replicas, or more runs at a time")
     return lines
 
 
