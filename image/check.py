@@ -2,6 +2,7 @@
 
     python image/check.py             # the rules below, in a moment
     python image/check.py --install   # then also the build stage's steps, in a clean virtual environment (minutes)
+    python image/check.py --install --build-arg TORCH_CPU_INDEX=URL   # with another index, as docker build takes it
 
 Rules: base images are pinned; what is copied exists and is not ignored; every installation is held to the lock or to an
 exact version; nothing is fetched past the package managers; the last stage installs no Python packages, is offline
@@ -137,10 +138,10 @@ def environment(found: list[Instruction], stage: str) -> dict[str, str]:
 class Installation:
     """The build stage's steps with `folder` in place of /."""
 
-    def __init__(self, found: list[Instruction], folder: Path) -> None:
+    def __init__(self, found: list[Instruction], folder: Path, given: Mapping[str, str]) -> None:
         self._found, self._folder = found, folder
         self._last = found[-1].stage
-        self._values = arguments(found) | {"DEVICE": "cpu"}
+        self._values = arguments(found) | {"DEVICE": "cpu", **given}
         places = [each.rest for each in found if each.word == "WORKDIR" and each.stage != self._last]
         self._places = [*places, *environment(found, "build").values()]  # absolute paths that the steps name
 
@@ -197,6 +198,7 @@ def words_of(text: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install", action="store_true", help="also run the build stage's steps")
+    parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="over the file's ARG")
     options = parser.parse_args()
     text = DOCKERFILE.read_text(encoding="utf-8")
     found = list(problems(text, DOCKERFILE.with_name("Dockerfile.dockerignore").read_text(encoding="utf-8")))
@@ -206,7 +208,8 @@ def main() -> None:
         sys.exit(1)
     if options.install:
         with tempfile.TemporaryDirectory() as folder:
-            Installation(instructions(text), Path(folder)).run()
+            given = dict(each.split("=", 1) for each in options.build_arg)
+            Installation(instructions(text), Path(folder), given).run()
     print("image/Dockerfile: no problem found")
 
 

@@ -76,7 +76,7 @@ def test_instructions_are_read_whole(check: ModuleType) -> None:
 
 
 def test_paths_of_the_image_become_paths_of_the_folder(check: ModuleType) -> None:
-    steps = check.Installation(check.instructions(dockerfile()), Path("/tmp/x"))
+    steps = check.Installation(check.instructions(dockerfile()), Path("/tmp/x"), {})
     assert steps._inside("/opt/venv/bin/uv pip install .") == "/tmp/x/opt/venv/bin/uv pip install ."
     assert steps._inside("/opt/venv/bin:/usr/bin") == "/tmp/x/opt/venv/bin:/usr/bin"
     assert steps._inside("https://a/opt/venv") == "https://a/opt/venv"

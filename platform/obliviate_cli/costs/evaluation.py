@@ -52,8 +52,8 @@ class Measuring:
         return weights + CACHE_SHARE * cluster.gpu.memory_bytes
 
 
-def times(measuring: Measuring, cluster: Cluster) -> dict[str, float]:
-    """Part of the measurement -> seconds, of the slowest replica."""
+def times(measuring: Measuring, cluster: Cluster, at_a_time: int = 1) -> dict[str, float]:
+    """Part of the measurement -> seconds, of the slowest replica; `at_a_time` such measurements start together."""
     split = measuring.tensor_parallel
     rate = cluster.gpu.flops_per_s * cluster.utilization * split
     mine = ceil(measuring.questions / measuring.replicas)
@@ -67,7 +67,7 @@ def times(measuring: Measuring, cluster: Cluster) -> dict[str, float]:
     score = ceil(measuring.scored_texts / measuring.replicas) * measuring.scored_tokens
     return {
         "start": ENGINE_START_S,
-        "load": WEIGHT_BYTES * measuring.size.parameters / cluster.storage_bytes_per_s,
+        "load": WEIGHT_BYTES * measuring.size.parameters / cluster.reading(measuring.gpus * at_a_time),
         "generate": rounds * measuring.answer_tokens * token_s + 2 * measuring.multiplied * read / rate,
         "score": 2 * measuring.multiplied * score / rate,
     }

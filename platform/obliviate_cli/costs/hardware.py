@@ -1,6 +1,7 @@
 """What a cluster is made of, as far as costs depend on it."""
 
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Cluster:
     host_memory_bytes: float = 512 * 2**30  # of a node
     network_bytes_per_s: float = 400e9  # of a node to the others, in one direction: 400 Gb/s for each of eight GPUs
     storage_bytes_per_s: float = 2e9  # of each node, to and from what all nodes share
+    shared_bytes_per_s: float = 20e9  # of what they share, to and from all of them together
     utilization: float = 0.4  # of flops_per_s that matrix products reach; measure it and give your own
 
     def bandwidth(self, gpus: int) -> float:
@@ -40,3 +42,15 @@ class Cluster:
         """
         link = self.gpu.link_bytes_per_s
         return link if gpus <= self.gpus_per_node else min(link, self.network_bytes_per_s)
+
+    def reading(self, gpus: float) -> float:
+        """Bytes per second that each node of so many GPUs reads when all read at once."""
+        return min(self.storage_bytes_per_s, self.shared_bytes_per_s / self._nodes(gpus))
+
+    def writing(self, gpus: float, writers: int) -> float:
+        """Bytes per second of each of the writers, which are spread over the nodes of so many GPUs."""
+        on_a_node = ceil(writers / self._nodes(gpus))
+        return min(self.storage_bytes_per_s / on_a_node, self.shared_bytes_per_s / writers)
+
+    def _nodes(self, gpus: float) -> int:
+        return ceil(gpus / self.gpus_per_node)

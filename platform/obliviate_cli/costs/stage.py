@@ -13,13 +13,13 @@ CURES = {
     "GPU memory": "more workers, adapters (model.lora), a smaller optim.micro_batch_size, activation_checkpointing",
     "host memory": "fewer workers on a node, or nodes with more memory: each worker loads the whole model in float32",
     "start": "more work for each start: one job for many methods, or a long-lived cluster",
-    "load": "faster storage, or models on the nodes' own disks (node_cache of a sweep)",
+    "load": "faster shared storage, or models on the nodes' own disks (node_cache of a sweep)",
     "reference": "nothing: it is computed once",
     "compute": "more workers, or faster GPUs",
     "communication": "fewer workers, all on one node; a larger optim.micro_batch_size",
     "launch": "a larger optim.micro_batch_size: the GPUs wait for Python",
     "optimizer": "more workers: each updates its own share",
-    "export": "faster storage: one worker writes the model in float32",
+    "export": "faster shared storage: every run writes its model in float32",
     "generate": "more replicas",
     "score": "more replicas",
 }
@@ -63,7 +63,7 @@ def train(
     gpus_per_worker: float = 1.0,
 ) -> Stage:
     """`cluster`'s GPU is what a worker has of one."""
-    seconds = training.times(work, cluster, workers)
+    seconds = training.times(work, cluster, workers, at_a_time, workers * at_a_time * gpus_per_worker)
     memory, host = work.memory_bytes(workers), work.host_bytes(workers, cluster)
     limit = _limit(seconds, memory, host, cluster)
     return Stage(
@@ -82,7 +82,7 @@ def train(
 
 
 def measure(title: str, work: Measuring, cluster: Cluster, repeats: int = 1, at_a_time: int = 1) -> Stage:
-    seconds = evaluation.times(work, cluster)
+    seconds = evaluation.times(work, cluster, at_a_time)
     memory = work.memory_bytes(cluster)
     limit = _limit(seconds, memory, 0.0, cluster)
     return Stage(title, repeats, at_a_time, work.gpus, work.tokens, work.flops, 0.0, memory, 0.0, seconds, limit)

@@ -34,27 +34,28 @@ def unlearning(size: ModelSize, gpus: int) -> Stage:
     return train("unlearn", work, cluster(gpus), min(gpus, ITEMS))
 
 
-def evaluation(size: ModelSize, gpus: int) -> Stage:
+def evaluation(size: ModelSize, gpus: int, repeats: int = 1, at_a_time: int = 1) -> Stage:
     """300 forget and 300 retain items, 100 real authors, 117 world facts: 817 questions, seven scored texts each at
     most, as few GPUs to a replica as hold it."""
+    has = cluster(gpus * at_a_time)
     for split in (1, 2, 4, 8):
         work = Measuring(size, 817, 40, 160, 5500, TOKENS, max(1, gpus // split), min(split, gpus))
-        stage = measure("evaluate", work, cluster(gpus))
+        stage = measure("evaluate", work, has, repeats, at_a_time)
         if stage.fits:
             break
     return stage
 
 
-def sweep(size: ModelSize, gpus: int) -> tuple[float, Stage] | None:
-    """Hours of 512 trials, each trained and measured on as few GPUs as hold it; None where not one trial fits."""
-    for workers in (1, 2, 4, 8, 16, 32):
-        if workers > gpus:
-            return None
-        work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
-        stage = train("trial", work, cluster(gpus), workers, TRIALS, max(1, min(TRIALS, gpus // workers)))
-        if stage.fits:
-            return (stage.s + TRIALS / stage.at_a_time * evaluation(size, workers).s) / 3600, stage
-    return None
+def sweep(size: ModelSize, gpus: int) -> list[Stage]:
+    """Training and measuring of 512 trials, each on as few GPUs as hold it; empty where not one trial fits."""
+    work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
+    for workers in (each for each in (1, 2, 4, 8, 16, 32) if each <= gpus):
+        together = min(TRIALS, gpus // workers)
+        trained = train("train", work, cluster(gpus), workers, TRIALS, together)
+        measured = evaluation(size, workers, TRIALS, together)
+        if trained.fits and measured.fits:
+            return [trained, measured]
+    return []
 
 
 def cell(stage: Stage) -> str:
@@ -65,7 +66,11 @@ def cell(stage: Stage) -> str:
 
 def sweep_cell(size: ModelSize, gpus: int) -> str:
     found = sweep(size, gpus)
-    return "GPU memory" if found is None else f"{found[0]:.1f} h, {found[1].gpus:g} each"
+    if not found:
+        return "GPU memory" if gpus < 32 else unlearning(size, gpus).limit
+    longest = max(found, key=lambda stage: stage.s)
+    hours = sum(stage.s for stage in found) / 3600
+    return f"{hours:.2g} h, {found[0].gpus:g} each: {longest.limit} ({longest.title})"
 
 
 def tables() -> str:

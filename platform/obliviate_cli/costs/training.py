@@ -142,15 +142,21 @@ def step(training: Training, cluster: Cluster, workers: int) -> Step:
     )
 
 
-def times(training: Training, cluster: Cluster, workers: int) -> dict[str, float]:
-    """Part of the run -> seconds; "steps" is split no further, `step` says by what it is limited."""
+def times(
+    training: Training, cluster: Cluster, workers: int, at_a_time: int = 1, gpus: float | None = None
+) -> dict[str, float]:
+    """Part of the run -> seconds; "steps" is split no further, `step` says by what it is limited.
+
+    `at_a_time` such runs start and end together, on `gpus` in all (None: one for each worker).
+    """
+    gpus = workers * at_a_time if gpus is None else gpus
     size, rate = training.size, cluster.gpu.flops_per_s * cluster.utilization
     reference = training.reference_texts * (training.forward_flops + training.head_flops)
     stored = 2 * size.parameters  # bfloat16, as models are published
     return {
         "start": START_S,
-        "load": stored / cluster.storage_bytes_per_s + MASTER_BYTES * size.parameters / COPY_BYTES_PER_S,
+        "load": stored / cluster.reading(gpus) + MASTER_BYTES * size.parameters / COPY_BYTES_PER_S,
         "reference": reference / workers / rate,
         "steps": training.steps * step(training, cluster, workers).s,
-        "export": MASTER_BYTES * size.parameters / cluster.storage_bytes_per_s,  # one worker writes the whole model
+        "export": MASTER_BYTES * size.parameters / cluster.writing(gpus, at_a_time),  # one worker writes all of it
     }
