@@ -20,7 +20,6 @@ from obliviate.train.batch import collate
 from obliviate.train.loop import _Trainer, single_process
 from obliviate.train.reference import scored_at
 from obliviate_cli.costs import evaluation, training
-from obliviate_cli.costs.estimate import unlearning
 from obliviate_cli.costs.evaluation import Measuring
 from obliviate_cli.costs.hardware import GPUS, Cluster, Gpu
 from obliviate_cli.costs.manifest import capacity, groups_of, quantity, read_groups
@@ -28,6 +27,7 @@ from obliviate_cli.costs.stage import CURES, measure, train
 from obliviate_cli.costs.table import tables
 from obliviate_cli.costs.training import SCORING_BYTES, START_S, Training
 from obliviate_cli.costs.verb import Offer, conclusions, plan
+from obliviate_cli.costs.work import unlearning
 from tiny import tiny_model_folder
 from training import job
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from image import ROOT, dockerfile
+from dockerfile import ROOT, dockerfile
 
 IGNORE = (ROOT / "image" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
 

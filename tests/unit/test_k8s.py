@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from image import dockerfile
+from dockerfile import dockerfile
 from kuberay import OVERLAYS, ROOT, Document, cluster_of, pods_of, problems, render, with_secrets
 from obliviate.config import build, load
 from obliviate.errors import UserError
