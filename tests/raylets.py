@@ -5,6 +5,7 @@ Token authentication is on, and the dashboard with its jobs API answers over HTT
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -81,10 +82,17 @@ class RayCluster:
             time.sleep(0.2)
         return node
 
+    def kill_one_with(self, process: str) -> bool:
+        """Kill a node, not the head, that runs a process with this (a pattern) in its title; whether there was one."""
+        for node in self._nodes[1:]:
+            if any(re.search(process, "".join(_command(each))) for each in _tree(node)):
+                self.kill(node)
+                return True
+        return False
+
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """All of its processes at once, as when a machine goes down."""
-        tree = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)] if _lives(node) else []
-        for process in tree:
+        for process in _tree(node):
             try:
                 process.kill()
             except psutil.NoSuchProcess:
@@ -123,6 +131,21 @@ class RayCluster:
 
 def _lives(node: subprocess.Popen[bytes]) -> bool:
     return node.poll() is None
+
+
+def _tree(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """All processes of a node; none of one that is gone."""
+    if not _lives(node):
+        return []
+    root = psutil.Process(node.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _free_port() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import AlternativesSpec, FinetuneRun, RunSpec, UnlearnRun, build, expand_method
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
@@ -150,7 +151,7 @@ def make_models(config: ComparedModels, console: Console) -> tuple[ModelSpec, Mo
     """The model that must forget, and the retain model."""
     if config.finetune is None:
         return config.model, config.retain_model
-    folder = Path(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
+    folder = storage.local(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
     base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
     target, retain = (
         like(config.model, finetune(config.finetuning(train_on, base), console)) for train_on in ("all", "retain")
@@ -182,4 +183,4 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
 
 def like(model: ModelSpec, folder: Path) -> ModelSpec:
     """The trained model, laid out as its base was."""
-    return model.model_copy(update={"source": str(folder), "lora": None, "revision": None})
+    return model.model_copy(update={"source": storage.name(folder), "lora": None, "revision": None})

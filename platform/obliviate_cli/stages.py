@@ -1,12 +1,12 @@
 """The stages of the main job. Each is a run: content-addressed, resumable, and done at most once."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
@@ -113,11 +113,13 @@ def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:
 def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console) -> Path:
     folder = run.directory / MODEL
     if run.done:
-        console.print(f"{title}: done already, in {run.directory}")
+        console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return folder
-    with progress(console, title) as show:
-        launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
-    finish(run, job)
+    with run.locked():
+        with progress(console, title) as show:
+            launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
+        storage.fetch_loose(run.directory)  # the steps, where a worker on another node has logged them
+        finish(run, job)
     return folder
 
 
@@ -125,4 +127,4 @@ def finish(run: Run, job: Job) -> None:
     """Mark a run whole whose model is written."""
     write_card(run, MODEL)
     run.finish(model=MODEL, steps=job.schedule.steps)
-    shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
+    storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use

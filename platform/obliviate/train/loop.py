@@ -103,6 +103,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
             report(metrics)
         if step + 1 < trainer.schedule.steps and due(step + 1):
             with due.saving():
+                if log is not None:
+                    log.publish()
                 checkpoint.save(
                     job.directory / CHECKPOINTS,
                     step + 1,

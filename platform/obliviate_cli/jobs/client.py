@@ -27,6 +27,7 @@ def connect(address: str) -> Any:
     another version of Ray: what a job pickles for its workers is not made to be read by others.
     """
     import ray
+    from ray._private.runtime_env.packaging import create_package
     from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.job_submission import JobSubmissionClient
 
@@ -40,7 +41,8 @@ def connect(address: str) -> Any:
             "(kubectl port-forward service/NAME-head-svc 8265 brings it to this machine)"
         )
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # else RAY_ADDRESS, where it is set, would go before the argument
-    logging.getLogger(SubmissionClient.__module__).setLevel(logging.WARNING)  # it tells of every package it sends
+    for module in (SubmissionClient.__module__, create_package.__module__):  # they tell of every package that is sent
+        logging.getLogger(module).setLevel(logging.WARNING)
     with explained(address):
         client = JobSubmissionClient(address)
         theirs = client._server_ray_version  # read from the dashboard when the client connected
