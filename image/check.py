@@ -8,9 +8,10 @@ Rules: base images are pinned; what is copied exists and is not ignored; every i
 exact version; nothing is fetched past the package managers; the last stage installs no Python packages, is offline
 unless told otherwise, and ends as a user that is not root by number.
 
-`--install` runs each RUN of the stage `build` for DEVICE=cpu in a temporary folder in place of /, then the image's own
-command and `obliviate demo --dry-run` with its environment and without a network. What needs root (the system's
-packages) is left out and said so. It does not show that base images exist, nor that GPU packages install.
+`--install` runs each RUN of the stage `build` for DEVICE=cpu in a temporary folder in place of /, compares what was
+installed with the lock, resolves the packages of DEVICE=gpu without installing them and compares those, then runs the
+image's own command and `obliviate demo --dry-run` with its environment and without a network. What needs root (the
+system's packages) is left out and said so. It does not show that base images exist, nor that GPU packages run.
 """
 
 import argparse
@@ -158,7 +159,25 @@ class Installation:
                 self._copy(each.rest.split(), where)
             elif each.stage == "build" and each.word == "RUN":
                 self._call(self._inside(substituted(each.rest, self._values)), where, environment(self._found, "build"))
+        self._compare_with_lock()
         self._try()
+
+    def _compare_with_lock(self) -> None:
+        """Raises SystemExit for a package that the lock does not name in this version."""
+        uv, python = (self._inside(f"/opt/venv/bin/{name}") for name in ("uv", "python"))
+        installed = subprocess.check_output([uv, "pip", "freeze", "--python", python], text=True).splitlines()
+        line = next(each.rest for each in self._found if "gpu.txt" in each.rest)
+        options = line.partition("else")[2].partition("pyproject.toml")[2].strip(" ;fi")
+        target = ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--quiet", "--no-header"]
+        command = [uv, "pip", "compile", "pyproject.toml", "--no-annotate", *target, *shlex.split(options)]
+        resolved = subprocess.check_output(command, text=True, cwd=self._folder / "build").splitlines()
+        for device, found in (("cpu", installed), ("gpu", resolved)):
+            lock = (ROOT / "requirements" / f"{device}.txt").read_text(encoding="utf-8").splitlines()
+            known = {*lock, *(ROOT / "requirements" / "models.txt").read_text(encoding="utf-8").splitlines()}
+            others = [each for each in found if each not in known and not re.match(r"(pip|uv|obliviate)\b", each)]
+            if others:
+                raise SystemExit(f"{device}: not in the lock: {', '.join(others)}")
+            print(f"{device}: all {len(found)} packages are those of the lock")
 
     def _copy(self, names: list[str], where: Path) -> None:
         *sources, target = names

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 SIZE = ModelSize(parameters=150, trained=150, layers=2, hidden_size=5, vocabulary=10, tied=True)
 WORK = Training(SIZE, steps=7, items=6, micro_items=1, texts_per_item=2, tokens=4, scored=3)
 GPU = Gpu(memory_bytes=1e9, flops_per_s=1000.0, memory_bytes_per_s=100.0, link_bytes_per_s=900.0)
-CLUSTER = Cluster(GPU, 4, gpus_per_node=2, network_bytes_per_s=300.0, storage_bytes_per_s=10.0, utilization=0.5)
+CLUSTER = Cluster(GPU, gpus_per_node=2, network_bytes_per_s=300.0, storage_bytes_per_s=10.0, utilization=0.5)
 OFFER = Offer("h100", None, 8, 3200, 0.4, None)
 
 
@@ -182,6 +182,21 @@ class TestStage:
         assert stage.s == pytest.approx(3 * each)
         assert stage.gpu_hours == pytest.approx(5 * 2 * each / 3600)
 
+    def test_a_share_of_a_gpu_is_that_much_slower(self) -> None:
+        """Four trials on one GPU compute as long as one after another, and take as many GPU hours."""
+        alone = train("t", replace(WORK, items=1), CLUSTER, 1)
+        shared = train("t", replace(WORK, items=1), CLUSTER, 1, repeats=4, at_a_time=4, share=0.25)
+        assert shared.gpus == 0.25
+        assert shared.seconds["steps"] == pytest.approx(4 * alone.seconds["steps"], rel=1e-3)
+        assert measure("m", TestEvaluation.WORK, CLUSTER, share=0.5).gpus == 1
+
+    def test_what_all_nodes_share_is_shared(self) -> None:
+        """Eight runs of one GPU on four nodes: each node reads 5 of 20, two writers of a node have 2.5 each."""
+        cluster = replace(CLUSTER, shared_bytes_per_s=20.0)
+        found = training.times(WORK, cluster, 1, at_a_time=8)
+        assert found["load"] == pytest.approx(300 / 5 + 600 / 5e9)
+        assert found["export"] == pytest.approx(600 / 2.5)
+
     @pytest.mark.parametrize(
         ("changes", "limit"),
         [
@@ -207,7 +222,7 @@ class TestStage:
     def test_what_does_not_fit_is_said_with_its_cure(self) -> None:
         small = replace(CLUSTER, gpu=replace(GPU, memory_bytes=1e8))
         lines = conclusions(
-            [train("unlearn", WORK, small, 2), measure("evaluate", TestEvaluation.WORK, CLUSTER)], small
+            [train("unlearn", WORK, small, 2), measure("evaluate", TestEvaluation.WORK, CLUSTER)], small, 4
         )
         assert lines[0].startswith("unlearn: does not fit: 0 GB on a GPU of 0 GB; more workers")
         assert "first bottleneck: " in lines[2]
@@ -360,7 +375,7 @@ class TestManifest:
 
     def test_the_groups_are_the_cluster(self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         plan(unlearn_config(tmp_path, model), [], replace(OFFER, manifest=self.write(tmp_path, CLUSTER_YAML)))
-        assert "on up to 8 x h100, 4 to a node" in capsys.readouterr().out
+        assert "h100 x 8, 4 to a node" in capsys.readouterr().out
 
 
 def test_bad_options(model: Path, tmp_path: Path) -> None:

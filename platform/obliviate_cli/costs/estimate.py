@@ -1,11 +1,9 @@
 """From a config to the stages that it runs."""
 
-from dataclasses import replace
-
 from obliviate.config import FinetuneRun, RunSpec, TrainingRun, UnlearnRun
 from obliviate.data import Corpus
 from obliviate.errors import UserError
-from obliviate.schema import ModelSpec
+from obliviate.schema import ClusterSpec, ModelSpec
 from obliviate_cli.compare import ComparedModels, CompareRun
 from obliviate_cli.continual import ContinualRun
 from obliviate_cli.costs.hardware import Cluster
@@ -51,15 +49,12 @@ def _unlearn(config: UnlearnRun, corpus: Corpus, cluster: Cluster, repeats: int 
 def _trained(
     title: str, config: TrainingRun, work: Training, cluster: Cluster, repeats: int = 1, at_a_time: int = 1
 ) -> Stage:
-    """A worker with a share of a GPU gets that share of its speed and memory."""
-    share = min(1.0, config.cluster.gpus_per_worker or 1.0)
-    gpu = replace(
-        cluster.gpu,
-        memory_bytes=cluster.gpu.memory_bytes * share,
-        flops_per_s=cluster.gpu.flops_per_s * share,
-        memory_bytes_per_s=cluster.gpu.memory_bytes_per_s * share,
-    )
-    return train(title, work, replace(cluster, gpu=gpu), config.cluster.workers, repeats, at_a_time, share)
+    return train(title, work, cluster, config.cluster.workers, repeats, at_a_time, _share(config.cluster))
+
+
+def _share(spec: ClusterSpec) -> float:
+    """Of a GPU, that a worker has. More than one whole GPU is of no use to it."""
+    return min(1.0, spec.gpus_per_worker or 1.0)
 
 
 def _evaluate(
@@ -70,8 +65,9 @@ def _evaluate(
     cluster: Cluster,
     repeats: int = 1,
     at_a_time: int = 1,
+    share: float = 1.0,
 ) -> Stage:
-    return measure(f"evaluate {name}", measuring(model, corpus, spec), cluster, repeats, at_a_time)
+    return measure(f"evaluate {name}", measuring(model, corpus, spec), cluster, repeats, at_a_time, share)
 
 
 def _made(config: ComparedModels, cluster: Cluster) -> list[Stage]:
@@ -112,9 +108,14 @@ def _sweep(config: SweepRun, cluster: Cluster) -> list[Stage]:
         share = len(range(index, trials, len(methods)))
         run = config.unlearning(Point(method, {}), 0, "")
         found.append(_unlearn(run, corpus, cluster, repeats=share, at_a_time=config.concurrency))
-    return [
-        *found,
-        _evaluate(
-            "each trial's model", config.model, corpus, config.evaluation, cluster, trials, at_a_time=config.concurrency
-        ),
-    ]
+    evaluated = _evaluate(
+        "each trial's model",
+        config.model,
+        corpus,
+        config.evaluation,
+        cluster,
+        trials,
+        config.concurrency,
+        _share(config.cluster) if config.in_process else 1.0,
+    )
+    return [*found, evaluated]

@@ -52,8 +52,12 @@ class Measuring:
         return weights + CACHE_SHARE * cluster.gpu.memory_bytes
 
 
-def times(measuring: Measuring, cluster: Cluster, at_a_time: int = 1) -> dict[str, float]:
-    """Part of the measurement -> seconds, of the slowest replica; `at_a_time` such measurements start together."""
+def times(measuring: Measuring, cluster: Cluster, at_a_time: int = 1, gpus: float | None = None) -> dict[str, float]:
+    """Part of the measurement -> seconds, of the slowest replica.
+
+    `at_a_time` such measurements start together, on `gpus` in all (None: those of whole replicas).
+    """
+    gpus = measuring.gpus * at_a_time if gpus is None else gpus
     split = measuring.tensor_parallel
     rate = cluster.gpu.flops_per_s * cluster.utilization * split
     mine = ceil(measuring.questions / measuring.replicas)
@@ -67,7 +71,7 @@ def times(measuring: Measuring, cluster: Cluster, at_a_time: int = 1) -> dict[st
     score = ceil(measuring.scored_texts / measuring.replicas) * measuring.scored_tokens
     return {
         "start": ENGINE_START_S,
-        "load": WEIGHT_BYTES * measuring.size.parameters / cluster.reading(measuring.gpus * at_a_time),
+        "load": WEIGHT_BYTES * measuring.size.parameters / cluster.reading(gpus),
         "generate": rounds * measuring.answer_tokens * token_s + 2 * measuring.multiplied * read / rate,
         "score": 2 * measuring.multiplied * score / rate,
     }

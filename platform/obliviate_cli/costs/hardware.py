@@ -1,6 +1,6 @@
 """What a cluster is made of, as far as costs depend on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 
@@ -27,13 +27,22 @@ class Cluster:
     """Nodes with GPUs of one kind. Defaults: what clouds rent as a node of eight."""
 
     gpu: Gpu
-    gpus: int
     gpus_per_node: int = 8
     host_memory_bytes: float = 512 * 2**30  # of a node
     network_bytes_per_s: float = 400e9  # of a node to the others, in one direction: 400 Gb/s for each of eight GPUs
     storage_bytes_per_s: float = 2e9  # of each node, to and from what all nodes share
     shared_bytes_per_s: float = 20e9  # of what they share, to and from all of them together
     utilization: float = 0.4  # of flops_per_s that matrix products reach; measure it and give your own
+
+    def share(self, share: float) -> "Cluster":
+        """As a process sees it that has this share of a GPU: it gets as much of its speed and memory."""
+        gpu = replace(
+            self.gpu,
+            memory_bytes=self.gpu.memory_bytes * share,
+            flops_per_s=self.gpu.flops_per_s * share,
+            memory_bytes_per_s=self.gpu.memory_bytes_per_s * share,
+        )
+        return replace(self, gpu=gpu)
 
     def bandwidth(self, gpus: int) -> float:
         """Bytes per second that each of so many GPUs sends in a ring through all of them.

@@ -60,17 +60,18 @@ def train(
     workers: int,
     repeats: int = 1,
     at_a_time: int = 1,
-    gpus_per_worker: float = 1.0,
+    share: float = 1.0,
 ) -> Stage:
-    """`cluster`'s GPU is what a worker has of one."""
-    seconds = training.times(work, cluster, workers, at_a_time, workers * at_a_time * gpus_per_worker)
+    """`share`: of a GPU, that each worker has."""
+    cluster = cluster.share(share)
+    seconds = training.times(work, cluster, workers, at_a_time, workers * at_a_time * share)
     memory, host = work.memory_bytes(workers), work.host_bytes(workers, cluster)
     limit = _limit(seconds, memory, host, cluster)
     return Stage(
         title,
         repeats,
         at_a_time,
-        workers * gpus_per_worker,
+        workers * share,
         work.steps * work.step_tokens + work.reference_texts * work.tokens,
         work.flops,
         work.steps * workers * work.moved_bytes(workers),
@@ -81,11 +82,17 @@ def train(
     )
 
 
-def measure(title: str, work: Measuring, cluster: Cluster, repeats: int = 1, at_a_time: int = 1) -> Stage:
-    seconds = evaluation.times(work, cluster, at_a_time)
+def measure(
+    title: str, work: Measuring, cluster: Cluster, repeats: int = 1, at_a_time: int = 1, share: float = 1.0
+) -> Stage:
+    """`share`: of a GPU, that each replica has."""
+    cluster = cluster.share(share)
+    seconds = evaluation.times(work, cluster, at_a_time, work.gpus * at_a_time * share)
     memory = work.memory_bytes(cluster)
     limit = _limit(seconds, memory, 0.0, cluster)
-    return Stage(title, repeats, at_a_time, work.gpus, work.tokens, work.flops, 0.0, memory, 0.0, seconds, limit)
+    return Stage(
+        title, repeats, at_a_time, work.gpus * share, work.tokens, work.flops, 0.0, memory, 0.0, seconds, limit
+    )
 
 
 def _limit(seconds: dict[str, float], memory: float, host: float, cluster: Cluster) -> str:

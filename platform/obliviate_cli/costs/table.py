@@ -21,26 +21,21 @@ SIZES = {
 COUNTS = (1, 8, 32, 64, 128, 512)
 STEPS, ITEMS, TOKENS = 62, 32, 60.0  # five epochs of 400 rows at batch 32; a question with its answer
 TRIALS = 512
-
-
-def cluster(gpus: int) -> Cluster:
-    """Eight H100 to a node, with the memory that such nodes are rented with."""
-    return Cluster(GPUS["h100"], gpus, host_memory_bytes=2e12)
+CLUSTER = Cluster(GPUS["h100"], host_memory_bytes=2e12)  # the memory that such nodes are rented with
 
 
 def unlearning(size: ModelSize, gpus: int) -> Stage:
     """ME+GD as published. Every worker needs an item of each batch: more than 32 would have nothing to do."""
     work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
-    return train("unlearn", work, cluster(gpus), min(gpus, ITEMS))
+    return train("unlearn", work, CLUSTER, min(gpus, ITEMS))
 
 
 def evaluation(size: ModelSize, gpus: int, repeats: int = 1, at_a_time: int = 1) -> Stage:
     """300 forget and 300 retain items, 100 real authors, 117 world facts: 817 questions, seven scored texts each at
     most, as few GPUs to a replica as hold it."""
-    has = cluster(gpus * at_a_time)
     for split in (1, 2, 4, 8):
         work = Measuring(size, 817, 40, 160, 5500, TOKENS, max(1, gpus // split), min(split, gpus))
-        stage = measure("evaluate", work, has, repeats, at_a_time)
+        stage = measure("evaluate", work, CLUSTER, repeats, at_a_time)
         if stage.fits:
             break
     return stage
@@ -51,7 +46,7 @@ def sweep(size: ModelSize, gpus: int) -> list[Stage]:
     work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
     for workers in (each for each in (1, 2, 4, 8, 16, 32) if each <= gpus):
         together = min(TRIALS, gpus // workers)
-        trained = train("train", work, cluster(gpus), workers, TRIALS, together)
+        trained = train("train", work, CLUSTER, workers, TRIALS, together)
         measured = evaluation(size, workers, TRIALS, together)
         if trained.fits and measured.fits:
             return [trained, measured]

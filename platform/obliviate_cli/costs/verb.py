@@ -35,7 +35,7 @@ def plan(path: Path, overrides: list[str], offer: Offer) -> None:
     config, console = load(KINDS[verb_of(path)], path, overrides), open_console()
     cluster, has = _cluster(config, offer)
     check_fits(config, has)
-    show(stages(config, cluster), cluster, offer, console)
+    show(stages(config, cluster), cluster, offer.gpu, has["GPU"], console)
 
 
 def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, dict[str, float]]:
@@ -45,9 +45,8 @@ def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, dict[str, float]]:
     gpu = GPUS[offer.gpu]
     figures = {"network_bytes_per_s": offer.network_gbit * 1e9 / 8, "utilization": offer.utilization}
     if offer.manifest is None:
-        gpus = offer.gpus or max(1, _asked(config))
-        cluster = Cluster(gpu, gpus, offer.gpus_per_node, **figures)
-        return cluster, {"CPU": inf, "GPU": inf if offer.gpus is None else float(gpus)}
+        gpus = inf if offer.gpus is None else float(offer.gpus)
+        return Cluster(gpu, offer.gpus_per_node, **figures), {"CPU": inf, "GPU": gpus}
     groups = read_groups(offer.manifest)
     has = capacity(groups)
     with_gpus = [group for group in groups if group.gpus]
@@ -56,19 +55,13 @@ def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, dict[str, float]]:
         names = ", ".join(group.name for group in groups) or "there is none"
         raise UserError(f"{offer.manifest}: no worker group has nvidia.com/gpu ({names}); only GPUs are estimated")
     node = max(with_gpus, key=lambda group: group.gpus)
-    cluster = Cluster(gpu, round(has["GPU"]), round(node.gpus), host_memory_bytes=node.memory_bytes, **figures)
-    return cluster, has
+    return Cluster(gpu, round(node.gpus), host_memory_bytes=node.memory_bytes, **figures), has
 
 
-def _asked(config: RunSpec) -> int:
-    """GPUs that the config's training keeps busy, one for each worker."""
-    workers = getattr(getattr(config, "cluster", None), "workers", 1)
-    return int(workers) * int(getattr(config, "concurrency", 1))
-
-
-def show(found: list[Stage], cluster: Cluster, offer: Offer, console: Console) -> None:
+def show(found: list[Stage], cluster: Cluster, gpu: str, gpus: float, console: Console) -> None:
+    count = "" if gpus == inf else f" x {gpus:g}"
     console.print(
-        f"on up to {cluster.gpus} x {offer.gpu}, {cluster.gpus_per_node} to a node, {cluster.utilization:.0%} of their "
+        f"{gpu}{count}, {cluster.gpus_per_node} to a node, {cluster.utilization:.0%} of their "
         f"{cluster.gpu.flops_per_s / 1e12:.0f} TFLOP/s used: an estimate, whose terms are in docs/scaling.md"
     )
     table = Table("stage", "times", "tokens", "PFLOP", "sent", "GPUs", "minutes", "GPU h", "GB/GPU", "limited by")
@@ -86,11 +79,11 @@ def show(found: list[Stage], cluster: Cluster, offer: Offer, console: Console) -
             each.limit,
         )
     console.print(table)
-    for line in conclusions(found, cluster):
+    for line in conclusions(found, cluster, gpus):
         console.print(line)
 
 
-def conclusions(found: list[Stage], cluster: Cluster) -> list[str]:
+def conclusions(found: list[Stage], cluster: Cluster, gpus: float) -> list[str]:
     """Totals, what does not fit, and the first bottleneck: what limits the stage that takes longest."""
     lines = [
         f"{each.title}: does not fit: {_too_much(each, cluster)}; {CURES[each.limit]}"
@@ -104,8 +97,8 @@ def conclusions(found: list[Stage], cluster: Cluster) -> list[str]:
         longest = max(fitting, key=lambda each: each.s)
         lines.append(f"first bottleneck: {longest.limit}, of {longest.title}; it helps: {CURES[longest.limit]}")
     busy = max(each.gpus * min(each.at_a_time, each.repeats) for each in found)
-    if busy < cluster.gpus:
-        unused = f"{cluster.gpus - busy:g} of {cluster.gpus} GPUs are never used"
+    if busy < gpus < inf:
+        unused = f"{gpus - busy:g} of {gpus:g} GPUs are never used"
         lines.append(f"{unused}: give more workers, more replicas, or more runs at a time")
     return lines
 
