@@ -12,8 +12,8 @@ product of m values with an m x n matrix is 2mn floating-point operations (FLOPs
   gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of one micro-batch, 34
   bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the
   attention matrix), with checkpointing 2 of them and one whole layer.
-- Communication, each micro-batch: the parameters are gathered in the compute dtype before forward and before backward,
-  and trained ones' gradients reduced in float32; in a ring each worker sends (W - 1)/W of it.
+- Communication, each micro-batch: the parameters are gathered in the compute dtype before forward, the body's once more
+  before backward, and trained ones' gradients reduced in float32; in a ring each worker sends (W - 1)/W of it.
 """
 
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Training:
     def moved_bytes(self, workers: int) -> float:
         """That one worker sends in one step."""
         size = self.size
-        each = 2 * self.compute_bytes * size.parameters + 4 * size.trained
+        each = self.compute_bytes * (size.parameters + size.body) + 4 * size.trained
         return self.micro_batches(workers) * each * (workers - 1) / workers
 
     def memory_bytes(self, workers: int) -> float:
