@@ -31,6 +31,7 @@ from obliviate_cli.costs.table import tables
 from obliviate_cli.costs.training import SCORING_BYTES, START_S, Training
 from obliviate_cli.costs.verb import Offer, conclusions, plan
 from obliviate_cli.costs.work import unlearning
+from obliviate_cli.main import main
 from tiny import tiny_model_folder
 from training import job
 
@@ -421,6 +422,27 @@ def test_bad_options(model: Path, tmp_path: Path) -> None:
         plan(path, [], replace(OFFER, gpu="b100"))
     with pytest.raises(UserError, match=r"cluster\.workers=2: asked for 2 x 1 GPUs, the cluster has 1"):
         plan(path, [], replace(OFFER, gpus=1))
+
+
+def test_the_command(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options reach the estimate; a mistake is one line and exit code 2."""
+    path = str(unlearn_config(tmp_path, model))
+    monkeypatch.setattr(
+        "sys.argv", ["obliviate", "plan", path, "optim.epochs=8", "--gpus", "3", "--utilization", "0.3"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "h100 x 3, 8 to a node, 30% of their 989 TFLOP/s" in out
+    assert "2 of 3 GPUs are never used" in out
+    monkeypatch.setattr("sys.argv", ["obliviate", "plan", path, "--gpu", "abacus"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --gpu abacus: is not known; known: l4, a100, h100, h200\n"
 
 
 def test_a_config_that_is_not_estimated(tmp_path: Path) -> None:

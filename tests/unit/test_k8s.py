@@ -20,6 +20,7 @@ from obliviate.errors import UserError
 from obliviate_cli.costs.manifest import capacity, groups_of
 from obliviate_cli.jobs.needs import check_fits
 from obliviate_cli.jobs.verb import KINDS
+from obliviate_cli.main import app
 from obliviate_serve.spec import ServeRun
 from obliviate_serve.transport import transport_environment
 
@@ -316,6 +317,18 @@ def test_streams_pass_as_the_server_wants_them(rendered: Rendered) -> None:
     for storage in ("pvc", "s3", "laptop"):
         (environment,) = of_kind(rendered[f"overlays/{storage}/setup"], "ConfigMap")
         assert transport_environment().items() <= environment["data"].items()
+
+
+def test_what_the_guide_names_is_there() -> None:
+    """Files and folders of the manifests and the image, and the verbs of its commands."""
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"\b(?:k8s|image|configs)/[\w./-]*\w", guide))
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    verbs = set(re.findall(r"\bobliviate ([a-z][\w-]+)", guide))
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups if group.name}
+    assert verbs <= known
 
 
 def test_examples_of_secrets_hold_none() -> None:
