@@ -127,7 +127,7 @@ def plan_lines(config: ContinualRun) -> list[str]:
     return [
         *dict.fromkeys(lines),
         f"evaluate {models} models on all tasks",
-        f"report in {Path(config.runs).absolute()}",
+        f"report in {storage.name(storage.local(config.runs))}",
     ]
 
 
