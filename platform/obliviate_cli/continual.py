@@ -157,7 +157,7 @@ def continual(config: ContinualRun, console: Console) -> Path:
         console,
         sections=[forgetting_section(matrices)],
     )
-    console.print(f"matrices: {run.directory / MATRIX}")
+    console.print(f"matrices: {storage.name(run.directory / MATRIX)}")
     return report
 
 
