@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError, model_validator
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.schema import Spec
 
@@ -90,8 +91,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _read_one(path: Path) -> dict[str, Any]:
+    here = storage.fetch(storage.local(path))
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        values = yaml.load(here.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; configs/ has ready ones") from error
     except OSError as error:

@@ -117,6 +117,8 @@ def upload_tree(path: Path) -> None:
 
 def upload_folder(path: Path) -> None:
     """A folder that is whole, in the place of what was there."""
+    if url_of(path) is None:
+        return
     begin_folder(path)
     upload_into(path, [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MARK], path)
     finish_folder(path)
@@ -181,8 +183,15 @@ def children(path: Path) -> list[Path]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a whole folder, here or in the store. Nothing is fetched."""
-    return path.is_dir() if url_of(path) is None else path in folders(path.parent)
+    """Whether there is a folder that a reader would take, here or in the store. Nothing is fetched."""
+    url = url_of(path)
+    if url is None:
+        return path.is_dir()
+    with _explained(url):
+        files, key = _open(url)
+        listed = {info.path for info in _list(files, key)}
+        mark = f"{key}/{MARK}"
+        return bool(_read(files, mark)["whole"]) if mark in listed else bool(listed)
 
 
 def remove(path: Path) -> None:

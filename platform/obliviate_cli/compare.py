@@ -170,7 +170,8 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
         pairs = nli_pairs(stage.people, config.seed)
         known = set(pairs)  # more people with the same seed: the first are the same, the others are held out
         held_out = [pair for pair in nli_pairs(stage.people + stage.held_out_people, config.seed) if pair not in known]
-        run.finish(accuracy=train_nli(stage.encoder, pairs, held_out, folder, seed=config.seed))
+        with run.locked():
+            run.finish(accuracy=train_nli(stage.encoder, pairs, held_out, folder, seed=config.seed))
     accuracy = run.summary["accuracy"]
     console.print(f"NLI judge: accuracy on held-out people {accuracy:.3f}")
     if accuracy < NEEDED_ACCURACY:
@@ -178,7 +179,7 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
             f"train_nli: {accuracy:.3f} of the held-out pairs are judged right and {NEEDED_ACCURACY} is needed; raise "
             "train_nli.people, give another train_nli.encoder, or set train_nli: null and give evaluation.nli a model"
         )
-    return str(folder)
+    return storage.name(folder)
 
 
 def like(model: ModelSpec, folder: Path) -> ModelSpec:

@@ -127,7 +127,7 @@ def plan_lines(config: ContinualRun) -> list[str]:
     return [
         *dict.fromkeys(lines),
         f"evaluate {models} models on all tasks",
-        f"report in {Path(config.runs).absolute()}",
+        f"report in {storage.name(storage.local(config.runs))}",
     ]
 
 
@@ -157,7 +157,7 @@ def continual(config: ContinualRun, console: Console) -> Path:
         console,
         sections=[forgetting_section(matrices)],
     )
-    console.print(f"matrices: {run.directory / MATRIX}")
+    console.print(f"matrices: {storage.name(run.directory / MATRIX)}")
     return report
 
 

@@ -1,8 +1,8 @@
 """What a run would do: stages, steps, tokens and memory, without loading a model's weights."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obliviate import storage
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.methods import union_of_needs
@@ -49,7 +49,7 @@ def compare(config: "CompareRun") -> list[str]:
     return [
         *dict.fromkeys(lines),  # a warning about the data once, not for each stage
         f"evaluate {models} models with {config.evaluation.suite}",
-        f"report in {Path(config.runs).absolute()}",
+        f"report in {storage.name(storage.local(config.runs))}",
     ]
 
 

@@ -4,6 +4,7 @@ Three nodes of one CPU each, so that no two workers fit on one; the drivers run 
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,10 +16,11 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
+from obliviate import storage
 from obliviate.config import UnlearnRun, build
 from obliviate.train.export import export
 from obliviate.train.log import read_steps
-from obliviate.train.loop import single_process, train
+from obliviate.train.loop import CHECKPOINTS, single_process, train
 from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_cli.stages import unlearn_job
 from obliviate_cli.sweep.records import TRIALS, read_records
@@ -33,11 +35,16 @@ QUIET = Console(quiet=True)
 WAIT_S = 150.0
 
 
+CODE = os.pathsep.join(filter(None, sys.path))  # drivers connect to the cluster, so that its nodes need the same code
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with RayCluster(cpus=1) as cluster:
-        cluster.start_node(cpus=1)
-        cluster.start_node(cpus=1)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Each node has a cache of its own, as if it were on a disk of its own."""
+    head, *others = (str(tmp_path_factory.mktemp("cache")) for _ in range(3))
+    with RayCluster(cpus=1, PYTHONPATH=CODE, XDG_CACHE_HOME=head) as cluster:
+        for cache in others:
+            cluster.start_node(cpus=1, XDG_CACHE_HOME=cache)
         yield cluster
 
 
@@ -53,15 +60,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def common(sources: Path, runs: Path) -> dict[str, Any]:
+def common(sources: Path, runs: Path | str) -> dict[str, Any]:
     return {
         "data": {"type": "files", "forget": str(sources / "forget.jsonl"), "retain": str(sources / "retain.jsonl")},
         "runs": str(runs),
     }
 
 
-def model(sources: Path) -> dict[str, Any]:
-    return {"source": str(sources / "model"), "compute_dtype": "float32", "max_length": 64}
+def model(sources: Path | str) -> dict[str, Any]:
+    return {"source": f"{sources}/model", "compute_dtype": "float32", "max_length": 64}
 
 
 MEASURED: dict[str, Any] = {
@@ -88,7 +95,7 @@ def run_and_lose_a_node(
     cluster: RayCluster, verb: str, values: dict[str, Any], folder: Path, begun: Callable[[], bool], process: str
 ) -> None:
     """Once the command has `begun`, a node with such a process is killed, and another takes its place."""
-    config = folder / f"{verb}.json"
+    config = folder / f"{verb}.yaml"
     config.write_text(json.dumps(values))
     command = [sys.executable, "-m", "obliviate_cli", verb, str(config)]
     environment = cluster.client(RAY_ADDRESS=cluster.gcs)
@@ -104,30 +111,37 @@ def run_and_lose_a_node(
         assert lost, f"no node but the head ran {process}: {out}"
     finally:
         driver.kill()
-    cluster.start_node(cpus=1)
+    cluster.start_node(cpus=1, XDG_CACHE_HOME=str(folder / "cache"))
     assert driver.returncode == 0, out
 
 
-def test_a_training_of_two_workers_loses_a_node(cluster: RayCluster, sources: Path, tmp_path: Path) -> None:
+def test_a_training_of_two_workers_loses_a_node(
+    cluster: RayCluster, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model, checkpoints and run lie in a store, which is all that the nodes share."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of this test"))
+    (tmp_path / "store").mkdir()
     values = {
-        "model": model(sources),
+        "model": model(f"file://{sources}"),
         "method": "npo+kl",
         "optim": {
             "learning_rate": 1e-3, "epochs": 20,
             "batch_size": 4, "micro_batch_size": 1, "checkpoint_every_steps": 1,
         },
         "cluster": {"workers": 2, "cpus_per_worker": 1},
-        **common(sources, tmp_path / "runs"),
+        **common(sources, f"file://{tmp_path}/store/runs"),
     }  # fmt: skip
+    runs = storage.local(str(values["runs"]))
 
     def begun() -> bool:
-        return any(len(read_steps(run)) >= 5 for run in (tmp_path / "runs").glob("unlearn-*"))
+        whole = [path.name for run in storage.children(runs) for path in storage.folders(run / CHECKPOINTS)]
+        return any(name >= "step_000005" for name in whole)
 
     run_and_lose_a_node(cluster, "unlearn", values, tmp_path, begun, "RayTrainWorker")
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = map(storage.fetch_loose, storage.children(runs))
     assert [line["step"] for line in read_steps(run)] == list(range(1, 41))
     expected = alone(build(UnlearnRun, values, ["runs=" + str(tmp_path / "alone")], where="test"), tmp_path / "model")
-    assert furthest(run / "model", expected) < 1e-5
+    assert furthest(storage.fetch(run / "model"), expected) < 1e-5
 
 
 def test_an_evaluation_on_two_engines_loses_a_node(cluster: RayCluster, sources: Path, tmp_path: Path) -> None:

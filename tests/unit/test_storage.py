@@ -187,6 +187,8 @@ class TestFolders:
         (root / "llama").mkdir()
         (root / "llama" / "config.json").write_text("{}")
         assert Path(locate(f"{bucket}/llama"), "config.json").read_text() == "{}"
+        assert storage.is_folder(storage.local(f"{bucket}/llama"))
+        assert not storage.is_folder(storage.local(f"{bucket}/none"))
         first = content_of(ModelSpec(source=f"{bucket}/llama"))
         on("b")
         assert content_of(ModelSpec(source=f"{bucket}/llama")) == first  # the store's times, not the disk's

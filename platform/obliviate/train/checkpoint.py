@@ -7,7 +7,7 @@ In an object store, which can't rename, each worker uploads what it wrote, and t
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from obliviate import storage
 from obliviate.errors import UserError
+from obliviate.train.together import together
 
 META_FILE = "meta.json"
 # The frozen base under adapters never changes: it is read from its source, not from checkpoints.
@@ -108,25 +109,13 @@ def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, op
         if rank == 0:
             storage.finish_folder(path)
 
-    if cause := _together(begin) or _together(write) or _together(commit):
+    if cause := together(begin) or together(write) or together(commit):
         shutil.rmtree(temporary, ignore_errors=True)
         before = latest(folder)
         raise UserError(
             f"{path}: the checkpoint could not be written ({cause}); free space and run the same command again: "
             f"it continues from {before.name if before else 'the start'}"
         )
-
-
-def _together(action: Callable[[], None]) -> str:
-    """All workers act, and all learn why one of them could not; empty where all could."""
-    failure = ""
-    try:
-        action()
-    except (OSError, UserError, dcp.api.CheckpointException) as error:
-        failure = " ".join(str(error).split())[-300:] or type(error).__name__
-    failures: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    return next(filter(None, failures), "")
 
 
 def _all(folder: Path) -> list[Path]:
@@ -139,9 +128,14 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def load(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[float]]:
-    """Put the checkpoint's state into model and optimiser; the step it was taken after and the terms' weights."""
+    """Put the checkpoint's state into model and optimiser; the step it was taken after and the terms' weights.
+
+    All workers call it together. Raises UserError, on all of them, where it cannot be fetched.
+    """
+    if cause := together(lambda: storage.fetch(path)):
+        raise UserError(f"{path}: the checkpoint cannot be fetched ({cause}); run the same command again")
     state = _state(model, optimizer)
-    dcp.load(state, storage_reader=dcp.FileSystemReader(storage.fetch(path)))
+    dcp.load(state, storage_reader=dcp.FileSystemReader(path))
     set_state_dict(
         model,
         optimizer,
