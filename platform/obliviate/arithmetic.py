@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.runs import whole_folder
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
-CARD = "README.md"  # tells how the other model was made, not this one
+LEFT_BEHIND = ("README.md", storage.MARK)  # the card tells how the other model was made, not this one
 
 
 def interpolate(original: Path, other: Path, share: float, folder: Path) -> None:
@@ -32,7 +33,7 @@ def interpolate(original: Path, other: Path, share: float, folder: Path) -> None
         raise UserError(f"{other}: {missing[0]} is not in both this model and {original}: they cannot be mixed")
     with whole_folder(folder) as temporary:
         for file in other.iterdir():
-            if file.is_file() and file.suffix != ".safetensors" and file.name != CARD:
+            if file.is_file() and file.suffix != ".safetensors" and file.name not in LEFT_BEHIND:
                 shutil.copy(file, temporary / file.name)
         for shard in sorted(set(ours.values())):
             _mix(shard, theirs, share, temporary / shard.name)

@@ -33,7 +33,7 @@ class TrainingRun(RunSpec):
     optim: OptimSpec = OptimSpec()
     cluster: ClusterSpec = ClusterSpec()
     seed: int = Field(0, ge=0)
-    runs: str = "runs"  # folder of all runs; on several nodes it must be shared between them
+    runs: str = "runs"  # folder of all runs; on several nodes one that they share, or a URL (s3://bucket/runs)
 
     @model_validator(mode="after")
     def _nothing_guarded_is_trained(self) -> "TrainingRun":

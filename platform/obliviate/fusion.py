@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obliviate.errors import UserError
-from obliviate.models import locate
-from obliviate.runs import whole_folder, write_json
+from obliviate.models import name_elsewhere
+from obliviate.runs import whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,14 +89,18 @@ def fuse(adapters: Mapping[str, Path], base: str, folder: Path, ridge: float) ->
     with whole_folder(folder) as temporary:
         save_file(fused, temporary / WEIGHTS, metadata={"format": "pt"})
         # The scales are in B: alpha equal to the rank leaves it as it is.
-        write_json(temporary / CONFIG, {**first, "r": rank, "lora_alpha": rank, "base_model_name_or_path": base})
+        config = {**first, "r": rank, "lora_alpha": rank, "base_model_name_or_path": base}
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def base_of(folder: Path, key: str) -> str:
-    """What the adapter in a folder was trained on, located. Raises UserError, with the config's key, for no adapter."""
+    """What the adapter in a folder was trained on, by the name that all nodes have for it.
+
+    Raises UserError, with the config's key, for no adapter.
+    """
     named = str(_read(folder, key).get("base_model_name_or_path"))
     try:
-        return locate(named)
+        return name_elsewhere(named)
     except UserError:  # a path that is no longer there: as it was written
         return named
 
@@ -111,7 +115,7 @@ def _read(folder: Path, key: str) -> dict[str, Any]:
 def _config(name: str, folder: Path, base: str) -> dict[str, Any]:
     key = f"adapters.{name}"
     config = _read(folder, key)
-    if (theirs := base_of(folder, key)) != locate(base):
+    if (theirs := base_of(folder, key)) != name_elsewhere(base):
         raise UserError(
             f"{key}: {folder}: was trained on {theirs}, not on {base}; adapters of another base model cannot be fused "
             "with these: train it again on this one"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.guardrail import NOT_REMOVED, label
 from obliviate.methods import FORGET_TYPES
@@ -16,8 +17,10 @@ def not_removed(model: ModelSpec) -> str | None:
     if model.guardrail is not None:
         return label(model.guardrail)
     try:
-        record = Path(locate(model.source)).parent / RUN_FILE
-    except UserError:  # there is no such model (yet): whoever loads it says so
+        # Of what a URL names, the record alone is fetched: the model itself may be large.
+        folder = storage.local(model.source) if "://" in model.source else Path(locate(model.source))
+        record = storage.fetch(folder.parent / RUN_FILE)
+    except UserError:  # there is no such model (yet), or no such store: whoever loads it says so
         return None
     if not record.is_file():
         return None

@@ -50,7 +50,7 @@ class GuardrailSpec(Spec):
 class ModelSpec(Spec):
     """Where a model comes from and how its texts are laid out."""
 
-    source: str  # Hugging Face id, local folder, file.gguf, or package:NAME/FILE.gguf of an installed package
+    source: str  # Hugging Face id, folder, file.gguf, URL of either, or package:NAME/FILE.gguf of an installed package
     revision: str | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
     lora: LoraSpec | None = None

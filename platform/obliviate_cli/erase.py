@@ -10,6 +10,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from obliviate import storage
 from obliviate.config import RunSpec, load
 from obliviate.data.rows import Row, read_rows
 from obliviate.erase import HolisticCost, Selection, Settings
@@ -79,7 +80,6 @@ def erase(config: EraseRun, console: Console) -> Path:
     retraining = cost.retraining(_tokens(config.model, [*rows.values()]), config.epochs)
     prompted = config.model.model_copy(update={"system_prompt": prompt_of(left, config.model.system_prompt)})
     text = yaml.safe_dump(prompted.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    write_whole(run.directory / MODEL_YAML, lambda file: file.write_text(text, encoding="utf-8"))
     found = {
         "chosen": {"before": list(chosen_before), "after": list(selection.chosen)},
         "forgotten": forget,
@@ -87,10 +87,12 @@ def erase(config: EraseRun, console: Console) -> Path:
         "operations": {**asdict(cost), "inference": cost.inference, "total": cost.total, "retraining": retraining},
         "break_even_questions": cost.break_even(retraining) if left else None,
     }
-    write_json(run.directory / SELECTION, found)
-    run.finish(model=MODEL_YAML)
+    with run.locked():
+        write_whole(run.directory / MODEL_YAML, lambda file: file.write_text(text, encoding="utf-8"))
+        write_json(run.directory / SELECTION, found)
+        run.finish(model=MODEL_YAML)
     _print(found, len(rows), console)
-    console.print(f"model: {run.directory / MODEL_YAML}")
+    console.print(f"model: {storage.name(run.directory / MODEL_YAML)}")
     return run.directory / MODEL_YAML
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import ForgetFilterSpec, UnlearnRun
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
@@ -59,8 +60,13 @@ def _judged(config: UnlearnRun, spec: ForgetFilterSpec, corpus: Corpus, console:
     inputs["reference"] = content_of(spec.reference)
     run = Run.open(Path(config.runs), "filter", config.name or config.data.type, settings, inputs)
     path = run.directory / JUDGED
-    if run.done:
-        return path
+    with run.locked(wait=True):  # several trainings may ask for it at once
+        if not run.done:
+            _judge_all(config, spec, corpus, run, console)
+    return path
+
+
+def _judge_all(config: UnlearnRun, spec: ForgetFilterSpec, corpus: Corpus, run: Run, console: Console) -> None:
     near = nearest_with_cosine(sentence_encoder(config.encoder), corpus.forget, corpus.retain)
     model, reference = (
         _scored(each, spec.engine or EngineSpec(), corpus.forget, config.cluster.address, title, console)
@@ -68,9 +74,8 @@ def _judged(config: UnlearnRun, spec: ForgetFilterSpec, corpus: Corpus, console:
     )
     judged = judge(spec, corpus.forget, near, model, reference)
     lines = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in judged)
-    write_whole(path, lambda temporary: temporary.write_text(lines, encoding="utf-8", newline="\n"))
+    write_whole(run.directory / JUDGED, lambda path: path.write_text(lines, encoding="utf-8", newline="\n"))
     run.finish(rows=len(judged), filtered=sum(each.filtered for each in judged))
-    return path
 
 
 def _scored(
@@ -91,7 +96,8 @@ def _scored(
 
 
 def _report(filtered: Sequence[Judged], rows: int, path: Path, console: Console) -> None:
-    console.print(f"forget filter: {len(filtered)} of {rows} forget rows are not trained on; every row: {path}")
+    where = storage.name(path)
+    console.print(f"forget filter: {len(filtered)} of {rows} forget rows are not trained on; every row: {where}")
     for each in filtered[:SHOWN]:
         console.print(f"  {line(asdict(each))}")
     if len(filtered) > SHOWN:

@@ -4,18 +4,20 @@ A request is added by training its adapter alone, and withdrawn by leaving it ou
 """
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import RunSpec, UnlearnRun, build, expand_method, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, fuse
 from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec
-from obliviate.models import load_pretrained, locate, save
+from obliviate.models import load_pretrained, name_elsewhere, save
 from obliviate.runs import RUN_FILE, Run, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
 from obliviate_cli import plan
@@ -34,7 +36,7 @@ class FuseRun(RunSpec):
     title: str = "fused"
     model: ModelSpec  # the base of all adapters; `lora` says what they are like
     requests: dict[str, DataSpec] = Field({})  # name -> what it asks to forget, and what to keep
-    adapters: dict[str, str] = Field({})  # name -> run of an earlier request, of the same base
+    adapters: dict[str, str] = Field({})  # name -> run of an earlier request (folder or URL), of the same base
     method: AnyForgetSpec
     regularizers: tuple[AnyRegularizerSpec, ...] = ()
     optim: OptimSpec = OptimSpec()
@@ -81,23 +83,25 @@ def main(path: Path, overrides: list[str], dry_run: bool) -> None:
         lines = [f"{name}: {line}" for name in config.requests for line in plan.unlearn(config.unlearning(name))]
         show(config, [*lines, f"fuse {len(config.requests) + len(config.adapters)} adapters"], console)
     else:
-        console.print(f"model: {fuse_requests(config, console)}")
+        console.print(f"model: {storage.name(fuse_requests(config, console))}")
 
 
 def fuse_requests(config: FuseRun, console: Console) -> Path:
     """The folder of the fused model: whole, or with model.lora.merge: false its adapter."""
     runs = _train(config, console)
-    adapters = {name: run.directory / MODEL for name, run in runs.items()}
-    adapters |= {name: Path(folder).expanduser() / MODEL for name, folder in config.adapters.items()}
+    earlier = {name: storage.fetch_loose(storage.local(run).expanduser()) for name, run in config.adapters.items()}
     inputs = {name: run.content for name, run in runs.items()}
-    inputs |= {name: _content(name, Path(folder).expanduser()) for name, folder in config.adapters.items()}
+    inputs |= {name: _content(name, folder) for name, folder in earlier.items()}
     settings = {"ridge": config.ridge, "merge": _merges(config)}
     whole = config.model_dump(mode="json")
     run = Run.open(Path(config.runs), "fuse", config.title, settings, inputs, whole_config=whole)
     if run.done:
-        console.print(f"fuse: done already, in {run.directory}")
-    else:
-        fuse(adapters, locate(config.model.source), run.directory / ADAPTER, config.ridge)
+        console.print(f"fuse: done already, in {storage.name(run.directory)}")
+        return run.directory / str(run.summary["model"])
+    with run.locked():
+        folders = {name: each.directory for name, each in runs.items()} | earlier
+        adapters = {name: storage.fetch(folder / MODEL) for name, folder in folders.items()}
+        fuse(adapters, name_elsewhere(config.model.source), run.directory / ADAPTER, config.ridge)
         if _merges(config):
             _merge(config.model, run.directory)
             write_card(run, MODEL)
@@ -109,7 +113,8 @@ def _content(name: str, folder: Path) -> str:
     """Of an earlier request's run."""
     if not (folder / RUN_FILE).exists():
         raise UserError(
-            f"adapters.{name}: {folder}: is no run (no {RUN_FILE} in it); give the folder of a request's run"
+            f"adapters.{name}: {storage.url_of(folder) or folder}: is no run (no {RUN_FILE} in it); give the folder of "
+            "a request's run"
         )
     content: str = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["content"]
     return content
@@ -130,12 +135,15 @@ def _train(config: FuseRun, console: Console) -> dict[str, Run]:
         run, job = unlearn_job(one, one.data.load(), console)
         found[name] = run
         if run.done and (run.directory / GRAMS).exists():
-            console.print(f"{name}: done already, in {run.directory}")
+            console.print(f"{name}: done already, in {storage.name(run.directory)}")
         else:
             left[name] = Request(job, run.directory / MODEL)
     if not left:
         return found
-    with progress(console, "train adapters") as update:
+    with ExitStack() as stack:
+        for name in left:
+            stack.enter_context(found[name].locked())
+        update = stack.enter_context(progress(console, "train adapters"))
         done: list[str] = []
 
         def on_done(name: str) -> None:

@@ -6,6 +6,7 @@ Both are parts of iterative contrastive unlearning (arXiv:2407.20271) that any m
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -97,7 +98,9 @@ def drop_rule(config: UnlearnRun, corpus: Corpus) -> DropRule | None:
                 f"early_drop: forget row {number} is a plain text, to which no answer can be generated; give it a "
                 "question, or remove early_drop"
             )
-    return Dissimilar(encoder=config.encoder, **config.early_drop.model_dump())
+    encoder = Path(config.encoder).expanduser()  # workers have another working directory
+    source = str(encoder.absolute()) if encoder.is_dir() else config.encoder
+    return Dissimilar(encoder=source, **config.early_drop.model_dump())
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.guardrail import NOT_REMOVED
 from obliviate.labels import not_removed
@@ -30,11 +31,13 @@ UNLEARNING = ("unlearn", "fuse")  # verbs whose runs hold a model that has forgo
 
 def model_report(directory: Path) -> ModelReport:
     """Everything about one model, from its evaluation run and, where one of our runs made it, from that run."""
+    directory = storage.fetch_loose(storage.local(directory))
     if not (directory / METRICS_FILE).exists() or not (directory / RUN_FILE).exists():
-        raise UserError(f"{directory}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
+        where = storage.url_of(directory) or directory
+        raise UserError(f"{where}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
     evaluated = _run_json(directory)
     model = ModelSpec.model_validate(evaluated["config"]["model"])
-    training = Path(model.source).parent
+    training = storage.fetch_loose(storage.local(model.source).parent)
     made = _run_json(training) if (training / RUN_FILE).exists() else None
     hidden = not_removed(model)
     return ModelReport(
@@ -67,7 +70,7 @@ def write(
     build_report(title, reported, notes, path, sections)
     write_json(path.with_suffix(".json"), report_json(reported))
     print_table(models, console)
-    console.print(f"report: {path.absolute()}")
+    console.print(f"report: {storage.name(path)}")
 
 
 def machine() -> str:

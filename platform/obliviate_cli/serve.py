@@ -100,9 +100,9 @@ def check(spec: ServeRun, *, port: bool = True) -> None:
 def _check_base(key: str, adapter: Path, base: str) -> None:
     """Raises UserError for an adapter that was trained on another model. A hub id and a folder may be the same one."""
     from obliviate.fusion import base_of
-    from obliviate.models import locate
+    from obliviate.models import name_elsewhere
 
-    theirs, ours = base_of(adapter, key), locate(base)
+    theirs, ours = base_of(adapter, key), name_elsewhere(base)
     if theirs != ours and Path(theirs).exists() == Path(ours).exists():
         raise UserError(
             f"{key}: {adapter}: was trained on {theirs}, not on {ours}; serve it beside its own base model, or, where "

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.arithmetic import interpolate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
@@ -102,14 +103,16 @@ def outcome(config: UnlearnRun, trained: Run) -> Run:
     runs = Path(config.runs)
     run = Run.open(runs, "unlearn", _label(config), determining, {**inputs, "learned": trained.content},
                    whole_config=whole)  # fmt: skip
-    if not run.done:
-        original = weights_folder(config.model, runs.absolute() / f"base-{content_of(config.model)[:10]}")
-        interpolate(original, trained.directory / MODEL, -config.method.scale, run.directory / MODEL)
-        for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
-            if (file := trained.directory / name).exists():
-                write_whole(run.directory / name, partial(shutil.copyfile, file))
-        write_card(run, MODEL)
-        run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
+    with run.locked(wait=True):  # another sweep may be at the same scale
+        if not run.done:
+            base = storage.local(config.runs).absolute() / f"base-{content_of(config.model)[:10]}"
+            learned = storage.fetch(trained.directory / MODEL)
+            interpolate(weights_folder(config.model, base), learned, -config.method.scale, run.directory / MODEL)
+            for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
+                if (file := trained.directory / name).exists():
+                    write_whole(run.directory / name, partial(shutil.copyfile, file))
+            write_card(run, MODEL)
+            run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
     return run
 
 
@@ -189,16 +192,18 @@ def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:
 def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console) -> Path:
     folder = run.directory / MODEL
     if run.done:
-        console.print(f"{title}: done already, in {run.directory}")
+        console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return folder
-    with progress(console, title) as show:
-        launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
-    finish(run)
+    with run.locked():
+        with progress(console, title) as show:
+            launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
+        finish(run)
     return folder
 
 
 def finish(run: Run) -> None:
     """Mark a run whole whose model is written."""
+    storage.fetch_loose(run.directory)  # the steps, where a worker on another node has logged them
     write_card(run, MODEL)
     run.finish(model=MODEL, steps=len(read_steps(run.directory)))  # early drop may end it before its schedule does
-    shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
+    storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use

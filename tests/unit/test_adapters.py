@@ -28,7 +28,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def here(requests: Mapping[str, adapters.Request], _: Any, __: int, on_done: Callable[[str], None]) -> None:
         for name, request in requests.items():
-            outcome = adapters.train_adapter(request, threads=1)
+            outcome = adapters.train_adapter(request, request.places, threads=1)
             if outcome.error is not None:
                 raise UserError(outcome.error)
             names.append(name)

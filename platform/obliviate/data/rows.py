@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, write_whole
 
@@ -103,7 +104,7 @@ def without_overlap(forget: Iterable[Row], retain: Sequence[Row]) -> tuple[tuple
 
 
 def read_rows(path: str | Path) -> tuple[Row, ...]:
-    """The rows of a local JSON list, JSON-lines or Parquet file; what it is shows in its content, not in its name.
+    """The rows of a JSON list, JSON-lines or Parquet file; what it is shows in its content, not in its name.
 
     Raises UserError, with the file and the line (JSON lines) or row (list, Parquet, from 1), for a file that is
     missing, empty or of another kind, and for a row that has no answer or a value of the wrong type.
@@ -119,9 +120,9 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
 
     Raises UserError for a file that is missing or of another kind.
     """
-    path = Path(path).expanduser()
+    path = storage.fetch(storage.local(path).expanduser())
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a .json, .jsonl or .parquet file")
+        raise UserError(f"{storage.url_of(path) or path}: no such file; give a .json, .jsonl or .parquet file")
     content = path.read_bytes()
     return _parquet_records(path) if content.startswith(PARQUET_MAGIC) else _json_records(path, content)
 

@@ -1,12 +1,13 @@
 """Adapters of several requests, trained side by side on Ray: a task each, which needs no other worker."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
@@ -28,6 +29,16 @@ FACTOR = ".lora_A."  # the layer that reads what the adapted layer reads
 class Request:
     job: Job
     folder: Path  # for the adapter; its Gram matrices go beside it
+
+    @property
+    def places(self) -> tuple[str, str]:
+        """What the job's directory and `folder` are called on every node."""
+        return storage.name(self.job.directory), storage.name(self.folder)
+
+    def at(self, places: tuple[str, str]) -> "Request":
+        """The same on the node that this runs on."""
+        directory, folder = map(storage.local, places)
+        return Request(replace(self.job, directory=directory), folder)
 
 
 def launch_adapters(
@@ -56,7 +67,7 @@ def launch_adapters(
     while waiting or begun:
         while waiting and len(begun) < concurrency:
             name = waiting.pop(0)
-            begun[task.remote(requests[name], cpus)] = name
+            begun[task.remote(requests[name], requests[name].places, cpus)] = name
         (ready, *_), _ = ray.wait(list(begun))
         name = begun.pop(ready)
         try:
@@ -71,8 +82,12 @@ def launch_adapters(
         raise UserError("; ".join(failures))
 
 
-def train_adapter(request: Request, threads: float) -> Outcome:
-    """In this process: the adapter, and the Gram matrices of the inputs that its forget texts give each layer."""
+def train_adapter(request: Request, places: tuple[str, str], threads: float) -> Outcome:
+    """In this process: the adapter, and the Gram matrices of the inputs that its forget texts give each layer.
+
+    `places` are the driver's `request`'s.
+    """
+    request = request.at(places)
     torch.set_num_threads(max(1, int(threads)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = request.job
@@ -91,9 +106,9 @@ def train_adapter(request: Request, threads: float) -> Outcome:
                 max_length=job.model.max_length,
                 device=device,
             )
+        _write(request.folder.parent / GRAMS, found)
     except UserError as error:
         return Outcome(error=str(error))
-    _write(request.folder.parent / GRAMS, found)
     return Outcome()
 
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore
 
+from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
@@ -29,7 +30,7 @@ from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
 from obliviate.train.initial import InitialWeights
-from obliviate.train.log import StepLog, read_steps
+from obliviate.train.log import STEPS_FILE, StepLog, read_steps
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
 from obliviate.train.optimizer import adamw, clip
@@ -39,6 +40,7 @@ from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Signal, Slices, measure
+from obliviate.train.together import together
 
 CHECKPOINTS = "checkpoints"
 
@@ -118,6 +120,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
             report(metrics)
         if step + 1 < trainer.schedule.steps and due(step + 1):
             with due.saving():
+                if log is not None:
+                    log.publish()
                 checkpoint.save(
                     job.directory / CHECKPOINTS,
                     step + 1,
@@ -175,7 +179,10 @@ class _Trainer:
             return 0
         step, self.weights = checkpoint.load(path, self.model, self.optimizers)
         if self.drop is not None:
-            self.drop.resume(read_steps(self.job.directory), step)
+            directory = self.job.directory
+            if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
+                raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
+            self.drop.resume(read_steps(directory), step)
         return step
 
     def step(self, step: int) -> dict[str, Any]:

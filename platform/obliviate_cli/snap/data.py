@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.errors import UserError
 from obliviate.models import content_of, load_tokenizer, portable, text_encoder
@@ -42,8 +43,13 @@ def make_data(config: SnapRun, console: Console) -> Path:
     inputs = {"model": content_of(config.model), "texts": content_hash(texts), "files": content_hash(_files(config))}
     run = Run.open(Path(config.runs), "snap", config.entity.name, {**settings, "layout": layout}, inputs)
     if run.done:
-        console.print(f"questions about {config.entity.name}: made already, in {run.directory}")
+        console.print(f"questions about {config.entity.name}: made already, in {storage.name(run.directory)}")
         return run.directory / DATA
+    with run.locked():
+        return _make(config, run, console)
+
+
+def _make(config: SnapRun, run: Run, console: Console) -> Path:
     encoder = SentenceEncoder(config.positives.encoder, "positives.encoder")
     half = (len(config.neighbours) + 1) // 2
     with asking(config, console) as ask:
@@ -154,5 +160,6 @@ def _cuts(*lengths: int) -> Iterator[tuple[int, int]]:
 def _files(config: SnapRun) -> list[str]:
     """The content of every file that the config names, texts aside."""
     named = [getattr(source, "path", None) for source in (*config.questions, config.replies)]
-    paths = [Path(path).expanduser() for path in (*named, config.positives.candidates) if path is not None]
+    given = [path for path in (*named, config.positives.candidates) if path is not None]
+    paths = [storage.fetch(storage.local(path).expanduser()) for path in given]
     return [path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "" for path in paths]

@@ -6,11 +6,11 @@ A question is a row; its answer is still empty, unless the file gave one.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from obliviate import storage
 from obliviate.data.rows import Row, parse_row, read_objects
 from obliviate.errors import UserError
 from obliviate.schema import GenerationSpec, Spec
@@ -145,7 +145,7 @@ def read_templates(key: str, path: str, *, named: bool = True) -> tuple[str, ...
     """One a line. Raises UserError, with the config's key, for a missing or empty file, and a line without {name}
     where each must have it."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = storage.fetch(storage.local(path).expanduser()).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{key}: {path}: {error.strerror}; give a text file, one a line") from error
     except UnicodeDecodeError as error:

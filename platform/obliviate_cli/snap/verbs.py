@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import load
 from obliviate_cli.console import open_console
 from obliviate_cli.snap.spec import SnapRun
@@ -32,5 +33,5 @@ def snap(config: SnapRun, console: Console) -> Path:
 
     data = make_data(config, console)
     folder = stages.unlearn(config.unlearning(data), console)
-    console.print(f"model: {folder}")
+    console.print(f"model: {storage.name(folder)}")
     return folder

@@ -1,8 +1,8 @@
 """What a sweep would do: trials by method, steps, what is shared."""
 
 from collections import Counter
-from pathlib import Path
 
+from obliviate import storage
 from obliviate.data.schedule import Schedule
 from obliviate_cli.stages import check_data
 from obliviate_cli.sweep.sampler import Sampler, open_sampler
@@ -28,7 +28,7 @@ def sweep(config: SweepRun) -> list[str]:
     )
     if not isinstance(config.sampler, OptunaSampler):
         lines += _steps(config, sampler, len(corpus.forget))
-    return [*lines, f"report in {Path(config.runs).absolute()}"]
+    return [*lines, f"report in {storage.name(storage.local(config.runs))}"]
 
 
 def _steps(config: SweepRun, sampler: Sampler, anchors: int) -> list[str]:

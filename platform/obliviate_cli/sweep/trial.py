@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
@@ -52,6 +53,17 @@ class Shared:
     retain: Path | None = field(compare=False)  # the retain model's evaluation run
     threads: int = field(compare=False)
 
+    @property
+    def folders(self) -> tuple[str, str | None]:
+        """What `directory` and `retain` are called on every node."""
+        return storage.name(self.directory), None if self.retain is None else storage.name(self.retain)
+
+    def at(self, folders: tuple[str, str | None]) -> "Shared":
+        """The same on the node that this runs on."""
+        directory, retain = folders
+        retain_here = None if retain is None else storage.local(retain)
+        return replace(self, directory=storage.local(directory), retain=retain_here)
+
 
 @lru_cache(maxsize=1)
 def _measure(shared: Shared) -> Measure:
@@ -62,14 +74,14 @@ def _measure(shared: Shared) -> Measure:
     )
 
 
-def run_trial(tuned: Mapping[str, Any], shared: Shared) -> None:
-    """The function that Ray Tune calls; `tuned` holds method, values and seed."""
+def run_trial(tuned: Mapping[str, Any], shared: Shared, folders: tuple[str, str | None]) -> None:
+    """The function that Ray Tune calls; `tuned` holds method, values and seed, `folders` is the driver's `shared`'s."""
     import torch
     from ray import tune
 
     torch.set_num_threads(shared.threads)
     trial = Trial(shared.config.canonical(Point(tuned["method"], tuned["values"])), tuned["seed"])
-    perform(trial, shared, tune.report)
+    perform(trial, shared.at(folders), tune.report)
 
 
 def perform(trial: Trial, shared: Shared, report: Report) -> None:
@@ -119,11 +131,11 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     done = replace(
         record,
         status="done",
-        run=str(run.directory),
-        evaluation=str(folder),
+        run=storage.name(run.directory),
+        evaluation=storage.name(folder),
         forget=forget,
         utility=utility,
-        steps=job.schedule.steps,
+        steps=run.summary["steps"],
         signals=tuple(as_metrics(step) for step in read_steps(run.directory) if "signal" in step),
         train_s=trained_s - began_s,
         evaluate_s=ended_s - trained_s,
@@ -135,8 +147,9 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
 def _train(run: Run, job: Job, config: UnlearnRun, shared: Shared, on_step: Reporter) -> None:
     """To the end, from wherever an earlier attempt stopped; the steps of that one are told again."""
     folder = run.directory / MODEL
-    with (run.directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several scales of a task vector wait for one training
+    # Several scales of a task vector have one training, and another sweep may be at the same point: all but the first
+    # find it done.
+    with run.locked(wait=True):
         if run.done:
             for step in read_steps(run.directory):
                 on_step(step)
