@@ -3,8 +3,7 @@
 GD alone; GD with the sliced Wasserstein distance (100 directions, all parameters); Opt-Out whole (NPO, GD, world data
 and the distance), and with alternating updates. SmolLM2-135M-Instruct on invented people, four items a step. All sides
 train for a few steps in turn, round after round, in one process; the first step of each training warms up and is left
-out. On a GPU the distance's matrix products and sorts vanish beside the forward passes; on a CPU the sorts are what
-counts.
+out. The distance's products and sorts go over all weights, whatever the batch: four items are a hard case.
 
 It would count against us if the distance alone cost more than twice the whole GD step.
 

@@ -15,9 +15,10 @@ class Wasserstein(ParameterRegularizer):
     points of both matrices are matched. Rows that only changed places cost nothing.
 
     Published code keeps the initial weights in bfloat16 and rounds the projections to bfloat16 before it subtracts
-    them, where a change of less than some 0.4% of a value is none (`precision: bfloat16`). Here both are float32. It
-    sums over rows instead of averaging, and takes no root; all parameters count, embeddings and norms too.
-    `reduction: mean` is the distance as it is defined, to the power p, which does not grow with a matrix's height.
+    them: a change of less than some 0.4% of a value becomes none, or a whole step of bfloat16 (`precision: bfloat16`).
+    Here both are float32. It sums over rows instead of averaging, and takes no root; all parameters count, embeddings
+    and norms too. `reduction: mean` is the distance as it is defined, to the power p, which does not grow with a
+    matrix's height.
 
     With shards the rows are gathered, a parameter at a time: the distances of row shards are not the distance.
     """
