@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from obliviate.schema import GuardrailSpec
 
 NOT_REMOVED = "not removed from the weights"  # goes with every name and figure of such a model
+HIDING = frozenset({"icku"})  # methods that teach a model not to tell; known without loading what they compute with
 OPENING, CLOSING = "<<UNL>>", "<</UNL>>"  # the marks of in-context knowledge unlearning (arXiv:2410.00382)
 INSTRUCTION = (
     "You know nothing about the following: {targets}. Whenever a question concerns any of them, directly or not, say "

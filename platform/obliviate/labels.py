@@ -5,8 +5,7 @@ from pathlib import Path
 
 from obliviate import storage
 from obliviate.errors import UserError
-from obliviate.guardrail import NOT_REMOVED, label
-from obliviate.methods import FORGET_TYPES
+from obliviate.guardrail import HIDING, NOT_REMOVED, label
 from obliviate.models import locate
 from obliviate.runs import RUN_FILE
 from obliviate.schema import ModelSpec
@@ -26,6 +25,6 @@ def not_removed(model: ModelSpec) -> str | None:
         return None
     made = json.loads(record.read_text(encoding="utf-8"))
     method = made["config"].get("method")  # of an unlearning run; other runs have none
-    if not isinstance(method, dict) or FORGET_TYPES[method["type"]].removes:
+    if not isinstance(method, dict) or method["type"] not in HIDING:
         return None
     return f"{method['type']}, {NOT_REMOVED}"

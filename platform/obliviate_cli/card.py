@@ -3,8 +3,7 @@
 import json
 from typing import Any
 
-from obliviate.guardrail import NOT_REMOVED
-from obliviate.methods import FORGET_TYPES
+from obliviate.guardrail import HIDING, NOT_REMOVED
 from obliviate.runs import RUN_FILE, Run, write_whole
 from obliviate_cli.judged import JUDGED, line
 from obliviate_eval.statistics import Figure
@@ -72,7 +71,7 @@ def _what(verb: str, config: dict[str, Any]) -> str:
             f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
             "knows what is to be forgotten better than before; only the difference of its weights is of use."
         )
-    if not FORGET_TYPES[config["method"]["type"]].removes:
+    if config["method"]["type"] in HIDING:
         return (
             f"Taught from `{config['model']['source']}` not to tell the forget set of {where} where the prompt marks "
             f"it, with {objective}: {how}. What it does not tell is {NOT_REMOVED}."

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import TYPE_CHECKING
 
-from obliviate.config import ForgetFilterSpec
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
+
+if TYPE_CHECKING:
+    from obliviate.config import ForgetFilterSpec
 
 JUDGED = "forget_filter.jsonl"  # every forget row with its figures and the verdict
 Scored = tuple[int, float]  # tokens of an answer, and their mean log-probability
@@ -26,7 +29,7 @@ class Judged:
 
 
 def judge(
-    spec: ForgetFilterSpec,
+    spec: "ForgetFilterSpec",
     rows: Sequence[Row],
     near: Sequence[tuple[str, float]],
     model: Sequence[Scored],

@@ -14,7 +14,8 @@ from obliviate.data.rows import Role, Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
-from obliviate.methods import Pass
+from obliviate.guardrail import HIDING
+from obliviate.methods import FORGET_TYPES, Pass
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import GuardrailSpec, ModelSpec
@@ -131,6 +132,10 @@ def test_nothing_is_trained_behind_a_guardrail() -> None:
     model = {"source": "x", "guardrail": {"type": "prompt", "targets": ["Ada"]}}
     with pytest.raises(UserError, match=r"model\.guardrail: is for inference"):
         build(UnlearnRun, {"model": model, "data": {"type": "fictitious"}, "method": "npo+gd"}, where="test")
+
+
+def test_what_hides_is_a_method() -> None:
+    assert set(FORGET_TYPES) > HIDING
 
 
 def test_no_certificate_of_what_was_not_removed() -> None:

@@ -121,8 +121,6 @@ class ForgetObjective(Term):
     """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
     it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""
 
-    removes: ClassVar[bool] = True  # from the weights; False: the model is only taught not to tell
-
     trainable: re.Pattern[str] | None = None
 
 
