@@ -7,6 +7,7 @@ model), so the same command finds finished work, and a changed config never find
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -22,6 +23,8 @@ from typing import Any
 
 from obliviate import storage
 from obliviate.errors import UserError
+
+log = logging.getLogger(__name__)
 
 REVISION_VARIABLE = "OBLIVIATE_REVISION"  # of the environment: the revision, where the code lies in no checkout
 RUN_FILE = "run.json"
@@ -136,6 +139,10 @@ class Run:
                     f"{self.directory}: another process is writing this run ({lock.read() or 'starting'}); wait until "
                     "it has ended, or end it, and run the same command again"
                 ) from error
+            except OSError as error:  # some parallel file systems, as they are often mounted
+                log.warning(
+                    "%s: no locks on this file system (%s): start each run once", self.directory, error.strerror
+                )
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()

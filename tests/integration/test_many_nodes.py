@@ -105,7 +105,8 @@ def run_and_lose_a_node(
     try:
         deadline_s = time.monotonic() + WAIT_S
         while not (lost := begun() and cluster.kill_one_with(process)) and driver.poll() is None:
-            assert time.monotonic() < deadline_s
+            if time.monotonic() > deadline_s:
+                driver.kill()
             time.sleep(0.05)
         out, _ = driver.communicate(timeout=WAIT_S)
         assert lost, f"no node but the head ran {process}: {out}"
@@ -125,7 +126,7 @@ def test_a_training_of_two_workers_loses_a_node(
         "model": model(f"file://{sources}"),
         "method": "npo+kl",
         "optim": {
-            "learning_rate": 1e-3, "epochs": 20,
+            "learning_rate": 1e-3, "epochs": 8,
             "batch_size": 4, "micro_batch_size": 1, "checkpoint_every_steps": 1,
         },
         "cluster": {"workers": 2, "cpus_per_worker": 1},
@@ -135,11 +136,11 @@ def test_a_training_of_two_workers_loses_a_node(
 
     def begun() -> bool:
         whole = [path.name for run in storage.children(runs) for path in storage.folders(run / CHECKPOINTS)]
-        return any(name >= "step_000005" for name in whole)
+        return any(name >= "step_000003" for name in whole)
 
     run_and_lose_a_node(cluster, "unlearn", values, tmp_path, begun, "RayTrainWorker")
     (run,) = map(storage.fetch_loose, storage.children(runs))
-    assert [line["step"] for line in read_steps(run)] == list(range(1, 41))
+    assert [line["step"] for line in read_steps(run)] == list(range(1, 17))
     expected = alone(build(UnlearnRun, values, ["runs=" + str(tmp_path / "alone")], where="test"), tmp_path / "model")
     assert furthest(storage.fetch(run / "model"), expected) < 1e-5
 

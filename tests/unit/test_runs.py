@@ -1,5 +1,6 @@
 """A run's folder is found again by what determines its result, and nothing of it is ever half written."""
 
+import errno
 import json
 import os
 import subprocess
@@ -207,6 +208,20 @@ with Run(Path({str(run.directory)!r}), "").locked():
         )
         with run.locked():  # the dead one's lock went with it
             pass
+
+    def test_a_file_system_without_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        with run.locked():
+            pass
+        assert caplog.messages == [
+            f"{run.directory}: no locks on this file system (Function not implemented): start each run once"
+        ]
 
     def test_who_waits_gets_it_when_the_first_has_ended(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
