@@ -20,7 +20,8 @@ from types import TracebackType
 import psutil
 
 BIN = Path(sys.executable).parent
-START_S = 180.0
+START_S = 120.0
+ATTEMPTS = 3  # Ray gives a node 30 s to start, which a busy machine may not have
 
 
 class RayCluster:
@@ -70,17 +71,24 @@ class RayCluster:
         command += [f"--num-cpus={cpus:g}", "--num-gpus=0", f"--object-store-memory={128 * 2**20}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
         command += arguments or [f"--address={self.gcs}"]
-        log = (self._folder / f"node-{len(self._nodes)}.log").open("wb")
-        node = subprocess.Popen(
-            command, env={**self.environment, **environment}, stdout=log, stderr=log, start_new_session=True
-        )
-        self._nodes.append(node)
-        expected, deadline_s = self._running(), time.monotonic() + START_S
-        while self.alive() != expected:
-            assert node.poll() is None, Path(log.name).read_text()
-            assert time.monotonic() < deadline_s, Path(log.name).read_text()
-            time.sleep(0.2)
-        return node
+        log = self._folder / "node.log"
+        for _ in range(ATTEMPTS):
+            with log.open("wb") as output:
+                node = subprocess.Popen(
+                    command,
+                    env={**self.environment, **environment},
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            self._nodes.append(node)
+            expected, deadline_s = self._running(), time.monotonic() + START_S
+            while _lives(node) and time.monotonic() < deadline_s:
+                if self.alive() == expected:
+                    return node
+                time.sleep(0.2)
+            self.kill(node)
+        raise AssertionError(f"no node could be started: {log.read_text()}")
 
     def kill_one_with(self, process: str) -> bool:
         """Kill a node, not the head, that runs a process with this (a pattern) in its title; whether there was one."""

@@ -166,7 +166,7 @@ def folders(path: Path) -> list[Path]:
     with _explained(url):
         files, key = _open(url)
         marks = [info.path for info in _list(files, key) if re.fullmatch(rf"{re.escape(key)}/[^/]+/{MARK}", info.path)]
-        whole = [Path(mark).parent.name for mark in marks if _read(files, mark)["whole"]]
+        whole = [Path(mark).parent.name for mark in marks if _says_whole(files, mark)]
     return [path / each for each in sorted(whole)]
 
 
@@ -191,7 +191,7 @@ def is_folder(path: Path) -> bool:
         files, key = _open(url)
         listed = {info.path for info in _list(files, key)}
         mark = f"{key}/{MARK}"
-        return bool(_read(files, mark)["whole"]) if mark in listed else bool(listed)
+        return _says_whole(files, mark) if mark in listed else bool(listed)
 
 
 def remove(path: Path) -> None:
@@ -319,6 +319,13 @@ def _copy(source_path: str, destination_path: str, *, source: Any = None, destin
     copy_files(
         source_path, destination_path, source_filesystem=source or here, destination_filesystem=destination or here
     )
+
+
+def _says_whole(files: Any, mark: str) -> bool:
+    try:
+        return bool(_read(files, mark)["whole"])
+    except FileNotFoundError:  # removed since it was listed
+        return False
 
 
 def _write(files: Any, key: str, value: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from obliviate_cli import verbs
 from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_cli.stages import unlearn_job
 from tiny import tiny_model_folder
+from training import job
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cache")]
 
@@ -94,13 +95,41 @@ def test_a_run_goes_on_on_another_node(bucket: str, sources: str, cache: Path, t
     assert [line["step"] for line in read_steps(run)] == list(range(1, 41))
     assert storage.folders(run / CHECKPOINTS) == []
     alone = build(UnlearnRun, values, [f"runs={tmp_path}/alone"], where="test")
-    _, job = unlearn_job(alone, alone.data.load(), QUIET)
+    _, expected_job = unlearn_job(alone, alone.data.load(), QUIET)
     with single_process():
-        export(train(job), job.model, tmp_path / "expected")
+        export(train(expected_job), expected_job.model, tmp_path / "expected")
     found, expected = (
         load_file(folder / "model.safetensors") for folder in (storage.fetch(run / "model"), tmp_path / "expected")
     )
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-6
+
+
+def test_a_training_whose_process_is_killed(bucket: str, sources: str, cache: Path, tmp_path: Path) -> None:
+    """The loop alone, without Ray, at whatever point it is: often in an upload, for each step has a checkpoint."""
+    code = f"""
+from obliviate import storage
+from obliviate.train.loop import single_process, train
+from training import job
+with single_process():
+    train(job(storage.fetch(storage.local("{sources}/model")), storage.local("{bucket}/killed/run"), epochs=100,
+              schedule="constant", checkpoint_every_steps=1))
+"""
+    training = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **PYTHON}, start_new_session=True)
+    run = storage.local(f"{bucket}/killed/run")
+    try:
+        wait(lambda: any(path.name >= "step_000003" for path in storage.folders(run / CHECKPOINTS)), training)
+    finally:
+        kill(training)
+    (newest,) = storage.folders(run / CHECKPOINTS)[-1:]
+    done = int(newest.name.removeprefix("step_"))
+    shutil.rmtree(cache)
+    with single_process():
+        tiny = storage.fetch(storage.local(f"{sources}/model"))
+        train(job(tiny, run, epochs=(done + 2) / 2, schedule="constant"))  # two steps an epoch: two steps more
+        train(job(tiny, tmp_path / "whole", epochs=(done + 2) / 2, schedule="constant"))
+    resumed, whole = (read_steps(folder) for folder in (run, tmp_path / "whole"))
+    assert [line["step"] for line in resumed] == list(range(1, done + 3))
+    assert resumed[-1]["parts"] == pytest.approx(whole[-1]["parts"], rel=1e-4)
 
 
 def test_an_evaluation_and_its_report(bucket: str, sources: str, cache: Path) -> None:

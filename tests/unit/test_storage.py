@@ -219,6 +219,15 @@ class TestFolders:
         assert stored(bucket) == {}
         storage.remove(path)
 
+    def test_a_folder_that_is_removed_while_it_is_looked_for(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = write_model(bucket, "w")
+        listed = storage._list(*storage._open(storage.name(path.parent)))
+        storage.remove(path)
+        monkeypatch.setattr(storage, "_list", lambda *_: listed)
+        assert storage.folders(path.parent) == []
+
     def test_a_removal_that_is_cut_off_leaves_nothing_whole(
         self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
