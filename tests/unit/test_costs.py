@@ -16,6 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from obliviate.config import UnlearnRun, load
 from obliviate.errors import UserError
 from obliviate.methods import GD, ME, Term
 from obliviate.models import ModelSize, model_size
@@ -24,6 +25,7 @@ from obliviate.train.batch import collate
 from obliviate.train.loop import _Trainer, single_process
 from obliviate.train.reference import scored_at
 from obliviate_cli.costs import evaluation, training
+from obliviate_cli.costs.estimate import stages
 from obliviate_cli.costs.evaluation import Measuring
 from obliviate_cli.costs.hardware import GPUS, Cluster, Gpu
 from obliviate_cli.costs.manifest import capacity, groups_of, quantity, read_groups
@@ -32,6 +34,7 @@ from obliviate_cli.costs.table import tables
 from obliviate_cli.costs.training import SCORING_BYTES, START_S, Training
 from obliviate_cli.costs.verb import Offer, conclusions, plan
 from obliviate_cli.costs.work import unlearning
+from obliviate_cli.fuse import FuseRun
 from obliviate_cli.main import main
 from tiny import tiny_model_folder
 from training import job
@@ -284,8 +287,6 @@ def unlearn_config(folder: Path, model: Path, **changes: Any) -> Path:
 
 def test_what_a_config_runs_over(model: Path, tmp_path: Path) -> None:
     """NPO+GD on 3 forget rows: 4 epochs of one batch of 3; two passes; the reference over the forget rows once."""
-    from obliviate.config import UnlearnRun, load
-
     config = load(UnlearnRun, unlearn_config(tmp_path, model))
     work = unlearning(config, config.data.load())
     assert (work.steps, work.items, work.texts_per_item, work.reference_texts) == (4, 3, 2, 3)
@@ -312,8 +313,6 @@ def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], m
     """Texts, rounds, updates, bytes of state. NPO and GD alternate in two rounds of one text each; DualOptim keeps 8
     more bytes; a sharpness-aware update runs over its text twice; the distance to the initial weights has no text, and
     keeps 4 more bytes."""
-    from obliviate.config import UnlearnRun, load
-
     world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
     work = unlearning(config, config.data.load())
@@ -323,8 +322,6 @@ def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], m
 def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:
     """The reference over 3 forget rows for NPO, and for KL over all 9 retain rows, which 12 items meet; 2 of them to
     project with."""
-    from obliviate.config import UnlearnRun, load
-
     config = load(UnlearnRun, unlearn_config(tmp_path, model, method="npo+kl"))
     assert unlearning(config, config.data.load()).reference_texts == 3 + 9
     values = {"method": "npo+gd", "updates": "dual", "projection": {"texts": 2}}
@@ -334,7 +331,6 @@ def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:
 
 def test_longer_texts_of_world_and_marked_rows(model: Path, tmp_path: Path) -> None:
     """The mean over passes: with longer instructions, and with marks before the questions, more than without."""
-    from obliviate.config import UnlearnRun, load
 
     def tokens(**values: Any) -> float:
         path = unlearn_config(tmp_path, model, **values)
@@ -350,6 +346,22 @@ def world_file(folder: Path) -> Path:
     path = folder / "world.jsonl"
     path.write_text(json.dumps({"question": "What is there to say?", "answer": "a great many letters " * 20}))
     return path
+
+
+def test_a_filter_and_adapters_are_stages(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both models score the 3 forget rows before the training; two requests' adapters are trained at once."""
+    source = {"source": str(model), "max_length": 64}
+    filtered = unlearn_config(tmp_path, model, forget_filter={"reference": source})
+    found = stages(load(UnlearnRun, filtered), CLUSTER)
+    assert [each.title for each in found] == [f"filter: score the forget set with {model}", "unlearn NPO+GD"]
+    values = yaml.safe_load(filtered.read_text())
+    del values["forget_filter"]
+    requests = {"requests": {name: values.pop("data") if name == "a" else {"type": "fictitious"} for name in "ab"}}
+    (tmp_path / "fuse.yaml").write_text(yaml.safe_dump({**values, **requests, "concurrency": 2}))
+    plan(tmp_path / "fuse.yaml", [], OFFER)
+    assert "2 (2 at once)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="plan: no adapter is trained"):
+        stages(load(FuseRun, tmp_path / "fuse.yaml", ["requests={}", f"adapters.a={tmp_path}"]), CLUSTER)
 
 
 def test_rounds_and_updates_cost_time_each() -> None:
