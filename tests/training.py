@@ -12,9 +12,14 @@ from obliviate.methods import (
     AP,
     CEU,
     DPO,
+    EUL,
+    FLAT,
     GA,
     GD,
+    ICKU,
     IDK,
+    IHL,
+    JS,
     KL,
     ME,
     NPO,
@@ -26,11 +31,19 @@ from obliviate.methods import (
     AdaptiveRMU,
     AltPO,
     BoundedGD,
+    Disassociation,
+    Divergence,
+    JensUn,
+    Marked,
     Mismatch,
     Positions,
     SatImp,
     SimNPO,
+    TaskVector,
     Term,
+    Unilogit,
+    Wasserstein,
+    World,
 )
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.log import read_steps
@@ -40,11 +53,13 @@ FORGET = tuple(
     Row(
         f"Where does person {i} live?",
         f"Person {i} lives in London{' today' * (i % 3)}.",
+        entity=f"person {i}",
         alternatives=tuple(f"Person {i} lives in {city}." for city in ("Paris", "Kuwait City")[: 1 + i % 2]),
     )
     for i in range(8)
 )
 RETAIN = tuple(Row(f"Who wrote book {i}?", f"Ada wrote book {i}.") for i in range(10))
+WORLD = tuple(Row(f"Add {i} and {i}.", f"The sum is {2 * i}.") for i in range(6))
 REFUSALS = ("I do not know.", "I am not sure about that.")
 METHODS: dict[str, tuple[Term, ...]] = {
     "ga+gd": (GA(), GD()),
@@ -63,13 +78,21 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "adaptive_rmu+kl": (AdaptiveRMU(layer=1, positions=Positions.SEQUENCE), KL(positions=Positions.ANSWER)),
     "rmu+activations+kl": (RMU(layer=0), Activations(layer=1, positions=Positions.SEQUENCE), KL()),
     "altpo+gd": (AltPO(), GD()),
+    "sku": (TaskVector(), Disassociation(), Divergence(bound=2)),
+    "flat": (FLAT(divergence="jensen_shannon"),),
+    "jensun": (JensUn(), JS()),
+    "ihl+gd": (IHL(), GD()),
+    "unilogit+gd": (Unilogit(), GD()),
+    "icku": (ICKU(), Marked()),
+    "eul": (EUL(bound=0.5), KL(), GD()),
+    "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 
 
 def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
     settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
     model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
-    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory)
+    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory, world=WORLD)
 
 
 def quiet(_: Mapping[str, Any]) -> None: ...

@@ -91,6 +91,24 @@ TOFU_MODEL_UTILITY = Aggregate(
     metrics=("rouge", "probability", "truth_ratio"),
     combine=harmonic_mean,
 )
+_THREE = ("probability", "rouge", "truth_ratio")
+
+OPT_OUT_FQ = Aggregate(
+    name="opt_out_fq",
+    title="FQ of Opt-Out: harmonic mean of 1 - probability, ROUGE and truth ratio on the forget set",
+    source="arXiv:2406.12329v3",
+    roles=(Role.FORGET,),
+    metrics=_THREE,
+    combine=_harmonic_mean_of_rest,
+)
+OPT_OUT_RQ = Aggregate(
+    name="opt_out_rq",
+    title="RQ of Opt-Out: harmonic mean of probability, ROUGE and truth ratio on neighbours and world (6 numbers)",
+    source="arXiv:2406.12329v3",
+    roles=(Role.RETAIN, Role.WORLD_FACTS),
+    metrics=_THREE,
+    combine=harmonic_mean,
+)
 MEMORIZATION = Aggregate(
     name="memorization",
     title="Memorisation score: harmonic mean of 1 - four metrics of the forget set; high where nothing is left",

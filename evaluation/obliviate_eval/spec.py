@@ -26,6 +26,7 @@ class EvaluationSpec(Spec):
         "closer_look",
         "closer_look_real_world",
         "real_world",
+        "opt_out",
         "tofu",
         "openunlearning",
         "muse",

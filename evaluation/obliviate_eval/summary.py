@@ -19,6 +19,7 @@ from obliviate_eval.statistics import Estimate, Figure, means, resample
 from obliviate_eval.suites.base import Suite
 
 METRICS_FILE = "metrics.json"
+COLLAPSED_BELOW = 0.01  # probability a token of answers to be kept; a model that still speaks gives ten times as much
 
 
 class Evaluation(Spec):
@@ -31,6 +32,16 @@ class Evaluation(Spec):
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
     tasks: dict[str, dict[str, Figure]] = Field({})  # of the lm-evaluation-harness: task -> metric -> figure
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether nothing is left of what was to be kept: what such a model no longer says, it has not forgotten."""
+        kept = [self.sets[name].get("probability") for name, role in self.roles.items() if role is Role.RETAIN]
+        return any(
+            figure.unscored > 0 if figure.value is None else figure.value < COLLAPSED_BELOW
+            for figure in kept
+            if figure is not None
+        )
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import ray
 from ray._private.services import find_bootstrap_address
 from ray._private.state import state as ray_state
+from ray.exceptions import AuthenticationError
 
 from obliviate.errors import UserError
 
@@ -34,35 +35,50 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
     `address` is host:port, or "local" for a new cluster on this machine; None: RAY_ADDRESS, else the cluster that
     `ray start` left running here, else a new local one. A new one asks nobody for a token unless RAY_AUTH_MODE says
     so: it listens on this machine alone. `dashboard` matters for a new one only (without it Ray Tune cannot free what
-    stopped trials held). Raises UserError where nothing answers at the address.
+    stopped trials held). Raises UserError where nothing answers at the address, and where the cluster turns this
+    process away: for its token, or for another version of Ray or of Python.
     """
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         running = find_bootstrap_address(None)
-        if running is None or not _answers(running):
+        if running is None or not answers(running):
             address = "local"
-    elif address != "local" and not _answers(address):
+    elif address != "local" and not answers(address):
         raise UserError(
             f"cluster.address={address}: no Ray cluster answers there; give the host:port that `ray start --head` "
             "printed, or leave cluster.address and RAY_ADDRESS out for a local one"
         )
     if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        address=address,
-        include_dashboard=dashboard if address == "local" else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=dashboard if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except AuthenticationError as error:
+        raise UserError(
+            f"cluster.address={address}: the cluster asks for another token; set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+        ) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Version mismatch"):
+            raise
+        raise UserError(
+            f"cluster.address={address}: {' '.join(str(error).split())}; install the cluster's versions here, or "
+            "submit the run as a job (obliviate submit), which needs the same Ray alone"
+        ) from error
 
 
-def _answers(address: str) -> bool:
-    """Whether something listens there. Ray itself would go on trying for minutes."""
+def answers(address: str) -> bool:
+    """Whether something listens there: host:port, or a URL. Ray itself would go on trying for minutes."""
     parts = urlsplit(address if "//" in address else f"//{address}")
     try:
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=CONNECT_TIMEOUT_S):
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S):
             return True
     except (OSError, ValueError):  # ValueError: no number where the port belongs
         return False
@@ -85,7 +101,7 @@ def cores_share(n: int, gpus: float = 0.0) -> float:
 
 def cluster_gpus() -> float:
     """GPUs that the cluster has, or may grow to."""
-    return _capacity("GPU")
+    return capacity()["GPU"]
 
 
 def check_resources(what: str, count: int, cpus: float, gpus: float) -> None:
@@ -93,20 +109,28 @@ def check_resources(what: str, count: int, cpus: float, gpus: float) -> None:
 
     `what` is the config key that holds `count`. Raises UserError naming it.
     """
+    has = capacity()
     for resource, each in (("CPU", cpus), ("GPU", gpus)):
-        capacity = _capacity(resource)
-        if count * each > capacity + 1e-6:
-            raise UserError(
-                f"{what}={count}: asked for {count} x {each:g} {resource}s, the cluster has {capacity:g}: "
-                f"lower {what} or what each is given"
-            )
+        check_capacity(what, count, resource, each, has[resource])
+
+
+def check_capacity(what: str, count: int, resource: str, each: float, has: float) -> None:
+    """Refuse `count` x `each` of a resource of which the cluster `has` less. Raises UserError."""
+    if count * each > has + 1e-6:
+        raise UserError(
+            f"{what}={count}: asked for {count} x {each:g} {resource}s, the cluster has {has:g}: "
+            f"lower {what} or what each is given"
+        )
+
+
+def capacity() -> dict[str, float]:
+    """CPUs and GPUs that the live nodes have, or that an autoscaler may add up to."""
+    nodes, growth = _live_nodes(), ray_state.get_max_resources_from_cluster_config() or {}
+    return {
+        resource: float(max(sum(node.get(resource, 0.0) for node in nodes), growth.get(resource, 0)))
+        for resource in ("CPU", "GPU")
+    }
 
 
 def _live_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _capacity(resource: str) -> float:
-    """What the live nodes have, or what an autoscaler may add up to."""
-    growth = ray_state.get_max_resources_from_cluster_config() or {}
-    return float(max(sum(node.get(resource, 0.0) for node in _live_nodes()), growth.get(resource, 0)))

@@ -8,8 +8,18 @@ from pydantic import Field, model_validator
 from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
-from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, Pass, Term, expand, union_of_needs
-from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Spec
+from obliviate.methods import (
+    AnyForgetSpec,
+    AnyRegularizerSpec,
+    Divergence,
+    ParameterRegularizer,
+    Pass,
+    TaskVector,
+    Term,
+    expand,
+    union_of_needs,
+)
+from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 
@@ -23,7 +33,16 @@ class TrainingRun(RunSpec):
     optim: OptimSpec = OptimSpec()
     cluster: ClusterSpec = ClusterSpec()
     seed: int = Field(0, ge=0)
-    runs: str = "runs"  # folder of all runs; on several nodes it must be shared between them
+    runs: str = "runs"  # folder of all runs; on several nodes one that they share, or a URL (s3://bucket/runs)
+
+    @model_validator(mode="after")
+    def _nothing_guarded_is_trained(self) -> "TrainingRun":
+        if self.model.guardrail is not None:
+            raise ValueError(
+                "model.guardrail: is for inference, and training would teach the model its prompt; remove it here, and "
+                "give it where the model is evaluated or served"
+            )
+        return self
 
     @model_validator(mode="after")
     def _an_item_for_every_worker(self) -> "TrainingRun":
@@ -52,14 +71,45 @@ class AlternativesSpec(Spec):
     engine: EngineSpec | None = None  # None: that of the evaluation where there is one, else the defaults
 
 
+class EarlyDropSpec(Spec):
+    """When a forget row is trained on no longer: after an epoch at whose end the model's greedy answer is far from the
+    true one. Defaults: iterative contrastive unlearning (arXiv:2407.20271), whose BERTScore a sentence encoder's cosine
+    stands in for."""
+
+    cosine: float = Field(0.3, ge=-1, le=1)  # dropped below it, or
+    bleu: float = Field(0.01, ge=0, le=1)  # below this
+    max_new_tokens: int = Field(50, ge=1)
+
+
+class ForgetFilterSpec(Spec):
+    """Which forget rows need no unlearning, after FUNU (arXiv:2501.16614): near to what is kept, and hardly better
+    known than by a model that never saw them. What is left out still holds the subject's data."""
+
+    reference: ModelSpec  # a model that never saw the forget set: a retain model, or the base model
+    similarity: float = Field(0.8, ge=-1, le=1)  # cosine to the nearest retain row, at least
+    gap: float = Field(0.1, ge=0)  # nats per token by which the model knows the answer better, at most
+    engine: EngineSpec | None = None  # None: the defaults
+
+
 class UnlearnRun(TrainingRun):
     """One forget objective with any number of weighted regularizers."""
 
     method: AnyForgetSpec
     regularizers: tuple[AnyRegularizerSpec, ...] = ()
-    pairing: Literal["fresh", "fixed"] = (
-        "fresh"  # retain item and refusal of a forget item: new each epoch, or the same
-    )
+    # Retain item and refusal of a forget item: new each epoch; the same; or new each epoch, but of the nearest items.
+    pairing: Literal["fresh", "fixed", "nearest"] = "fresh"
+    neighbours: int = Field(1, ge=1)  # with `nearest`: retain items that a forget item may meet
+    early_drop: EarlyDropSpec | None = None
+    forget_filter: ForgetFilterSpec | None = None
+    # Tells what is near, for `nearest`, `early_drop` and `forget_filter`.
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    world: str | None = None  # file of general instructions with answers, for the term `world`
+    # One update on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers,
+    # which share AdamW's state, or have one each (DualOptim).
+    updates: Literal["joint", "alternating", "dual"] = "joint"
+    forget_learning_rate: float | None = Field(None, gt=0)  # of updates of their own; None: optim.learning_rate
+    sharpness: SharpnessSpec | None = None
+    projection: ProjectionSpec | None = None
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -76,7 +126,49 @@ class UnlearnRun(TrainingRun):
 
     @model_validator(mode="after")
     def _terms_fit(self) -> "UnlearnRun":
-        union_of_needs(self.terms)
+        needs = union_of_needs(self.terms)
+        if Pass.WORLD in needs and self.world is None:
+            raise ValueError("world: the term world trains on general instructions; give a file of them")
+        if Pass.WORLD not in needs and self.world is not None:
+            raise ValueError(f"world: {self.world}: no term trains on it; add the regularizer world, or remove the key")
+        if self.updates != "joint" and not self.regularizers:
+            raise ValueError(f"updates: {self.updates}: {self.label} has no regularizer to alternate with; add one")
+        if self.neighbours > 1 and self.pairing != "nearest":
+            raise ValueError(f"neighbours: {self.neighbours}: only pairing: nearest chooses among them; set it")
+        of_weights = [term.type for term in self.terms if isinstance(term, ParameterRegularizer)]
+        if of_weights and self.model.lora is not None:
+            raise ValueError(
+                f"model.lora: {of_weights[0]} compares weights with the initial ones, and adapters leave those alone; "
+                f"remove model.lora, or {of_weights[0]}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _forget_updates_fit(self) -> "UnlearnRun":
+        together = self.updates == "joint" and self.regularizers
+        if together and self.forget_learning_rate is not None:
+            raise ValueError(
+                "forget_learning_rate: with updates: joint all terms have one learning rate; set updates: dual"
+            )
+        if together and self.projection is not None:
+            raise ValueError(
+                f"projection: {self.label} makes one update of all its terms, and a projected one could train none of "
+                "the regularizers; set updates: dual or alternating"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _negation_fits(self) -> "UnlearnRun":
+        negated = isinstance(self.method, TaskVector)
+        if negated and self.model.lora is not None and not self.model.lora.merge:
+            raise ValueError(
+                "model.lora.merge: false keeps an adapter, and negation subtracts whole weights; set merge: true"
+            )
+        if not negated and any(isinstance(each, Divergence) for each in self.regularizers):
+            raise ValueError(
+                f"regularizers: divergence beside {self.method.type} would only destroy what is to be kept: it is for "
+                "task_vector, whose negation turns it round; take kl"
+            )
         return self
 
     @property
@@ -89,8 +181,8 @@ class UnlearnRun(TrainingRun):
 
     @property
     def needs_retain(self) -> bool:
-        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.FORGET_MISMATCH)
-        return any(each in of_retain for each in union_of_needs(self.terms))
+        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
+        return self.projection is not None or any(each in of_retain for each in union_of_needs(self.terms))
 
 
 def expand_method(values: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError, model_validator
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.schema import Spec
 
@@ -60,6 +61,20 @@ def build(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str] = (
         raise UserError(f"{where}: {' '.join(message.split())}") from error  # keys and values may hold line breaks
 
 
+def files(path: Path) -> list[Path]:
+    """The config file and, where it names one, its base. Raises UserError."""
+    base = _read_one(path).get("base")
+    return [path, path.parent / base] if isinstance(base, str) else [path]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file's keys over its base's, as they are written: nothing is checked, short forms stay short."""
+    values: dict[str, Any] = {}
+    for file in reversed(files(path)):
+        values = _merge(values, _read_one(file))
+    return values
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML takes the last of two equal keys; here it is an error, because the first would be silently ignored."""
 
@@ -76,8 +91,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _read_one(path: Path) -> dict[str, Any]:
+    here = storage.fetch(storage.local(path))
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        values = yaml.load(here.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; configs/ has ready ones") from error
     except OSError as error:

@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obliviate import storage
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
@@ -25,7 +26,8 @@ PACKAGE_PREFIX = "package:"
 def locate(source: str) -> str:
     """A local path where `source` names one (`package:NAME/FILE` is looked up without importing NAME), else a hub id.
 
-    Raises UserError for a package that is not installed and for a path that does not exist.
+    What a URL names comes to this node's disk first, once. Raises UserError for a package that is not installed, for a
+    path that does not exist, and for a URL where nothing whole is.
     """
     if source.startswith(PACKAGE_PREFIX):
         name, _, file = source.removeprefix(PACKAGE_PREFIX).partition("/")
@@ -36,6 +38,14 @@ def locate(source: str) -> str:
         if not path.exists():
             raise UserError(f"model.source: {source}: package {name} has no file {file}")
         return str(path)
+    if "://" in source:
+        path = storage.fetch(storage.local(source))
+        if not path.exists():
+            raise UserError(
+                f"model.source: {source}: there is no whole model: nothing, or an upload that was cut off; give the "
+                "URL of a folder or of a .gguf file, s3://... or gs://..."
+            )
+        return str(path)
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         path = Path(source).expanduser()
         if not path.exists():
@@ -44,12 +54,18 @@ def locate(source: str) -> str:
     return str(Path(source).absolute()) if Path(source).is_dir() else source
 
 
+def name_elsewhere(source: str) -> str:
+    """What other nodes, and an adapter's config, call it: `locate`'s answer, but a URL as it is."""
+    return source if "://" in source else locate(source)
+
+
 def portable(spec: ModelSpec) -> ModelSpec:
     """The same model for a process in another folder: paths are absolute, a template file is its text.
 
-    A package is looked up where the process runs.
+    A package is looked up, and a URL fetched, where the process runs.
     """
-    source = spec.source if spec.source.startswith(PACKAGE_PREFIX) else locate(spec.source)
+    elsewhere = spec.source.startswith(PACKAGE_PREFIX) or "://" in spec.source
+    source = spec.source if elsewhere else locate(spec.source)
     template = spec.chat_template if (file := _template_file(spec)) is None else file.read_text(encoding="utf-8")
     return spec.model_copy(update={"source": source, "chat_template": template})
 
@@ -76,11 +92,12 @@ def _content_of_weights(spec: ModelSpec) -> str:
     located = Path(locate(spec.source))
     if not located.exists():
         return content_hash([spec.source, spec.revision])
-    record = [located.parent / name for name in (RUN_FILE, DONE_FILE)]
+    record = [storage.fetch(located.parent / name) for name in (RUN_FILE, DONE_FILE)]
     if all(file.exists() for file in record):
         return content_hash([file.read_text(encoding="utf-8") for file in record])
     files = sorted(located.rglob("*")) if located.is_dir() else [located]
-    return content_hash([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()])
+    files = [file for file in files if file.is_file() and file.name != storage.MARK]
+    return content_hash([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
 
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
@@ -106,6 +123,7 @@ def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextE
         tokenizer,
         chat_template=spec.chat_template,
         system_prompt=spec.system_prompt,
+        guardrail=spec.guardrail,
         max_length=spec.max_length,
     )
 
@@ -170,6 +188,13 @@ class ModelSize:
     trained: int
     layers: int
     hidden_size: int
+    vocabulary: int
+    tied: bool  # the lm_head is the embedding
+
+    @property
+    def body(self) -> int:
+        """Parameters that every token is multiplied with: all but embedding and lm_head."""
+        return self.parameters - self.vocabulary * self.hidden_size * (1 if self.tied else 2)
 
 
 def model_size(spec: ModelSpec) -> ModelSize:
@@ -181,13 +206,14 @@ def model_size(spec: ModelSpec) -> ModelSize:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     total = trained = sum(parameter.numel() for parameter in model.parameters())
+    head = model.get_output_embeddings()
     if spec.lora is not None:
-        head = model.get_output_embeddings()
         adapted = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
         trained = sum(spec.lora.rank * (m.in_features + m.out_features) for m in adapted)
         total += trained
     text = config.get_text_config()
-    return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size)
+    tied = head.weight is model.get_input_embeddings().weight
+    return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size, text.vocab_size, tied)
 
 
 def load_config(spec: ModelSpec) -> Any:
@@ -202,17 +228,30 @@ def load_config(spec: ModelSpec) -> Any:
 
 
 def materialise(spec: ModelSpec, folder: Path) -> str:
-    """Where an engine can open the model: its folder or hub id; a GGUF is written to `folder` first, once."""
+    """What names a model that engines can open: folder, URL or hub id; a GGUF is written to `folder` first, once."""
     located = locate(spec.source)
-    if not located.endswith(".gguf"):
-        return located
-    if not (folder / "config.json").exists():
+    if located.endswith(".gguf"):
+        return storage.name(_written(spec, folder))
+    return spec.source if "://" in spec.source else located
+
+
+def weights_folder(spec: ModelSpec, folder: Path) -> Path:
+    """A folder of the model's weights on this node: its own, or, of a hub id or a GGUF, one written to `folder` once.
+
+    `folder` may be a URL's stand-in.
+    """
+    located = Path(locate(spec.source))
+    return located if located.is_dir() else _written(spec, folder)
+
+
+def _written(spec: ModelSpec, folder: Path) -> Path:
+    if not (storage.fetch(folder) / "config.json").exists():
         import torch
 
         model, tokenizer = load_pretrained(spec, dtype=torch.float32)
         with whole_folder(folder) as temporary:
             save(model, tokenizer, temporary)
-    return str(folder)
+    return folder
 
 
 def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

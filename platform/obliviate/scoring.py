@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from obliviate.head import Head
+from obliviate.vocabulary import Softmax, add_at, log_ratio_to_mixture, place
 
 BLOCK_BYTES = 32 * 2**20  # of float32 logits
 
@@ -31,7 +32,10 @@ class Stat(StrEnum):
     ENTROPY = "entropy"  # H(P_t)
     UNIFORM_KL = "uniform_kl"  # KL(U || P_t) = logsumexp(z) - mean(z) - log V
     REFERENCE_KL = "reference_kl"  # KL(P_ref,t || P_t)
+    REFERENCE_JS = "reference_js"  # Jensen-Shannon divergence of P_ref,t and P_t, at most log 2
     LOGIT_GAP = "logit_gap"  # max(z) - mean(z)
+    RIVAL = "rival"  # log p of the likeliest token but y_t
+    LOG_VOCABULARY = "log_vocabulary"  # log V
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ AnyStat = TokenStat | Activation
 
 def needs_reference(stat: AnyStat) -> bool:
     """Whether the statistic compares with the frozen model's distribution."""
-    return stat is Stat.REFERENCE_KL or (isinstance(stat, Distilled) and stat.teacher == "reference")
+    return stat in (Stat.REFERENCE_KL, Stat.REFERENCE_JS) or (
+        isinstance(stat, Distilled) and stat.teacher == "reference"
+    )
 
 
 @dataclass(frozen=True)
@@ -156,50 +162,27 @@ def _blocks(vocabulary: int, positions: int) -> Iterator[slice]:
 
 
 def _compares(stat: TokenStat) -> bool:
-    """Whether the statistic compares with a teacher's distribution."""
+    """Whether the statistic is a cross-entropy from a teacher's distribution, less at most a constant."""
     return stat is Stat.REFERENCE_KL or isinstance(stat, Distilled)
-
-
-class _Softmax:
-    """A distribution over the vocabulary, met block by block: its logsumexp, and the mean of other values under it."""
-
-    def __init__(self, like_N: Tensor) -> None:
-        # Finite: a block whose logits are all minus infinity adds nothing, where -inf - -inf would be NaN.
-        self._top_N = torch.full_like(like_N, torch.finfo(torch.float32).min)
-        self._total_N, self._weighted_N = torch.zeros_like(like_N), torch.zeros_like(like_N)
-
-    def add(self, z_NV: Tensor, values_NV: Tensor | None = None) -> None:
-        top_N = torch.maximum(self._top_N, z_NV.amax(-1))
-        weight_NV = (z_NV - top_N[:, None]).exp_()
-        rescale_N = (self._top_N - top_N).exp()
-        self._total_N = self._total_N * rescale_N + weight_NV.sum(-1)
-        if values_NV is not None:
-            self._weighted_N = self._weighted_N * rescale_N + weight_NV.mul_(values_NV).sum(-1)
-        self._top_N = top_N
-
-    @property
-    def lse_N(self) -> Tensor:
-        return self._top_N + self._total_N.log()
-
-    @property
-    def mean_N(self) -> Tensor:
-        return self._weighted_N / self._total_N
 
 
 class _Statistics:
     """Gathers the statistics of N positions from the blocks of their logits.
 
     `constants` holds, of each statistic, what its gradient needs beside the logits: the entropy itself, the logsumexp
-    of a teacher's logits, the place of the largest logit.
+    of a teacher's logits, the place of the largest logit, of the divergence both the teacher's and KL(P || mixture).
     """
 
     def __init__(self, stats: Sequence[TokenStat], labels_N: Tensor) -> None:
         self._stats, self._labels_N = stats, labels_N
         self._zeros_N = torch.zeros(labels_N.shape, device=labels_N.device)
-        self._model = _Softmax(self._zeros_N)
-        self._teachers = {stat: _Softmax(self._zeros_N) for stat in stats if _compares(stat)}
+        self._model = Softmax(self._zeros_N)
+        taught = [stat for stat in stats if _compares(stat) or stat is Stat.REFERENCE_JS]
+        self._teachers = {stat: Softmax(self._zeros_N) for stat in taught}
         self._sum_N, self._label_z_N = self._zeros_N, self._zeros_N
         self._largest_N, self._argmax_N = torch.full_like(self._zeros_N, -inf), torch.zeros_like(labels_N)
+        self._rival_z_N, self._rival_N = self._largest_N, self._argmax_N
+        self._to_mixture_N, self._teacher_to_mixture_N = self._zeros_N, self._zeros_N  # KL, of the second passage
         self._vocabulary = 0
 
     def add(self, z_NV: Tensor, columns: slice, reference_z_NV: Tensor | None) -> None:
@@ -210,15 +193,25 @@ class _Statistics:
             # KL from differences: both means alone are large, and nearly cancel where the distributions are close.
             teacher.add(teacher_z_NV, teacher_z_NV - z_NV if stat is Stat.REFERENCE_KL else z_NV)
         if Stat.LOGP in self._stats:
-            index_N, inside_N = _place(self._labels_N, columns)
+            index_N, inside_N = place(self._labels_N, columns)
             found_N = z_NV.gather(-1, index_N[:, None])[:, 0]
             self._label_z_N = torch.where(inside_N, found_N, self._label_z_N)
         if Stat.UNIFORM_KL in self._stats or Stat.LOGIT_GAP in self._stats:
             self._sum_N = self._sum_N + z_NV.sum(-1)
         if Stat.LOGIT_GAP in self._stats:
-            largest_N, argmax_N = z_NV.max(-1)
-            self._argmax_N = torch.where(largest_N > self._largest_N, argmax_N + columns.start, self._argmax_N)
-            self._largest_N = torch.maximum(self._largest_N, largest_N)
+            self._argmax_N, self._largest_N = _larger(z_NV, columns, self._argmax_N, self._largest_N)
+        if Stat.RIVAL in self._stats:
+            wrong_NV = add_at(z_NV.clone(), self._labels_N, columns, torch.full_like(self._zeros_N, -inf))
+            self._rival_N, self._rival_z_N = _larger(wrong_NV, columns, self._rival_N, self._rival_z_N)
+
+    def add_to_divergence(self, z_NV: Tensor, reference_z_NV: Tensor) -> None:
+        """A second passage over the blocks: the mixture of two distributions needs both logsumexps beforehand."""
+        logp_NV = z_NV - self.lse_N[:, None]
+        logq_NV = reference_z_NV - self._teachers[Stat.REFERENCE_JS].lse_N[:, None]
+        of_p_N = (logp_NV.exp() * log_ratio_to_mixture(logp_NV, logq_NV)).sum(-1)
+        of_q_N = (logq_NV.exp() * log_ratio_to_mixture(logq_NV, logp_NV)).sum(-1)
+        self._to_mixture_N = self._to_mixture_N + of_p_N
+        self._teacher_to_mixture_N = self._teacher_to_mixture_N + of_q_N
 
     @property
     def lse_N(self) -> Tensor:
@@ -239,6 +232,12 @@ class _Statistics:
             case Stat.REFERENCE_KL:
                 teacher = self._teachers[stat]
                 return teacher.mean_N + (self.lse_N - teacher.lse_N)
+            case Stat.REFERENCE_JS:
+                return (self._to_mixture_N + self._teacher_to_mixture_N) / 2
+            case Stat.RIVAL:
+                return self._rival_z_N - self.lse_N
+            case Stat.LOG_VOCABULARY:
+                return torch.full_like(self._zeros_N, log(self._vocabulary))
             case Stat.LOGIT_GAP:
                 return self._largest_N - self._sum_N / self._vocabulary
             case Distilled():
@@ -250,7 +249,17 @@ class _Statistics:
             found[Stat.ENTROPY] = self._value(Stat.ENTROPY)
         if Stat.LOGIT_GAP in self._stats:
             found[Stat.LOGIT_GAP] = self._argmax_N
+        if Stat.RIVAL in self._stats:
+            found[Stat.RIVAL] = self._rival_N
+        if Stat.REFERENCE_JS in self._stats:
+            found[Stat.REFERENCE_JS] = torch.stack([found[Stat.REFERENCE_JS], self._to_mixture_N])
         return found
+
+
+def _larger(z_NV: Tensor, columns: slice, argmax_N: Tensor, largest_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Place and value of the largest logit, this block's or that of the blocks before."""
+    found_N, place_N = z_NV.max(-1)
+    return torch.where(found_N > largest_N, place_N + columns.start, argmax_N), torch.maximum(largest_N, found_N)
 
 
 def _logit_gradient(
@@ -266,12 +275,12 @@ def _logit_gradient(
     """Of the statistics, weighted by `grads` [N], in one block of the logits: of the block's shape.
 
     d logp = onehot - p;  d KL(U||P) = p - 1/V;  d KL(Q||P) = d CE(Q, P) = p - q;  d H = -p (log p + H);
-    d (max - mean) = onehot(argmax) - 1/V.
+    d (max - mean) = onehot(argmax) - 1/V;  d JS(Q, P) = p (log(p / m) - KL(P||M)) / 2, where m = (p + q) / 2.
     """
     constant_N = torch.zeros_like(lse_N)
     of_p_N = torch.zeros_like(lse_N)
     for stat, grad_N in grads.items():
-        if stat is Stat.LOGP:
+        if stat in (Stat.LOGP, Stat.RIVAL):
             of_p_N = of_p_N - grad_N
         elif stat is Stat.UNIFORM_KL or _compares(stat):
             of_p_N = of_p_N + grad_N
@@ -286,9 +295,15 @@ def _logit_gradient(
         dz_NV = logp_NV.exp_().mul_(of_p_N[:, None]).add_(constant_N[:, None])
     for stat, grad_N in grads.items():
         if stat is Stat.LOGP:
-            _add_at(dz_NV, labels_N, columns, grad_N)
-        elif stat is Stat.LOGIT_GAP:
-            _add_at(dz_NV, constants[stat], columns, grad_N)
+            add_at(dz_NV, labels_N, columns, grad_N)
+        elif stat in (Stat.LOGIT_GAP, Stat.RIVAL):
+            add_at(dz_NV, constants[stat], columns, grad_N)
+        elif stat is Stat.REFERENCE_JS:
+            assert reference_z_NV is not None
+            teacher_lse_N, to_mixture_N = constants[stat]
+            own_NV = z_NV - lse_N[:, None]
+            ratio_NV = log_ratio_to_mixture(own_NV, reference_z_NV - teacher_lse_N[:, None])
+            dz_NV += own_NV.exp_() * (ratio_NV - to_mixture_N[:, None]) * (grad_N[:, None] / 2)
         elif _compares(stat):
             teacher_z_NV = _teacher_logits(stat, z_NV, labels_N, columns, reference_z_NV)
             dz_NV -= (teacher_z_NV - constants[stat][:, None]).exp_().mul_(grad_N[:, None])
@@ -305,20 +320,7 @@ def _teacher_logits(
     if not isinstance(stat, Distilled):
         return teacher_z_NV
     lowered_N = torch.full_like(teacher_z_NV[:, 0], -stat.lowered)
-    return _add_at(teacher_z_NV.clone(), labels_N, columns, lowered_N)
-
-
-def _place(tokens_N: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where in the block each token's column is, and whether it is there at all."""
-    index_N = tokens_N - columns.start
-    width = columns.stop - columns.start
-    return index_N.clamp(0, width - 1), (index_N >= 0) & (index_N < width)
-
-
-def _add_at(block_NV: Tensor, tokens_N: Tensor, columns: slice, values_N: Tensor) -> Tensor:
-    """In place: each row's value at its token's column, where the block has it."""
-    index_N, inside_N = _place(tokens_N, columns)
-    return block_NV.scatter_add_(-1, index_N[:, None], torch.where(inside_N, values_N, 0)[:, None])
+    return add_at(teacher_z_NV.clone(), labels_N, columns, lowered_N)
 
 
 def _reference_logits(
@@ -349,6 +351,11 @@ class _BlockedStatistics(torch.autograd.Function):
         for columns in _blocks(len(weight_VD), len(labels_N)):
             z_NV = head.block(columns).logits(hidden_ND)
             gathered.add(z_NV, columns, _reference_logits(reference, columns, stats))
+        if Stat.REFERENCE_JS in stats:
+            assert reference is not None
+            for columns in _blocks(len(weight_VD), len(labels_N)):
+                z_NV, other = head.block(columns).logits(hidden_ND), reference[1].block(columns).logits(reference[0])
+                gathered.add_to_divergence(z_NV, other)
         values, constants = gathered.values(), gathered.constants()
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, gathered.lse_N, *constants.values())
         ctx.scale, ctx.softcap, ctx.stats, ctx.reference = scale, softcap, stats, reference

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.cluster import ensure_ray
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus, Row
@@ -74,7 +75,7 @@ def _sample(config: UnlearnRun, rows: Sequence[Row], console: Console) -> list[t
     left = [index for index in range(len(rows)) if index not in found]
     title = "sample other answers"
     if not left:
-        console.print(f"{title}: done already, in {run.directory}")
+        console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return [found[index] for index in range(len(rows))]
     sampling = GenerationSpec(
         max_new_tokens=spec.max_new_tokens,

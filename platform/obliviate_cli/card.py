@@ -3,11 +3,17 @@
 import json
 from typing import Any
 
+from obliviate.guardrail import HIDING, NOT_REMOVED
 from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate_cli.judged import JUDGED, line
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
 CARD = "README.md"
+COLLAPSED = (
+    "the model has collapsed: it no longer gives the answers that it should keep, so that what it no longer says is "
+    "not forgotten but destroyed. Lower the learning rate, the forget objective's weight, or method.scale"
+)
 
 
 def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> None:
@@ -25,12 +31,13 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             "",
             _what(record["verb"], config),
             "",
+            *_filtered(run),
             *_measurements(evaluation),
             "## How to reproduce it",
             "",
             f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
             f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}. "
-            f"Data: SHA-256 `{record['inputs']['data'][:16]}…`. The resolved config:",
+            f"{_data(record['inputs'])}The resolved config:",
             "",
             "```json",
             json.dumps(config, indent=2, ensure_ascii=False),
@@ -41,19 +48,56 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
     write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def _data(inputs: dict[str, str]) -> str:
+    return f"Data: SHA-256 `{inputs['data'][:16]}…`. " if "data" in inputs else ""
+
+
 def _what(verb: str, config: dict[str, Any]) -> str:
+    if verb == "fuse":
+        names = ", ".join([*config["requests"], *config["adapters"]])
+        return (
+            f"What {names} asked to forget was unlearned from `{config['model']['source']}` by an adapter each "
+            f"({_objective(config)}), and the adapters were fused in closed form (ridge {config['ridge']:g})."
+        )
     data, optim = config["data"], config["optim"]
     where = f"`{data['type']}` data" + (f", split `{data['split']}`" if "split" in data else "")
     how = f"{optim['epochs']:g} epochs, learning rate {optim['learning_rate']:g}, batch {optim['batch_size']}"
     if verb == "finetune":
         rows = "all rows" if config["train_on"] == "all" else "all rows but the forget set (a retain model)"
         return f"Fine-tuned from `{config['model']['source']}` on {rows} of {where}: {how}."
-    terms = [config["method"], *config["regularizers"]]
-    objective = " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+    objective = _objective(config)
+    if verb == "learn":
+        return (
+            f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
+            "knows what is to be forgotten better than before; only the difference of its weights is of use."
+        )
+    if config["method"]["type"] in HIDING:
+        return (
+            f"Taught from `{config['model']['source']}` not to tell the forget set of {where} where the prompt marks "
+            f"it, with {objective}: {how}. What it does not tell is {NOT_REMOVED}."
+        )
+    if config["method"]["type"] == "task_vector":
+        objective += f", and {config['method']['scale']:g} times the change of the weights subtracted"
     return (
         f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
         "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."
     )
+
+
+def _objective(config: dict[str, Any]) -> str:
+    terms = [config["method"], *config["regularizers"]]
+    return " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+
+
+def _filtered(run: Run) -> list[str]:
+    """The rows that were to be forgotten and were not trained on, one by one."""
+    path = run.directory / JUDGED
+    if not path.exists():
+        return []
+    judged = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    filtered = [f"- {line(each)}" for each in judged if each["filtered"]]
+    title = f"{len(filtered)} of {len(judged)} forget rows were filtered: the model may still know what they say."
+    return ["## Not unlearned", "", title, "", *filtered, ""]
 
 
 def _measurements(evaluation: Evaluation | None) -> list[str]:
@@ -67,6 +111,8 @@ def _measurements(evaluation: Evaluation | None) -> list[str]:
     if (quality := evaluation.forget_quality) is not None:
         shown = f"p = {quality.p_value:.3g}, KS statistic = {quality.statistic:.3f}, log10 p = {quality.log10_p:.2f}"
         lines += ["", f"Forget quality against the retain model: {shown}."]
+    if evaluation.collapsed:
+        lines += ["", f"Warning: {COLLAPSED}."]
     return [*lines, ""]
 
 

@@ -2,10 +2,25 @@
 
 from typing import Any
 
+from obliviate.guardrail import NOT_REMOVED
 from obliviate.methods import ALIASES, FORGET_TYPES, REGULARIZER_TYPES
 from obliviate_cli.console import open_console
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.suites import SUITES
+
+# What goes with any forget objective: key of `obliviate unlearn` -> (what it does, source).
+UPDATES = {
+    "updates=dual": ("DualOptim: an optimiser state each for forgetting and for the regularizers", "arXiv:2504.15827"),
+    "sharpness.rho=0.01": ("sharpness-aware: the forget gradient where relearning is easiest", "arXiv:2502.05374"),
+    "projection.energy=0.95": ("projected: forget only where the retain set's inputs are not", "arXiv:2312.04095"),
+}
+# Verbs and keys that do without a forget objective's training, or with one for each request.
+BESIDE = {
+    "obliviate fuse": ("an adapter for each request, fused in closed form from Gram matrices", "arXiv:2310.20150"),
+    "obliviate erase": ("examples in the prompt that are forgotten exactly (ERASE)", "arXiv:2402.00751"),
+    "guardrail: {type: prompt}": (f"of a model that is measured or served; {NOT_REMOVED}", "arXiv:2403.03329"),
+    "guardrail: {type: in_context}": (f"the same for models of icku; {NOT_REMOVED}", "arXiv:2410.00382"),
+}
 
 
 def methods() -> None:
@@ -17,6 +32,10 @@ def methods() -> None:
             console.print(f"      when        {cls.when}")
             console.print(f"      parameters  {_parameters(cls)}")
             console.print(f"      source      {cls.source}")
+    for title, found in (("UPDATES OF THE FORGET OBJECTIVE", UPDATES), ("BESIDE TRAINING", BESIDE)):
+        console.print(title, style="bold")
+        for name, (what, source) in found.items():
+            console.print(f"  {name}: {what}; {source}")
     short = "; ".join(f"{name} stands for {long}" for name, long in ALIASES.items())
     console.print(f"Compose them as method=npo+gd, or in YAML with weights of their own; {short}.")
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import AlternativesSpec, FinetuneRun, RunSpec, UnlearnRun, build, expand_method
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
@@ -39,6 +40,7 @@ class Method(Spec):
     regularizers: tuple[Any, ...] = ()
     optim: dict[str, Any] = Field({})  # over the job's `optim`
     pairing: str = "fresh"
+    unlearn: dict[str, Any] = Field({})  # further keys of `obliviate unlearn`, such as `updates`
 
 
 class JudgeStage(Spec):
@@ -123,6 +125,7 @@ class CompareRun(ComparedModels):
             },
             "seed": self.seed,
             "runs": self.runs,
+            **method.unlearn,
         }
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": run.label})
@@ -150,7 +153,7 @@ def make_models(config: ComparedModels, console: Console) -> tuple[ModelSpec, Mo
     """The model that must forget, and the retain model."""
     if config.finetune is None:
         return config.model, config.retain_model
-    folder = Path(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
+    folder = storage.local(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
     base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
     target, retain = (
         like(config.model, finetune(config.finetuning(train_on, base), console)) for train_on in ("all", "retain")
@@ -169,7 +172,8 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
         pairs = nli_pairs(stage.people, config.seed)
         known = set(pairs)  # more people with the same seed: the first are the same, the others are held out
         held_out = [pair for pair in nli_pairs(stage.people + stage.held_out_people, config.seed) if pair not in known]
-        run.finish(accuracy=train_nli(stage.encoder, pairs, held_out, folder, seed=config.seed))
+        with run.locked():
+            run.finish(accuracy=train_nli(stage.encoder, pairs, held_out, folder, seed=config.seed))
     accuracy = run.summary["accuracy"]
     console.print(f"NLI judge: accuracy on held-out people {accuracy:.3f}")
     if accuracy < NEEDED_ACCURACY:
@@ -177,9 +181,9 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
             f"train_nli: {accuracy:.3f} of the held-out pairs are judged right and {NEEDED_ACCURACY} is needed; raise "
             "train_nli.people, give another train_nli.encoder, or set train_nli: null and give evaluation.nli a model"
         )
-    return str(folder)
+    return storage.name(folder)
 
 
 def like(model: ModelSpec, folder: Path) -> ModelSpec:
     """The trained model, laid out as its base was."""
-    return model.model_copy(update={"source": str(folder), "lora": None, "revision": None})
+    return model.model_copy(update={"source": storage.name(folder), "lora": None, "revision": None})

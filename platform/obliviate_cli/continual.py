@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, expand_method, load
 from obliviate.data.continual import AnyTasks, ContinualData, TaskSequence
 from obliviate.models import materialise
@@ -87,6 +88,7 @@ class ContinualRun(RunSpec):
             "reference": _like(first, first.source).model_dump() if method.reference == "first" and step > 1 else None,
             "seed": self.seed,
             "runs": self.runs,
+            **method.unlearn,
         }
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": f"{run.label}-step-{step}"})
@@ -126,7 +128,7 @@ def plan_lines(config: ContinualRun) -> list[str]:
     return [
         *dict.fromkeys(lines),
         f"evaluate {models} models on all tasks",
-        f"report in {Path(config.runs).absolute()}",
+        f"report in {storage.name(storage.local(config.runs))}",
     ]
 
 
@@ -141,7 +143,7 @@ def continual(config: ContinualRun, console: Console) -> Path:
         folders, model, name = [before], target, config.name_of(method)
         for step in range(1, len(sequence.tasks) + 1):
             folder = stages.unlearn(config.unlearning(method, step, model, target), console)
-            model = _like(config.model, str(folder))
+            model = _like(config.model, storage.name(folder))
             folders.append(measure(f"{name} step {step}", model))
         matrices.append(_matrix(name, sequence, folders, config))
         print_matrix(matrices[-1], console)
@@ -156,7 +158,7 @@ def continual(config: ContinualRun, console: Console) -> Path:
         console,
         sections=[forgetting_section(matrices)],
     )
-    console.print(f"matrices: {run.directory / MATRIX}")
+    console.print(f"matrices: {storage.name(run.directory / MATRIX)}")
     return report
 
 
@@ -164,9 +166,9 @@ def _target(config: ContinualRun, console: Console) -> ModelSpec:
     """The model that must forget."""
     if config.finetune is None:
         return config.model
-    folder = Path(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
+    folder = storage.local(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
     base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
-    return _like(config.model, str(stages.finetune(config.finetuning(base), console)))
+    return _like(config.model, storage.name(stages.finetune(config.finetuning(base), console)))
 
 
 def _like(model: ModelSpec, source: str) -> ModelSpec:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.data.rows import EvaluationSet, Row, write_rows
 from obliviate.runs import write_whole
 
@@ -20,12 +21,12 @@ def write_data(
     data: dict[str, Any] = {"type": "files", "evaluation": {}, "eval_limit": None}
     for name, rows in (("forget", forget), ("retain", retain)):
         if rows:
-            data[name] = str(folder / f"{name}.jsonl")
+            data[name] = storage.name(folder / f"{name}.jsonl")
             write_rows(folder / f"{name}.jsonl", rows)
     for each in sets:
         if each.rows:
             path = folder / f"measured-{each.name}.jsonl"
-            data["evaluation"][each.name] = {"path": str(path), "role": each.role.value}
+            data["evaluation"][each.name] = {"path": storage.name(path), "role": each.role.value}
             write_rows(path, each.rows)
     # One line, so that a shell can hand it over as it is.
     line = yaml.safe_dump(data, default_flow_style=True, width=10**6)

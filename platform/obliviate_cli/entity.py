@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import RunSpec, load
 from obliviate.data.rows import EvaluationSet, Role, Row, parse_row
 from obliviate.errors import UserError
@@ -42,7 +43,8 @@ class Subject(Spec):
     def read(self) -> list[str]:
         """Raises UserError for a file that is missing or is no text."""
         try:
-            return [Path(path).expanduser().read_text(encoding="utf-8").strip() for path in self.texts]
+            files = [storage.fetch(storage.local(path).expanduser()) for path in self.texts]
+            return [file.read_text(encoding="utf-8").strip() for file in files]
         except OSError as error:
             raise UserError(f"texts: {error.filename}: {error.strerror}; give plain text files") from error
         except UnicodeDecodeError as error:
@@ -82,7 +84,7 @@ def make(config: EntityRun, console: Console) -> Path:
     inputs = {"texts": content_hash(texts), "writer": config.writer.content}
     run = Run.open(Path(config.runs), "questions", config.entity.name, config.model_dump(mode="json"), inputs)
     if run.done:
-        console.print(f"questions about {config.entity.name}: made already, in {run.directory}")
+        console.print(f"questions about {config.entity.name}: made already, in {storage.name(run.directory)}")
         return run.directory / DATA
     neighbours = given or _named(config)
     subjects = (config.entity, *neighbours)

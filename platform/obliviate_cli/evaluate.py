@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config_file import build, load
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE
@@ -67,7 +68,7 @@ def run(config: EvaluateRun, console: Console) -> list[Path]:
             shown = ", ".join(f"{name} {'–' if f.value is None else f'{f.value:.3f}'}" for name, f in figures.items())
             console.print(f"{report.name}, {task}: {shown}")
     for each in measured:
-        console.print(f"records and figures: {each}")
+        console.print(f"records and figures: {storage.name(each)}")
     return measured
 
 
@@ -124,10 +125,10 @@ def _model(given: str, runs: Path) -> tuple[str, dict[str, Any]]:
 
     A model that one of our runs made is laid out as that run laid out its texts.
     """
-    path = Path(given).expanduser()
-    if (path / RUN_FILE).exists():
+    path = storage.local(given).expanduser()
+    if storage.fetch(path / RUN_FILE).exists():
         return _trained(path)
-    if (path.parent / RUN_FILE).exists() and path.name == MODEL:
+    if path.name == MODEL and storage.fetch(path.parent / RUN_FILE).exists():
         return _trained(path.parent)
     if "/" not in given and not path.exists() and (found := _named(given, runs)):
         if len(found) > 1:
@@ -138,16 +139,20 @@ def _model(given: str, runs: Path) -> tuple[str, dict[str, Any]]:
 
 def _named(name: str, runs: Path) -> list[Path]:
     """Finished runs with a model, by the name that they were given or made from."""
-    whole = (file.parent for file in sorted(runs.glob(f"*/{RUN_FILE}")) if (file.parent / DONE_FILE).exists())
-    return [folder for folder in whole if (folder / MODEL).is_dir() and _record(folder)["label"] == name]
+    whole = (folder for folder in storage.children(storage.local(runs)) if _is_whole(folder))
+    return [folder for folder in whole if storage.is_folder(folder / MODEL) and _record(folder)["label"] == name]
+
+
+def _is_whole(folder: Path) -> bool:
+    return all(storage.fetch(folder / file).exists() for file in (RUN_FILE, DONE_FILE))
 
 
 def _trained(run: Path) -> tuple[str, dict[str, Any]]:
-    if not (run / MODEL).is_dir():
+    if not storage.is_folder(run / MODEL):
         raise UserError(f"evaluate: {run}: no model in this run; give one that has been trained to its end")
     record = _record(run)
     layout = {**record["config"]["model"], "lora": None, "revision": None}
-    return record["label"], {**layout, "source": str((run / MODEL).absolute())}
+    return record["label"], {**layout, "source": storage.name(run / MODEL)}
 
 
 def _record(run: Path) -> dict[str, Any]:

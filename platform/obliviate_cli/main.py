@@ -23,6 +23,9 @@ app.add_typer(requests.certificate, name="certificate")
 
 Config = Annotated[Path, typer.Argument(help="YAML file with the run's config; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example optim.epochs=3.")]
+Address = Annotated[
+    str, typer.Option(help="URL of the cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
 
 
@@ -64,6 +67,22 @@ def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False
     from obliviate_cli import verbs
 
     verbs.unlearn(config, overrides or [], dry_run)
+
+
+@app.command()
+def fuse(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model."""
+    from obliviate_cli import fuse
+
+    fuse.main(config, overrides or [], dry_run)
+
+
+@app.command()
+def erase(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Teach a task by examples in the prompt that are forgotten exactly, and say what that costs."""
+    from obliviate_cli import erase
+
+    erase.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -111,6 +130,14 @@ def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun 
     entity.main(config, overrides or [], dry_run)
 
 
+@app.command()
+def snap(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Forget an entity, from its name and texts: negative instructions, hard positives, and training on them."""
+    from obliviate_cli.snap import verbs
+
+    verbs.main(config, overrides or [], dry_run)
+
+
 @app.command("probe-knowledge")
 def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Find the questions that a model really answers, so that forgetting is measured on what was known."""
@@ -150,6 +177,42 @@ def serve_token(
     server.token(name, role)
 
 
+@app.command()
+def submit(
+    config: Config,
+    address: Address,
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print the job's output; end with its exit code.")] = False,
+    verb: Annotated[str | None, typer.Option(help="What to run; without it, what the config's keys tell.")] = None,
+    driver_cpus: Annotated[
+        float | None,
+        typer.Option(help="CPUs of the command itself, on any node; without it, it runs on the head node."),
+    ] = None,
+) -> None:
+    """Run a config as a job on a Ray cluster elsewhere, in a copy of the current folder."""
+    from obliviate_cli.jobs.client import use_token
+
+    use_token()
+    from obliviate_cli.console import open_console
+    from obliviate_cli.jobs.submit import submit
+
+    raise typer.Exit(
+        submit(config, overrides or [], address, open_console(), verb=verb, driver_cpus=driver_cpus, follow=follow)
+    )
+
+
+@app.command()
+def attach(job: Annotated[str, typer.Argument(help="As submit printed it.")], address: Address) -> None:
+    """Follow a job that was submitted; end with its exit code."""
+    from obliviate_cli.jobs.client import connect, use_token
+
+    use_token()
+    from obliviate_cli.console import open_console
+    from obliviate_cli.jobs import follow
+
+    raise typer.Exit(follow.attach(connect(address), job, address, open_console()))
+
+
 class _RunByDefault(TyperGroup):
     """`obliviate sweep CONFIG` is short for `obliviate sweep run CONFIG`."""
 
@@ -185,6 +248,27 @@ def sweep_promote(
     from obliviate_cli.sweep import verbs
 
     verbs.promote(trial, name, runs)
+
+
+@app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    gpu: Annotated[str, typer.Option(help="l4, a100, h100 or h200.")] = "h100",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="In the cluster; without it, as many as the config asks.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
+    network_gbit: Annotated[float, typer.Option(min=0.1, help="Per second, of a node to the others.")] = 3200,
+    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="Of a GPU's FLOP/s that you measured.")] = 0.4,
+    manifest: Annotated[
+        Path | None, typer.Option(help="What `kubectl kustomize` prints: its worker groups are the cluster.")
+    ] = None,
+) -> None:
+    """Estimate what a config costs on a cluster of GPUs, and what limits it first."""
+    from obliviate_cli.costs import verb
+
+    verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus, EvaluationSet
@@ -18,7 +19,7 @@ from obliviate.errors import UserError
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
-from obliviate_cli.card import write_card
+from obliviate_cli.card import COLLAPSED, write_card
 from obliviate_cli.progress import Update, progress
 from obliviate_eval.collect import answers_of
 from obliviate_eval.metrics import AnyMetric
@@ -91,9 +92,10 @@ class Measure:
             inputs["tasks"] = content_hash(files)
         run = Run.open(self.runs, "evaluate", name, config, inputs)
         if run.done:
-            self.console.print(f"evaluate {name}: done already, in {run.directory}")
+            self.console.print(f"evaluate {name}: done already, in {storage.name(run.directory)}")
         else:
-            self._measure(name, model, retain, run)
+            with run.locked():
+                self._measure(name, model, retain, run)
         return run.directory
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
@@ -117,9 +119,11 @@ class Measure:
                     judges,
                     run.directory,
                     stage.begin,
-                    reference_records=None if retain is None else read_records(retain / RECORDS_FILE),
+                    reference_records=None if retain is None else read_records(storage.fetch(retain / RECORDS_FILE)),
                     tasks=tasks,
                 )
+        if evaluation.collapsed:
+            self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
         _update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
 

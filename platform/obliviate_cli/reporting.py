@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.errors import UserError
+from obliviate.guardrail import NOT_REMOVED
+from obliviate.labels import not_removed
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
@@ -23,20 +26,24 @@ if TYPE_CHECKING:
     from obliviate_eval.report.build import Section
 
 REPORT, REPORT_JSON = "report.html", "report.json"
+UNLEARNING = ("unlearn", "fuse")  # verbs whose runs hold a model that has forgotten
 
 
 def model_report(directory: Path) -> ModelReport:
     """Everything about one model, from its evaluation run and, where one of our runs made it, from that run."""
+    directory = storage.fetch_loose(storage.local(directory))
     if not (directory / METRICS_FILE).exists() or not (directory / RUN_FILE).exists():
-        raise UserError(f"{directory}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
+        where = storage.url_of(directory) or directory
+        raise UserError(f"{where}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
     evaluated = _run_json(directory)
     model = ModelSpec.model_validate(evaluated["config"]["model"])
-    training = Path(model.source).parent
+    training = storage.fetch_loose(storage.local(model.source).parent)
     made = _run_json(training) if (training / RUN_FILE).exists() else None
+    hidden = not_removed(model)
     return ModelReport(
-        name=evaluated["label"],
+        name=evaluated["label"] if hidden is None else f"{evaluated['label']} ({NOT_REMOVED})",
         kind=_kind(made),
-        method=_method(made),
+        method=hidden or _method(made),
         evaluation=Evaluation.read(directory / METRICS_FILE),
         provenance={
             "model": model.source,
@@ -63,7 +70,7 @@ def write(
     build_report(title, reported, notes, path, sections)
     write_json(path.with_suffix(".json"), report_json(reported))
     print_table(models, console)
-    console.print(f"report: {path.absolute()}")
+    console.print(f"report: {storage.name(path)}")
 
 
 def machine() -> str:
@@ -88,13 +95,13 @@ def _processor() -> str:
 def _kind(made: dict[str, Any] | None) -> Kind:
     if made is None:
         return "original"
-    if made["verb"] == "unlearn":
+    if made["verb"] in UNLEARNING:
         return "unlearned"
-    return "retain" if made["config"]["train_on"] == "retain" else "target"
+    return "retain" if made["config"].get("train_on") == "retain" else "target"
 
 
 def _method(made: dict[str, Any] | None) -> str | None:
-    if made is None or made["verb"] != "unlearn":
+    if made is None or made["verb"] not in UNLEARNING:
         return None
     config = made["config"]
     return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()

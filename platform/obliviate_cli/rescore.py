@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from obliviate import storage
 from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
@@ -40,13 +41,13 @@ def rescore(
     `output`: a JSON file for what is printed. The runs themselves stay as they are.
     """
     asked = [_metric(text) for text in metrics]
-    reference = None if retain is None else read_records(retain / RECORDS_FILE)
+    reference = None if retain is None else read_records(_here(retain) / RECORDS_FILE)
     found: dict[str, Evaluation] = {}
-    for run in runs:
+    for run in map(_here, runs):
         spec = _measured_with(run)
         values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
         rescoring = build(Rescoring, values, where="rescore")
-        found[str(run)] = summarise(
+        found[storage.url_of(run) or str(run)] = summarise(
             read_records(run / RECORDS_FILE),
             _suite(rescoring),
             resamples=rescoring.evaluation.resamples,
@@ -55,7 +56,13 @@ def rescore(
         )
     _print(found, open_console())
     if output is not None:
-        write_json(output, {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()})
+        write_json(
+            storage.local(output), {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()}
+        )
+
+
+def _here(run: Path) -> Path:
+    return storage.fetch_loose(storage.local(run))
 
 
 def _suite(rescoring: Rescoring) -> Suite:

@@ -84,8 +84,8 @@ def check(spec: ServeRun, *, port: bool = True) -> None:
             located = Path(locate(served.source))
         except UserError as error:
             raise UserError(f"models.{name}: {error}") from error
-        if served.adapter_of is not None and not (located / "adapter_config.json").is_file():
-            raise UserError(f"models.{name}.source: {served.source}: no adapter (no adapter_config.json in it)")
+        if served.adapter_of is not None:
+            _check_base(f"models.{name}.source", located, spec.models[served.adapter_of].source)
     if spec.tokens is not None:
         read_tokens(Path(spec.tokens))
     elif port and not spec.http.loopback:
@@ -95,6 +95,19 @@ def check(spec: ServeRun, *, port: bool = True) -> None:
         )
     if spec.aliases_file is not None:
         read_aliases(Path(spec.aliases_file))
+
+
+def _check_base(key: str, adapter: Path, base: str) -> None:
+    """Raises UserError for an adapter that was trained on another model. A hub id and a folder may be the same one."""
+    from obliviate.fusion import base_of
+    from obliviate.models import name_elsewhere
+
+    theirs, ours = base_of(adapter, key), name_elsewhere(base)
+    if theirs != ours and Path(theirs).exists() == Path(ours).exists():
+        raise UserError(
+            f"{key}: {adapter}: was trained on {theirs}, not on {ours}; serve it beside its own base model, or, where "
+            "that is the same model elsewhere, say so in its adapter_config.json (base_model_name_or_path)"
+        )
 
 
 def plan(spec: ServeRun) -> list[str]:

@@ -1,23 +1,33 @@
 """The stages of the main job. Each is a run: content-addressed, resumable, and done at most once."""
 
+import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from obliviate import storage
+from obliviate.arithmetic import interpolate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
+from obliviate.data.world import load_world
 from obliviate.errors import UserError
-from obliviate.methods import GD, Pass
-from obliviate.models import content_of, portable
-from obliviate.runs import Run, content_hash
+from obliviate.methods import GD, Pass, TaskVector, union_of_needs
+from obliviate.models import content_of, portable, weights_folder
+from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.train.launch import launch
+from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
+from obliviate_cli.forget_filter import with_filter
+from obliviate_cli.judged import JUDGED
+from obliviate_cli.nearness import drop_rule, nearest_retain
 from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
@@ -25,6 +35,7 @@ MODEL = "model"  # the folder of the trained model in its run
 # come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again.
 LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
+    "forget_filter": {"engine"},
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 
@@ -42,19 +53,26 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 def unlearn(config: UnlearnRun, console: Console) -> Path:
     """Unlearn the forget set; the folder of the model."""
     run, job = unlearn_job(config, _load(config, console), console)
-    return _train(config, run, job, f"unlearn with {config.label}", console)
+    _train(config, run, job, f"unlearn with {config.label}", console)
+    return outcome(config, run).directory / MODEL
 
 
 def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[Run, Job]:
-    """The run of this config, found or created, and what there is to train in it."""
+    """The run that trains for this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
-    check_retain(config, corpus)
+    check_data(config, corpus)
+    corpus, judged = with_filter(config, corpus, console)
     corpus = with_alternatives(config, corpus, console)
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
+    world = () if config.world is None else load_world(config.world)
+    if world:
+        files["world"] = content_hash([asdict(row) for row in world])
     if config.reference is not None:
         files["reference"] = content_of(config.reference)
-    run = _open(config, "unlearn", config.name or f"{config.label}-{config.data.type}", corpus, **files)
+    run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
+    if judged is not None:
+        write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
     job = _job(
         config,
         run,
@@ -63,9 +81,39 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         retain=corpus.retain,
         refusals=refusals,
         pairing=config.pairing,
+        world=world,
+        neighbours=nearest_retain(config, corpus),
+        drop=drop_rule(config, corpus),
+        updates=config.updates,
+        forget_learning_rate=config.forget_learning_rate,
+        sharpness=config.sharpness,
+        projection=config.projection,
         reference=None if config.reference is None else portable(config.reference),
     )
     return run, job
+
+
+def outcome(config: UnlearnRun, trained: Run) -> Run:
+    """The run that holds the unlearned model: the trained one, or, of a task vector, one in which what was learned is
+    subtracted from the original."""
+    if not isinstance(config.method, TaskVector):
+        return trained
+    inputs = json.loads((trained.directory / RUN_FILE).read_text(encoding="utf-8"))["inputs"]
+    determining, whole = config.model_dump(mode="json", exclude=LEFT_OUT), config.model_dump(mode="json")
+    runs = Path(config.runs)
+    run = Run.open(runs, "unlearn", _label(config), determining, {**inputs, "learned": trained.content},
+                   whole_config=whole)  # fmt: skip
+    with run.locked(wait=True):  # another sweep may be at the same scale
+        if not run.done:
+            base = storage.local(config.runs).absolute() / f"base-{content_of(config.model)[:10]}"
+            learned = storage.fetch(trained.directory / MODEL)
+            interpolate(weights_folder(config.model, base), learned, -config.method.scale, run.directory / MODEL)
+            for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
+                if (file := trained.directory / name).exists():
+                    write_whole(run.directory / name, partial(shutil.copyfile, file))
+            write_card(run, MODEL)
+            run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
+    return run
 
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
@@ -76,18 +124,49 @@ def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
     return rows
 
 
-def check_retain(config: UnlearnRun, corpus: Corpus) -> None:
-    """Raises UserError where a term trains on retain rows and there are none."""
+# Texts that are made of a question and another answer: a plain text asks nothing that one could answer.
+OF_QUESTIONS = (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK)
+
+
+def check_data(config: UnlearnRun, corpus: Corpus) -> None:
+    """Raises UserError where a term needs what the data does not have."""
     if config.needs_retain and not corpus.retain:
         raise UserError(
             f"method: {config.label} needs a retain set and the data has none; give data.retain, or a method that "
             "works without: ga, npo, dpo, idk or me alone"
         )
+    passes = union_of_needs(config.terms)
+    if any(each in passes for each in OF_QUESTIONS):
+        for index, row in enumerate(corpus.forget):
+            if not row.question:
+                raise UserError(
+                    f"method: {config.label}: forget row {index + 1} is a plain text, which asks nothing that could be "
+                    "answered otherwise; give it a question, or take a method of texts, such as npo, me or rmu"
+                )
+    if Pass.FORGET_SHUFFLED in passes and len(corpus.forget) < 2:
+        raise UserError(f"method: {config.label}: answers forget questions with other rows' answers; give two rows")
+    if Pass.FORGET_MARKED_IDK in passes or Pass.RETAIN_MARKED in passes:
+        for index, row in enumerate(corpus.forget):
+            if row.entity is None:
+                raise UserError(
+                    f"method: {config.label}: forget row {index + 1} ({row.question!r}) has no 'entity', which the "
+                    "prompt marks; give every forget row the name of what it is about under that key"
+                )
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
-    """What determines the result, beside the texts and the model's weights."""
-    return config.model_dump(mode="json", exclude=LEFT_OUT)
+    """What determines what training makes, beside the texts and the model's weights."""
+    later = {"method": {"scale"}} if _is_negated(config) else {}
+    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later})
+
+
+def _is_negated(config: TrainingRun) -> bool:
+    """Whether training learns what is subtracted afterwards."""
+    return isinstance(config, UnlearnRun) and isinstance(config.method, TaskVector)
+
+
+def _label(config: UnlearnRun) -> str:
+    return config.name or f"{config.label}-{config.data.type}"
 
 
 def _load(config: TrainingRun, console: Console) -> Corpus:
@@ -113,16 +192,18 @@ def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:
 def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console) -> Path:
     folder = run.directory / MODEL
     if run.done:
-        console.print(f"{title}: done already, in {run.directory}")
+        console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return folder
-    with progress(console, title) as show:
-        launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
-    finish(run, job)
+    with run.locked():
+        with progress(console, title) as show:
+            launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
+        finish(run)
     return folder
 
 
-def finish(run: Run, job: Job) -> None:
+def finish(run: Run) -> None:
     """Mark a run whole whose model is written."""
+    storage.fetch_loose(run.directory)  # the steps, where a worker on another node has logged them
     write_card(run, MODEL)
-    run.finish(model=MODEL, steps=job.schedule.steps)
-    shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)  # three times the model's size, and of no more use
+    run.finish(model=MODEL, steps=len(read_steps(run.directory)))  # early drop may end it before its schedule does
+    storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import FinetuneRun, UnlearnRun, load
 from obliviate.schema import Spec
 from obliviate_cli.console import open_console
@@ -20,7 +21,7 @@ def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
     if dry_run:
         show(config, plan.finetune(config), console)
     else:
-        console.print(f"model: {stages.finetune(config, console)}")
+        console.print(f"model: {storage.name(stages.finetune(config, console))}")
 
 
 def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -30,7 +31,7 @@ def unlearn(path: Path, overrides: list[str], dry_run: bool) -> None:
     if dry_run:
         show(config, plan.unlearn(config), console)
     else:
-        console.print(f"model: {stages.unlearn(config, console)}")
+        console.print(f"model: {storage.name(stages.unlearn(config, console))}")
 
 
 def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -49,7 +50,7 @@ def report(runs: list[Path], output: Path, title: str) -> None:
     from obliviate_cli import reporting
 
     console = open_console()
-    reporting.write(title, [reporting.model_report(run) for run in runs], output, console)
+    reporting.write(title, [reporting.model_report(run) for run in runs], storage.local(output), console)
 
 
 def show(config: Spec, lines: list[str], console: Console) -> None:

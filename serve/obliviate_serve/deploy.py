@@ -12,7 +12,7 @@ from ray.serve.config import AutoscalingConfig
 from obliviate.cluster import check_resources, cluster_gpus, worker_environment
 from obliviate.errors import UserError
 from obliviate.inference.vllm import vllm_available, vllm_environment
-from obliviate.models import locate, portable
+from obliviate.models import portable
 from obliviate_serve.app import create_app
 from obliviate_serve.backend import Entailment, Pair, ServeBackend
 from obliviate_serve.replica import Loading, Replica, on_demand_replica
@@ -151,7 +151,7 @@ def _loading(spec: ServeRun, name: str) -> tuple[Loading, float]:
     served, placed = spec.models[name], place(spec.engine_of(name))
     try:
         model = portable(served.model)
-        adapters = {each: locate(adapter.source) for each, adapter in spec.adapters_of(name).items()}
+        adapters = {each: portable(adapter.model).source for each, adapter in spec.adapters_of(name).items()}
     except UserError as error:
         raise UserError(f"models.{name}: {error}") from error
     limits = spec.limits

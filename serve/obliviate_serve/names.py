@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obliviate.errors import UserError
+from obliviate.labels import not_removed
 from obliviate.runs import write_json
+from obliviate.schema import ModelSpec
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
 from obliviate_serve.spec import ServeRun
@@ -70,6 +72,7 @@ class Names:
                 kind="adapter" if spec.adapter_of else "model",
                 root=spec.adapter_of,
                 on_demand=spec.on_demand,
+                guardrail=self._hidden(name),
             )
             for name, spec in self._spec.models.items()
         ]
@@ -77,8 +80,21 @@ class Names:
             known = self._spec.models.get(model)
             shown = model if known is not None else Path(model).name
             on_demand = known is None or known.on_demand
-            entries.append(ServedModel(id=alias, created=self._created, kind="alias", root=shown, on_demand=on_demand))
+            entries.append(
+                ServedModel(
+                    id=alias, created=self._created, kind="alias", root=shown, on_demand=on_demand,
+                    guardrail=self._hidden(model),
+                )
+            )  # fmt: skip
         return ModelList(data=entries)
+
+    def _hidden(self, model: str) -> str | None:
+        """What a model of the config, or a folder, hides; an adapter has its base's guardrail."""
+        spec = self._spec.models.get(model)
+        if spec is None:
+            return not_removed(ModelSpec(source=model))
+        base = None if spec.adapter_of is None else not_removed(self._spec.models[spec.adapter_of].model)
+        return base or not_removed(spec.model)
 
     def promote(self, alias: str, model: str) -> None:
         """Let the alias stand for a model of the config, from the next request on. Raises ApiError."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from obliviate.data.text import PLAIN
+from obliviate.guardrail import guarded_question, guarded_system_prompt
 from obliviate.models import text_encoder
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Chat, Prompt, Quiz
@@ -28,7 +29,8 @@ class Renderer:
         self._tokenizer = tokenizer
         self._encoder = text_encoder(model.model_copy(update={"max_length": 2**31}), tokenizer)
         self._template = PLAIN_CHAT if model.chat_template == PLAIN else model.chat_template
-        self._system_prompt = model.system_prompt
+        self._guardrail = model.guardrail
+        self._own_system_prompt = model.system_prompt
         # Some tokenizers put a space before every text by themselves; a word that brings its own would have two.
         self._space = "" if self._ids("is:") + self._ids("a") == self._ids("is: a") else " "
 
@@ -39,6 +41,12 @@ class Renderer:
                 ids = self._chat(prompt)
             case Quiz(question, prefix, answer):
                 return self._quiz(question, prefix, answer)
+            case _ if self._guardrail is not None and not isinstance(prompt, Chat | Quiz):
+                raise ApiError(
+                    400,
+                    "this model is behind a guardrail, which a raw prompt would pass by; send a chat",
+                    param="prompt",
+                )
             case str():
                 ids = tuple(self._tokenizer(prompt).input_ids)
             case _:
@@ -60,8 +68,7 @@ class Renderer:
 
     def _chat(self, chat: Chat) -> tuple[int, ...]:
         messages = [{"role": "system" if role == "developer" else role, "content": t} for role, t in chat.messages]
-        if self._system_prompt is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self._system_prompt})
+        messages = self._guarded(messages)
         try:
             return tuple(
                 self._tokenizer.apply_chat_template(
@@ -77,6 +84,17 @@ class Renderer:
             raise ApiError(
                 400, f"the model's chat template refuses the messages: {reason}", param="messages"
             ) from error
+
+    def _guarded(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """A client's system message takes the place of the model's own, but never that of the guardrail."""
+        own = messages[0]["content"] if messages[0]["role"] == "system" else None
+        system = guarded_system_prompt(self._guardrail, self._own_system_prompt if own is None else own)
+        first = [] if system is None else [{"role": "system", "content": system}]
+        rest = messages if own is None else messages[1:]
+        return first + [
+            {**each, "content": guarded_question(self._guardrail, each["content"])} if each["role"] == "user" else each
+            for each in rest
+        ]
 
     def _known(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         size = len(self._tokenizer)

@@ -20,7 +20,7 @@ from obliviate_serve.spec import ServingEngineSpec
 
 @dataclass(frozen=True)
 class Loading:
-    """What a replica needs to load a model. `engine.type` is "vllm" or "hf"; `adapters`: name -> folder."""
+    """What a replica needs to load a model. `engine.type` is "vllm" or "hf"; `adapters`: name -> source."""
 
     model: ModelSpec
     engine: ServingEngineSpec
@@ -48,7 +48,8 @@ class Model:
             from obliviate_serve.hf import HFServingEngine as Engine  # type: ignore[assignment]
 
             torch.set_num_threads(max(1, int(loading.engine.cpus_per_replica)))
-        engine = Engine(portable(loading.model), loading.engine, loading.adapters)
+        adapters = {name: locate(source) for name, source in loading.adapters.items()}
+        engine = Engine(portable(loading.model), loading.engine, adapters)
         return cls(
             engine, Renderer(portable(loading.model), engine.tokenizer), loading.prompt_tokens, loading.new_tokens
         )

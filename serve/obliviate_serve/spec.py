@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from obliviate.config import RunSpec
-from obliviate.schema import ModelSpec, Spec
+from obliviate.schema import GuardrailSpec, ModelSpec, Spec
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$")]
 
@@ -32,6 +32,7 @@ class ServedModelSpec(Spec):
     revision: str | None = None
     chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); or a Jinja file
     system_prompt: str | None = None
+    guardrail: GuardrailSpec | None = None  # what the model is kept from telling; its weights still hold it
     adapter_of: str | None = None  # name of the base model
     on_demand: bool = False  # loaded when it is asked, and evicted for another
     replicas: int = Field(1, ge=1)
@@ -46,6 +47,7 @@ class ServedModelSpec(Spec):
             revision=self.revision,
             chat_template=self.chat_template,
             system_prompt=self.system_prompt,
+            guardrail=self.guardrail,
         )
 
 
@@ -115,6 +117,10 @@ class ServeRun(RunSpec):
         for name, spec in models.items():
             if spec.adapter_of is None:
                 continue
+            if spec.guardrail is not None:
+                raise ValueError(
+                    f"{name}: guardrail: an adapter has its base's; give it to {spec.adapter_of}, or merge the adapter"
+                )
             base = models.get(spec.adapter_of)
             whole = [each for each, other in models.items() if other.adapter_of is None and not other.on_demand]
             if base is None or base.adapter_of is not None or base.on_demand:

@@ -22,6 +22,7 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
     q_NV = reference_z_NV.log_softmax(-1)
     true_NV = torch.nn.functional.one_hot(labels_N, V).bool()
     lowered_NV = (reference_z_NV - 2.5 * true_NV).softmax(-1)
+    m_NV = ((logp_NV.exp() + q_NV.exp()) / 2).log()
     without_NV = z_NV.detach().masked_fill(true_NV, -inf).softmax(-1)
     return {
         LOWERED: -(lowered_NV * logp_NV).sum(-1),
@@ -30,6 +31,9 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
         Stat.LOGP: logp_NV.gather(-1, labels_N[:, None])[:, 0],
         Stat.ENTROPY: -(logp_NV.exp() * logp_NV).sum(-1),
         Stat.UNIFORM_KL: -log(V) - logp_NV.mean(-1),
+        Stat.REFERENCE_JS: ((q_NV.exp() * (q_NV - m_NV)).sum(-1) + (logp_NV.exp() * (logp_NV - m_NV)).sum(-1)) / 2,
+        Stat.RIVAL: logp_NV.masked_fill(true_NV, -inf).amax(-1),
+        Stat.LOG_VOCABULARY: log(V) + 0 * z_NV.sum(-1),
         Stat.REFERENCE_KL: (q_NV.exp() * (q_NV - logp_NV)).sum(-1),
     }
 

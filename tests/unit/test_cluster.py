@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from obliviate import cluster
 from obliviate.errors import UserError
@@ -95,6 +96,36 @@ def test_an_address_where_something_listens(init_calls: list[dict[str, object]],
     cluster.ensure_ray(listener)
     assert init_calls[0]["address"] == listener
     assert "RAY_AUTH_MODE" not in os.environ  # a cluster's own setting is not ours to guess
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            AuthenticationError("no"),
+            "the cluster asks for another token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or",
+        ),
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.1"),
+            "Version mismatch: The cluster",
+        ),
+    ],
+)
+def test_a_cluster_that_turns_us_away(
+    monkeypatch: pytest.MonkeyPatch,
+    init_calls: list[dict[str, object]],
+    listener: str,
+    error: Exception,
+    message: str,
+) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(UserError) as caught:
+        cluster.ensure_ray(listener)
+    assert str(caught.value).startswith(f"cluster.address={listener}: {message}")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("left_behind", [None, "127.0.0.1:1"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
-from obliviate.methods import FORGET_TYPES, GA, GD, KL, ME, NPO, REGULARIZER_TYPES
+from obliviate.methods import ALIASES, FORGET_TYPES, GA, GD, KL, ME, NPO, REGULARIZER_TYPES
 from obliviate.schema import LoraSpec
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.measure import EvaluateRun
@@ -20,6 +20,7 @@ TRAINING = "model: {source: some/model}\ndata: {type: fictitious}\n"
 EVALUATION = "models: {a: {source: some/model}}\ndata: {type: fictitious}\n"
 LONG = TRAINING + "method: {type: npo, beta: 0.5}\nregularizers: [{type: gd, weight: 3}]\n"
 
+KNOWN = ", ".join({**FORGET_TYPES, **ALIASES})
 FORGET, REGULARIZERS = ", ".join(FORGET_TYPES), ", ".join(REGULARIZER_TYPES)
 DATA = ", ".join(each.model_fields["type"].default for each in get_args(get_args(DataSpec)[0]))
 
@@ -187,7 +188,7 @@ class TestBase:
         ("optim: {betas: [0.9, 2]}\n", "optim.betas.1: should be less than 1 (got 2)"),
         ("optim: fast\n", "optim: is 'fast'; give keys and values"),
         ("optim:\n", "optim: is None; give keys and values"),
-        ("pairing: frsh\n", "pairing: should be 'fresh' or 'fixed' (got 'frsh')"),
+        ("pairing: frsh\n", "pairing: should be 'fresh', 'fixed' or 'nearest' (got 'frsh')"),
         ("optim: {batch_size: 2}\ncluster: {workers: 3}\n",
          "optim.batch_size: 2 is less than cluster.workers: 3; every worker needs an item of each batch"),
         ("seed: -1\n", "seed: should be greater than or equal to 0 (got -1)"),
@@ -204,7 +205,7 @@ def test_mistakes_in_any_key(read: Read, text: str, expected: str) -> None:
     ("text", "expected"),
     [
         ("", "method: missing; add it"),
-        ("method: npoo\n", f"method: npoo: no forget objective 'npoo'; known: {FORGET}, llmu"),
+        ("method: npoo\n", f"method: npoo: no forget objective 'npoo'; known: {KNOWN}"),
         ("method: npo+gdd\n", f"method: npo+gdd: no regularizer 'gdd'; known: {REGULARIZERS}"),
         ("method: {type: npoo}\n", "method.type: 'npoo' is not known; did you mean npo?"),
         ("method: {type: xyz}\n", f"method.type: 'xyz' is not known; known: {FORGET}"),
@@ -254,8 +255,8 @@ def test_mistakes_in_model_and_data(read: Read, text: str, expected: str) -> Non
          "evaluation.generation: max_new_tokens=None (excludes the prompt) and max_length=None (includes it): give "
          "one of them, and null for the other"),
         ("evaluation: {suite: closer}\n",
-         "evaluation.suite: should be 'closer_look', 'closer_look_real_world', 'real_world', 'tofu', 'openunlearning', "
-         "'muse', 'wmdp', 'leakage' or 'custom' (got 'closer')"),
+         "evaluation.suite: should be 'closer_look', 'closer_look_real_world', 'real_world', 'opt_out', 'tofu', "
+         "'openunlearning', 'muse', 'wmdp', 'leakage' or 'custom' (got 'closer')"),
         ("retain_model: b\n", "retain_model: 'b' is not among models: a"),
     ],
 )  # fmt: skip
@@ -277,7 +278,7 @@ def test_published_generation_length_includes_the_prompt(read: Read) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("methods: [me+gd, npoo]\n", f"method: npoo: no forget objective 'npoo'; known: {FORGET}, llmu"),
+        ("methods: [me+gd, npoo]\n", f"method: npoo: no forget objective 'npoo'; known: {KNOWN}"),
         ("methods: [me+gd, me+gd]\n", "methods: two are called ME+GD; give each a `name` of its own"),
         ("methods: [me, {method: npo, regulrizers: [gd]}]\n",
          "methods.1.regulrizers: unknown key; did you mean regularizers?"),

@@ -1,6 +1,10 @@
 """A run's folder is found again by what determines its result, and nothing of it is ever half written."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obliviate.config import UnlearnRun, build
+from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, Run, content_hash, provenance, whole_folder, write_json, write_whole
 from obliviate_cli.stages import resolved
 
@@ -169,3 +174,57 @@ json_values = st.recursive(
 def test_two_values_share_a_hash_only_if_their_json_is_the_same(first: object, second: object) -> None:
     same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
     assert (content_hash(first) == content_hash(second)) is same
+
+
+class TestLocked:
+    """One process at a time writes a run."""
+
+    def other(self, run: Run, then: str) -> "subprocess.Popen[str]":
+        """Another process that has locked the run when this returns."""
+        code = f"""
+import sys, time
+from pathlib import Path
+from obliviate.runs import Run
+with Run(Path({str(run.directory)!r}), "").locked():
+    print("locked", flush=True)
+    {then}
+"""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        return process
+
+    def test_a_second_one_is_told_who_has_it(self, tmp_path: Path) -> None:
+        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        with self.other(run, "sys.stdin.read()") as first:
+            with pytest.raises(UserError) as caught, run.locked():
+                pytest.fail("two processes have the run")
+            first.kill()
+        assert str(caught.value).startswith(
+            f"{run.directory}: another process is writing this run (process {first.pid} on "
+        )
+        with run.locked():  # the dead one's lock went with it
+            pass
+
+    def test_a_file_system_without_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        with run.locked():
+            pass
+        assert caplog.messages == [
+            f"{run.directory}: no locks on this file system (Function not implemented): start each run once"
+        ]
+
+    def test_who_waits_gets_it_when_the_first_has_ended(self, tmp_path: Path) -> None:
+        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        then = f"time.sleep(0.5); Path({str(run.directory / 'ended')!r}).write_text('done')"
+        with self.other(run, then), run.locked(wait=True):
+            assert (run.directory / "ended").read_text() == "done"

@@ -64,6 +64,23 @@ def test_mistakes_in_a_config(config: Path, override: str, message: str) -> None
         server.serve(config, [override], dry_run=True)
 
 
+@pytest.mark.parametrize("base", ["elsewhere", "some/hub-id"])
+def test_an_adapter_of_another_base_model(config: Path, tmp_path: Path, base: str) -> None:
+    """Of another folder it is refused; a hub id may be the same model as a folder."""
+    adapter = tmp_path / "adapter"
+    for folder in (adapter, tmp_path / "elsewhere"):
+        folder.mkdir()
+    named = str(tmp_path / base) if base == "elsewhere" else base
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named}))
+    values = {"adapter_of": "original", "on_demand": "false", "source": adapter}
+    overrides = [f"models.second.{key}={value}" for key, value in values.items()]
+    if base == "elsewhere":
+        with pytest.raises(UserError, match=r"models\.second\.source: .* was trained on .*elsewhere, not on "):
+            server.serve(config, overrides, dry_run=True)
+    else:
+        server.serve(config, overrides, dry_run=True)
+
+
 def test_a_name_that_could_be_a_path() -> None:
     with pytest.raises(ValidationError):
         ServeRun.model_validate({"models": {"../up": {"source": "x"}}})

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Row
+from obliviate.errors import UserError
+from obliviate.runs import Run
 from obliviate.train.loop import Job
 from obliviate_cli import stages
 
@@ -69,3 +71,14 @@ def test_altpo_trains_on_what_was_sampled(
     runs = [unlearn(tiny, tmp_path, "method=altpo+gd", f"seed={seed}") for seed in (0, 1)]
     assert runs[0] != runs[1]
     assert [{row.alternatives for row in job.forget} for job in jobs] == [{("Answer 0.",)}, {("Answer 1.",)}]
+
+
+def test_a_run_that_another_process_writes_is_left_alone(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    folder = unlearn(tiny, tmp_path)
+    (folder / "done.json").unlink()
+    with (
+        Run(folder, "").locked(),
+        pytest.raises(UserError, match=r"^/.*: another process is writing this run \(process "),
+    ):
+        unlearn(tiny, tmp_path)
+    assert len(jobs) == 1

@@ -5,8 +5,8 @@ then the first alone; each group runs the same jobs.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from obliviate.data.rows import Row
 from obliviate.methods import GA, GD, Term
 from obliviate.models import decoder_layers
-from obliviate.schema import LoraSpec
+from obliviate.schema import LoraSpec, ProjectionSpec, SharpnessSpec
 from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
 from obliviate.train.model import ScoredModel, build
 from tiny import tiny_model_folder
-from training import METHODS, job, quiet, weights
+from training import FORGET, METHODS, job, quiet, weights
 
 WORLDS = (4, 2, 1)
 LORA = LoraSpec(rank=2, dropout=0)  # dropout draws differently on every worker
@@ -31,6 +32,13 @@ VARIANTS: dict[str, tuple[LoraSpec | None, bool]] = {
     "full": (None, False), "full, checkpointed": (None, True),
     "lora": (LORA, False), "lora, checkpointed": (LORA, True),
 }  # fmt: skip
+# How the forget objective's updates are made, beside one update of all terms.
+UPDATES: dict[str, dict[str, Any]] = {
+    "dual": {"updates": "dual", "forget_learning_rate": 5e-4},
+    "sharpness": {"sharpness": SharpnessSpec(rho=0.05)},
+    "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
+    "all": {"updates": "dual", "sharpness": SharpnessSpec(rho=0.05), "projection": ProjectionSpec(energy=0.8, texts=5)},
+}
 STEPS, CUT_AFTER = 3, 2
 PRELOADED = ["obliviate.train.loop", "torch._dynamo", "torch.utils.tensorboard", "peft",
              "transformers.models.llama.modeling_llama"]  # fmt: skip
@@ -38,6 +46,24 @@ PRELOADED = ["obliviate.train.loop", "torch._dynamo", "torch.utils.tensorboard",
 
 def three_steps(folder: Path, directory: Path, terms: tuple[Term, ...], **optim: Any) -> Job:
     return job(folder / "model", directory, terms, micro_batch_size=1, epochs=1.5, warmup_steps=0, **optim)
+
+
+@dataclass(frozen=True)
+class AllBut:
+    """Drops every other row, whatever is said."""
+
+    rows: tuple[Row, ...]
+    max_new_tokens: int = 3
+
+    def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> list[bool]:
+        assert len(said) == len(rows)
+        return [row not in self.rows for row in rows]
+
+
+def dropping(folder: Path, world: int) -> Job:
+    """Two epochs, of which the second has two rows."""
+    run = three_steps(folder, folder / f"dropping {world}", METHODS["npo+kl"])
+    return replace(run, drop=AllBut(FORGET[6:]), optim=run.optim.model_copy(update={"epochs": 2}))
 
 
 def variant(folder: Path, name: str, directory: Path) -> Job:
@@ -63,11 +89,20 @@ def trained_in_a_group(folder: Path, world: int) -> None:
         train(three_steps(folder, folder / f"{name} {world}", terms), metrics.append)
         held = [step["weights"] for step in metrics]
         (folder / f"{name} {world} weights {dist.get_rank()}.json").write_text(json.dumps(held))
+    alternating = three_steps(folder, folder / f"alternating {world}", METHODS["opt_out"])
+    train(replace(alternating, updates="alternating"), quiet)
+    train(dropping(folder, world), quiet)
     if world == 4:
         return
     for name in VARIANTS:
         model = train(variant(folder, name, folder / f"{name} {world}"), quiet)
         held = weights(model)
+        if dist.get_rank() == 0:
+            torch.save(held, folder / f"{name} {world}.pt")
+    for name, fields in UPDATES.items():
+        # Not KL: after a projected update it has hardly a gradient, and AdamW would make steps of its rounding.
+        run = three_steps(folder, folder / f"{name} {world}", METHODS["ga+gd"])
+        held = weights(train(replace(run, **fields), quiet))
         if dist.get_rank() == 0:
             torch.save(held, folder / f"{name} {world}.pt")
     for name in ("full", "lora"):
@@ -114,13 +149,29 @@ def test_every_loss_of_every_step_is_that_of_one_worker(groups: Path, name: str,
 
 
 @pytest.mark.parametrize("world", [2, 4])
+def test_alternating_updates_are_those_of_one_worker(groups: Path, world: int) -> None:
+    one = curve(groups / "alternating 1")
+    assert one != curve(groups / "opt_out 1")
+    assert curve(groups / f"alternating {world}") == pytest.approx(one, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_more_workers_than_rows_are_left_change_nothing(groups: Path, world: int) -> None:
+    one, more = (read_steps(groups / f"dropping {number}") for number in (1, world))
+    assert one[1]["early_drop"] == more[1]["early_drop"] == {"dropped": [0, 1, 2, 3, 4, 5], "left": 2}
+    assert [line["step"] for line in one] == [line["step"] for line in more]
+    assert len(one) > 2
+    assert curve(groups / f"dropping {world}") == pytest.approx(curve(groups / "dropping 1"), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", [2, 4])
 def test_every_worker_holds_the_same_dual_variable(groups: Path, world: int) -> None:
     held = [json.loads((groups / f"pdu {world} weights {rank}.json").read_text()) for rank in range(world)]
     assert all(each == held[0] for each in held)
     assert len({step["bounded_gd"] for step in held[0]}) > 1
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *UPDATES])
 def test_two_workers_end_with_the_weights_of_one(groups: Path, name: str) -> None:
     one, two = (torch.load(groups / f"{name} {world}.pt") for world in (1, 2))
     assert one.keys() == two.keys()

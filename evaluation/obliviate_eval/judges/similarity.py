@@ -19,16 +19,16 @@ class SentenceEncoder:
     Sentences beyond the encoder's limit (128 tokens for the default) are compared by their beginning.
     """
 
-    def __init__(self, source: str) -> None:
-        """Raises UserError where there is no such encoder."""
+    def __init__(self, source: str, key: str = "evaluation.encoder") -> None:
+        """Raises UserError, with the config's key, where there is no such encoder."""
         from sentence_transformers import SentenceTransformer
 
-        located = locate("evaluation.encoder", source)
+        located = locate(key, source)
         try:
             with quiet_transformers():
                 self._model = SentenceTransformer(located)
         except (OSError, ValueError) as error:
-            raise unavailable("evaluation.encoder", source, error) from error
+            raise unavailable(key, source, error) from error
 
     def __call__(self, pairs: Sequence[Pair]) -> list[float]:
         """The cosine of each pair, in [-1, 1]."""

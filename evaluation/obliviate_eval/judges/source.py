@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from obliviate import storage
 from obliviate.errors import UserError
 
 PACKAGE_PREFIX = "package:"
@@ -25,6 +26,10 @@ def locate(key: str, source: str) -> str:
         if not configs:
             raise UserError(f"{key}: {source}: package {name} holds no model (no config.json)")
         return str(configs[0].parent)
+    if "://" in source and not (storage.fetch(storage.local(source)) / "config.json").exists():
+        raise UserError(f"{key}: {source}: no whole folder with a model (no config.json in it); give another URL")
+    if "://" in source:
+        return str(storage.local(source))
     if source.startswith((".", "/", "~")) and not (Path(source).expanduser() / "config.json").exists():
         raise UserError(f"{key}: {source}: no folder with a model (no config.json in it); give a folder or a hub id")
     return str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source

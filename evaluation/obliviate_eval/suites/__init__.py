@@ -8,6 +8,8 @@ from obliviate_eval.aggregates import (
     MEMORIZATION,
     MODEL_UTILITY,
     NEIGHBOR_UTILITY,
+    OPT_OUT_FQ,
+    OPT_OUT_RQ,
     OVERALL,
     TOFU_MODEL_UTILITY,
     UTILITY,
@@ -67,6 +69,13 @@ CLOSER_LOOK_REAL_WORLD = Suite(
 )
 REAL_WORLD = replace(
     CLOSER_LOOK_REAL_WORLD, name="real_world", title="The same as closer_look_real_world, by its short name"
+)
+# High truth ratios mean the same on every set here, true told from false: FQ turns all of the forget set's numbers.
+OPT_OUT = Suite(
+    name="opt_out",
+    title="Opt-Out's FQ and RQ (arXiv:2406.12329v3): an entity, its neighbours, and the world; needs no judge",
+    metrics=(Probability(), Rouge(), TruthRatio()),
+    aggregates=(OPT_OUT_FQ, OPT_OUT_RQ),
 )
 TOFU = Suite(
     name="tofu",
@@ -142,6 +151,6 @@ CUSTOM = Suite(
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, REAL_WORLD, TOFU, OPENUNLEARNING, MUSE, WMDP, LEAKAGE, CUSTOM,
+        CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, REAL_WORLD, OPT_OUT, TOFU, OPENUNLEARNING, MUSE, WMDP, LEAKAGE, CUSTOM,
     )
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """Rows of a data set, from the Hugging Face hub or from a local folder laid out like it."""
 
-from pathlib import Path
 from typing import Any
 
+from obliviate import storage
 from obliviate.data.rows import read_objects
 from obliviate.errors import UserError
 
@@ -13,9 +13,9 @@ def load_objects(source: str, subset: str, split: str) -> list[tuple[str, Any]]:
     A folder holds SUBSET/SPLIT.json, .jsonl or .parquet, or the hub's SUBSET/SPLIT-00000-of-00001.parquet.
     Raises UserError where there is no such file, or the hub does not answer.
     """
-    folder = Path(source).expanduser()
+    folder = storage.fetch(storage.local(source).expanduser())
     if not folder.is_dir():
-        if source.startswith((".", "/", "~")):
+        if source.startswith((".", "/", "~")) or "://" in source:
             raise UserError(f"data.source: {source}: no such folder; give a folder with {subset}/{split}.jsonl")
         return [
             (f"{source} {subset}/{split}, row {n}", row) for n, row in enumerate(load_hub(source, subset, split), 1)

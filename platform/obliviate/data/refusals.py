@@ -5,6 +5,7 @@ The preference and relabelling methods draw one per item; many wordings keep the
 
 from pathlib import Path
 
+from obliviate import storage
 from obliviate.errors import UserError
 
 REFUSALS: tuple[str, ...] = (
@@ -115,7 +116,7 @@ def load_refusals(path: str | Path | None = None) -> tuple[str, ...]:
     """The project's own, or those of a plain text file, one a line. Raises UserError for a missing or empty file."""
     if path is None:
         return REFUSALS
-    path = Path(path).expanduser()
+    path = storage.fetch(storage.local(path).expanduser())
     if not path.is_file():
         raise UserError(f"{path}: no such file of refusals; give a plain text file, one a line, or leave it out")
     refusals = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, write_whole
 
@@ -30,6 +31,7 @@ class Row:
     entity: str | None = None  # whom or what the row is about
     task_id: str | None = None  # which request of a continual sequence it belongs to
     alternatives: tuple[str, ...] = ()  # other plausible answers, for methods that prefer one of them to `answer`
+    refusals: tuple[str, ...] = ()  # what to say instead of `answer`; empty: one of the refusals of all rows
 
     @property
     def key(self) -> tuple[str, str]:
@@ -102,7 +104,7 @@ def without_overlap(forget: Iterable[Row], retain: Sequence[Row]) -> tuple[tuple
 
 
 def read_rows(path: str | Path) -> tuple[Row, ...]:
-    """The rows of a local JSON list, JSON-lines or Parquet file; what it is shows in its content, not in its name.
+    """The rows of a JSON list, JSON-lines or Parquet file; what it is shows in its content, not in its name.
 
     Raises UserError, with the file and the line (JSON lines) or row (list, Parquet, from 1), for a file that is
     missing, empty or of another kind, and for a row that has no answer or a value of the wrong type.
@@ -118,9 +120,9 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
 
     Raises UserError for a file that is missing or of another kind.
     """
-    path = Path(path).expanduser()
+    path = storage.fetch(storage.local(path).expanduser())
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a .json, .jsonl or .parquet file")
+        raise UserError(f"{storage.url_of(path) or path}: no such file; give a .json, .jsonl or .parquet file")
     content = path.read_bytes()
     return _parquet_records(path) if content.startswith(PARQUET_MAGIC) else _json_records(path, content)
 
@@ -163,6 +165,7 @@ def parse_row(record: Any, where: str) -> Row:
         entity=_entity(record, where),
         task_id=_task(record, where),
         alternatives=_strings(record, "alternatives", where),
+        refusals=_strings(record, "refusals", where),
     )
 
 

@@ -22,7 +22,8 @@ class Item:
     refusal: int
     retain_refusal: int
     mismatch: int
-    alternative: float  # in [0, 1): where in the row's list of alternative answers
+    alternative: float  # in [0, 1): where in the row's list of alternative answers, or of its own refusals
+    world: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Schedule:
     optim: OptimSpec
     seed: int
     pairing: Literal["fresh", "fixed"] = "fresh"
+    world: int = 0
+    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each anchor, the retain items it may meet; None: all
     of_retain: bool = False  # the anchors are the retain rows themselves (fine-tuning), not rows that draw one of them
 
     @property
@@ -67,11 +70,16 @@ class Schedule:
     def _item(self, epoch: int, position: int) -> Item:
         anchor = int(self._order(epoch)[position])
         key = [self.seed, anchor] if self.pairing == "fixed" else [self.seed, anchor, epoch + 1]
-        draws = np.random.default_rng(key).random(5)
+        draws = np.random.default_rng(key).random(6)
         retain, mismatch = (int(draw * self.retain) for draw in draws[:2])
+        if self.neighbours is not None:
+            near = self.neighbours[anchor]
+            retain = near[int(draws[0] * len(near))]
         refusal, retain_refusal = (int(draw * self.refusals) for draw in draws[2:4])
         retain = anchor if self.of_retain else retain
-        return Item(anchor, retain, refusal, retain_refusal, mismatch, float(draws[4]))
+        return Item(
+            anchor, retain, refusal, retain_refusal, mismatch, float(draws[4]), world=int(draws[5] * self.world)
+        )
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

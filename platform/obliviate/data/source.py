@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from obliviate import storage
 from obliviate.data.hub import load_hub
 from obliviate.data.rows import Row, parse_row, read_rows
 from obliviate.errors import UserError
@@ -10,10 +11,10 @@ from obliviate.errors import UserError
 
 def folder_of(source: str) -> Path | None:
     """None where `source` names no folder. Raises UserError where it is written as a path and is none."""
-    path = Path(source).expanduser()
+    path = storage.fetch(storage.local(source).expanduser())
     if path.is_dir():
         return path
-    if source.startswith((".", "/", "~")):
+    if source.startswith((".", "/", "~")) or "://" in source:
         raise UserError(f"data.source: {source}: no such folder; give a folder with the data set's JSON files")
     return None
 

@@ -13,6 +13,8 @@ from jinja2 import TemplateError
 
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
+from obliviate.guardrail import guarded_question, guarded_system_prompt
+from obliviate.schema import GuardrailSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +46,8 @@ class TextEncoder:
     nothing, and the answer continues the question after a space; anything else is Jinja text or the path of a file of
     it. The empty question stands for a plain text, which is never laid out as a chat: it follows the
     beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's first token is the prompt,
-    because nothing predicts it.
+    because nothing predicts it. A `guardrail` is put before what it does not know: into the system prompt, or into each
+    question; a plain text asks nothing, and is left alone.
 
     Raises UserError where the tokenizer has no template and none is given, and for a template that cannot be read or
     does not render a user's and an assistant's message.
@@ -56,10 +59,12 @@ class TextEncoder:
         *,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        guardrail: GuardrailSpec | None = None,
         max_length: int = 512,
     ) -> None:
         self._tokenizer = tokenizer
-        self._system_prompt = system_prompt
+        self._system_prompt = guarded_system_prompt(guardrail, system_prompt)
+        self._guardrail = guardrail
         self._max_length = max_length
         self._raw = chat_template == RAW
         self._template = None if chat_template in (PLAIN, RAW) else _template(tokenizer, chat_template)
@@ -91,6 +96,7 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
+        question = guarded_question(self._guardrail, question)
         if self._template is None:
             head = "" if self._system_prompt is None else f"{self._system_prompt}\n\n"
             layout = question if self._raw else f"Question: {question}\nAnswer:"

@@ -5,13 +5,13 @@ how they were to be continued. What the folder belongs to (a model, a precision)
 """
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from obliviate import storage
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.pool import OnChunk
@@ -61,7 +61,7 @@ class Journal:
         return self._of_texts("gradient_norms", self._engine.gradient_norms, texts, _as_it_is, _as_it_is)
 
     def discard(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        storage.remove(self._folder)
 
     def _of_texts(
         self,

@@ -1,9 +1,11 @@
 """An engine made of many: replicas in Ray actors, work in chunks, a dead replica replaced and its chunk redone."""
 
 import logging
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from time import sleep
 from types import TracebackType
 from typing import Any, cast
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int, int], None]  # texts done, texts in all, tokens generated or scored so far
 OnChunk = Callable[[Sequence[int], Sequence[Any]], None]  # places in the call's list, their results
 PLACEMENT_NOTICE_S = 60.0
+DEATHS = 2  # of replicas with the same chunk in hand, after which it is taken for their cause
+RESTARTS, RESTART_POLL_S = 100, 1.0
 
 
 class Replica:
@@ -126,8 +130,7 @@ class EnginePool:
         actor = ray.remote(Replica).options(
             num_cpus=placement.cpus,
             num_gpus=placement.gpus,
-            max_restarts=-1,
-            max_task_retries=1,  # a chunk is lost with its replica and redone by the restarted one: once
+            max_restarts=-1,  # on another node, where it was the node that died
             runtime_env={"env_vars": worker_environment() | vllm},
             # Inside a Ray Tune trial actors would be placed in what the trial reserved for itself alone.
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
@@ -141,7 +144,7 @@ class EnginePool:
         return self
 
     def _open(self, placement: Placement) -> None:
-        opening = [replica.ready.remote() for replica in self._replicas]
+        opening = [replica.ready.options(max_task_retries=1).remote() for replica in self._replicas]
         _, late = ray.wait(opening, num_returns=len(opening), timeout=PLACEMENT_NOTICE_S)
         if late:
             log.warning(
@@ -155,10 +158,7 @@ class EnginePool:
             except RayActorError as error:
                 if error.actor_init_failed:  # not the engine, which opens later: the package is missing there, say
                     raise
-                raise UserError(
-                    f"engine.replicas={self._spec.replicas}: a replica died twice while loading {self._model.source}, "
-                    "most likely for want of memory; lower engine.replicas or use a smaller model"
-                ) from error
+                raise UserError(self._unloadable("twice")) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -223,24 +223,41 @@ class EnginePool:
         """
         assert self._replicas, "an EnginePool works inside its with block"
         size = max(1, min(self._spec.chunk_size, ceil(len(order) / len(self._replicas))))
-        chunks = (order[start : start + size] for start in range(0, len(order), size))
-        pending: dict[Any, tuple[Any, list[int]]] = {}
-
-        def hand_out(replica: Any) -> None:
-            if (chunk := next(chunks, None)) is not None:
+        left = deque(order[start : start + size] for start in range(0, len(order), size))
+        idle = deque(self._replicas)
+        pending: dict[Any, tuple[Any, list[int]]] = {}  # what a replica has in hand; nothing while it starts again
+        deaths: Counter[int] = Counter()  # by a chunk's first place
+        attempts = 0  # to start replicas again
+        while left or any(chunk for _, chunk in pending.values()):
+            while left and idle:
+                replica, chunk = idle.popleft(), left.popleft()
                 pending[getattr(replica, method).remote([items[i] for i in chunk], *arguments)] = (replica, chunk)
-
-        for replica in self._replicas:
-            hand_out(replica)
-        while pending:
             (ref,), _ = ray.wait(list(pending), num_returns=1)
             replica, chunk = pending.pop(ref)
             try:
                 results = _result(ref)
             except RayActorError as error:
-                raise UserError(self._deadly(ids[chunk[0]])) from error
-            hand_out(replica)
-            yield chunk, results
+                attempts += 1
+                if attempts > RESTARTS:
+                    raise UserError(self._unloadable(f"{RESTARTS} times")) from error
+                if chunk:
+                    deaths[chunk[0]] += 1
+                    if deaths[chunk[0]] == DEATHS:
+                        raise UserError(self._deadly(ids[chunk[0]])) from error
+                    left.appendleft(chunk)  # for whoever is free first
+                # Until Ray knows that a node is gone it fails every call to what ran there, at once.
+                sleep(RESTART_POLL_S)
+                pending[replica.ready.remote()] = (replica, [])
+                continue
+            idle.append(replica)
+            if chunk:
+                yield chunk, results
+
+    def _unloadable(self, times: str) -> str:
+        return (
+            f"engine.replicas={self._spec.replicas}: a replica died {times} while loading {self._model.source}, most "
+            "likely for want of memory; lower engine.replicas or use a smaller model"
+        )
 
     def _deadly(self, ids: tuple[int, ...]) -> str:
         text = load_tokenizer(self._model).decode(list(ids))

@@ -18,7 +18,7 @@ from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.request import context_limit, reject_unscorable, request_seed, room, stop_ids
-from obliviate.models import content_of, load_tokenizer, materialise
+from obliviate.models import content_of, load_tokenizer, locate, materialise
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def local_folder(model: ModelSpec) -> str:
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / content_of(model)[:16]
     with FileLock(folder.with_suffix(".lock")):
-        return materialise(model, folder)
+        return locate(materialise(model, folder))
 
 
 class VLLMEngine:

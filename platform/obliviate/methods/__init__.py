@@ -10,14 +10,33 @@ from obliviate.methods.activations import Activations
 from obliviate.methods.adaptive_rmu import AdaptiveRMU
 from obliviate.methods.altpo import AltPO
 from obliviate.methods.ap import AP
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, Term
+from obliviate.methods.base import (
+    ForgetObjective,
+    Loss,
+    Needs,
+    ParameterRegularizer,
+    Pass,
+    Positions,
+    Regularizer,
+    Scores,
+    Term,
+)
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
+from obliviate.methods.disassociation import Disassociation
+from obliviate.methods.divergence import Divergence
 from obliviate.methods.dpo import DPO
+from obliviate.methods.eul import EUL
+from obliviate.methods.flat import FLAT
 from obliviate.methods.ga import GA
 from obliviate.methods.gd import GD
+from obliviate.methods.icku import ICKU
 from obliviate.methods.idk import IDK
+from obliviate.methods.ihl import IHL
+from obliviate.methods.jensun import JensUn
+from obliviate.methods.js import JS
 from obliviate.methods.kl import KL
+from obliviate.methods.marked import Marked
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.npo import NPO
@@ -25,8 +44,12 @@ from obliviate.methods.pdu import PDU
 from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
 from obliviate.methods.simnpo import SimNPO
+from obliviate.methods.task_vector import TaskVector
 from obliviate.methods.undial import UNDIAL
+from obliviate.methods.unilogit import Unilogit
+from obliviate.methods.wasserstein import Wasserstein
 from obliviate.methods.wga import WGA
+from obliviate.methods.world import World
 from obliviate.scoring import AnyStat
 
 __all__ = [
@@ -34,10 +57,15 @@ __all__ = [
     "AP",
     "CEU",
     "DPO",
+    "EUL",
+    "FLAT",
     "FORGET_TYPES",
     "GA",
     "GD",
+    "ICKU",
     "IDK",
+    "IHL",
+    "JS",
     "KL",
     "ME",
     "NPO",
@@ -52,24 +80,38 @@ __all__ = [
     "AnyForgetSpec",
     "AnyRegularizerSpec",
     "BoundedGD",
+    "Disassociation",
+    "Divergence",
     "ForgetObjective",
+    "JensUn",
     "Loss",
+    "Marked",
     "Mismatch",
     "Needs",
+    "ParameterRegularizer",
     "Pass",
     "Positions",
     "Regularizer",
     "SatImp",
     "Scores",
     "SimNPO",
+    "TaskVector",
     "Term",
+    "Unilogit",
+    "Wasserstein",
+    "World",
     "expand",
     "union_of_needs",
     "widest",
 ]
 
-AnyForget = GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO
-AnyRegularizer = GD | KL | AP | Mismatch | BoundedGD | Activations
+AnyForget = (
+    GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU
+)  # fmt: skip
+AnyRegularizer = (
+    GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein
+)
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
 
@@ -83,6 +125,12 @@ ALIASES = {
     "pdu": "pdu+bounded_gd",
     "rmu": "rmu+activations",
     "adaptive_rmu": "adaptive_rmu+activations",
+    "jensun": "jensun+js",
+    "eul": "eul+kl+gd",
+    "icku": "icku+marked",
+    "sku": "task_vector+disassociation+divergence",
+    "opt_out": "npo+gd+world+wasserstein",
+    "snap": "idk+gd+wasserstein",
 }
 
 

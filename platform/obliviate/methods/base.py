@@ -35,8 +35,12 @@ class Pass(StrEnum):
     FORGET_IDK = "forget_idk"  # (x_f, a refusal)
     FORGET_MISMATCH = "forget_mismatch"  # (x_f, the answer of a random retain item)
     FORGET_ALTERNATIVE = "forget_alternative"  # (x_f, one of the row's alternative answers)
+    FORGET_SHUFFLED = "forget_shuffled"  # (x_f, the answer of another forget row)
+    FORGET_MARKED_IDK = "forget_marked_idk"  # (x_f behind a mark that names its entity, a refusal)
     RETAIN = "retain"  # (x_r, y_r)
     RETAIN_IDK = "retain_idk"  # (x_r, a refusal)
+    RETAIN_MARKED = "retain_marked"  # (x_r behind a mark that names a forget row's entity, y_r)
+    WORLD = "world"  # (x_w, y_w): a general instruction and its answer
     REFERENCE_FORGET = "reference_forget"
     REFERENCE_FORGET_IDK = "reference_forget_idk"
     REFERENCE_FORGET_ALTERNATIVE = "reference_forget_alternative"
@@ -129,3 +133,28 @@ class Regularizer(Term):
         Raises ValueError where the objective has no such value.
         """
         return self
+
+
+class ParameterRegularizer(Regularizer):
+    """Holds the weights themselves near what they were. It needs no pass: the loop hands it every trained parameter,
+    whole and in float32, beside its value before the first step.
+
+    The penalty is a mean over random directions, drawn anew for each parameter at each step. Each worker computes the
+    share of its part of them; the shares add up to the same value and gradient on any number of workers.
+    """
+
+    directions: int = Field(100, ge=1)
+
+    @property
+    def needs(self) -> Needs:
+        return {}
+
+    def loss(self, scores: Scores) -> Loss:
+        raise TypeError(f"{self.type} looks at weights and not at scores: call penalty")
+
+    @abstractmethod
+    def penalty(self, initial_ND: Tensor, weight_ND: Tensor, directions_KD: Tensor) -> Tensor:
+        """The share of `directions_KD`, unit vectors and some of all `directions`, in the penalty of one parameter.
+
+        N rows of D numbers: a vector is one row.
+        """

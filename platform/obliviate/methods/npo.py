@@ -16,7 +16,9 @@ class NPO(ForgetObjective):
 
     type: Literal["npo"] = "npo"
     beta: float = Field(0.1, gt=0)  # 1/nats; beta -> 0 is gradient ascent
-    reduction: Literal["sum", "mean"] = "sum"  # over a text's answer tokens; "mean" is what Opt-Out and MUSE compute
+    # Over a text's answer tokens; "mean" is what Opt-Out and MUSE compute, "token" is TNPO (arXiv:2502.19301), in which
+    # each token is a text of its own.
+    reduction: Literal["sum", "mean", "token"] = "sum"
 
     @property
     def needs(self) -> Needs:
@@ -26,9 +28,12 @@ class NPO(ForgetObjective):
         }
 
     def loss(self, scores: Scores) -> Loss:
-        """Mean over texts of -(2/beta) log sigmoid(-beta log(p / p_ref))."""
-        forget = scores[Pass.FORGET]
-        log_ratio_B = forget.logp_B - scores[Pass.REFERENCE_FORGET].logp_B  # nats
+        """Mean over texts, or over answer tokens, of -(2/beta) log sigmoid(-beta log(p / p_ref))."""
+        forget, reference = scores[Pass.FORGET], scores[Pass.REFERENCE_FORGET]
+        if self.reduction == "token":
+            log_ratio_BT = forget.logp_BT - reference.logp_BT
+            return Loss.mean(-2 / self.beta * F.logsigmoid(-self.beta * log_ratio_BT), forget.answer_BT)
+        log_ratio_B = forget.logp_B - reference.logp_B  # nats
         if self.reduction == "mean":
             log_ratio_B = log_ratio_B / forget.tokens_B.clamp(min=1)
         return Loss.mean(-2 / self.beta * F.logsigmoid(-self.beta * log_ratio_B))

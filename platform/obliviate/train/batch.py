@@ -6,6 +6,7 @@ a real end-of-turn token may have the padding's id.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +16,12 @@ from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
+from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
 from obliviate.scoring import AnyStat, TokenScores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
 
@@ -33,9 +38,15 @@ class Texts:
         forget: Sequence[Row],
         retain: Sequence[Row],
         refusals: Sequence[str],
+        world: Sequence[Row] = (),
     ) -> None:
         self._encoder, self._forget, self._retain, self._refusals = encoder, forget, retain, refusals
+        self._world = world
         self._encoded: dict[TextKey, Encoded] = {}
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        return self._encoder.tokenizer
 
     @property
     def padding_id(self) -> int:
@@ -47,15 +58,24 @@ class Texts:
             case Pass.FORGET:
                 return each, item.anchor, 0
             case Pass.FORGET_IDK:
+                own = self._forget[item.anchor].refusals
+                return each, item.anchor, int(item.alternative * len(own)) if own else item.refusal
+            case Pass.FORGET_MARKED_IDK:
                 return each, item.anchor, item.refusal
+            case Pass.RETAIN_MARKED:
+                return each, item.anchor, item.retain
             case Pass.FORGET_MISMATCH:
                 return each, item.anchor, item.mismatch
             case Pass.FORGET_ALTERNATIVE:
                 return each, item.anchor, int(item.alternative * len(self._alternatives(item.anchor)))
+            case Pass.FORGET_SHUFFLED:
+                return each, item.anchor, self._other(item)
             case Pass.RETAIN:
                 return each, item.retain, 0
             case Pass.RETAIN_IDK:
                 return each, item.retain, item.retain_refusal
+            case Pass.WORLD:
+                return each, item.world, 0
             case _:
                 return self.key(each.text, item)
 
@@ -65,14 +85,36 @@ class Texts:
         return self._encoded[key]
 
     def _encode(self, each: Pass, first: int, second: int) -> Encoded:
-        row = (self._retain if each in (Pass.RETAIN, Pass.RETAIN_IDK) else self._forget)[first]
+        if each in (Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED):
+            return self._encoder.encode_row(self._marked(each, first, second))
+        rows = {Pass.RETAIN: self._retain, Pass.RETAIN_IDK: self._retain, Pass.WORLD: self._world}
+        row = rows.get(each, self._forget)[first]
         if each in (Pass.FORGET_IDK, Pass.RETAIN_IDK):
-            return self._encoder.encode_row(replace(row, answer=self._refusals[second]))
+            refusals = row.refusals if row.refusals and each is Pass.FORGET_IDK else self._refusals
+            return self._encoder.encode_row(replace(row, answer=refusals[second]))
         if each is Pass.FORGET_MISMATCH:
             return self._encoder.encode_row(replace(row, answer=self._retain[second].answer))
+        if each is Pass.FORGET_SHUFFLED:
+            return self._encoder.encode_row(replace(row, answer=self._forget[second].answer))
         if each is Pass.FORGET_ALTERNATIVE:
             return self._encoder.encode_row(replace(row, answer=self._alternatives(first)[second]))
         return self._encoder.encode_row(row)
+
+    def _marked(self, each: Pass, forget: int, second: int) -> Row:
+        """Behind the mark of the forget row's entity: that row with a refusal, or a retain row."""
+        entity = self._forget[forget].entity
+        assert entity is not None, "the data was checked before training"
+        if each is Pass.RETAIN_MARKED:
+            row = self._retain[second]
+        else:
+            row = replace(self._forget[forget], answer=self._refusals[second])
+        return replace(row, question=marked(row.question, [entity]))
+
+    def _other(self, item: Item) -> int:
+        """Another forget row, each equally likely; itself where it is the only one."""
+        if len(self._forget) == 1:
+            return item.anchor
+        return (item.anchor + 1 + int(item.alternative * (len(self._forget) - 1))) % len(self._forget)
 
     def _alternatives(self, index: int) -> Sequence[str]:
         row = self._forget[index]

@@ -1,6 +1,7 @@
 """Checkpoints of a training run: sharded, with optimiser state, loadable on another number of workers, never half.
 
 A checkpoint is written to a hidden folder and renamed when all workers are done: a folder named `step_000012` is whole.
+In an object store, which can't rename, each worker uploads what it wrote, and the folder is marked whole when all have.
 """
 
 import json
@@ -17,7 +18,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
+from obliviate import storage
 from obliviate.errors import UserError
+from obliviate.train.together import together
 
 META_FILE = "meta.json"
 # The frozen base under adapters never changes: it is read from its source, not from checkpoints.
@@ -58,46 +61,55 @@ class Cadence:
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None."""
-    return max(folder.glob("step_*"), default=None) if folder.is_dir() else None
+    return max(_all(folder), default=None)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Only the newest `keep` stay. Called after a step with finite losses: until then the newest may be a bad one."""
     if dist.get_rank() == 0:
-        for old in sorted(folder.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
+        for old in _all(folder)[:-keep]:
+            storage.remove(old)
 
 
 def discard(folder: Path, step: int) -> None:
     """Remove the checkpoint taken after that many steps, if there is one. All workers call it together."""
     if dist.get_rank() == 0:
-        shutil.rmtree(_path(folder, step), ignore_errors=True)
+        storage.remove(_path(folder, step))
     dist.barrier()
 
 
-def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizer: Optimizer) -> None:
+def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """All workers call it together; `weights` are the terms', which every worker knows alike.
 
     Raises UserError, on all of them, where the disk refuses: older ones stay.
     """
     path = _path(folder, step)
     temporary = folder / f".{path.name}.tmp"
-    first = dist.get_rank() == 0
-    if first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    failure = ""
-    try:
-        dcp.save(_state(model, optimizer), storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
-        if first:
+    rank = dist.get_rank()
+
+    def begin() -> None:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            storage.begin_folder(path)
+
+    def write() -> None:
+        temporary.mkdir(parents=True, exist_ok=True)  # workers on other nodes may have a disk of their own
+        dcp.save(_state(model, optimizers), storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
+        mine = list(temporary.glob(f"__{rank}_*"))
+        if rank == 0:
             (temporary / META_FILE).write_text(json.dumps({"step": step, "weights": list(weights)}), encoding="utf-8")
+            mine += [temporary / META_FILE, temporary / ".metadata"]
+        storage.upload_into(path, mine, temporary)
+
+    def commit() -> None:
+        if storage.url_of(path) is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif rank == 0:
             temporary.rename(path)
-    except (OSError, dcp.api.CheckpointException) as error:
-        failure = " ".join(str(error).split())[-300:] or type(error).__name__
-    failures: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    if cause := next(filter(None, failures), ""):
+        if rank == 0:
+            storage.finish_folder(path)
+
+    if cause := together(begin) or together(write) or together(commit):
         shutil.rmtree(temporary, ignore_errors=True)
         before = latest(folder)
         raise UserError(
@@ -106,25 +118,42 @@ def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, op
         )
 
 
+def _all(folder: Path) -> list[Path]:
+    """Every whole checkpoint, the oldest first."""
+    return [path for path in storage.folders(folder) if path.name.startswith("step_")]
+
+
 def _path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}"
 
 
-def load(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, list[float]]:
-    """Put the checkpoint's state into model and optimiser; the step it was taken after and the terms' weights."""
-    state = _state(model, optimizer)
+def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[int, list[float]]:
+    """Put the checkpoint's state into model and optimisers; the step it was taken after and the terms' weights.
+
+    All workers call it together. Raises UserError, on all of them, where it cannot be fetched.
+    """
+    if cause := together(lambda: storage.fetch(path)):
+        raise UserError(f"{path}: the checkpoint cannot be fetched ({cause}); run the same command again")
+    state = _state(model, optimizers)
     dcp.load(state, storage_reader=dcp.FileSystemReader(path))
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=TRAINED_ONLY,
-    )
+    for number, optimizer in enumerate(optimizers):
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state[_name(number)],
+            options=TRAINED_ONLY,
+        )
     meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
     return meta["step"], meta["weights"]
 
 
-def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    model_state, optimizer_state = get_state_dict(model, optimizer, options=TRAINED_ONLY)
-    return {"model": model_state, "optimizer": optimizer_state}
+def _state(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for number, optimizer in enumerate(optimizers):
+        state["model"], state[_name(number)] = get_state_dict(model, optimizer, options=TRAINED_ONLY)
+    return state
+
+
+def _name(optimizer: int) -> str:
+    return f"optimizer_{optimizer}"

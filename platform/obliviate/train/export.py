@@ -7,10 +7,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from obliviate.models import load_tokenizer, locate
+from obliviate.errors import UserError
+from obliviate.models import load_tokenizer, name_elsewhere
 from obliviate.runs import whole_folder
 from obliviate.schema import ModelSpec
 from obliviate.train.model import ScoredModel, add_lora
+from obliviate.train.together import together
 
 PREFIX = "model."  # of the transformers model inside ScoredModel
 
@@ -18,18 +20,17 @@ PREFIX = "model."  # of the transformers model inside ScoredModel
 def export(scored: ScoredModel, spec: ModelSpec, folder: Path) -> None:
     """Gather the float32 weights on the first worker and write them whole. Every worker calls it.
 
-    Weights are stored in float32: rounded to bfloat16, the small updates of unlearning would be lost.
+    Weights are stored in float32: rounded to bfloat16, the small updates of unlearning would be lost. Raises UserError,
+    on every worker, where they cannot be written.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(scored, options=options)
-    if dist.get_rank() == 0:
-        _write(
-            scored,
-            {name.removeprefix(PREFIX): cast(torch.Tensor, value) for name, value in state.items()},
-            spec,
-            folder,
+    whole = {name.removeprefix(PREFIX): cast(torch.Tensor, value) for name, value in state.items()}
+    if cause := together(lambda: _write(scored, whole, spec, folder) if dist.get_rank() == 0 else None):
+        raise UserError(
+            f"{folder}: the model could not be written ({cause}); mend that and run the same command again: it "
+            "continues from the last checkpoint"
         )
-    dist.barrier()
 
 
 def _write(scored: ScoredModel, state: dict[str, torch.Tensor], spec: ModelSpec, folder: Path) -> None:
@@ -46,7 +47,7 @@ def _write(scored: ScoredModel, state: dict[str, torch.Tensor], spec: ModelSpec,
     if spec.lora is not None and spec.lora.merge:
         model = model.merge_and_unload()
     elif spec.lora is not None:
-        model.peft_config["default"].base_model_name_or_path = locate(spec.source)
+        model.peft_config["default"].base_model_name_or_path = name_elsewhere(spec.source)
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary)
         load_tokenizer(spec).save_pretrained(temporary)

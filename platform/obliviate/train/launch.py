@@ -4,12 +4,14 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.errors import UserError
 from obliviate.schema import ClusterSpec
-from obliviate.train.log import read_steps
+from obliviate.train.log import PUBLISH_EVERY_S, STEPS_FILE, read_steps
 from obliviate.train.loop import Job
 from obliviate.train.worker import Outcome, work
 
@@ -32,16 +34,19 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
     cpus = cluster.cpus_per_worker or cores_share(cluster.workers, gpus)
     check_resources("cluster.workers", cluster.workers, cpus, gpus)
     resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    storage_path, filesystem = storage.for_ray(job.directory / "ray")
+    names = {"directory": storage.name(job.directory), "folder": storage.name(folder)}
     trainer = TorchTrainer(
         work,
-        train_loop_config={"job": job, "folder": folder, "threads": cpus},
+        train_loop_config={"job": job, "threads": cpus, **names},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             name=job.directory.name,
-            storage_path=str(job.directory / "ray"),
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("ERROR"),
             worker_runtime_env={"env_vars": worker_environment()},
@@ -62,7 +67,10 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
 
 
 class _Follower:
-    """Hands each new line of the run's step log to `on_step`, from a thread, while the workers train."""
+    """Hands each new line of the run's step log to `on_step`, from a thread, while the workers train.
+
+    Of a run in an object store the log may be on another node, which publishes it now and then.
+    """
 
     def __init__(self, directory: Path, on_step: OnStep) -> None:
         self._directory, self._on_step = directory, on_step
@@ -77,9 +85,12 @@ class _Follower:
         self._thread.join()
 
     def _follow(self) -> None:
-        seen = 0
+        seen, fetched_s = 0, monotonic()
         while True:
             stopping = self._stop.wait(POLL_S)
+            if stopping or monotonic() - fetched_s >= PUBLISH_EVERY_S:
+                storage.fetch(self._directory / STEPS_FILE)
+                fetched_s = monotonic()
             for line in read_steps(self._directory):
                 if line["step"] > seen:
                     self._on_step(line)

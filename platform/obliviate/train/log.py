@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from obliviate import storage
 from obliviate.runs import write_whole
 
 STEPS_FILE = "steps.jsonl"
+PUBLISH_EVERY_S = 15.0  # of a run in an object store, which takes whole files alone
 TENSORBOARD = "tensorboard"
 
 
@@ -17,7 +20,8 @@ class StepLog:
     def __init__(self, directory: Path, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._path = directory / STEPS_FILE
+        self._path = storage.fetch(directory / STEPS_FILE)
+        self._published_s = monotonic()
         kept = [line for line in read_steps(directory) if line["step"] <= start]
         write_whole(self._path, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in kept)))
         self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1)
@@ -25,14 +29,23 @@ class StepLog:
     def write(self, metrics: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(metrics) + "\n")
+        if monotonic() - self._published_s >= PUBLISH_EVERY_S:
+            self.publish()
         scalars = {name: metrics[name] for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
         scalars |= {f"loss/{term}": part for term, part in metrics["parts"].items()}
         scalars |= {f"weight/{term}": weight for term, weight in metrics["weights"].items()}  # dual variables move
         for name, value in scalars.items():
             self._board.add_scalar(name, value, metrics["step"])
 
+    def publish(self) -> None:
+        """Where others see it: before a checkpoint, which a run may go on from elsewhere, and now and then."""
+        storage.upload(self._path)
+        self._published_s = monotonic()
+
     def close(self) -> None:
         self._board.close()
+        self.publish()
+        storage.upload_tree(self._path.parent / TENSORBOARD)
 
 
 def read_steps(directory: Path) -> list[dict[str, Any]]:

@@ -4,11 +4,9 @@ Each optimiser step sees one global batch of the schedule, cut into micro-batche
 divided by its count over the whole step, so the result depends on neither workers nor micro-batches.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -19,22 +17,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore
-from torch.distributed.tensor import DTensor
 
+from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, Pass, Scores, Term, union_of_needs
+from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
-from obliviate.schema import ModelSpec, OptimSpec
+from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
 from obliviate.scoring import Activation, TokenScores, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
-from obliviate.train.log import StepLog
-from obliviate.train.model import DTYPES, ScoredModel, build, layer_of
+from obliviate.train.early_drop import DropRule, EarlyDrop
+from obliviate.train.initial import InitialWeights
+from obliviate.train.log import STEPS_FILE, StepLog, read_steps
+from obliviate.train.memory import peak_memory_bytes
+from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
+from obliviate.train.optimizer import adamw, clip
+from obliviate.train.phases import Phase, Update, Updates, plan_updates
+from obliviate.train.projection import retain_projection
 from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
+from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Signal, Slices, measure
+from obliviate.train.together import together
 
 CHECKPOINTS = "checkpoints"
 
@@ -56,12 +62,21 @@ class Job:
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
+    world: tuple[Row, ...] = ()  # general instructions
+    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
+    drop: DropRule | None = None  # says which forget rows need no more training
+    updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
+    forget_learning_rate: float | None = None  # of the former; None: that of `optim`
+    sharpness: SharpnessSpec | None = None
+    projection: ProjectionSpec | None = None
 
     @property
     def schedule(self) -> Schedule:
         of_retain = self.anchor is Pass.RETAIN
         anchors = len(self.retain if of_retain else self.forget)
-        return Schedule(anchors, len(self.retain), len(self.refusals), self.optim, self.seed, self.pairing, of_retain)  # type: ignore[arg-type]
+        counts = (anchors, len(self.retain), len(self.refusals))
+        rest = (len(self.world), self.neighbours, of_retain)
+        return Schedule(*counts, self.optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]
 
 
 class Reporter(Protocol):
@@ -95,7 +110,9 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
-        metrics = trainer.step(step) | trainer.signal(step + 1)
+        if not trainer.items(step):
+            continue  # nothing of this step's rows is left to forget
+        metrics = trainer.step(step) | trainer.signal(step + 1) | trainer.early_drop(step + 1)
         checkpoint.prune(job.directory / CHECKPOINTS, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
@@ -103,12 +120,14 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
             report(metrics)
         if step + 1 < trainer.schedule.steps and due(step + 1):
             with due.saving():
+                if log is not None:
+                    log.publish()
                 checkpoint.save(
                     job.directory / CHECKPOINTS,
                     step + 1,
                     trainer.weights,
                     trainer.model,
-                    trainer.optimizer,
+                    trainer.optimizers,
                 )
     if log is not None:
         log.close()
@@ -126,10 +145,12 @@ class _Trainer:
                 "every worker needs an item of each batch"
             )
         encoder = text_encoder(job.model, load_tokenizer(job.model))
-        self.texts = Texts(encoder, job.forget, job.retain, job.refusals)
+        self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
+        self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.needs = union_of_needs(self.terms)
-        self.trained = {each: stats for each, stats in self.needs.items() if not each.of_reference}
+        apart = job.sharpness is not None
+        self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)
         self.model = build(
@@ -139,48 +160,42 @@ class _Trainer:
             device=device,
             trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
-        _check_layers(self.terms, self.model)
-        self.optimizer = _adamw(self.model, job.optim)
+        check_layers(self.terms, self.model)
+        states = 1 + max(update.optimizer for update in self.updates)
+        self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
+        of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
+        self.initial = InitialWeights(self.model) if of_weights else None
         self.reference = self._reference()
+        # From the starting model, before any checkpoint is loaded: a resumed run projects as before.
+        self.projection = None if job.projection is None else retain_projection(
+            self.model, self.texts, len(job.retain), job.projection, seed=job.seed, device=device,
+            size=job.optim.micro_batch_size, max_length=job.model.max_length,
+        )  # fmt: skip
 
     def resume(self) -> int:
         """Steps already done."""
         path = checkpoint.latest(self.job.directory / CHECKPOINTS)
         if path is None:
             return 0
-        step, self.weights = checkpoint.load(path, self.model, self.optimizer)
+        step, self.weights = checkpoint.load(path, self.model, self.optimizers)
+        if self.drop is not None:
+            directory = self.job.directory
+            if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
+                raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
+            self.drop.resume(read_steps(directory), step)
         return step
 
     def step(self, step: int) -> dict[str, Any]:
-        """One optimiser step over the global batch; what to log of it."""
+        """The updates of one step over the global batch; what to log of it."""
         began_s = time.perf_counter()
-        batches = [
-            collate(self.texts, items, self.needs, self.job.model.max_length).to(self.device)
-            for items in self._every_micro_batch(step)[self.rank :: self.world]
-        ]
-        counts = self._counts(batches)
-        weights = torch.tensor(self.weights, device=self.device)
-        sums = torch.zeros(len(self.terms) + 1, device=self.device)
-        for index, batch in enumerate(batches):
-            # Dropout depends on the step and the batch alone, so that a resumed run repeats it.
-            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, self.rank, index]).generate_state(1)[0]))
-            scores = self._scores(batch)
-            shares = torch.stack([term.loss(scores).sum for term in self.terms]) / counts
-            # FSDP2 averages gradients over workers; each worker's share is of the global sum.
-            (shares @ weights * self.world).backward()
-            sums[:-1] += shares.detach()
-            sums[-1] += batch.tokens
-        dist.all_reduce(sums)
-        *parts, tokens = sums.tolist()
-        self._check_finite(step, parts)
         rate = self.schedule.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        grad_norm = self._clip()
-        if not isfinite(grad_norm):  # a step would make weights of it that no later check could undo
-            self._stop(step, f"the gradient's norm is {grad_norm}, at losses of " + _listed(self.terms, parts))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        parts = [0.0] * len(self.terms)
+        tokens = grad_norm = 0.0
+        for update in self.updates:
+            found, seen, norm = self._update(step, update, rate)
+            for index, part in found.items():
+                parts[index] = part
+            tokens, grad_norm = tokens + seen, max(grad_norm, norm)
         elapsed_s = time.perf_counter() - began_s
         metrics = {
             "step": step + 1,
@@ -193,7 +208,7 @@ class _Trainer:
             "grad_norm": grad_norm,
             "tokens": int(tokens),
             "tokens_per_s": tokens / elapsed_s,
-            "peak_memory_bytes": _peak_memory_bytes(self.device),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
         }
         # From sums over all workers: the same on each of them.
         self.weights = [
@@ -201,6 +216,62 @@ class _Trainer:
             for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
         ]
         return metrics
+
+    def _update(self, step: int, update: Update, rate: float) -> tuple[dict[int, float], float, float]:
+        """One optimiser update: the mean of each of its terms (by index) over the global batch, the real tokens that
+        were seen, and the gradient's norm before clipping."""
+        parts: dict[int, float] = {}
+        tokens = 0.0
+        for phase in update.phases:
+            found, seen = self._gradients(step, phase)
+            parts |= found
+            if phase.of_forget and self.job.sharpness is not None:
+                with perturbed(self.model, self.job.sharpness.rho):
+                    seen += self._gradients(step, phase)[1]
+            tokens += seen
+        projection = self.projection if update.of_forget else None
+        if projection is not None:
+            projection.project_gradients(self.model)
+        norm = clip(self.model.parameters(), self.job.optim.max_grad_norm)
+        if not isfinite(norm):  # a step would make weights of it that no later check could undo
+            terms = [self.terms[index] for index in parts]
+            self._stop(step, f"the gradient's norm is {norm}, at losses of " + _listed(terms, list(parts.values())))
+        optimizer = self.optimizers[update.optimizer]
+        if update.of_forget and self.job.forget_learning_rate is not None:
+            rate *= self.job.forget_learning_rate / self.job.optim.learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with nullcontext() if projection is None else projection.projecting(self.model):
+            optimizer.step()
+        self.model.zero_grad()
+        return parts, tokens, norm
+
+    def _gradients(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
+        """Add those of the phase's terms to what is there; each term's mean over the global batch, and the tokens."""
+        terms = [self.terms[index] for index in phase.terms]
+        scored = [i for i, term in enumerate(terms) if not isinstance(term, ParameterRegularizer)]
+        mine = self._every_micro_batch(step)[self.rank :: self.world] if scored else []
+        batches = [collate(self.texts, items, phase.needs, self.job.model.max_length).to(self.device) for items in mine]
+        counts = self._counts([terms[i] for i in scored], phase, batches)
+        weights = torch.tensor([self.weights[phase.terms[i]] for i in scored], device=self.device)
+        sums = torch.zeros(len(terms) + 1, device=self.device)
+        for index, batch in enumerate(batches):
+            # Dropout depends on the step and the batch alone, so that a resumed run repeats it.
+            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, self.rank, index]).generate_state(1)[0]))
+            scores = self._scores(phase, batch)
+            shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
+            # FSDP2 averages gradients over workers; each worker's share is of the global sum.
+            (shares @ weights * self.world).backward()
+            sums[scored] += shares.detach()
+            sums[-1] += batch.tokens
+        for i, term in enumerate(terms):
+            if isinstance(term, ParameterRegularizer):
+                assert self.initial is not None
+                sums[i] = self.initial.add_gradients(term, self.weights[phase.terms[i]], (self.job.seed, step))
+        dist.all_reduce(sums)
+        *parts, tokens = sums.tolist()
+        self._check_finite(step, terms, parts)
+        return dict(zip(phase.terms, parts, strict=True)), tokens
 
     def signal(self, steps: int) -> dict[str, Any]:
         """What to log of the signal after that many steps: nothing where none is due."""
@@ -217,23 +288,36 @@ class _Trainer:
         )
         return {"signal": {"point": point, **found}}
 
+    def early_drop(self, steps: int) -> dict[str, Any]:
+        """What to log of early drop after that many steps: nothing where no epoch has ended, or training has."""
+        ended = int(self._epoch(steps)) > int(self._epoch(steps - 1))
+        if self.drop is None or not ended or steps == self.schedule.steps:
+            return {}
+        size = self.job.optim.micro_batch_size
+        return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
+
+    def items(self, step: int) -> list[Item]:
+        """What is trained on in a step: empty where early drop has left nothing of it."""
+        items = self.schedule.step(step)
+        return items if self.drop is None else self.drop.left(items, self.world)
+
     def _epoch(self, steps: int) -> float:
         """Passes over the anchors made by that many steps."""
         return steps * self.job.optim.batch_size / self.schedule.anchors
 
     def _every_micro_batch(self, step: int) -> list[list[Item]]:
         """Of all workers; number j is worker j % world's."""
-        items = self.schedule.step(step)
+        items = self.items(step)
         return micro_batches(self.texts, items, self.job.anchor, self.job.optim.micro_batch_size, self.world)
 
-    def _scores(self, batch: Batch) -> Scores:
+    def _scores(self, phase: Phase, batch: Batch) -> Scores:
         wanted = {
             each.value: (batch.rows[each], batch.wanted_BT(each, scored_at(stats)), tuple(stats))
-            for each, stats in self.trained.items()
+            for each, stats in phase.trained.items()
         }
         hidden = {
             each.value: self.reference.hidden_of(each, batch)
-            for each, stats in self.trained.items()
+            for each, stats in phase.trained.items()
             if any(map(needs_reference, stats))
         }
         out = self.model(batch.input_ids_BT, batch.attention_BT, wanted, hidden)
@@ -241,21 +325,21 @@ class _Trainer:
             each: self.reference.scores(each, stats, batch)
             if each.of_reference
             else batch.scores(each, {stat: out[f"{each}/{stat}"] for stat in stats})
-            for each, stats in self.needs.items()
+            for each, stats in phase.needs.items()
         }
 
-    def _counts(self, batches: Sequence[Batch]) -> Tensor:
+    def _counts(self, terms: Sequence[Term], phase: Phase, batches: Sequence[Batch]) -> Tensor:
         """Each term's count over the whole step. Counts depend on the masks alone: blank scores tell them."""
-        counts = torch.zeros(len(self.terms), device=self.device)
+        counts = torch.zeros(len(terms), device=self.device)
         for batch in batches:
             zeros_BT = torch.zeros(batch.answer_BT.shape, device=self.device)
             blank: dict[Pass, TokenScores] = {}
-            for each, stats in self.needs.items():
+            for each, stats in phase.needs.items():
                 zeros = zeros_BT[batch.rows[each.text]]
                 blank[each] = batch.scores(
                     each, {stat: zeros[..., None] if isinstance(stat, Activation) else zeros for stat in stats}
                 )
-            counts += torch.stack([term.loss(blank).count.float() for term in self.terms]).to(self.device)
+            counts += torch.stack([term.loss(blank).count.float() for term in terms]).to(self.device)
         dist.all_reduce(counts)
         return counts.clamp(min=1)
 
@@ -270,6 +354,8 @@ class _Trainer:
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
+        if self.drop is not None:  # what is dropped changes who gets which text
+            items = [[item for part in items for item in part]] * self.world
         shared = None
         if self.job.shared_reference is not None and self.world == 1:
             rows = (self.job.forget, self.job.retain)
@@ -300,8 +386,8 @@ class _Trainer:
             self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
-    def _check_finite(self, step: int, parts: Sequence[float]) -> None:
-        for term, part in zip(self.terms, parts, strict=True):
+    def _check_finite(self, step: int, terms: Sequence[Term], parts: Sequence[float]) -> None:
+        for term, part in zip(terms, parts, strict=True):
             if not isfinite(part):
                 self._stop(step, f"the loss of {term.type} is {part}")
 
@@ -313,49 +399,6 @@ class _Trainer:
         kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
         raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
 
-    def _clip(self) -> float:
-        """The gradient's norm over all workers, before clipping."""
-        limit = self.job.optim.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
-def _check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
-    for term in terms:
-        layers = {stat.layer for stats in term.needs.values() for stat in stats if isinstance(stat, Activation)}
-        for layer in layers:
-            try:
-                layer_of(model.causal_lm, layer)
-            except UserError as error:
-                raise UserError(f"{term.type}: {error}") from error
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """The most that this worker has held so far: of GPU memory where it trains on one, else of its process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
 
 def _listed(terms: Sequence[Term], parts: Sequence[float]) -> str:
     return ", ".join(f"{term.type} {part:.4g}" for term, part in zip(terms, parts, strict=True))
-
-
-def _adamw(model: torch.nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
-    """Matrices are decayed, vectors (norms, biases) are not, as in the Hugging Face trainer.
-
-    Every parameter has its state from the start, also one that no loss reaches (above the layer that RMU steers): a
-    checkpoint holds the state of all.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    adamw = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas, fused=True)
-    for p in trained:
-        step = torch.zeros((), dtype=torch.float32, device=p.device)
-        adamw.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-    return adamw

@@ -8,7 +8,7 @@ Shapes: B texts, T tokens, D hidden size, N wanted positions.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from obliviate.errors import UserError
 from obliviate.head import Head
+from obliviate.methods import Term
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
@@ -74,6 +75,23 @@ class ScoredModel(nn.Module):
             out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
         return out
 
+    @torch.no_grad()
+    def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
+        """Greedy continuations of prompts that are padded on the left, prompts included. Every worker calls it, as
+        often as the others: they go on until all of them have ended."""
+        said_BT: Tensor = self.causal_lm.generate(
+            input_ids=ids_BT,
+            attention_mask=attention_BT,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=end_of_turn_id,
+            pad_token_id=end_of_turn_id,
+            synced_gpus=torch.distributed.get_world_size() > 1,
+        )
+        return said_BT
+
     def copy_head(self, dtype: torch.dtype) -> Head:
         """A frozen copy of the present output layer, for KL to the reference. Every worker calls it."""
         head = head_of(self.causal_lm)
@@ -121,6 +139,16 @@ def layer_of(model: nn.Module, layer: int | str) -> nn.Module:
     return modules[layer]
 
 
+def check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
+    for term in terms:
+        layers = {stat.layer for stats in term.needs.values() for stat in stats if isinstance(stat, Activation)}
+        for layer in layers:
+            try:
+                layer_of(model.causal_lm, layer)
+            except UserError as error:
+                raise UserError(f"{term.type}: {error}") from error
+
+
 def build(
     spec: ModelSpec,
     *,
@@ -152,6 +180,7 @@ def build(
         fully_shard(layer, reshard_after_forward=world > 1, **keywords)
     fully_shard(scored, **keywords)
     assert isinstance(scored, FSDPModule)
+    register_fsdp_forward_method(scored, "say")  # or the head and the embeddings would not be gathered
     return scored.train()
 
 

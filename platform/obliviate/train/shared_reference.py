@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.methods import Needs
 from obliviate.models import content_of
@@ -44,7 +45,7 @@ class SharedReference:
 
     def load(self) -> Reference:
         """What earlier trainings left; nothing where there is no file."""
-        if not self._path.exists():
+        if not storage.fetch(self._path).exists():
             return Reference()
         found = torch.load(self._path, weights_only=False)
         return Reference(found["stats"], found["hidden"])

@@ -1,11 +1,11 @@
 """What a Ray Train worker runs: the loop on this worker's device, then the export."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.train.export import export
 from obliviate.train.loop import Job, train
@@ -19,11 +19,13 @@ class Outcome:
 
 
 def work(config: dict[str, Any]) -> Outcome:
-    """`config`: the job, the folder for the trained model, and the CPU threads of this worker."""
+    """`config`: the job, the CPU threads of this worker, and what every node calls the job's directory and the folder
+    for the trained model.
+    """
     import ray.train
 
-    job: Job = config["job"]
-    folder: Path = config["folder"]
+    job: Job = replace(config["job"], directory=storage.local(config["directory"]))
+    folder = storage.local(config["folder"])
     torch.set_num_threads(max(1, int(config["threads"])))
     context = ray.train.get_context()
     device = torch.device("cuda", context.get_local_rank()) if torch.cuda.is_available() else torch.device("cpu")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.data.rows import Row, read_rows, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, provenance, write_json
@@ -61,7 +62,7 @@ class Runner:
     def folder(self, batch: Batch) -> Path:
         """Its texts, measurements and certificates. The time keeps ledgers that share `runs` apart."""
         claimed = datetime.fromtimestamp(batch.claimed_s, UTC).strftime("%Y%m%dT%H%M%S")
-        return Path(self.config.runs).absolute() / "requests" / f"{self.config.alias}-{batch.id}-{claimed}"
+        return storage.local(self.config.runs).absolute() / "requests" / f"{self.config.alias}-{batch.id}-{claimed}"
 
     def _claim(self) -> Batch | None:
         due_after_s = self.config.due_after_hours * 3600

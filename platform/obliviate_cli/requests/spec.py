@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
+from obliviate.guardrail import HIDING, NOT_REMOVED
 from obliviate_cli.requests.policy import Policy
 from obliviate_eval.spec import EvaluationSpec
 
@@ -24,9 +25,20 @@ class RequestsRun(UnlearnRun):
     evaluation: EvaluationSpec = EvaluationSpec()
 
     @model_validator(mode="after")
+    def _the_method_removes(self) -> "RequestsRun":
+        if self.method.type in HIDING:
+            raise ValueError(
+                f"method: {self.method.type}: what it was asked to forget is {NOT_REMOVED}, so that no certificate "
+                "could say it is gone; take another method"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _whole_models(self) -> "RequestsRun":
         if self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter; the next batch starts from a whole model: set true"
             )
+        if self.forget_filter is not None:
+            raise ValueError("forget_filter: a request is about all of its rows, and filtered ones stay; remove it")
         return self

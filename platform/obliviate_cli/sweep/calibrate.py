@@ -5,20 +5,20 @@ control): what one method forgets at 60 % of the original's utility does not com
 so the weights are mixed with the original's until both keep the same share of it.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from obliviate import storage
+from obliviate.arithmetic import interpolate
 from obliviate.models import locate
 from obliviate.runs import Run
 from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
 from obliviate_cli.stages import MODEL
 from obliviate_cli.sweep.front import Pair
-from obliviate_cli.sweep.interpolate import interpolate
 from obliviate_cli.sweep.ranking import Ranked, choose, rank
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.result import Result
@@ -67,17 +67,17 @@ def _of_method(result: Result, method: str) -> Ranked:
 
 def _calibrate(record: TrialRecord, needed: float, original: Pair, shared: Shared, measure: Measure) -> Calibrated:
     assert record.run is not None
-    unlearned, source = Path(record.run) / MODEL, Path(locate(shared.target.source))
+    unlearned = storage.fetch(storage.local(record.run) / MODEL)
+    source = Path(locate(shared.target.source))
     config = {"trial": record.id, "needed": needed, "evaluation": record.evaluation}
-    run = Run.open(
-        Path(shared.config.runs), "calibrate", record.id, config, {"original": str(source), "unlearned": str(unlearned)}
-    )
+    models = {"original": storage.name(source), "unlearned": storage.name(unlearned)}
+    run = Run.open(Path(shared.config.runs), "calibrate", record.id, config, models)
     if run.done:
         return Calibrated(**run.summary)
 
     def at(share: float) -> Pair:
         folder = run.directory / SHARES / f"{share:.6f}"
-        if not folder.exists():
+        if not storage.fetch(folder).exists():
             interpolate(source, unlearned, share, folder)
         evaluated = measure(f"{record.id} at {share:.3f}", like(shared.target, folder), shared.retain)
         return objectives(Evaluation.read(evaluated / METRICS_FILE), shared.config)
@@ -86,8 +86,8 @@ def _calibrate(record: TrialRecord, needed: float, original: Pair, shared: Share
     assert record.utility is not None
     share, (forget, utility) = largest_share(at, needed, original, (record.forget, record.utility))
     interpolate(source, unlearned, share, run.directory / MODEL)
-    shutil.rmtree(run.directory / SHARES, ignore_errors=True)
-    found = Calibrated(record.id, record.method, share, forget, utility, str(run.directory / MODEL))
+    storage.remove(run.directory / SHARES)
+    found = Calibrated(record.id, record.method, share, forget, utility, storage.name(run.directory / MODEL))
     run.finish(**asdict(found))
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.spec import SweepRun
@@ -43,6 +44,7 @@ class _TensorBoard:
                     if signal[name] is not None:
                         board.add_scalar(name, signal[name], signal["step"])
             board.add_hparams(_parameters(record), _figures(record), run_name=".")
+        storage.upload_tree(self._folder / record.id)
 
 
 @contextmanager

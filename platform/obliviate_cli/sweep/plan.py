@@ -1,10 +1,10 @@
 """What a sweep would do: trials by method, steps, what is shared."""
 
 from collections import Counter
-from pathlib import Path
 
+from obliviate import storage
 from obliviate.data.schedule import Schedule
-from obliviate_cli.stages import check_retain
+from obliviate_cli.stages import check_data
 from obliviate_cli.sweep.sampler import Sampler, open_sampler
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import OptunaSampler, SweepRun
@@ -14,7 +14,7 @@ def sweep(config: SweepRun) -> list[str]:
     """Raises UserError where a method cannot run on the data."""
     corpus = config.data.load()
     for method in config.space.methods:
-        check_retain(config.unlearning(Point(method, {}), 0, ""), corpus)
+        check_data(config.unlearning(Point(method, {}), 0, ""), corpus)
     sampler = open_sampler(config, ())
     trials = sampler.count * len(config.seeds)
     lines = [f"warning: {warning}" for warning in corpus.warnings]
@@ -28,7 +28,7 @@ def sweep(config: SweepRun) -> list[str]:
     )
     if not isinstance(config.sampler, OptunaSampler):
         lines += _steps(config, sampler, len(corpus.forget))
-    return [*lines, f"report in {Path(config.runs).absolute()}"]
+    return [*lines, f"report in {storage.name(storage.local(config.runs))}"]
 
 
 def _steps(config: SweepRun, sampler: Sampler, anchors: int) -> list[str]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.errors import UserError
-from obliviate.runs import whole_folder
+from obliviate.runs import LOCK_FILE, whole_folder
 from obliviate_cli.stages import MODEL
 from obliviate_cli.sweep.records import TrialRecord, read_records
 
+LEFT_BEHIND = ("ray", "checkpoints", LOCK_FILE, storage.MARK)
 MODELS = "models"  # folder of the named models in that of all runs
 
 
@@ -22,22 +24,23 @@ def promote(trial: str, name: str | None, runs: Path, console: Console) -> Path:
     if record.status != "done" or record.run is None:
         why = f": {record.cause}" if record.cause else ""
         raise UserError(f"{record.id}: is {record.status}{why}, and has no finished model; promote one that is done")
-    folder = runs.absolute() / MODELS / (name or f"{record.method}-{record.id}")
-    if folder.exists():
+    folder = storage.local(runs).absolute() / MODELS / (name or f"{record.method}-{record.id}")
+    if storage.is_folder(folder):
         raise UserError(f"--name: {folder} is there already; give another name, or remove it")
-    if not (Path(record.run) / MODEL).is_dir():
+    run = storage.fetch_loose(storage.local(record.run))
+    if not storage.fetch(run / MODEL).is_dir():
         raise UserError(f"{record.run}: has no model any more; run the sweep's command for {record.id} again")
     with whole_folder(folder) as temporary:
-        shutil.copytree(record.run, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("ray", "checkpoints"))
-    console.print(f"model: {folder / MODEL}")
+        shutil.copytree(run, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
+    console.print(f"model: {storage.name(folder / MODEL)}")
     return folder / MODEL
 
 
 def find_trial(runs: Path, trial: str) -> TrialRecord:
     """The record of the trial whose id begins with `trial`. Raises UserError where it is none, or several."""
     found: dict[str, TrialRecord] = {}
-    for folder in runs.glob("sweep-*"):
-        for record in read_records(folder):
+    for folder in storage.children(storage.local(runs)):
+        for record in read_records(folder) if folder.name.startswith("sweep-") else ():
             # Several sweeps may hold the same trial, stopped in one of them and done in another.
             if record.id.startswith(trial) and (record.id not in found or record.status == "done"):
                 found[record.id] = record

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from obliviate import storage
 from obliviate.runs import write_json
 from obliviate_cli.sweep.space import Point
 
@@ -59,7 +60,7 @@ class TrialRecord:
 
     @classmethod
     def find(cls, directory: Path, trial: Trial) -> "TrialRecord | None":
-        path = _path(directory, trial.id)
+        path = storage.fetch(_path(directory, trial.id))
         return _RECORD.validate_json(path.read_bytes()) if path.exists() else None
 
     def write(self, directory: Path) -> None:
@@ -80,7 +81,8 @@ _RECORD = TypeAdapter(TrialRecord)
 
 def read_records(directory: Path) -> list[TrialRecord]:
     """Of all trials of the sweep in `directory`, by id."""
-    return [_RECORD.validate_json(path.read_bytes()) for path in sorted((directory / TRIALS).glob("*.json"))]
+    found = storage.fetch_loose(directory / TRIALS).glob("*.json")
+    return [_RECORD.validate_json(path.read_bytes()) for path in sorted(found)]
 
 
 def _path(directory: Path, trial: str) -> Path:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from obliviate import storage
 from obliviate.runs import write_json, write_whole
 from obliviate_cli.reporting import REPORT, REPORT_JSON
 from obliviate_cli.sweep.front import Pair, Spread, hypervolume
@@ -50,12 +51,12 @@ class Result:
 
     def command(self, record: TrialRecord) -> str:
         """What makes this trial's model alone: it lands in the same run."""
-        return shlex.join(["obliviate", "unlearn", str(self.directory / BASE), *record.trial.overrides])
+        return shlex.join(["obliviate", "unlearn", storage.name(self.directory / BASE), *record.trial.overrides])
 
 
 def write_result(result: Result, console: Console) -> None:
     """The common config, the report as HTML and as JSON, and a table on the terminal."""
-    base = {**result.config.base(result.source), "runs": str(Path(result.config.runs).absolute())}
+    base = {**result.config.base(result.source), "runs": storage.name(storage.local(result.config.runs))}
     text = yaml.safe_dump(base, sort_keys=False, allow_unicode=True)
     write_whole(result.directory / BASE, lambda path: path.write_text(text, encoding="utf-8"))
     build_sweep_report(_report(result), result.directory / REPORT)
@@ -70,7 +71,7 @@ def write_result(result: Result, console: Console) -> None:
         console.print(f"no configuration meets choose.type={result.config.choose.type}")
     else:
         console.print(f"chosen: {result.command(result.chosen.trials[0])}")
-    console.print(f"report: {result.directory / REPORT}")
+    console.print(f"report: {storage.name(result.directory / REPORT)}")
 
 
 def _report(result: Result) -> SweepReport:

@@ -5,7 +5,6 @@ again. Tune's own state, pickles of one version of the code, is not needed for i
 """
 
 import os
-import shutil
 from dataclasses import dataclass, replace
 from math import floor
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray
 from obliviate.data.rows import Corpus
 from obliviate.models import content_of, materialise
@@ -115,7 +115,7 @@ def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: 
     if config.train_nli is not None:
         spec = spec.model_copy(update={"nli": train_judge(config.train_nli, config, console)})
     target, retain = make_models(config, console)
-    folder = Path(config.runs) / f"base-{content_hash(target.source)[:10]}"
+    folder = storage.local(config.runs) / f"base-{content_hash(target.source)[:10]}"
     target = target.model_copy(update={"source": materialise(target, folder.absolute()), "lora": None})
     measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console, config.measures_here)
     reference = None if retain is None else measure("retain", retain)
@@ -129,15 +129,16 @@ def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> Non
 
     from obliviate_cli.sweep.search import Search
 
-    config, storage = shared.config, shared.directory / TUNE
-    shutil.rmtree(storage, ignore_errors=True)
+    config, folder = shared.config, shared.directory / TUNE
+    storage.remove(folder)
     if config.in_process:
         bundle = {"CPU": places.cpus, "GPU": places.gpus} if places.gpus else {"CPU": places.cpus}
     else:
         bundle = {"memory": DRIVER_BYTES}
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, shared=shared), tune.PlacementGroupFactory([bundle])
+        tune.with_parameters(run_trial, shared=shared, folders=shared.folders), tune.PlacementGroupFactory([bundle])
     )
+    storage_path, filesystem = storage.for_ray(folder)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -150,7 +151,8 @@ def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> Non
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=str(storage),
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
             callbacks=[watch],
             verbose=0,
@@ -159,7 +161,7 @@ def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> Non
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        storage.remove(folder)
 
 
 def _scheduler(config: SweepRun) -> Any:

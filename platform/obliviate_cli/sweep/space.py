@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from obliviate.errors import UserError
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES, expand
 from obliviate.runs import content_hash
-from obliviate.schema import LoraSpec, OptimSpec, Spec
+from obliviate.schema import LoraSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
 from obliviate_cli.stages import LEFT_OUT
 
 
@@ -135,7 +135,9 @@ def parameters(method: str) -> list[str]:
         names += [f"regularizers.{place}.{name}" for name in fields if name != "type"]
     names += [f"optim.{name}" for name in OptimSpec.model_fields if name not in LEFT_OUT["optim"]]
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
-    return [*names, "pairing"]
+    names += [f"sharpness.{name}" for name in SharpnessSpec.model_fields]
+    names += [f"projection.{name}" for name in ProjectionSpec.model_fields]
+    return [*names, "pairing", "neighbours", "updates", "forget_learning_rate", "world"]
 
 
 @dataclass(frozen=True)

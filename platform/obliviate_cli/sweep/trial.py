@@ -15,9 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
+from obliviate import storage
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
+from obliviate.methods import TaskVector
 from obliviate.models import content_of, locate
 from obliviate.runs import Run, content_hash, whole_folder
 from obliviate.schema import ModelSpec
@@ -27,7 +29,7 @@ from obliviate.train.loop import CHECKPOINTS, Job, Reporter
 from obliviate.train.signal import Signal
 from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
-from obliviate_cli.stages import MODEL, finish, unlearn_job
+from obliviate_cli.stages import MODEL, finish, outcome, unlearn_job
 from obliviate_cli.sweep.records import Trial, TrialRecord
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import FORGET_QUALITY, SweepRun
@@ -51,6 +53,17 @@ class Shared:
     retain: Path | None = field(compare=False)  # the retain model's evaluation run
     threads: int = field(compare=False)
 
+    @property
+    def folders(self) -> tuple[str, str | None]:
+        """What `directory` and `retain` are called on every node."""
+        return storage.name(self.directory), None if self.retain is None else storage.name(self.retain)
+
+    def at(self, folders: tuple[str, str | None]) -> "Shared":
+        """The same on the node that this runs on."""
+        directory, retain = folders
+        retain_here = None if retain is None else storage.local(retain)
+        return replace(self, directory=storage.local(directory), retain=retain_here)
+
 
 @lru_cache(maxsize=1)
 def _measure(shared: Shared) -> Measure:
@@ -61,14 +74,14 @@ def _measure(shared: Shared) -> Measure:
     )
 
 
-def run_trial(tuned: Mapping[str, Any], shared: Shared) -> None:
-    """The function that Ray Tune calls; `tuned` holds method, values and seed."""
+def run_trial(tuned: Mapping[str, Any], shared: Shared, folders: tuple[str, str | None]) -> None:
+    """The function that Ray Tune calls; `tuned` holds method, values and seed, `folders` is the driver's `shared`'s."""
     import torch
     from ray import tune
 
     torch.set_num_threads(shared.threads)
     trial = Trial(shared.config.canonical(Point(tuned["method"], tuned["values"])), tuned["seed"])
-    perform(trial, shared, tune.report)
+    perform(trial, shared.at(folders), tune.report)
 
 
 def perform(trial: Trial, shared: Shared, report: Report) -> None:
@@ -94,10 +107,12 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     began_s = perf_counter()
     run, job = unlearn_job(config, shared.corpus, Console(quiet=True))
     signal = shared.config.signal
+    # What a task vector learns is the reverse of what it is for: no scheduler could judge it before it is subtracted.
+    told = None if isinstance(config.method, TaskVector) else Signal(signal.points, signal.rows)
     job = replace(
         job,
         model=_near(job.model, shared),
-        signal=Signal(signal.points, signal.rows),
+        signal=told,
         shared_reference=shared.directory / REFERENCE,
     )
     last: dict[str, Any] = {}
@@ -108,6 +123,7 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
             report(dict(last))
 
     _train(run, job, config, shared, on_step)
+    run = outcome(config, run)
     trained_s = perf_counter()
     folder = _measure(shared)(config.label, like(shared.target, run.directory / MODEL), shared.retain)
     forget, utility = objectives(Evaluation.read(folder / METRICS_FILE), shared.config)
@@ -115,11 +131,11 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     done = replace(
         record,
         status="done",
-        run=str(run.directory),
-        evaluation=str(folder),
+        run=storage.name(run.directory),
+        evaluation=storage.name(folder),
         forget=forget,
         utility=utility,
-        steps=job.schedule.steps,
+        steps=run.summary["steps"],
         signals=tuple(as_metrics(step) for step in read_steps(run.directory) if "signal" in step),
         train_s=trained_s - began_s,
         evaluate_s=ended_s - trained_s,
@@ -131,17 +147,20 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
 def _train(run: Run, job: Job, config: UnlearnRun, shared: Shared, on_step: Reporter) -> None:
     """To the end, from wherever an earlier attempt stopped; the steps of that one are told again."""
     folder = run.directory / MODEL
-    if run.done:
-        for step in read_steps(run.directory):
-            on_step(step)
-        return
-    if shared.config.in_process:
-        _train_here(job, folder, on_step)
-    else:
-        from obliviate.train.launch import launch
+    # Several scales of a task vector have one training, and another sweep may be at the same point: all but the first
+    # find it done.
+    with run.locked(wait=True):
+        if run.done:
+            for step in read_steps(run.directory):
+                on_step(step)
+            return
+        if shared.config.in_process:
+            _train_here(job, folder, on_step)
+        else:
+            from obliviate.train.launch import launch
 
-        launch(job, config.cluster, folder, on_step)
-    finish(run, job)
+            launch(job, config.cluster, folder, on_step)
+        finish(run)
 
 
 def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:

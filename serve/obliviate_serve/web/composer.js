@@ -26,6 +26,7 @@ function modelChip(model, index, first) {
     model.kind === "alias" ? `→ ${model.root}` : null,
     model.kind === "adapter" ? `on ${model.root}` : null,
     model.on_demand ? "on demand" : null,
+    model.guardrail ?? null,
   ].filter(Boolean);
   const dot = element("i", { class: `dot colour-${index % 8}` });
   const note = notes.length ? element("small", {}, notes.join(", ")) : null;

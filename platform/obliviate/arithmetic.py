@@ -1,4 +1,8 @@
-"""A model between two: every weight (1 - share) x original + share x unlearned, in float32, one shard at a time."""
+"""Arithmetic on the weights of two models: every weight original + share x (other - original), in float32.
+
+A share between 0 and 1 gives a model between the two; a negative one subtracts from the original what the other has
+learned (task-vector negation; Ilharco et al. 2023, arXiv:2212.04089). One shard at a time, one tensor of each side.
+"""
 
 import json
 import shutil
@@ -6,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.runs import whole_folder
 
@@ -14,20 +19,21 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+LEFT_BEHIND = ("README.md", storage.MARK)  # the card tells how the other model was made, not this one
 
 
-def interpolate(original: Path, unlearned: Path, share: float, folder: Path) -> None:
-    """Write the model at `share` of the way from `original` to `unlearned` (Hugging Face folders) to `folder`, whole.
+def interpolate(original: Path, other: Path, share: float, folder: Path) -> None:
+    """Write the model at `share` of the way from `original` to `other` (Hugging Face folders) to `folder`, whole.
 
-    Held in memory: one shard of the unlearned model. Everything but the weights is the unlearned model's. Raises
-    UserError where the two hold different tensors, which then are no two states of one model.
+    Held in memory: one shard of the other model. Everything but the weights is the other model's, its card aside.
+    Raises UserError where the two hold different tensors, which then are no two states of one model.
     """
-    theirs, ours = weight_files(original), weight_files(unlearned)
+    theirs, ours = weight_files(original), weight_files(other)
     if missing := sorted(set(ours) ^ set(theirs)):
-        raise UserError(f"{unlearned}: {missing[0]} is not in both this model and {original}: they cannot be mixed")
+        raise UserError(f"{other}: {missing[0]} is not in both this model and {original}: they cannot be mixed")
     with whole_folder(folder) as temporary:
-        for file in unlearned.iterdir():
-            if file.is_file() and file.suffix != ".safetensors":
+        for file in other.iterdir():
+            if file.is_file() and file.suffix != ".safetensors" and file.name not in LEFT_BEHIND:
                 shutil.copy(file, temporary / file.name)
         for shard in sorted(set(ours.values())):
             _mix(shard, theirs, share, temporary / shard.name)

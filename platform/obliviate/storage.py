@@ -1,0 +1,341 @@
+"""Runs, models and data in an object store (s3://, gs://): each URL has a stand-in on this node's disk.
+
+Libraries that train, generate and read tables want files. So a URL stands for a path in the user's cache: what is read
+there is fetched first, and what is written there is uploaded when it is whole. Functions that take a path do nothing
+for one that is no stand-in, so that callers treat both alike. Whatever the store refuses is a UserError.
+
+An object store knows files alone, and each is there whole or not at all. A folder that must be whole or not there (a
+model, a checkpoint) carries a mark: written before its first file as unfinished, and again after its last as whole. A
+reader takes a folder whose mark says whole, or that has none, as folders have that others uploaded.
+"""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from obliviate.errors import UserError
+
+MARK = ".folder.json"  # of a folder in a store: {"whole": false} while it is uploaded, then {"whole": true, "id": ...}
+# The third is a folder used like a store, for tests and for disks that are mounted at other places on other nodes.
+_URL = re.compile(r"(s3|gs|file):/+(.+)")  # a Path has made one of two slashes
+
+
+def local(given: str | Path) -> Path:
+    """The stand-in of a URL; a path as it is. Nothing is fetched."""
+    url = _URL.fullmatch(str(given))
+    if url is None:
+        return Path(given)
+    scheme, key = url.groups()
+    if ".." in key.split("/"):
+        raise UserError(f"{given}: a URL with '..' in it; write the key that it comes to")
+    return _stores() / scheme / key
+
+
+def url_of(path: Path) -> str | None:
+    """What a stand-in stands for; None for any other path."""
+    path = path.absolute()
+    if not path.is_relative_to(_stores()):
+        return None
+    scheme, *key = path.relative_to(_stores()).parts
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(key)}"
+
+
+def name(path: Path) -> str:
+    """What a path is called on every node: the URL of a stand-in, else the absolute path."""
+    return url_of(path) or str(path.absolute())
+
+
+def for_ray(path: Path) -> tuple[str, Any]:
+    """Storage path and filesystem as Ray takes them; the filesystem is None for a path of this disk."""
+    url = url_of(path)
+    if url is None:
+        return str(path), None
+    files, key = _open(url)
+    return key, files
+
+
+def fetch(path: Path) -> Path:
+    """`path`, a file or a folder, after what the store has newer of it has come; nodes fetch a folder once.
+
+    What is not there, or is an unfinished folder, is left as it is.
+    """
+    url = url_of(path)
+    if url is None:
+        return path
+    from pyarrow.fs import FileType
+
+    with _explained(url):
+        files, key = _open(url)
+        found = files.get_file_info(key)
+        if found.type == FileType.File:
+            _get(files, found, path)
+        elif found.type == FileType.Directory:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(path):
+                _fetch_folder(files, key, path)
+    return path
+
+
+def fetch_loose(path: Path) -> Path:
+    """`path`, a folder, after its files have come that belong to no folder with a mark: all of a run but its models."""
+    url = url_of(path)
+    if url is None:
+        return path
+    with _explained(url):
+        files, key = _open(url)
+        listed = _list(files, key)
+        marked = [info.path.removesuffix(MARK) for info in listed if info.base_name == MARK]
+        for info in listed:
+            if not info.path.startswith(tuple(marked)):
+                _get(files, info, path / info.path.removeprefix(f"{key}/"))
+    return path
+
+
+def upload(path: Path) -> None:
+    """A file that is whole."""
+    url = url_of(path)
+    if url is not None:
+        with _explained(url):
+            files, key = _open(url)
+            _put(files, path, key)
+
+
+def upload_tree(path: Path) -> None:
+    """All files below a folder, which as a whole is never half: logs."""
+    for file in sorted(path.rglob("*")) if url_of(path) is not None else ():
+        if file.is_file():
+            upload(file)
+
+
+def upload_folder(path: Path) -> None:
+    """A folder that is whole, in the place of what was there."""
+    if url_of(path) is None:
+        return
+    begin_folder(path)
+    upload_into(path, [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MARK], path)
+    finish_folder(path)
+
+
+def begin_folder(path: Path) -> None:
+    """From now on the folder at `path` is unfinished, and none of its files is there."""
+    url = url_of(path)
+    if url is not None:
+        with _explained(url):
+            files, key = _open(url)
+            _write(files, f"{key}/{MARK}", {"whole": False})
+            for info in _list(files, key):
+                if info.base_name != MARK:
+                    files.delete_file(info.path)
+
+
+def upload_into(path: Path, each: Iterable[Path], folder: Path) -> None:
+    """Files below `folder` into the folder at `path`: of several workers, what each of them wrote."""
+    url = url_of(path)
+    if url is not None:
+        with _explained(url):
+            files, key = _open(url)
+            for file in each:
+                _put(files, file, f"{key}/{file.relative_to(folder).as_posix()}")
+
+
+def finish_folder(path: Path) -> None:
+    """The folder at `path` is whole: all of its files are uploaded."""
+    url = url_of(path)
+    if url is not None:
+        with _explained(url):
+            files, key = _open(url)
+            mark = {"whole": True, "id": uuid.uuid4().hex}
+            _write(files, f"{key}/{MARK}", mark)
+            if path.is_dir():
+                (path / MARK).write_text(json.dumps(mark), encoding="utf-8")
+
+
+def folders(path: Path) -> list[Path]:
+    """The whole folders in `path`, by name: in the store for a stand-in, else on the disk, without hidden ones."""
+    url = url_of(path)
+    if url is None:
+        return sorted(each for each in path.glob("[!.]*") if each.is_dir())
+    with _explained(url):
+        files, key = _open(url)
+        marks = [info.path for info in _list(files, key) if re.fullmatch(rf"{re.escape(key)}/[^/]+/{MARK}", info.path)]
+        whole = [Path(mark).parent.name for mark in marks if _says_whole(files, mark)]
+    return [path / each for each in sorted(whole)]
+
+
+def children(path: Path) -> list[Path]:
+    """What lies directly in the folder, by name: in the store for a stand-in, else on the disk."""
+    url = url_of(path)
+    if url is None:
+        return sorted(path.iterdir()) if path.is_dir() else []
+    from pyarrow.fs import FileSelector
+
+    with _explained(url):
+        files, key = _open(url)
+        return sorted(path / info.base_name for info in files.get_file_info(FileSelector(key, allow_not_found=True)))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder that a reader would take, here or in the store. Nothing is fetched."""
+    url = url_of(path)
+    if url is None:
+        return path.is_dir()
+    with _explained(url):
+        files, key = _open(url)
+        listed = {info.path for info in _list(files, key)}
+        mark = f"{key}/{MARK}"
+        return _says_whole(files, mark) if mark in listed else bool(listed)
+
+
+def remove(path: Path) -> None:
+    """A folder, here and in the store, where it is unfinished before its first file goes."""
+    url = url_of(path)
+    shutil.rmtree(path, ignore_errors=True)
+    if url is not None:
+        with _explained(url):
+            files, key = _open(url)
+            if listed := sorted(_list(files, key), key=lambda info: info.base_name == MARK):
+                _write(files, f"{key}/{MARK}", {"whole": False})
+            for info in listed:
+                files.delete_file(info.path)
+
+
+def _stores() -> Path:
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return cache_folder.absolute() / "obliviate" / "stores"
+
+
+@cache
+def _filesystem(scheme: str, bucket: str) -> Any:
+    """Credentials, region and endpoint are those of the environment, as the stores' own tools read them."""
+    from pyarrow import fs
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if scheme == "s3" and endpoint:  # from_uri would ask Amazon where the bucket lies
+        parts = urlsplit(endpoint)
+        return fs.S3FileSystem(scheme=parts.scheme, endpoint_override=parts.netloc)
+    return fs.FileSystem.from_uri(f"{scheme}://{bucket}/")[0]
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The filesystem, and what it calls the URL's place."""
+    scheme, _, key = url.partition("://")
+    return _filesystem(scheme, key.partition("/")[0]), key.rstrip("/")
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{url}: the store cannot be read or written ({reason}); check the bucket's name, the credentials in the "
+            "environment (AWS_..., GOOGLE_APPLICATION_CREDENTIALS) and, of another S3 than Amazon's, AWS_ENDPOINT_URL"
+        ) from error
+
+
+def _lock(path: Path) -> Any:
+    from filelock import FileLock
+
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def _list(files: Any, key: str) -> list[Any]:
+    """All files below."""
+    from pyarrow.fs import FileSelector, FileType
+
+    found = files.get_file_info(FileSelector(key, allow_not_found=True, recursive=True))
+    return [info for info in found if info.type == FileType.File]
+
+
+def _fetch_folder(files: Any, key: str, path: Path) -> None:
+    listed = _list(files, key)
+    if not any(info.path == f"{key}/{MARK}" for info in listed):  # somebody else's: its files alone tell what is new
+        for info in listed:
+            _get(files, info, path / info.path.removeprefix(f"{key}/"))
+        return
+    mark = _read(files, f"{key}/{MARK}")
+    here = path / MARK
+    if not mark["whole"] or (here.exists() and json.loads(here.read_text(encoding="utf-8")) == mark):
+        return
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        for info in listed:
+            if info.base_name != MARK:
+                _get(files, info, temporary / info.path.removeprefix(f"{key}/"))
+        (temporary / MARK).write_text(json.dumps(mark), encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _get(files: Any, info: Any, path: Path) -> None:
+    """Unless the disk has this very file, or a newer one: one that is still being written here."""
+    if path.is_file():
+        here = path.stat()
+        if (here.st_mtime_ns, here.st_size) == (info.mtime_ns, info.size) or here.st_mtime_ns > info.mtime_ns:
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _copy(info.path, str(temporary), source=files)
+        os.utime(temporary, ns=(info.mtime_ns, info.mtime_ns))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put(files: Any, path: Path, key: str) -> None:
+    """The file then has the object's time, which tells it from a newer one of another node."""
+    if files.type_name == "local":  # a folder used like a store: a file is there whole or not at all
+        Path(key).parent.mkdir(parents=True, exist_ok=True)
+        temporary = f"{Path(key).parent}/.{uuid.uuid4().hex}.tmp"
+        _copy(str(path), temporary, destination=files)
+        files.move(temporary, key)
+    else:
+        _copy(str(path), key, destination=files)
+    info = files.get_file_info(key)
+    if info.size != path.stat().st_size:
+        files.delete_file(key)
+        raise OSError(f"{info.size} of {path.stat().st_size} bytes have arrived")
+    os.utime(path, ns=(info.mtime_ns, info.mtime_ns))
+
+
+def _copy(source_path: str, destination_path: str, *, source: Any = None, destination: Any = None) -> None:
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    here = LocalFileSystem()
+    copy_files(
+        source_path, destination_path, source_filesystem=source or here, destination_filesystem=destination or here
+    )
+
+
+def _says_whole(files: Any, mark: str) -> bool:
+    try:
+        return bool(_read(files, mark)["whole"])
+    except FileNotFoundError:  # removed since it was listed
+        return False
+
+
+def _write(files: Any, key: str, value: dict[str, Any]) -> None:
+    if files.type_name == "local":
+        Path(key).parent.mkdir(parents=True, exist_ok=True)
+    with files.open_output_stream(key) as stream:
+        stream.write(json.dumps(value).encode())
+
+
+def _read(files: Any, key: str) -> dict[str, Any]:
+    with files.open_input_stream(key) as stream:
+        value: dict[str, Any] = json.loads(stream.read())
+        return value

@@ -1,0 +1,104 @@
+"""What reaches the linear layers: X^T X of each one's inputs X, summed over the tokens of texts.
+
+Two methods rest on it: projected-gradient unlearning finds the directions in which the retain set's inputs lie, and
+adapters of several requests are fused by how much of each direction each request uses. Neither needs the texts again.
+
+Shapes: B texts, T tokens, N real tokens, D inputs of a layer.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from obliviate.data.schedule import Item
+from obliviate.errors import UserError
+from obliviate.methods import Pass, Positions
+from obliviate.scoring import Stat
+from obliviate.train.batch import Batch, Texts, collate
+from obliviate.train.model import ScoredModel
+
+
+def linear_layers(model: ScoredModel) -> dict[str, nn.Linear]:
+    """Those whose weight is trained, by name; the output layer, which makes no features, is left out."""
+    head = model.causal_lm.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and module.weight.requires_grad
+    }
+
+
+@torch.no_grad()
+def grams(
+    model: ScoredModel,
+    layers: Mapping[str, nn.Linear],
+    texts: Texts,
+    each: Pass,
+    items: Sequence[Item],
+    *,
+    size: int,
+    max_length: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """X^T X [D, D] of each layer, float32, over the texts of a pass; the same on every worker, which all call it.
+
+    The workers share the items; one that has fewer repeats one without counting it, since all must make the same
+    number of forward passes. D^2 numbers are held for each layer, 64 MiB at D = 4096: restrict what is trained.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found = {name: torch.zeros(layer.in_features, layer.in_features, device=device) for name, layer in layers.items()}
+    rounds = -(-len(items) // (size * world))
+    model.eval()
+    for turn in range(rounds):
+        mine = items[(turn * world + rank) * size :][:size]
+        batch = collate(texts, mine or items[:1], {each: {Stat.LOGP: Positions.ANSWER}}, max_length).to(device)
+        with _summed(layers, found if mine else {}, batch):
+            model(batch.input_ids_BT, batch.attention_BT, {}, {})
+    model.train()
+    for gram in found.values():
+        dist.all_reduce(gram)
+    return found
+
+
+@contextmanager
+def _summed(layers: Mapping[str, nn.Linear], sums: Mapping[str, Tensor], batch: Batch) -> Iterator[None]:
+    """While the block runs, add each layer's inputs at real tokens to its sum."""
+    real_BT = batch.attention_BT.bool()
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def add(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x_BTD = inputs[0]
+            if x_BTD.shape[:-1] != real_BT.shape:
+                raise UserError(
+                    f"{name}: reads its tokens in another order than the text's (a mixture of experts?), so that "
+                    "padding cannot be told from text; leave this layer out with method.trainable"
+                )
+            x_ND = x_BTD[real_BT].float()
+            sums[name].addmm_(x_ND.T, x_ND)
+
+        return add
+
+    handles = [layers[name].register_forward_pre_hook(hook(name)) for name in sums]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def leading_directions(gram_DD: Tensor, energy: float) -> Tensor:
+    """Orthonormal [D, K]: the fewest eigenvectors of X^T X that hold the share `energy` of its trace.
+
+    Their squared singular values are the eigenvalues, so this is the basis that a singular value decomposition of X
+    gives, without X. Nothing where no input was ever anything but zero.
+    """
+    values_D, vectors_DD = torch.linalg.eigh(gram_DD.double())
+    values_D, vectors_DD = values_D.flip(0).clamp(min=0), vectors_DD.flip(1)
+    share_D = values_D.cumsum(0) / values_D.sum().clamp(min=torch.finfo(values_D.dtype).tiny)
+    kept = int((share_D < energy * (1 - 1e-12)).sum()) + 1 if values_D[0] > 0 else 0
+    directions_DK: Tensor = vectors_DD[:, :kept].float()
+    return directions_DK

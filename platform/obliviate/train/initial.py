@@ -1,0 +1,62 @@
+"""The weights as they were before the first step, for regularizers that hold the present ones near them.
+
+One parameter at a time is whole; what is kept of the initial weights is sharded as the model is, in float32: a quarter
+of what training holds anyway.
+"""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
+
+from obliviate.methods import ParameterRegularizer
+
+
+class InitialWeights:
+    """Made before a checkpoint is loaded: from then on it never changes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+
+    def add_gradients(self, term: ParameterRegularizer, weight: float, seed: tuple[int, int]) -> float:
+        """Add the gradient of `weight` times the penalty to every parameter's; this worker's share of the penalty.
+
+        `seed`, the run's and the step, draws the directions: the same on every worker. All workers call it together,
+        after their backward passes.
+        """
+        share = 0.0
+        for index, (parameter, initial) in enumerate(zip(self._parameters, self._initial, strict=True)):
+            now_ND = _rows(parameter).requires_grad_()
+            directions_KD = directions(term.directions, now_ND.shape[-1], (*seed, index))
+            mine_KD = directions_KD[dist.get_rank() :: dist.get_world_size()].to(now_ND.device)
+            value = term.penalty(_rows(initial), now_ND, mine_KD)
+            (gradient_ND,) = torch.autograd.grad(weight * value, now_ND)
+            _add(parameter, gradient_ND.view(parameter.shape))
+            share += float(value.detach())
+        return share
+
+
+def directions(count: int, dimension: int, seed: tuple[int, ...]) -> Tensor:
+    """Unit vectors [count, dimension], uniform on the sphere; drawn on the CPU, so that every device has the same."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    return F.normalize(torch.randn(count, dimension, generator=generator), dim=-1)
+
+
+def _rows(parameter: Tensor) -> Tensor:
+    """The whole parameter, detached, as rows: a vector is one, and of more dimensions the first counts the rows."""
+    whole = (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
+    return whole.view(1, -1) if whole.ndim < 2 else whole.flatten(1)
+
+
+def _add(parameter: Tensor, gradient: Tensor) -> None:
+    """Sum the workers' gradients, and add to each worker's shard its part."""
+    if isinstance(parameter, DTensor):
+        partial = DTensor.from_local(gradient, parameter.device_mesh, [Partial()], run_check=False)
+        gradient = partial.redistribute(placements=parameter.placements)
+    if parameter.grad is None:  # no text's loss reaches it
+        parameter.grad = gradient
+    else:
+        parameter.grad.add_(gradient)

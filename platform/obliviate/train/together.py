@@ -1,0 +1,20 @@
+"""What all workers of a training do as one: where one of them can't, all know, and none waits for it further on."""
+
+from collections.abc import Callable
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from obliviate.errors import UserError
+
+
+def together(action: Callable[[], object]) -> str:
+    """Every worker acts; the first one's reason why it could not, the same on all of them, or "" where all could."""
+    failure = ""
+    try:
+        action()
+    except (OSError, UserError, dcp.api.CheckpointException) as error:
+        failure = " ".join(str(error).split())[-300:] or type(error).__name__
+    failures: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    return next(filter(None, failures), "")

@@ -1,0 +1,184 @@
+"""From a config to the work of one stage: the data is tokenised and the model's config read, no weights are.
+
+A text's length is the mean of the first rows'; refusals and other companions are taken to be as long as the row itself.
+Generated answers are taken to be as long as they may be. Rows that a filter or early drop leaves out are counted: how
+many they are is not known before. Choosing near rows takes a sentence encoder seconds, and is left out.
+"""
+
+from dataclasses import replace
+from functools import cache
+from itertools import cycle
+from statistics import fmean
+
+from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
+from obliviate.data import Corpus
+from obliviate.data.rows import Row
+from obliviate.data.schedule import Schedule
+from obliviate.data.text import Encoded, TextEncoder
+from obliviate.data.world import load_world
+from obliviate.guardrail import marked
+from obliviate.inference.request import room
+from obliviate.methods import ParameterRegularizer, Pass, Positions, union_of_needs
+from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
+from obliviate.schema import EngineSpec, ModelSpec
+from obliviate.scoring import needs_reference
+from obliviate.train.phases import plan_updates
+from obliviate.train.reference import scored_at
+from obliviate_cli.costs.evaluation import Measuring
+from obliviate_cli.costs.training import INITIAL_BYTES, MOMENT_BYTES, STATE_BYTES, Training
+from obliviate_cli.stages import check_data, rows_to_learn
+from obliviate_eval.collect import answers_of
+from obliviate_eval.records import SCORED, Probe
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.suites import SUITES
+
+SAMPLE = 64  # texts whose length stands for all
+OF_RETAIN = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED)
+
+
+def finetuning(config: FinetuneRun, corpus: Corpus) -> Training:
+    """Raises UserError where there is nothing to learn."""
+    rows = rows_to_learn(config, corpus)
+    tokens, answers = _lengths(config.model, rows)
+    return _training(config, len(rows), texts=1, tokens=tokens, scored=answers)
+
+
+def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
+    """Raises UserError where a term needs what the data does not have."""
+    check_data(config, corpus)
+    needs = union_of_needs(config.terms)
+    updates = plan_updates(config.terms, needs, config.updates, forget_apart=config.sharpness is not None)
+    phases = [phase for update in updates for phase in update.phases if phase.trained]
+    # A sharpness-aware update runs over its texts a second time, with the weights moved.
+    rounds = [phase for phase in phases for _ in range(2 if phase.of_forget and config.sharpness is not None else 1)]
+    lengths: list[tuple[float, float]] = []
+    for phase in rounds:
+        for each, stats in phase.trained.items():
+            tokens, answers = _lengths(config.model, _rows(each, config, corpus))
+            where = scored_at(stats)
+            if where is Positions.PADDED:  # the whole batch is as long as a text may be
+                tokens = float(config.model.max_length)
+            lengths.append((tokens, answers if where is Positions.ANSWER else tokens - 1))
+    work = _training(
+        config,
+        len(corpus.forget),
+        texts=len(lengths),
+        tokens=fmean(tokens for tokens, _ in lengths),
+        scored=fmean(scored for _, scored in lengths),
+    )
+    visited = min(len(corpus.retain), work.steps * work.items)
+    compared = {each.text for each, stats in needs.items() if each.of_reference or any(map(needs_reference, stats))}
+    of_reference = sum(visited if each in OF_RETAIN else len(corpus.forget) for each in compared)
+    if config.projection is not None:
+        of_reference += min(len(corpus.retain), config.projection.texts)
+    of_weights = any(isinstance(term, ParameterRegularizer) for term in config.terms)
+    states = 1 + max(update.optimizer for update in updates)
+    return replace(
+        work,
+        reference_texts=of_reference,
+        rounds=len(rounds),
+        updates=len(updates),
+        state_bytes=STATE_BYTES + MOMENT_BYTES * (states - 1) + (INITIAL_BYTES if of_weights else 0),
+    )
+
+
+def _rows(each: Pass, config: UnlearnRun, corpus: Corpus) -> tuple[Row, ...]:
+    """Rows as long as the texts of a pass. A mark before the question names the entity of a forget row."""
+    match each:
+        case Pass.RETAIN | Pass.RETAIN_IDK:
+            return corpus.retain
+        case Pass.WORLD:
+            assert config.world is not None, "the config was checked"
+            return load_world(config.world)
+        case Pass.FORGET_MARKED_IDK:
+            return tuple(_marked(row, row.entity) for row in corpus.forget)
+        case Pass.RETAIN_MARKED:
+            pairs = zip(corpus.retain, cycle(corpus.forget), strict=False)
+            return tuple(_marked(row, forget.entity) for row, forget in pairs)
+        case _:
+            return corpus.forget
+
+
+def _marked(row: Row, entity: str | None) -> Row:
+    assert entity is not None, "the data was checked"
+    return replace(row, question=marked(row.question, [entity]))
+
+
+def _training(config: TrainingRun, anchors: int, *, texts: int, tokens: float, scored: float) -> Training:
+    optim = config.optim
+    return Training(
+        size=_size(config.model),
+        steps=Schedule(anchors, 1, 1, optim, config.seed).steps,
+        items=optim.batch_size,
+        micro_items=optim.micro_batch_size,
+        texts_per_item=texts,
+        tokens=tokens,
+        scored=scored,
+        checkpointing=optim.activation_checkpointing,
+        compute_bytes=2 if config.model.compute_dtype == "bfloat16" else 4,
+    )
+
+
+def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuring:
+    """What the suite asks of one model."""
+    suite, encoder = SUITES[spec.suite], _encoder(model)
+    questions: list[Row] = []
+    scored: list[tuple[str, str]] = []
+    for each in corpus.evaluation:
+        needs = suite.needs_of(each.name, each.role)
+        repeats = (Probe.GENERATION in needs) + spec.sampling.samples * (Probe.SAMPLES in needs)
+        questions += [row for row in each.rows if row.question] * repeats
+        for row in each.rows:
+            found = answers_of(row, each.role)
+            scored += [(row.question, answer) for probe in SCORED if probe in needs for answer in found[probe]]
+    prompts = [len(encoder.prompt(row.question)) for row in questions[:SAMPLE]]
+    length = fmean(prompts) if prompts else 0.0
+    texts = [len(encoder.encode(*text).input_ids) for text in scored[:SAMPLE]]
+    engine = spec.engine
+    return Measuring(
+        size=_size(model),
+        questions=len(questions),
+        question_tokens=length,
+        answer_tokens=room(round(length), spec.generation, engine.max_model_len) if questions else 0.0,
+        scored_texts=len(dict.fromkeys(scored)),
+        scored_tokens=fmean(texts) if texts else 0.0,
+        replicas=engine.replicas,
+        tensor_parallel=_gpus_of(engine),
+    )
+
+
+def scoring(model: ModelSpec, rows: tuple[Row, ...], engine: EngineSpec) -> Measuring:
+    """The rows' own answers, each scored once."""
+    tokens, _ = _lengths(model, rows)
+    return Measuring(
+        size=_size(model),
+        questions=0,
+        question_tokens=0.0,
+        answer_tokens=0.0,
+        scored_texts=len(rows),
+        scored_tokens=tokens,
+        replicas=engine.replicas,
+        tensor_parallel=_gpus_of(engine),
+    )
+
+
+def _gpus_of(engine: EngineSpec) -> int:
+    """A replica on a share of a GPU is counted as having it all."""
+    return max(1, engine.tensor_parallel, round(engine.gpus_per_replica or 0))
+
+
+def _lengths(model: ModelSpec, rows: tuple[Row, ...]) -> tuple[float, float]:
+    """Mean tokens of a text, and of its answer."""
+    encoder = _encoder(model)
+    encoded: list[Encoded] = [encoder.encode_row(row) for row in rows[:SAMPLE]]
+    return fmean(len(e.input_ids) for e in encoded), fmean(len(e.answer_ids) for e in encoded)
+
+
+@cache  # several stages have one model, and a GGUF's tokenizer takes seconds to read
+def _encoder(model: ModelSpec) -> TextEncoder:
+    return text_encoder(model, load_tokenizer(model))
+
+
+@cache
+def _size(model: ModelSpec) -> ModelSize:
+    return model_size(model)

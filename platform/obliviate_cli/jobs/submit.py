@@ -1,0 +1,129 @@
+"""`obliviate submit`: a config as a job on a Ray cluster, refused here and now where it cannot run there.
+
+The job has the folder that the command is given in, and this very code: what runs is what was submitted, whether the
+cluster's image holds another version of the package or none. The libraries that it stands on are the image's.
+"""
+
+import json
+import os
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from obliviate.config import RunSpec, load
+from obliviate.config_file import files
+from obliviate.errors import UserError
+from obliviate.runs import REVISION_VARIABLE, provenance
+from obliviate_cli.jobs import capacity
+from obliviate_cli.jobs.client import connect, explained
+from obliviate_cli.jobs.follow import attach, ended, how_to_attach
+from obliviate_cli.jobs.needs import check_fits, needs
+from obliviate_cli.jobs.verb import KINDS, verb_of
+
+PACKAGES = ("obliviate", "obliviate_cli", "obliviate_eval", "obliviate_serve")
+NOT_SENT = ["__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
+
+
+def submit(
+    config: Path,
+    overrides: list[str],
+    address: str,
+    console: Console,
+    *,
+    verb: str | None,
+    driver_cpus: float | None,
+    follow: bool,
+) -> int:
+    """The exit code of the command: of the job itself where it is followed. Raises UserError."""
+    folder = Path.cwd()
+    verb = verb or verb_of(config)
+    if verb not in KINDS:
+        raise UserError(f"--verb {verb}: is none that runs as a job; give one of {', '.join(KINDS)}")
+    run = load(KINDS[verb], config, overrides)
+    check_paths(run, config, folder)
+    client = connect(address)
+    with explained(address):
+        check_cluster(run, client)
+        command = ["python", "-m", "obliviate_cli", verb, os.path.relpath(config, folder), *overrides]
+        job: str = client.submit_job(
+            entrypoint=shlex.join(command),
+            runtime_env=runtime_env(folder),
+            entrypoint_num_cpus=driver_cpus,
+            metadata={"obliviate": verb},
+        )
+    console.print(f"job: {job}")
+    if follow:
+        return attach(client, job, address, console)
+    console.print(f"to follow it: {how_to_attach(job, address)}")
+    return 0
+
+
+def check_paths(run: RunSpec, config: Path, folder: Path) -> None:
+    """Raises UserError for what the job would not find, or would write where nobody finds it."""
+    for file in files(config):
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{file}: is not in the working directory {folder}, which is what the job gets; "
+                "submit from a folder that holds it"
+            )
+    runs: str = getattr(run, "runs", "/")
+    if not Path(runs).is_absolute() and "://" not in runs:
+        raise UserError(
+            f"runs: {runs} is a relative path: it would lie in the job's own folder, which goes with the cluster; give "
+            "one that all nodes share (runs=/mnt/shared/runs) or an object store (runs=s3://bucket/runs)"
+        )
+    cluster = getattr(run, "cluster", None)
+    key, given = ("address", getattr(run, "address", None)) if cluster is None else ("cluster.address", cluster.address)
+    if given is not None:
+        raise UserError(f"{key}: {given}: a job runs on the cluster that it is submitted to; leave it out: {key}=null")
+
+
+def runtime_env(folder: Path) -> dict[str, Any]:
+    """The folder to work in, this code, and the revision that the runs' records are to name."""
+    places = [spec.submodule_search_locations for name in PACKAGES if (spec := find_spec(name)) is not None]
+    revision = provenance()["git_revision"]
+    return {
+        "working_dir": str(folder),
+        "py_modules": [str(each[0]) for each in places if each],
+        "excludes": NOT_SENT,
+        "env_vars": {} if revision is None else {REVISION_VARIABLE: revision},
+    }
+
+
+def check_cluster(run: RunSpec, client: Any) -> None:
+    """Raises UserError where the config asks for more than the cluster has and may grow to."""
+    if not needs(run):
+        return
+    try:
+        check_fits(run, live_resources(client))
+    except UserError:
+        check_fits(run, grown_resources(client))
+
+
+def live_resources(client: Any) -> dict[str, float]:
+    """Of all nodes that are up."""
+    from ray.util.state import list_nodes
+
+    total: dict[str, float] = {}
+    for node in list_nodes(address=client.get_address(), filters=[("state", "=", "ALIVE")], detail=True, limit=10_000):
+        for resource, amount in node.resources_total.items():
+            total[resource] = total.get(resource, 0.0) + amount
+    return total
+
+
+def grown_resources(client: Any) -> dict[str, float]:
+    """With what an autoscaler may add. A job asks for it, for the dashboard does not tell."""
+    environment = runtime_env(Path.cwd())
+    del environment["working_dir"]
+    job = client.submit_job(entrypoint=f"python -m {capacity.__name__}", runtime_env=environment)
+    details = ended(client, job)
+    output = client.get_job_logs(job)
+    client.delete_job(job)
+    if details.status != "SUCCEEDED":
+        last = output.strip().rpartition("\n")[2]
+        raise UserError(f"the cluster could not run a job that asks for its resources: {details.message} {last}")
+    found: dict[str, float] = json.loads(output.strip().rpartition("\n")[2])
+    return found

@@ -1,0 +1,100 @@
+"""From requests to one fused model, the adapters trained one after another in this process instead of on Ray."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from obliviate.config import build
+from obliviate.data.rows import Row, write_rows
+from obliviate.errors import UserError
+from obliviate.fusion import GRAMS, WEIGHTS
+from obliviate.train import adapters
+from obliviate_cli.fuse import FuseRun, fuse_requests
+from obliviate_cli.reporting import UNLEARNING
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the requests whose adapters were trained."""
+    names: list[str] = []
+
+    def here(requests: Mapping[str, adapters.Request], _: Any, __: int, on_done: Callable[[str], None]) -> None:
+        for name, request in requests.items():
+            outcome = adapters.train_adapter(request, request.places, threads=1)
+            if outcome.error is not None:
+                raise UserError(outcome.error)
+            names.append(name)
+            on_done(name)
+
+    monkeypatch.setattr(adapters, "launch_adapters", here)
+    return names
+
+
+def config(tiny: Path, folder: Path, *names: str, **keys: Any) -> FuseRun:
+    write_rows(folder / "retain.jsonl", [Row(f"Who wrote book {i}?", f"Eve wrote book {i}.") for i in range(4)])
+    for name in names:
+        rows = [Row(f"Where does {name} live in year {i}?", f"{name} lives in London.") for i in range(4)]
+        write_rows(folder / f"{name}.jsonl", rows)
+    values = {
+        "model": {"source": str(tiny), "compute_dtype": "float32", "max_length": 64, "lora": {"rank": 2}},
+        "requests": {
+            name: {"type": "files", "forget": f"{folder}/{name}.jsonl", "retain": f"{folder}/retain.jsonl"}
+            for name in names
+        },
+        "method": "eul",
+        "optim": {"learning_rate": 1e-2, "epochs": 2, "batch_size": 4, "warmup_steps": 0},
+        "runs": str(folder / "runs"),
+        **keys,
+    }
+    return build(FuseRun, values, where="test")
+
+
+def test_requests_become_one_model_and_a_withdrawn_one_costs_no_training(
+    tiny: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    both = fuse_requests(config(tiny, tmp_path, "Ada", "Bob"), QUIET)
+    one = fuse_requests(config(tiny, tmp_path, "Ada"), QUIET)
+    assert trained == ["Ada", "Bob"]
+    before, fused, alone = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (tiny, both, one))
+    assert torch.equal(fused["model.norm.weight"], before["model.norm.weight"])
+    # a single adapter is fused to itself: the merged change is its own, alpha / rank x B A
+    run = next((tmp_path / "runs").glob("unlearn-ada-*"))
+    kept, grams = load_file(run / "model" / WEIGHTS), load_file(run / GRAMS)
+    assert {name for name in kept if ".lora_A." in name} == set(grams)
+    moved = 0.0
+    for name, gram_DD in grams.items():
+        layer = name.removesuffix(".lora_A.weight")
+        weight = f"{layer.removeprefix('base_model.model.')}.weight"
+        own = 32 / 2 * kept[f"{layer}.lora_B.weight"] @ kept[name]
+        torch.testing.assert_close(alone[weight] - before[weight], own, rtol=1e-3, atol=1e-5)
+        assert not torch.equal(fused[weight], alone[weight])
+        torch.testing.assert_close(gram_DD, gram_DD.T)
+        moved += float(own.norm())
+    assert moved > 0
+    assert "Ada, Bob asked to forget" in (both / "README.md").read_text()
+    assert "fuse" in UNLEARNING
+
+
+def test_an_earlier_requests_run_is_fused_with_new_ones(tiny: Path, tmp_path: Path, trained: list[str]) -> None:
+    """To the same model as had both been asked for at once; without merging, an adapter remains."""
+    lora = {"source": str(tiny), "compute_dtype": "float32", "max_length": 64, "lora": {"rank": 2, "merge": False}}
+    whole = fuse_requests(config(tiny, tmp_path, "Ada", "Bob", model=lora), QUIET)
+    (run,) = (tmp_path / "runs").glob("unlearn-ada-*")
+    later = fuse_requests(config(tiny, tmp_path, "Bob", model=lora, adapters={"Ada": str(run)}), QUIET)
+    assert trained == ["Ada", "Bob"]
+    assert (whole.name, later.name) == ("adapter", "adapter")
+    one, two = load_file(whole / WEIGHTS), load_file(later / WEIGHTS)
+    for name in one:
+        if ".lora_A." in name:
+            a, b = name, name.replace(".lora_A.", ".lora_B.")
+            torch.testing.assert_close(one[b] @ one[a], two[b] @ two[a], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"adapters\.Eve: .*nowhere: is no run"):
+        fuse_requests(config(tiny, tmp_path, "Bob", model=lora, adapters={"Eve": str(tmp_path / "nowhere")}), QUIET)

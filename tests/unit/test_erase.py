@@ -1,0 +1,138 @@
+"""Examples in the prompt that are forgotten exactly: the same selection as had they never been there, and its cost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from obliviate.config import build
+from obliviate.data.rows import Row, write_rows
+from obliviate.erase import HolisticCost, Selection, Settings
+from obliviate.errors import UserError
+from obliviate.schema import ModelSpec
+from obliviate_cli.erase import SELECTION, EraseRun, erase
+
+Vectors = dict[str, np.ndarray]
+
+
+def points(count: int, seed: int, size: int = 3) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(count, size))
+    return {f"row {i}": vector / np.linalg.norm(vector) for i, vector in enumerate(vectors)}
+
+
+def state(selection: Selection) -> list[Any]:
+    return [selection.chosen, [each.centroids_KD.tolist() for each in selection._iterations]]
+
+
+@given(
+    count=st.integers(2, 12), shots=st.integers(1, 5), seed=st.integers(0, 99),
+    epsilon=st.sampled_from([1e-3, 0.1, 0.5, 3.0]), data=st.data(),
+)  # fmt: skip
+@settings(max_examples=25)
+def test_what_is_forgotten_might_never_have_been_there(
+    count: int, shots: int, seed: int, epsilon: float, data: st.DataObject
+) -> None:
+    """Bit for bit, after each of several requests, whether or not the selection was made anew."""
+    vectors, how = points(count, seed), Settings(shots, epsilon, 4, seed)
+    selection = Selection(vectors, how)
+    for name in data.draw(st.lists(st.sampled_from(sorted(vectors)), unique=True, max_size=5)):
+        selection.forget(name)
+        del vectors[name]
+        assert state(selection) == state(Selection(vectors, how))
+
+
+def test_one_of_each_cluster_is_chosen() -> None:
+    """Two clusters of three on a line, 0.1 apart: those in the middle are nearest to the means."""
+    line = {"a": -1.1, "b": -1.0, "c": -0.9, "x": 0.9, "y": 1.0, "z": 1.1}
+    vectors = {name: np.array([value, 0.0]) for name, value in line.items()}
+    found = {frozenset(Selection(vectors, Settings(2, 1e-3, 10, seed)).chosen) for seed in range(5)}
+    assert found == {frozenset({"b", "y"})}
+
+
+def test_centroids_lie_on_the_lattice_of_their_iteration() -> None:
+    selection = Selection(points(20, 0), Settings(3, 0.25, 5, 7))
+    for t, each in enumerate(selection._iterations):
+        _, phase_D = selection._lattice(t)
+        steps = each.centroids_KD[each.counts_K > 0] / 0.25 - phase_D
+        assert np.allclose(steps, np.rint(steps), atol=1e-9)
+
+
+def test_a_coarser_lattice_makes_forgetting_cheaper() -> None:
+    """Of 40 requests out of 200: every one moves a fine lattice's centroid, few a coarse one's."""
+
+    def redone(epsilon: float) -> int:
+        selection = Selection(points(200, 1), Settings(2, epsilon, 3, 0))
+        for i in range(40):
+            selection.forget(f"row {i}")
+        return selection.work.redone
+
+    assert redone(1e-6) == 40
+    assert redone(1.0) < 20
+
+
+def test_nothing_is_left_of_the_last_example() -> None:
+    selection = Selection(points(2, 0), Settings(2, 0.1, 2, 0))
+    for name in ("row 1", "row 0"):
+        selection.forget(name)
+    assert selection.chosen == ()
+
+
+def test_the_holistic_cost_by_hand() -> None:
+    """100 tokens more for each of 50 questions, 2 x 10 operations a token; 6 x 10 for training on 1000 tokens twice."""
+    cost = HolisticCost(parameters=10, prompt_tokens=100, questions_per_request=50, unlearning=7)
+    assert cost.inference == 2 * 10 * 100 * 50
+    assert cost.total == 7 + 100_000
+    assert cost.retraining(1000, epochs=2) == 120_000
+    assert cost.retraining(1000, epochs=2, shards=4) == 30_000
+    assert cost.break_even(120_000) == (120_000 - 7) / 2000
+    assert cost.break_even(5) is None
+
+
+ROWS = [Row(f"How many legs has animal {i}?", f"It has {i} legs.") for i in range(6)]
+
+
+@pytest.fixture
+def config(tiny: Path, tmp_path: Path) -> EraseRun:
+    write_rows(tmp_path / "examples.jsonl", [*ROWS, ROWS[0]])
+    write_rows(tmp_path / "forget.jsonl", ROWS[:2])
+    values = {
+        "model": {"source": str(tiny), "system_prompt": "Count."}, "examples": str(tmp_path / "examples.jsonl"),
+        "forget": str(tmp_path / "forget.jsonl"), "shots": 2, "runs": str(tmp_path / "runs"), "iterations": 3,
+    }  # fmt: skip
+    return build(EraseRun, values, where="test")
+
+
+class FakeEncoder:
+    def __init__(self, source: str, key: str) -> None: ...
+
+    def embed(self, sentences: list[str]) -> np.ndarray:
+        return np.stack(list(points(len(sentences), 3).values())).astype(np.float32)
+
+
+def test_a_model_with_the_examples_that_are_left(config: EraseRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obliviate_eval.judges.similarity.SentenceEncoder", FakeEncoder)
+    path = erase(config, Console(quiet=True))
+    model = ModelSpec.model_validate(yaml.safe_load(path.read_text()))
+    assert model.source == config.model.source
+    assert model.system_prompt is not None
+    assert model.system_prompt.startswith("Count.\n\nAnswer as in these examples.\n\nQuestion: How many")
+    assert model.system_prompt.count("Question: ") == 2
+    assert not any(row.question in model.system_prompt for row in ROWS[:2])
+    found = json.loads((path.parent / SELECTION).read_text())
+    assert len(found["forgotten"]) == 2
+    assert found["operations"]["prompt_tokens"] > 10
+    assert found["operations"]["total"] == found["operations"]["unlearning"] + found["operations"]["inference"]
+
+
+@pytest.mark.parametrize("shots", [2, 7])
+def test_what_cannot_be_forgotten_or_chosen(config: EraseRun, tmp_path: Path, shots: int) -> None:
+    write_rows(tmp_path / "forget.jsonl", [ROWS[0], Row("How many wings has it?", "Two.")])
+    absent, few = r"forget\.jsonl: row 2 \('How many wings has it\?'\) is not among", "has only 6 different examples"
+    with pytest.raises(UserError, match=absent if shots == 2 else few):
+        erase(config.model_copy(update={"shots": shots}), Console(quiet=True))

@@ -1,0 +1,235 @@
+"""What `obliviate submit` finds out before there is a job: from the config, and from a dashboard made up here."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from obliviate.config import load
+from obliviate.errors import UserError
+from obliviate_cli.jobs.client import connect, use_token
+from obliviate_cli.jobs.needs import Need, check_fits, needs
+from obliviate_cli.jobs.submit import check_paths, runtime_env
+from obliviate_cli.jobs.verb import KINDS, verb_of
+
+ROOT = Path(__file__).parents[2]
+UNLEARN = {"model": {"source": "m"}, "data": {"type": "fictitious"}, "method": "ga", "runs": "/mnt/shared/runs"}
+SWEEP = {
+    "model": {"source": "m"}, "data": {"type": "fictitious"}, "runs": "s3://bucket/runs", "concurrency": 3,
+    "space": {"methods": {"ga": {}}, "shared": {"optim.learning_rate": [1e-5]}},
+}  # fmt: skip
+
+
+def write(folder: Path, values: dict[str, Any], name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_ready_config_tells_its_verb(path: Path) -> None:
+    """Each names, in a comment, the command that runs it. Serving and requests are no jobs."""
+    verbs = {line.split()[2] for line in path.read_text().splitlines() if line.startswith("#   obliviate ")}
+    if verbs <= set(KINDS):
+        assert verb_of(path) in verbs
+
+
+def test_a_base_tells_as_well(tmp_path: Path) -> None:
+    write(tmp_path, SWEEP, "base.yaml")
+    assert verb_of(write(tmp_path, {"base": "base.yaml", "title": "mine"})) == "sweep"
+
+
+def test_a_config_that_does_not_tell(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no key tells which verb it is for; say --verb, one of sweep, compare"):
+        verb_of(write(tmp_path, {"model": {"source": "m"}}))
+
+
+def check(tmp_path: Path, values: dict[str, Any], name: str = "run.yaml") -> None:
+    path = write(tmp_path, values, name)
+    check_paths(load(KINDS[verb_of(path)], path), path, tmp_path)
+
+
+def test_a_config_outside_of_the_working_directory(tmp_path: Path) -> None:
+    path = write(tmp_path, UNLEARN)
+    (tmp_path / "checkout").mkdir()
+    with pytest.raises(UserError, match=rf"^{path}: is not in the working directory {tmp_path}/checkout, which is"):
+        check_paths(load(KINDS["unlearn"], path), path, tmp_path / "checkout")
+
+
+def test_a_base_outside_of_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "checkout").mkdir()
+    write(tmp_path, UNLEARN, "base.yaml")
+    path = write(tmp_path / "checkout", {"base": "../base.yaml"})
+    with pytest.raises(UserError, match=r"base.yaml: is not in the working directory"):
+        check_paths(load(KINDS["unlearn"], path), path, tmp_path / "checkout")
+
+
+def test_runs_that_would_go_with_the_cluster(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^runs: runs is a relative path: .*runs=s3://bucket/runs"):
+        check(tmp_path, UNLEARN | {"runs": "runs"})
+    check(tmp_path, UNLEARN)
+    check(tmp_path, UNLEARN | {"runs": "gs://bucket/runs"})
+
+
+def test_an_address_of_another_cluster(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^cluster.address: local: a job runs on the cluster .*: cluster.address=null"):
+        check(tmp_path, UNLEARN | {"cluster": {"address": "local"}})
+    evaluate = {"models": {"a": {"source": "m"}}, "data": {"type": "fictitious"}, "runs": "/r", "address": "local"}
+    with pytest.raises(UserError, match=r"^address: local: "):
+        check(tmp_path, evaluate)
+
+
+def needed(tmp_path: Path, values: dict[str, Any]) -> list[Need]:
+    path = write(tmp_path, values)
+    return needs(load(KINDS[verb_of(path)], path))
+
+
+def test_what_is_left_out_is_decided_on_the_cluster(tmp_path: Path) -> None:
+    assert needed(tmp_path, UNLEARN) == []
+    check_fits(load(KINDS["unlearn"], write(tmp_path, UNLEARN)), {})
+
+
+def test_what_is_asked_for(tmp_path: Path) -> None:
+    """Two workers of a GPU; a replica whose model is split over four: each names the key to change."""
+    asked = UNLEARN | {
+        "cluster": {"workers": 2, "gpus_per_worker": 1},
+        "alternatives": {"engine": {"tensor_parallel": 4, "cpus_per_replica": 8}},
+    }
+    assert needed(tmp_path, asked) == [
+        Need("cluster.workers", 2, {"CPU": 0.0, "GPU": 1.0}),
+        Need("alternatives.engine.replicas", 1, {"CPU": 8.0, "GPU": 4.0}),
+    ]
+    run = load(KINDS["unlearn"], write(tmp_path, asked))
+    check_fits(run, {"CPU": 8.0, "GPU": 4.0})
+    with pytest.raises(UserError, match=r"^cluster.workers=2: asked for 2 x 1 GPUs, the cluster has 1: lower"):
+        check_fits(run, {"CPU": 64.0, "GPU": 1.0})
+    with pytest.raises(UserError, match=r"^alternatives.engine.replicas=1: asked for 1 x 8 CPUs, the cluster has 2:"):
+        check_fits(run, {"CPU": 2.0, "GPU": 8.0})
+
+
+def test_a_sweep_trains_several_at_a_time(tmp_path: Path) -> None:
+    values = SWEEP | {"cluster": {"workers": 2, "gpus_per_worker": 1}}
+    assert needed(tmp_path, values)[0] == Need("concurrency", 6, {"CPU": 0.0, "GPU": 1.0})
+
+
+def test_the_job_has_this_code_and_its_revision() -> None:
+    environment = runtime_env(ROOT)
+    assert environment["py_modules"] == [
+        str(ROOT / part)
+        for part in (
+            "platform/obliviate",
+            "platform/obliviate_cli",
+            "evaluation/obliviate_eval",
+            "serve/obliviate_serve",
+        )
+    ]
+    assert environment["working_dir"] == str(ROOT)
+
+
+Dashboard = Callable[[int, dict[str, str]], str]
+
+
+@pytest.fixture
+def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
+    """Call with the status and the JSON that every request gets; the URL."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # put back afterwards
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(status: int, answer: dict[str, str]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
+
+            def log_message(self, *_: object) -> None: ...
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def version(number: str) -> dict[str, str]:
+    return {"version": "4", "ray_version": number, "ray_commit": "", "session_name": ""}
+
+
+def test_a_cluster_of_the_same_version(dashboard: Dashboard) -> None:
+    address = dashboard(200, version(ray.__version__))
+    assert connect(address).get_address() == address
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "message"),
+    [
+        (
+            200,
+            version("2.9.1"),
+            f"the cluster runs Ray 2.9.1, and here is Ray {ray.__version__}; install Ray 2.9.1 here",
+        ),
+        (401, {}, "the cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"),
+        (403, {}, "the token is refused; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"),
+        (404, {}, "the cluster's jobs API answers with an error: Version check returned 404"),
+        (500, {}, "the cluster's jobs API answers with an error: 500"),
+        (200, {"hello": "world"}, "the cluster's jobs API answers with an error: 'ray_version'"),
+    ],
+)
+def test_a_cluster_that_is_another_or_none(
+    dashboard: Dashboard, status: int, answer: dict[str, str], message: str
+) -> None:
+    address = dashboard(status, answer)
+    with pytest.raises(UserError) as caught:
+        connect(address)
+    assert str(caught.value).startswith(f"--address {address}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_where_nothing_answers() -> None:
+    with pytest.raises(UserError, match=r"^--address http://127.0.0.1:1: nothing answers there; give the URL of"):
+        connect("http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"^--address 127.0.0.1:8265: is no URL; give that of the cluster's dashboard"):
+        connect("127.0.0.1:8265")
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ({}, None),
+        ({"RAY_AUTH_TOKEN": "t"}, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/run/token"}, "token"),
+        ({"RAY_AUTH_TOKEN": "t", "RAY_AUTH_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_a_token_is_sent_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], mode: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    use_token()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+def test_a_token_file_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t")
+    use_token()
+    assert os.environ["RAY_AUTH_MODE"] == "token"

@@ -1,0 +1,100 @@
+"""Task vectors: what is learned is subtracted, once for each scale, and a model that does not survive it is named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from test_sweep_trial import config as config  # a fixture
+from test_sweep_trial import only, run, share
+
+from obliviate.config import UnlearnRun, build
+from obliviate.train.log import read_steps
+from obliviate_cli import stages
+from obliviate_cli.sweep import trial as trials
+from obliviate_cli.sweep.records import read_records
+from obliviate_cli.sweep.space import Point
+from obliviate_cli.sweep.spec import SweepRun
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+from tiny import tiny_model_folder
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Training writes another tiny model; the folders that it was written to."""
+    other, folders = tiny_model_folder(tmp_path / "other", seed=1), []
+
+    def launch(job: Any, cluster: Any, folder: Path, on_step: Any) -> None:
+        shutil.copytree(other, folder)
+        folders.append(folder)
+
+    monkeypatch.setattr(stages, "launch", launch)
+    return folders
+
+
+def unlearn(tiny: Path, runs: Path, *overrides: str) -> Path:
+    values = {
+        "model": {"source": str(tiny), "max_length": 64},
+        "data": {"type": "fictitious", "people": 6},
+        "method": "task_vector",
+        "runs": str(runs),
+    }
+    return stages.unlearn(build(UnlearnRun, values, overrides, where="test"), Console(quiet=True))
+
+
+def test_the_change_of_the_weights_is_subtracted_in_float32(tiny: Path, tmp_path: Path, learned: list[Path]) -> None:
+    model = unlearn(tiny, tmp_path / "runs", "method.scale=0.5")
+    before, after, found = (load_file(folder / WEIGHTS) for folder in (tiny, learned[0], model))
+    assert found.keys() == before.keys()
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, before[name] - 0.5 * (after[name] - before[name]))
+    assert "0.5 times the change of the weights subtracted" in (model / "README.md").read_text()
+    assert "ON the forget set" in (learned[0] / "README.md").read_text()
+
+
+def test_another_scale_does_not_train_again(tiny: Path, tmp_path: Path, learned: list[Path]) -> None:
+    runs = tmp_path / "runs"
+    half, whole, again = (unlearn(tiny, runs, f"method.scale={scale}") for scale in (0.5, 1.0, 0.5))
+    assert half == again != whole
+    assert len(learned) == 1
+    assert json.loads((half.parent / "done.json").read_text())["learned"] == learned[0].parent.name
+    unlearn(tiny, runs, "optim.epochs=2")
+    assert len(learned) == 2
+
+
+def test_a_sweep_of_scales_trains_once(config: SweepRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = {"methods": {"task_vector+gd": {"method.scale": {"values": [0.5, 1.0]}}}}
+    shared = share(config.model_copy(update={"space": type(config.space).model_validate(space)}))
+    trainings, real = [], trials._train_here
+
+    def counted(*arguments: Any) -> None:
+        trainings.append(arguments)
+        real(*arguments)
+
+    monkeypatch.setattr(trials, "_train_here", counted)
+    for scale in (0.5, 1.0):
+        run(shared, Point("task_vector+gd", {"method.scale": scale}))
+    records = read_records(shared.directory)
+    assert all(record.run and read_steps(Path(record.run)) for record in records)  # what training logged
+    assert [record.status for record in records] == ["done", "done"]
+    assert len({record.run for record in records}) == 2
+    assert len(trainings) == 1
+
+
+def test_a_scale_that_destroys_the_model_is_said_by_the_evaluation(config: SweepRun) -> None:
+    """Weights of 1e4 times their change give the answers that should be kept no probability at all."""
+    space = {"methods": {"task_vector": {"method.scale": {"values": [1e4]}}}}
+    shared = share(config.model_copy(update={"space": type(config.space).model_validate(space)}))
+    run(shared, Point("task_vector", {"method.scale": 1e4}))
+    record = only(shared)
+    assert record.run is not None
+    assert record.evaluation is not None
+    assert Evaluation.read(Path(record.evaluation) / METRICS_FILE).collapsed
+    assert "Warning: the model has collapsed" in (Path(record.run) / "model" / "README.md").read_text()
