@@ -240,8 +240,14 @@ def weights_folder(spec: ModelSpec, folder: Path) -> Path:
 
     `folder` may be a URL's stand-in.
     """
+    from filelock import FileLock
+
     located = Path(locate(spec.source))
-    return located if located.is_dir() else _written(spec, folder)
+    if located.is_dir():
+        return located
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # trials that start together wait for one copy
+        return _written(spec, folder)
 
 
 def _written(spec: ModelSpec, folder: Path) -> Path:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from obliviate.errors import UserError
 
+READS = 10  # of a mark that is being replaced
 MARK = ".folder.json"  # of a folder in a store: {"whole": false} while it is uploaded, then {"whole": true, "id": ...}
 # The third is a folder used like a store, for tests and for disks that are mounted at other places on other nodes.
 _URL = re.compile(r"(s3|gs|file):/+(.+)")  # a Path has made one of two slashes
@@ -336,6 +337,13 @@ def _write(files: Any, key: str, value: dict[str, Any]) -> None:
 
 
 def _read(files: Any, key: str) -> dict[str, Any]:
-    with files.open_input_stream(key) as stream:
-        value: dict[str, Any] = json.loads(stream.read())
+    """A mark. A stream asks for size and bytes apart: one that is replaced meanwhile is read again."""
+    for _ in range(READS):
+        with files.open_input_stream(key) as stream:
+            text = stream.read()
+        try:
+            value: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError:
+            continue
         return value
+    raise OSError(f"{key} is no mark: {text[:80]!r}")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,23 @@ class TestRuns:
             UserError, match=r"^file://.*: the store cannot be read or written \(.*\); check the bucket"
         ):
             self.open(f"file://{tmp_path}/file/bucket")
+
+
+class Replaced:
+    """A mark's reader finds part of the old one and part of the new one, as often as it is told, then the new one."""
+
+    def __init__(self, torn: int) -> None:
+        self.torn = torn
+
+    def open_input_stream(self, key: str) -> BytesIO:
+        self.torn -= 1
+        return BytesIO(b'{"whole": false}"id": "1"}' if self.torn >= 0 else b'{"whole": true, "id": "1"}')
+
+
+def test_a_mark_that_is_replaced_while_it_is_read_is_read_again() -> None:
+    assert storage._read(Replaced(torn=3), "key") == {"whole": True, "id": "1"}
+    with pytest.raises(OSError, match="key is no mark: "):
+        storage._read(Replaced(torn=100), "key")
 
 
 def test_data_by_url(on: Node, bucket: str, tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def launch_adapters(
     UserError, naming the request, when the others are done.
     """
     import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
+    deaths = (WorkerCrashedError, NodeDiedError, OutOfMemoryError)
     ensure_ray(cluster.address)
     gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else min(1.0, cluster_gpus())
     cpus = cluster.cpus_per_worker or cores_share(concurrency, gpus)
@@ -72,7 +74,7 @@ def launch_adapters(
         name = begun.pop(ready)
         try:
             outcome: Outcome = ray.get(ready)
-        except ray.exceptions.WorkerCrashedError as error:
+        except deaths as error:
             outcome = Outcome(f"its process died {cluster.max_failures + 1} times: {error}")
         if outcome.error is None:
             on_done(name)

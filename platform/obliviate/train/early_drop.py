@@ -5,18 +5,23 @@ answers every row that is left, and a rule says which answers are far enough fro
 callable, and any method's training can have one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
+from obliviate.errors import UserError
 from obliviate.methods import Pass
 from obliviate.train.batch import Texts
+from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.model import ScoredModel
+from obliviate.train.together import together
 
 
 class DropRule(Protocol):
@@ -40,9 +45,14 @@ class EarlyDrop:
     rows: Sequence[Row]
     dropped: set[int] = field(default_factory=set)
 
-    def resume(self, log: Sequence[Mapping[str, Any]], steps: int) -> None:
-        """Drop again what the log says was dropped in the first `steps` steps."""
-        for line in log:
+    def resume(self, directory: Path, steps: int) -> None:
+        """Drop again what the run's log says was dropped in the first `steps` steps. All workers call it together.
+
+        Raises UserError, on all of them, where the log cannot be fetched.
+        """
+        if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
+            raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
+        for line in read_steps(directory):
             if line["step"] <= steps and "early_drop" in line:
                 self.dropped |= set(line["early_drop"]["dropped"])
 

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore
 
-from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
@@ -30,7 +29,7 @@ from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
 from obliviate.train.initial import InitialWeights
-from obliviate.train.log import STEPS_FILE, StepLog, read_steps
+from obliviate.train.log import StepLog
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
 from obliviate.train.optimizer import adamw, clip
@@ -40,7 +39,6 @@ from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Signal, Slices, measure
-from obliviate.train.together import together
 
 CHECKPOINTS = "checkpoints"
 
@@ -179,10 +177,7 @@ class _Trainer:
             return 0
         step, self.weights = checkpoint.load(path, self.model, self.optimizers)
         if self.drop is not None:
-            directory = self.job.directory
-            if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
-                raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
-            self.drop.resume(read_steps(directory), step)
+            self.drop.resume(self.job.directory, step)
         return step
 
     def step(self, step: int) -> dict[str, Any]:
