@@ -1,4 +1,5 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
+# make test-cluster: the tests that start clusters of several nodes and an object store.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3
@@ -13,13 +14,17 @@ TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test check bench lock install clean
+.PHONY: demo test test-cluster check bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
 
 test: install
-	$(RUN_OFFLINE) $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
+	$(RUN_OFFLINE) $(BIN)/python -m pytest -m "not cluster" --numprocesses $(TEST_PROCESSES) --dist worksteal
+
+# One after the other: each starts nodes of its own.
+test-cluster: install
+	$(RUN_OFFLINE) $(BIN)/python -m pytest -m cluster
 
 check: install
 	$(BIN)/ruff check .

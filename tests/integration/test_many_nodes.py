@@ -29,7 +29,7 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation
 from raylets import RayCluster
 from tiny import tiny_model_folder
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.cluster]
 
 QUIET = Console(quiet=True)
 WAIT_S = 150.0

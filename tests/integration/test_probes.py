@@ -10,7 +10,7 @@ import yaml
 from kuberay import ROOT, pods_of
 from raylets import RayCluster
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.cluster]
 
 AGENT_PORT = "--dashboard-agent-listen-port="
 WAIT_S = 60.0  # for a node's agent, which comes up behind its raylet

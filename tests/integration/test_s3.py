@@ -28,7 +28,7 @@ from obliviate_cli.stages import unlearn_job
 from tiny import tiny_model_folder
 from training import job
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cache")]
+pytestmark = [pytest.mark.integration, pytest.mark.cluster, pytest.mark.usefixtures("cache")]
 
 WAIT_S = 120.0
 QUIET = Console(quiet=True)

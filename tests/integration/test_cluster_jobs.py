@@ -13,7 +13,7 @@ from obliviate.runs import provenance
 from raylets import BIN, RayCluster
 from tiny import tiny_model_folder
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.cluster]
 
 OBLIVIATE = (sys.executable, "-m", "obliviate_cli")
 
