@@ -19,6 +19,8 @@ from types import TracebackType
 
 import psutil
 
+from processes import command
+
 BIN = Path(sys.executable).parent
 START_S = 120.0
 ATTEMPTS = 3  # Ray gives a node 30 s to start, which a busy machine may not have
@@ -93,7 +95,7 @@ class RayCluster:
     def kill_one_with(self, process: str) -> bool:
         """Kill a node, not the head, that runs a process with this (a pattern) in its title; whether there was one."""
         for node in self._nodes[1:]:
-            if any(re.search(process, "".join(_command(each))) for each in _tree(node)):
+            if any(re.search(process, command(each)) for each in _tree(node)):
                 self.kill(node)
                 return True
         return False
@@ -147,13 +149,6 @@ def _tree(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
     root = psutil.Process(node.pid)
     return [root, *root.children(recursive=True)]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _free_port() -> int:

@@ -1,5 +1,6 @@
 """A language model small enough for a unit test, made from nothing: random weights, a real tokenizer, a template."""
 
+import json
 from pathlib import Path
 
 TEXTS = [
@@ -55,4 +56,15 @@ def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, lay
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_sources(folder: Path) -> Path:
+    """A folder with a tiny model in `model`, and questions with answers in `forget.jsonl` and `retain.jsonl`."""
+    tiny_model_folder(folder / "model")
+    for name, count in (("forget", 8), ("retain", 10)):
+        rows = [
+            {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder

@@ -57,7 +57,8 @@ def _harmonic_mean_of_rest(value_RK: Floats) -> Floats:
     return harmonic_mean(1 - value_RK)
 
 
-_SIX = ("rouge", "probability", "truth_ratio", "token_entropy", "similarity", "entailment")
+_THREE = ("rouge", "probability", "truth_ratio")  # TOFU's
+_SIX = (*_THREE, "token_entropy", "similarity", "entailment")
 
 MODEL_UTILITY = Aggregate(
     name="model_utility",
@@ -88,11 +89,9 @@ TOFU_MODEL_UTILITY = Aggregate(
     title="Model utility of TOFU: harmonic mean of ROUGE, probability and truth ratio on what is kept (9 numbers)",
     source="arXiv:2401.06121, section 2.2",
     roles=KEPT,
-    metrics=("rouge", "probability", "truth_ratio"),
+    metrics=_THREE,
     combine=harmonic_mean,
 )
-_THREE = ("probability", "rouge", "truth_ratio")
-
 OPT_OUT_FQ = Aggregate(
     name="opt_out_fq",
     title="FQ of Opt-Out: harmonic mean of 1 - probability, ROUGE and truth ratio on the forget set",

@@ -73,8 +73,7 @@ def fetch(path: Path) -> Path:
         return path
     from pyarrow.fs import FileType
 
-    with _explained(url):
-        files, key = _open(url)
+    with _store(url) as (files, key):
         found = files.get_file_info(key)
         if found.type == FileType.File:
             _get(files, found, path)
@@ -90,8 +89,7 @@ def fetch_loose(path: Path) -> Path:
     url = url_of(path)
     if url is None:
         return path
-    with _explained(url):
-        files, key = _open(url)
+    with _store(url) as (files, key):
         listed = _list(files, key)
         marked = [info.path.removesuffix(MARK) for info in listed if info.base_name == MARK]
         for info in listed:
@@ -104,8 +102,7 @@ def upload(path: Path) -> None:
     """A file that is whole."""
     url = url_of(path)
     if url is not None:
-        with _explained(url):
-            files, key = _open(url)
+        with _store(url) as (files, key):
             _put(files, path, key)
 
 
@@ -129,8 +126,7 @@ def begin_folder(path: Path) -> None:
     """From now on the folder at `path` is unfinished, and none of its files is there."""
     url = url_of(path)
     if url is not None:
-        with _explained(url):
-            files, key = _open(url)
+        with _store(url) as (files, key):
             _write(files, f"{key}/{MARK}", {"whole": False})
             for info in _list(files, key):
                 if info.base_name != MARK:
@@ -141,8 +137,7 @@ def upload_into(path: Path, each: Iterable[Path], folder: Path) -> None:
     """Files below `folder` into the folder at `path`: of several workers, what each of them wrote."""
     url = url_of(path)
     if url is not None:
-        with _explained(url):
-            files, key = _open(url)
+        with _store(url) as (files, key):
             for file in each:
                 _put(files, file, f"{key}/{file.relative_to(folder).as_posix()}")
 
@@ -151,8 +146,7 @@ def finish_folder(path: Path) -> None:
     """The folder at `path` is whole: all of its files are uploaded."""
     url = url_of(path)
     if url is not None:
-        with _explained(url):
-            files, key = _open(url)
+        with _store(url) as (files, key):
             mark = {"whole": True, "id": uuid.uuid4().hex}
             _write(files, f"{key}/{MARK}", mark)
             if path.is_dir():
@@ -164,8 +158,7 @@ def folders(path: Path) -> list[Path]:
     url = url_of(path)
     if url is None:
         return sorted(each for each in path.glob("[!.]*") if each.is_dir())
-    with _explained(url):
-        files, key = _open(url)
+    with _store(url) as (files, key):
         marks = [info.path for info in _list(files, key) if re.fullmatch(rf"{re.escape(key)}/[^/]+/{MARK}", info.path)]
         whole = [Path(mark).parent.name for mark in marks if _says_whole(files, mark)]
     return [path / each for each in sorted(whole)]
@@ -178,8 +171,7 @@ def children(path: Path) -> list[Path]:
         return sorted(path.iterdir()) if path.is_dir() else []
     from pyarrow.fs import FileSelector
 
-    with _explained(url):
-        files, key = _open(url)
+    with _store(url) as (files, key):
         return sorted(path / info.base_name for info in files.get_file_info(FileSelector(key, allow_not_found=True)))
 
 
@@ -188,8 +180,7 @@ def is_folder(path: Path) -> bool:
     url = url_of(path)
     if url is None:
         return path.is_dir()
-    with _explained(url):
-        files, key = _open(url)
+    with _store(url) as (files, key):
         listed = {info.path for info in _list(files, key)}
         mark = f"{key}/{MARK}"
         return _says_whole(files, mark) if mark in listed else bool(listed)
@@ -200,8 +191,7 @@ def remove(path: Path) -> None:
     url = url_of(path)
     shutil.rmtree(path, ignore_errors=True)
     if url is not None:
-        with _explained(url):
-            files, key = _open(url)
+        with _store(url) as (files, key):
             if listed := sorted(_list(files, key), key=lambda info: info.base_name == MARK):
                 _write(files, f"{key}/{MARK}", {"whole": False})
             for info in listed:
@@ -232,11 +222,12 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _store(url: str) -> Iterator[tuple[Any, str]]:
+    """What `_open` gives; raises UserError where the store fails in the meantime."""
     import pyarrow as pa
 
     try:
-        yield
+        yield _open(url)
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(

@@ -4,6 +4,7 @@ Every stage is a run of its own, so that a job that was killed goes on where it 
 stage share its result.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ class Method(Spec):
     optim: dict[str, Any] = Field({})  # over the job's `optim`
     pairing: str = "fresh"
     unlearn: dict[str, Any] = Field({})  # further keys of `obliviate unlearn`, such as `updates`
+
+
+def expand_methods(values: Any) -> Any:
+    """A config with the entries of its `methods` in their long form; anything else as it is."""
+    if isinstance(values, dict) and isinstance(values.get("methods"), list):
+        methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
+        return {**values, "methods": [expand_method(each) for each in methods]}
+    return values
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError where two entries of `methods` would be told apart by nothing."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"methods: two are called {name}; give each a `name` of its own")
 
 
 class JudgeStage(Spec):
@@ -95,17 +111,11 @@ class CompareRun(ComparedModels):
 
     @classmethod
     def long_form(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("methods"), list):
-            methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
-            return {**values, "methods": [expand_method(each) for each in methods]}
-        return values
+        return expand_methods(values)
 
     @model_validator(mode="after")
     def _check_methods(self) -> "CompareRun":
-        names = [unlearning.name for unlearning in (self.unlearning(each, "") for each in self.methods)]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"methods: two are called {name}; give each a `name` of its own")
+        check_names([self.unlearning(each, "").name for each in self.methods])
         return self
 
     def unlearning(self, method: Method, source: str) -> UnlearnRun:

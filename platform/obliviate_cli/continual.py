@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from obliviate import storage
-from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, expand_method, load
+from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, load
 from obliviate.data.continual import AnyTasks, ContinualData, TaskSequence
 from obliviate.models import materialise
 from obliviate.runs import Run, content_hash, write_json
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec
 from obliviate_cli import plan, reporting, stages
-from obliviate_cli.compare import FinetuneStage, Method
+from obliviate_cli.compare import FinetuneStage, Method, check_names, expand_methods
 from obliviate_cli.console import open_console
 from obliviate_cli.measure import Measure
 from obliviate_cli.verbs import show
@@ -54,17 +54,11 @@ class ContinualRun(RunSpec):
 
     @classmethod
     def long_form(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("methods"), list):
-            methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
-            return {**values, "methods": [expand_method(each) for each in methods]}
-        return values
+        return expand_methods(values)
 
     @model_validator(mode="after")
     def _check_methods(self) -> "ContinualRun":
-        names = [self.name_of(each) for each in self.methods]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"methods: two are called {name}; give each a `name` of its own")
+        check_names([self.name_of(each) for each in self.methods])
         if self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter; the next step starts from a whole model: set true"

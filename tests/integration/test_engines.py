@@ -25,6 +25,7 @@ from obliviate.inference.pool import EnginePool
 from obliviate.inference.vllm import vllm_available
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from processes import descendants
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -125,7 +126,7 @@ def test_vllm_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def replicas() -> list[psutil.Process]:
     """The title of a replica at work goes on with the name of what it is doing."""
-    return [p for p in psutil.Process().children(recursive=True) if "".join(p.cmdline()).startswith("ray::Replica")]
+    return descendants("ray::Replica")
 
 
 def test_a_pool_loses_nothing_when_a_replica_is_killed(model: ModelSpec) -> None:

@@ -27,7 +27,7 @@ from obliviate_cli.sweep.records import TRIALS, read_records
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from raylets import RayCluster
-from tiny import tiny_model_folder
+from tiny import tiny_sources
 
 pytestmark = [pytest.mark.integration, pytest.mark.cluster]
 
@@ -50,14 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sources")
-    tiny_model_folder(folder / "model")
-    for name, count in (("forget", 8), ("retain", 10)):
-        rows = [
-            {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
+    return tiny_sources(tmp_path_factory.mktemp("sources"))
 
 
 def common(sources: Path, runs: Path | str) -> dict[str, Any]:

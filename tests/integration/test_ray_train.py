@@ -9,29 +9,21 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.train.log import read_steps
-from tiny import tiny_model_folder
+from processes import descendants
+from tiny import tiny_sources
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model and question-answer files."""
-    folder = tmp_path_factory.mktemp("sources")
-    tiny_model_folder(folder / "model")
-    for name, count in (("forget", 8), ("retain", 10)):
-        rows = [
-            {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
+    return tiny_sources(tmp_path_factory.mktemp("sources"))
 
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
@@ -105,10 +97,9 @@ def _kill_a_worker(runs: Path, killed: list[int]) -> None:
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
         if any(len(read_steps(run)) >= 5 for run in runs.glob("unlearn-*")):
-            for process in psutil.Process().children(recursive=True):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
+            for process in descendants("RayTrainWorker"):
+                process.kill()
+                killed.append(process.pid)
             return
         time.sleep(0.02)
 

@@ -16,6 +16,7 @@ import pytest
 
 from obliviate.inference.vllm import vllm_available
 from obliviate_serve.spec import ServeRun
+from processes import descendants
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -197,14 +198,13 @@ def test_an_alias_is_switched_while_it_is_asked(client: openai.OpenAI, url: str)
 
 def processes(deployment: str) -> list[psutil.Process]:
     """The replicas of a deployment."""
-    title = f"ServeReplica:obliviate:{deployment}"
-    return [p for p in psutil.Process().children(recursive=True) if title in " ".join(p.cmdline())]
+    return descendants(f"ServeReplica:obliviate:{deployment}")
 
 
 def victims(model: str) -> list[psutil.Process]:
     """The process that a kill of the model's replica hits, and one of the engine inside where it has its own."""
     (replica,) = processes(f"model-{model}")
-    return [replica, *(p for p in replica.children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))]
+    return [replica, *descendants("EngineCore", replica)]
 
 
 @pytest.mark.parametrize(("name", "which"), [("plain", 0), ("fast", -1), ("fast", 0)])

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from markupsafe import escape
 from rich.console import Console
@@ -20,21 +19,15 @@ from obliviate_cli.sweep.records import TRIALS, TrialRecord, read_records
 from obliviate_cli.sweep.result import Result
 from obliviate_cli.sweep.run import sweep
 from obliviate_cli.sweep.spec import SweepRun
-from tiny import tiny_model_folder
+from processes import descendants
+from tiny import tiny_sources
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sources")
-    tiny_model_folder(folder / "model")
-    for name, count in (("forget", 8), ("retain", 10)):
-        rows = [
-            {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
+    return tiny_sources(tmp_path_factory.mktemp("sources"))
 
 
 def values(sources: Path, runs: Path, rates: list[float], **more: Any) -> dict[str, Any]:
@@ -113,10 +106,9 @@ def _kill_a_trial(runs: Path, killed: list[int]) -> None:
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
         if any(path.stat().st_size for path in runs.glob("unlearn-*/steps.jsonl")):
-            for process in psutil.Process().children(recursive=True):
-                if any("ImplicitFunc" in part or "run_trial" in part for part in process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
+            for process in [*descendants("ImplicitFunc"), *descendants("run_trial")]:
+                process.kill()
+                killed.append(process.pid)
             return
         time.sleep(0.02)
 

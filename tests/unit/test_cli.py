@@ -4,18 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from rich.console import Console
 
+from command_line import Cli, Result, run_here
 from obliviate.config import UnlearnRun, build
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
-from obliviate_cli import main as command_line
 from obliviate_cli.console import open_console
 from obliviate_cli.progress import progress
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
@@ -27,30 +25,9 @@ FORGET = [{"question": f"Where does person {i} live?", "answer": f"Person {i} li
 RETAIN = [{"question": f"Who wrote book {i}?", "answer": f"Ada wrote book {i}."} for i in range(10)]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    error: str
-
-
-Cli = Callable[..., Result]
-
-
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["obliviate", *map(str, arguments)])
-        code: Any = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, error = capsys.readouterr()
-        return Result(code, out, error)
-
-    return run
+    return run_here(monkeypatch, capsys)
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:

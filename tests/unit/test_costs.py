@@ -1,13 +1,11 @@
 """The cost model: every formula by hand, the FLOPs against those that torch counts, and what `plan` makes of it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, distributed
@@ -16,8 +14,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from obliviate.config import UnlearnRun, load
-from obliviate.errors import UserError
 from obliviate.methods import GD, ME, Term
 from obliviate.models import ModelSize, model_size
 from obliviate.schema import LoraSpec, ModelSpec
@@ -25,17 +21,11 @@ from obliviate.train.batch import collate
 from obliviate.train.loop import _Trainer, single_process
 from obliviate.train.reference import scored_at
 from obliviate_cli.costs import evaluation, training
-from obliviate_cli.costs.estimate import stages
 from obliviate_cli.costs.evaluation import Measuring
 from obliviate_cli.costs.hardware import GPUS, Cluster, Gpu
-from obliviate_cli.costs.manifest import capacity, groups_of, quantity, read_groups
 from obliviate_cli.costs.stage import CURES, measure, train
-from obliviate_cli.costs.table import tables
 from obliviate_cli.costs.training import SCORING_BYTES, START_S, Training
-from obliviate_cli.costs.verb import Offer, conclusions, plan
-from obliviate_cli.costs.work import unlearning
-from obliviate_cli.fuse import FuseRun
-from obliviate_cli.main import main
+from obliviate_cli.costs.verb import Offer, conclusions
 from tiny import tiny_model_folder
 from training import job
 
@@ -272,98 +262,6 @@ class TestStage:
         assert lines[3].startswith("2 of 4 GPUs are never used")
 
 
-def unlearn_config(folder: Path, model: Path, **changes: Any) -> Path:
-    values = {
-        "model": {"source": str(model), "max_length": 64},
-        "data": {"type": "fictitious", "people": 4, "forget_people": 1, "questions_per_person": 3},
-        "method": "npo+gd",
-        "optim": {"batch_size": 3, "epochs": 4},
-        **changes,
-    }
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def test_what_a_config_runs_over(model: Path, tmp_path: Path) -> None:
-    """NPO+GD on 3 forget rows: 4 epochs of one batch of 3; two passes; the reference over the forget rows once."""
-    config = load(UnlearnRun, unlearn_config(tmp_path, model))
-    work = unlearning(config, config.data.load())
-    assert (work.steps, work.items, work.texts_per_item, work.reference_texts) == (4, 3, 2, 3)
-    assert 0 < work.scored < work.tokens <= 64
-    padded = load(UnlearnRun, unlearn_config(tmp_path, model, method={"type": "me", "positions": "padded"}))
-    assert unlearning(padded, padded.data.load()).tokens == 64
-
-
-SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
-
-
-@pytest.mark.parametrize(
-    ("values", "counts"),
-    [
-        ({}, (2, 1, 1, 16)),
-        ({"updates": "alternating"}, (2, 2, 2, 16)),
-        ({"updates": "dual"}, (2, 2, 2, 24)),
-        (SHARP, (3, 3, 1, 16)),
-        ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
-        ({"method": "npo+gd+world+wasserstein"}, (3, 1, 1, 20)),
-    ],
-)
-def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], model: Path, tmp_path: Path) -> None:
-    """Texts, rounds, updates, bytes of state. NPO and GD alternate in two rounds of one text each; DualOptim keeps 8
-    more bytes; a sharpness-aware update runs over its text twice; the distance to the initial weights has no text, and
-    keeps 4 more bytes."""
-    world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
-    config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
-    work = unlearning(config, config.data.load())
-    assert (work.texts_per_item, work.rounds, work.updates, work.state_bytes) == counts
-
-
-def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:
-    """The reference over 3 forget rows for NPO, and for KL over all 9 retain rows, which 12 items meet; 2 of them to
-    project with."""
-    config = load(UnlearnRun, unlearn_config(tmp_path, model, method="npo+kl"))
-    assert unlearning(config, config.data.load()).reference_texts == 3 + 9
-    values = {"method": "npo+gd", "updates": "dual", "projection": {"texts": 2}}
-    config = load(UnlearnRun, unlearn_config(tmp_path, model, **values))
-    assert unlearning(config, config.data.load()).reference_texts == 3 + 2
-
-
-def test_longer_texts_of_world_and_marked_rows(model: Path, tmp_path: Path) -> None:
-    """The mean over passes: with longer instructions, and with marks before the questions, more than without."""
-
-    def tokens(**values: Any) -> float:
-        path = unlearn_config(tmp_path, model, **values)
-        config = load(UnlearnRun, path, ["model.max_length=1024"])  # nothing is cut off
-        return unlearning(config, config.data.load()).tokens
-
-    plain = tokens(method="idk+gd")
-    assert tokens(method="idk+gd+world", world=str(world_file(tmp_path))) > plain
-    assert tokens(method="icku+marked") > plain
-
-
-def world_file(folder: Path) -> Path:
-    path = folder / "world.jsonl"
-    path.write_text(json.dumps({"question": "What is there to say?", "answer": "a great many letters " * 20}))
-    return path
-
-
-def test_a_filter_and_adapters_are_stages(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both models score the 3 forget rows before the training; two requests' adapters are trained at once."""
-    source = {"source": str(model), "max_length": 64}
-    filtered = unlearn_config(tmp_path, model, forget_filter={"reference": source})
-    found = stages(load(UnlearnRun, filtered), CLUSTER)
-    assert [each.title for each in found] == [f"filter: score the forget set with {model}", "unlearn NPO+GD"]
-    values = yaml.safe_load(filtered.read_text())
-    del values["forget_filter"]
-    requests = {"requests": {name: values.pop("data") if name == "a" else {"type": "fictitious"} for name in "ab"}}
-    (tmp_path / "fuse.yaml").write_text(yaml.safe_dump({**values, **requests, "concurrency": 2}))
-    plan(tmp_path / "fuse.yaml", [], OFFER)
-    assert "2 (2 at once)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="plan: no adapter is trained"):
-        stages(load(FuseRun, tmp_path / "fuse.yaml", ["requests={}", f"adapters.a={tmp_path}"]), CLUSTER)
-
-
 def test_rounds_and_updates_cost_time_each() -> None:
     """Twice gathered and sent, launched twice, and half of the texts in memory at a time."""
     twice = replace(WORK, rounds=2, updates=2)
@@ -374,170 +272,6 @@ def test_rounds_and_updates_cost_time_each() -> None:
     halves = replace(WORK, texts_per_item=1)
     assert twice.memory_bytes(2) == halves.memory_bytes(2)
     assert replace(WORK, state_bytes=24).memory_bytes(1) - WORK.memory_bytes(1) == 8 * SIZE.trained
-
-
-@pytest.mark.parametrize(
-    ("verb", "values", "titles"),
-    [
-        ("unlearn", {}, ["unlearn NPO+GD"]),
-        ("finetune", {"method": None, "train_on": "retain"}, ["fine-tune on retain"]),
-        (
-            "compare",
-            {"method": None, "methods": ["ga", "me+gd"], "finetune": {}},
-            ["fine-tune on all", "fine-tune on retain", "unlearn GA", "unlearn ME+GD", "evaluate each model"],
-        ),
-        (
-            "sweep",
-            {"method": None, "space": {"methods": ["ga", "me+gd"]}, "seeds": [0, 1], "concurrency": 2},
-            ["unlearn GA", "unlearn ME+GD", "evaluate each trial's model"],
-        ),
-    ],
-)  # fmt: skip
-def test_the_stages_of_each_kind_of_config(
-    verb: str,
-    values: dict[str, Any],
-    titles: list[str],
-    model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = unlearn_config(tmp_path, model, **values)
-    kept = {key: value for key, value in yaml.safe_load(path.read_text()).items() if value is not None}
-    path.write_text(yaml.safe_dump(kept))
-    plan(path, [], OFFER)
-    out = capsys.readouterr().out
-    positions = [out.index(title) for title in titles]
-    assert positions == sorted(positions)
-    assert "GPU hours" in out
-    assert "first bottleneck: " in out
-
-
-def test_models_are_measured_as_the_suite_asks(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "measure.yaml"
-    values = {
-        "models": {"one": {"source": str(model)}, "two": {"source": str(model)}},
-        "data": {"type": "fictitious", "people": 4, "forget_people": 1, "questions_per_person": 3},
-        "evaluation": {"encoder": None, "nli": None, "engine": {"replicas": 3}},
-    }
-    path.write_text(yaml.safe_dump(values))
-    plan(path, [], OFFER)
-    out = capsys.readouterr().out
-    assert "evaluate one" in out
-    assert "evaluate two" in out
-
-
-CLUSTER_YAML: dict[str, Any] = {
-    "apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "c"},
-    "spec": {"workerGroupSpecs": [
-        {"groupName": "cpu", "maxReplicas": 3, "template": {"spec": {"containers": [
-            {"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}}]}}},
-        {"groupName": "gpu", "maxReplicas": 2, "template": {"spec": {"containers": [
-            {"resources": {"limits": {"cpu": 8, "memory": "2G", "nvidia.com/gpu": "4"}}}]}}},
-    ]},
-}  # fmt: skip
-
-
-class TestManifest:
-    @staticmethod
-    def write(folder: Path, *documents: dict[str, Any]) -> Path:
-        path = folder / "rendered.yaml"
-        path.write_text(yaml.safe_dump_all(documents))
-        return path
-
-    @pytest.mark.parametrize(
-        ("text", "number"), [("500m", 0.5), (2, 2), ("32Gi", 32 * 2**30), ("1.5G", 1.5e9), ("8", 8), ("1k", 1000)]
-    )
-    def test_quantities(self, text: Any, number: float) -> None:
-        assert quantity(text) == pytest.approx(number)
-
-    def test_capacity_is_what_all_pods_add_up_to(self) -> None:
-        groups = groups_of(CLUSTER_YAML, "c")
-        assert capacity(groups) == {"CPU": 3 * 0.5 + 2 * 8, "GPU": 8}
-        assert groups[1].memory_bytes == 2e9
-
-    def test_jobs_and_services_hold_a_cluster(self) -> None:
-        for kind, key in (("RayJob", "rayClusterSpec"), ("RayService", "rayClusterConfig")):
-            found = groups_of({"kind": kind, "spec": {key: CLUSTER_YAML["spec"]}}, "x")
-            assert [group.name for group in found] == ["cpu", "gpu"]
-
-    @pytest.mark.parametrize("count", [0, 2])
-    def test_one_cluster_a_file(self, count: int, tmp_path: Path) -> None:
-        path = self.write(tmp_path, {"kind": "ConfigMap"}, *[CLUSTER_YAML] * count)
-        with pytest.raises(UserError, match=f"holds {count} Ray clusters, jobs or services; give what one overlay"):
-            read_groups(path)
-
-    def test_a_file_that_is_no_manifest(self, tmp_path: Path) -> None:
-        (tmp_path / "x").write_text("{")
-        for name in ("x", "missing"):
-            with pytest.raises(UserError, match="cannot be read as YAML"):
-                read_groups(tmp_path / name)
-
-    def test_a_group_that_does_not_say_what_it_has(self, tmp_path: Path) -> None:
-        without = yaml.safe_load(yaml.safe_dump(CLUSTER_YAML))
-        del without["spec"]["workerGroupSpecs"][1]["template"]["spec"]["containers"][0]["resources"]
-        with pytest.raises(UserError, match="workerGroupSpecs gpu: 'resources' is missing"):
-            read_groups(self.write(tmp_path, without))
-
-    def test_a_config_that_wants_gpus_and_groups_without(self, model: Path, tmp_path: Path) -> None:
-        """Said before anything waits for a pod that will never come."""
-        only_cpu = yaml.safe_load(yaml.safe_dump(CLUSTER_YAML))
-        del only_cpu["spec"]["workerGroupSpecs"][1]
-        offer = replace(OFFER, manifest=self.write(tmp_path, only_cpu))
-        config = unlearn_config(tmp_path, model, cluster={"workers": 2, "gpus_per_worker": 1})
-        with pytest.raises(UserError, match=r"cluster\.workers=2: asked for 2 x 1 GPUs, the cluster has 0"):
-            plan(config, [], offer)
-        with pytest.raises(UserError, match=r"no worker group has nvidia\.com/gpu \(cpu\)"):
-            plan(unlearn_config(tmp_path, model), [], offer)
-
-    def test_more_than_the_groups_may_grow_to(self, model: Path, tmp_path: Path) -> None:
-        offer = replace(OFFER, manifest=self.write(tmp_path, CLUSTER_YAML))
-        config = unlearn_config(tmp_path, model, cluster={"workers": 3, "gpus_per_worker": 3})
-        with pytest.raises(UserError, match="asked for 3 x 3 GPUs, the cluster has 8"):
-            plan(config, [], offer)
-
-    def test_the_groups_are_the_cluster(self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        plan(unlearn_config(tmp_path, model), [], replace(OFFER, manifest=self.write(tmp_path, CLUSTER_YAML)))
-        assert "h100 x 8, 4 to a node" in capsys.readouterr().out
-
-
-def test_bad_options(model: Path, tmp_path: Path) -> None:
-    path = unlearn_config(tmp_path, model, cluster={"workers": 2, "gpus_per_worker": 1})
-    with pytest.raises(UserError, match=r"--gpu b100: is not known; known: l4, a100"):
-        plan(path, [], replace(OFFER, gpu="b100"))
-    with pytest.raises(UserError, match=r"cluster\.workers=2: asked for 2 x 1 GPUs, the cluster has 1"):
-        plan(path, [], replace(OFFER, gpus=1))
-
-
-def test_the_command(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Options reach the estimate; a mistake is one line and exit code 2."""
-    path = str(unlearn_config(tmp_path, model))
-    monkeypatch.setattr(
-        "sys.argv", ["obliviate", "plan", path, "optim.epochs=8", "--gpus", "3", "--utilization", "0.3"]
-    )
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert "h100 x 3, 8 to a node, 30% of their 989 TFLOP/s" in out
-    assert "2 of 3 GPUs are never used" in out
-    monkeypatch.setattr("sys.argv", ["obliviate", "plan", path, "--gpu", "abacus"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: --gpu abacus: is not known; known: l4, a100, h100, h200\n"
-
-
-def test_a_config_that_is_not_estimated(tmp_path: Path) -> None:
-    path = tmp_path / "questions.yaml"
-    path.write_text("entity: {name: Ada}\nwriter: {type: endpoint, base_url: 'http://localhost', model: m}\n")
-    with pytest.raises(UserError, match="only training and evaluation are estimated"):
-        plan(path, [], OFFER)
-
-
-def test_the_documents_tables_are_those_of_the_model() -> None:
-    assert tables() in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 
 
 def test_published_figures_of_the_gpus() -> None:

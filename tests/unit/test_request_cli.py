@@ -1,33 +1,18 @@
 """`obliviate request` and `obliviate certificate` as a user meets them."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from command_line import Cli, run_here
 from obliviate.data.rows import Row, write_rows
-from obliviate_cli import main as command_line
 from requests_world import ROWS
-
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["obliviate", *map(str, arguments)])
-        code: Any = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, error = capsys.readouterr()
-        return code, out, error
-
-    return run
+    return run_here(monkeypatch, capsys)
 
 
 @pytest.fixture
