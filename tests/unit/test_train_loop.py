@@ -202,6 +202,15 @@ def test_a_gradient_that_is_not_finite_never_becomes_weights(
         train(job(tiny, tmp_path), quiet)
 
 
+def test_two_terms_of_one_type_are_both_logged(tiny: Path, tmp_path: Path) -> None:
+    run = job(tiny, tmp_path, (GA(), GD(), GD(weight=3)), epochs=0.5)
+    train(run, quiet)
+    (line,) = read_steps(run.directory)
+    assert line["weights"] == {"ga": 1, "gd": 1, "gd_2": 3}
+    assert line["loss"] == pytest.approx(line["parts"]["ga"] + 4 * line["parts"]["gd"])
+    assert line["parts"]["gd"] == line["parts"]["gd_2"]
+
+
 def test_a_weight_that_moves_is_on_the_board(tiny: Path, tmp_path: Path) -> None:
     run = job(tiny, tmp_path, METHODS["pdu"])
     train(run, quiet)

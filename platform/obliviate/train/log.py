@@ -1,7 +1,7 @@
 """What a run writes of its steps: one JSON line each, and the same numbers for TensorBoard."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -46,6 +46,12 @@ class StepLog:
         self._board.close()
         self.publish()
         storage.upload_tree(self._path.parent / TENSORBOARD)
+
+
+def term_names(types: Sequence[str]) -> list[str]:
+    """Of a method's terms, in order: their types; the second of one type is gd_2, for example."""
+    earlier = [types[:i].count(name) for i, name in enumerate(types)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(types, earlier, strict=True)]
 
 
 def read_steps(directory: Path) -> list[dict[str, Any]]:

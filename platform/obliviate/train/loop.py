@@ -29,7 +29,7 @@ from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
 from obliviate.train.initial import InitialWeights
-from obliviate.train.log import StepLog
+from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
 from obliviate.train.optimizer import adamw, clip
@@ -146,6 +146,7 @@ class _Trainer:
         self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
         self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
+        self.names = term_names([term.type for term in self.terms])
         self.needs = union_of_needs(self.terms)
         apart = job.sharpness is not None
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
@@ -197,8 +198,8 @@ class _Trainer:
             "steps": self.schedule.steps,
             "epoch": self._epoch(step + 1),
             "loss": sum(weight * part for weight, part in zip(self.weights, parts, strict=True)),
-            "parts": {term.type: part for term, part in zip(self.terms, parts, strict=True)},
-            "weights": {term.type: weight for term, weight in zip(self.terms, self.weights, strict=True)},
+            "parts": dict(zip(self.names, parts, strict=True)),
+            "weights": dict(zip(self.names, self.weights, strict=True)),
             "learning_rate": rate,
             "grad_norm": grad_norm,
             "tokens": int(tokens),
@@ -229,8 +230,8 @@ class _Trainer:
             projection.project_gradients(self.model)
         norm = clip(self.model.parameters(), self.job.optim.max_grad_norm)
         if not isfinite(norm):  # a step would make weights of it that no later check could undo
-            terms = [self.terms[index] for index in parts]
-            self._stop(step, f"the gradient's norm is {norm}, at losses of " + _listed(terms, list(parts.values())))
+            losses = ", ".join(f"{self.names[index]} {part:.4g}" for index, part in parts.items())
+            self._stop(step, f"the gradient's norm is {norm}, at losses of {losses}")
         optimizer = self.optimizers[update.optimizer]
         if update.of_forget and self.job.forget_learning_rate is not None:
             rate *= self.job.forget_learning_rate / self.job.optim.learning_rate
@@ -265,8 +266,9 @@ class _Trainer:
                 sums[i] = self.initial.add_gradients(term, self.weights[phase.terms[i]], (self.job.seed, step))
         dist.all_reduce(sums)
         *parts, tokens = sums.tolist()
-        self._check_finite(step, terms, parts)
-        return dict(zip(phase.terms, parts, strict=True)), tokens
+        found = dict(zip(phase.terms, parts, strict=True))
+        self._check_finite(step, found)
+        return found, tokens
 
     def signal(self, steps: int) -> dict[str, Any]:
         """What to log of the signal after that many steps: nothing where none is due."""
@@ -381,10 +383,10 @@ class _Trainer:
             self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
         return kept
 
-    def _check_finite(self, step: int, terms: Sequence[Term], parts: Sequence[float]) -> None:
-        for term, part in zip(terms, parts, strict=True):
+    def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
+        for index, part in parts.items():
             if not isfinite(part):
-                self._stop(step, f"the loss of {term.type} is {part}")
+                self._stop(step, f"the loss of {self.names[index]} is {part}")
 
     def _stop(self, step: int, reason: str) -> NoReturn:
         """All workers come here together. A checkpoint of the weights that this step began with is no good one."""
@@ -393,7 +395,3 @@ class _Trainer:
         good = checkpoint.latest(folder)
         kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
         raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
-
-
-def _listed(terms: Sequence[Term], parts: Sequence[float]) -> str:
-    return ", ".join(f"{term.type} {part:.4g}" for term, part in zip(terms, parts, strict=True))
