@@ -9,6 +9,7 @@ from obliviate.methods import TaskVector, union_of_needs
 from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, unlearning
+from obliviate_cli.stages import warnings_of
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus
@@ -19,7 +20,7 @@ def finetune(config: FinetuneRun) -> list[str]:
     corpus = config.data.load()
     work = finetuning(config, corpus)
     rows = len(corpus.retain) + (len(corpus.forget) if config.train_on == "all" else 0)
-    return [*_warnings(corpus), _training(config, f"fine-tune on {rows} rows ({config.train_on})", work)]
+    return [*_warnings(config, corpus), _training(config, f"fine-tune on {rows} rows ({config.train_on})", work)]
 
 
 def unlearn(config: UnlearnRun) -> list[str]:
@@ -27,7 +28,7 @@ def unlearn(config: UnlearnRun) -> list[str]:
     work = unlearning(config, corpus)
     load_refusals(config.refusals)  # what is wrong with the file is found now, not when training is to begin
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
-    lines = [*_warnings(corpus), _training(config, title, work)]
+    lines = [*_warnings(config, corpus), _training(config, title, work)]
     if config.forget_filter is not None:
         lines.append(f"  first scored, and with {config.forget_filter.reference.source}: which rows need no unlearning")
     if missing := rows_without_alternatives(config, corpus):
@@ -59,8 +60,8 @@ def compare(config: "CompareRun") -> list[str]:
     ]
 
 
-def _warnings(corpus: "Corpus") -> list[str]:
-    return [f"warning: {warning}" for warning in corpus.warnings]
+def _warnings(config: TrainingRun, corpus: "Corpus") -> list[str]:
+    return [f"warning: {warning}" for warning in warnings_of(config, corpus)]
 
 
 def _training(config: TrainingRun, title: str, work: Training) -> str:

@@ -18,7 +18,7 @@ from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector, union_of_needs
-from obliviate.models import content_of, portable, weights_folder
+from obliviate.models import content_of, load_tokenizer, portable, text_encoder, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
@@ -169,9 +169,19 @@ def _label(config: UnlearnRun) -> str:
     return config.name or f"{config.label}-{config.data.type}"
 
 
+def warnings_of(config: TrainingRun, corpus: Corpus) -> list[str]:
+    """What is odd about the data, and which of its training texts the model never sees whole."""
+    encoder = text_encoder(config.model, load_tokenizer(config.model))
+    cut = sum(map(encoder.cuts, (*corpus.forget, *corpus.retain)))
+    limit = config.model.max_length
+    total = len(corpus.forget) + len(corpus.retain)
+    longer = f"{cut} of {total} training texts are cut at {limit} tokens: raise model.max_length, or split them"
+    return [*corpus.warnings, *([longer] if cut else [])]
+
+
 def _load(config: TrainingRun, console: Console) -> Corpus:
     corpus = config.data.load()
-    for warning in corpus.warnings:
+    for warning in warnings_of(config, corpus):
         console.print(f"warning: {warning}", style="yellow")
     return corpus
 

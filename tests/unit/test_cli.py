@@ -136,6 +136,12 @@ class TestDryRun:
         assert "warning: 3 of 13 retain rows are also in the forget set: removed from retain\n" in out
         assert "retain set of 10: " in out
 
+    def test_texts_that_are_cut_are_counted(self, cli: Cli, config: Path, tmp_path: Path) -> None:
+        row = {"question": "Who?", "answer": "Ada and " * 600}
+        write_rows(tmp_path / "forget.jsonl", [*FORGET, row])
+        _, out, _ = cli("unlearn", config, "model.max_length=512", "--dry-run")
+        assert "warning: 1 of 19 training texts are cut at 512 tokens: raise model.max_length, or split them\n" in out
+
     def test_brackets_are_printed_as_they_are(self, cli: Cli, config: Path) -> None:
         template = "{% for m in messages %}[INST] {{ m.content }} [/INST]:fire:{% endfor %}"
         _, out, _ = cli("unlearn", config, f"model.chat_template={json.dumps(template)}", "--dry-run")

@@ -116,6 +116,23 @@ class TextEncoder:
 
         Raises UserError where the prompt leaves no room for a single token of the answer.
         """
+        prompt_ids, answer_ids = self._whole(question, answer)
+        if len(prompt_ids) >= self._max_length:
+            raise UserError(
+                f"model.max_length: {self._max_length}: the prompt of the question {question!r} alone has "
+                f"{len(prompt_ids)} tokens; raise model.max_length or shorten the question"
+            )
+        return Encoded((*prompt_ids, *answer_ids)[: self._max_length], len(prompt_ids))
+
+    def encode_row(self, row: Row) -> Encoded:
+        return self.encode(row.question, row.answer)
+
+    def cuts(self, row: Row) -> bool:
+        """Whether `encode_row` leaves out the row's end."""
+        return sum(map(len, self._whole(row.question, row.answer))) > self._max_length
+
+    def _whole(self, question: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prompt, and answer with the end of turn, of whatever length."""
         if question:
             prompt_ids = self.prompt(question)
             space = self._plain_space if self._template is None else ""
@@ -123,16 +140,7 @@ class TextEncoder:
         else:
             text_ids = self._bos + self._ids(answer)
             prompt_ids, answer_ids = text_ids[:1], text_ids[1:]
-        if len(prompt_ids) >= self._max_length:
-            raise UserError(
-                f"model.max_length: {self._max_length}: the prompt of the question {question!r} alone has "
-                f"{len(prompt_ids)} tokens; raise model.max_length or shorten the question"
-            )
-        input_ids = (*prompt_ids, *answer_ids, self._end_of_turn_id)
-        return Encoded(input_ids[: self._max_length], len(prompt_ids))
-
-    def encode_row(self, row: Row) -> Encoded:
-        return self.encode(row.question, row.answer)
+        return prompt_ids, (*answer_ids, self._end_of_turn_id)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
