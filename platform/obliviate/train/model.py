@@ -25,6 +25,7 @@ from obliviate.methods import Term
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
+from obliviate.train.cpu_attention import use_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -163,6 +164,8 @@ def build(
     """
     model, _ = load_pretrained(spec, dtype=torch.float32)
     model.config.use_cache = False
+    if device.type == "cpu":
+        use_products(model)
     if spec.lora is not None:
         model = add_lora(model, spec.lora, seed)
     if trainable is not None:
