@@ -26,7 +26,7 @@ from tiny import tiny_model_folder
 from training import FORGET, METHODS, job, quiet, weights
 
 WORLDS = (4, 2, 1)
-LORA = LoraSpec(rank=2, dropout=0)  # dropout draws differently on every worker
+LORA = LoraSpec(rank=2, dropout=0.3)
 # name -> full fine-tuning or adapters, with and without activation checkpointing
 VARIANTS: dict[str, tuple[LoraSpec | None, bool]] = {
     "full": (None, False), "full, checkpointed": (None, True),

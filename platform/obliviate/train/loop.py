@@ -252,8 +252,10 @@ class _Trainer:
         weights = torch.tensor([self.weights[phase.terms[i]] for i in scored], device=self.device)
         sums = torch.zeros(len(terms) + 1, device=self.device)
         for index, batch in enumerate(batches):
-            # Dropout depends on the step and the batch alone, so that a resumed run repeats it.
-            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, self.rank, index]).generate_state(1)[0]))
+            # Dropout depends on the step and the batch alone: a resumed run repeats it, and so do workers of another
+            # number that cut the step into the same batches.
+            place = self.rank + index * self.world
+            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, place]).generate_state(1)[0]))
             scores = self._scores(phase, batch)
             shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
             # FSDP2 averages gradients over workers; each worker's share is of the global sum.
