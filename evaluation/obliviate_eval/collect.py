@@ -73,8 +73,16 @@ def collect(
         on_progress(stage, len(texts), len(texts))
         return dict(zip(texts, answers, strict=True))
 
+    # Where an answer's moments are needed, its log-probabilities come with them: it is not scored twice.
+    with_moments = _true_answers(asked, Probe.MOMENTS)
+    apart = set(with_moments)
+    answers = list(dict.fromkeys(pair for one in asked for pair in _answers(one) if pair not in apart))
+    of_gradients = _true_answers(asked, Probe.GRADIENT_NORM)
+    # Before the engine begins: a question that is too long is found now, not when everything is generated.
+    ids = {pair: text_encoder.encode(*pair) for pair in (*answers, *with_moments, *of_gradients)}
+
     def encoded(pairs: Sequence[QA]) -> list[Encoded]:
-        return [text_encoder.encode(question, answer) for question, answer in pairs]
+        return [ids[pair] for pair in pairs]
 
     def prompts(questions: Sequence[Question]) -> list[tuple[int, ...]]:
         return [text_encoder.prompt(question) for question in questions]
@@ -84,21 +92,13 @@ def collect(
     )
     said = _Measured({}, generated, {}, {})
     on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), said) for one in asked])
-    # Where an answer's moments are needed, its log-probabilities come with them: it is not scored twice.
-    with_moments = _true_answers(asked, Probe.MOMENTS)
-    apart = set(with_moments)
-    answers = list(dict.fromkeys(pair for one in asked for pair in _answers(one) if pair not in apart))
     scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
     samples = each(
         "sample", _questions(asked, Probe.SAMPLES), lambda qs: engine.generate(prompts(qs), sampling.several)
     )
     # What vLLM cannot measure comes last: the engine is exchanged once.
     scored |= each("moments", with_moments, lambda pairs: engine.moments(encoded(pairs)))
-    norms = each(
-        "gradient norms",
-        _true_answers(asked, Probe.GRADIENT_NORM),
-        lambda pairs: engine.gradient_norms(encoded(pairs)),
-    )
+    norms = each("gradient norms", of_gradients, lambda pairs: engine.gradient_norms(encoded(pairs)))
     measured = _Measured(scored, generated, samples, norms)
     return [_record(one, measured) for one in asked]
 

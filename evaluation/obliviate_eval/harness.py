@@ -4,6 +4,8 @@ The harness sees a language model that scores and generates; all of a task's req
 which batches them by its own sizes (engine.batch_tokens, engine.chunk_size) over its replicas.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from math import fsum, isfinite
@@ -25,6 +27,8 @@ from obliviate_eval.statistics import Figure
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+
 MAX_GENERATED = 256  # tokens, where a task does not say: the harness's own default
 FIRST_ROUND = 32  # tokens
 NORMAL_95 = 1.96  # standard errors on each side of a mean
@@ -38,6 +42,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         super().__init__()
         self._engine, self._max_length = engine, max_length
         self.tokenizer = tokenizer
+        self.cut = 0  # prompts that lost their beginning
 
     @property
     def eot_token_id(self) -> int:
@@ -91,6 +96,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 f"engine.max_model_len={self._max_length}: a task's continuation of {len(continuation)} tokens does "
                 "not fit; raise engine.max_model_len (up to what the model has positions for)"
             )
+        self.cut += len(context) + len(continuation) > self._max_length
         ids = (*context, *continuation)[-self._max_length :]
         return Encoded(ids, len(ids) - len(continuation))
 
@@ -114,16 +120,19 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
         """Requests with the same settings (all of a task's) go together."""
-        by_settings: dict[str, list[int]] = {}
+        together: dict[tuple[str, int], list[int]] = {}
+        seen: Counter[tuple[str, str]] = Counter()
         for place, request in enumerate(requests):
-            by_settings.setdefault(repr(sorted(request.args[1].items())), []).append(place)
+            context, settings = request.args[0], repr(sorted(request.args[1].items()))
+            together.setdefault((settings, seen[settings, context]), []).append(place)
+            seen[settings, context] += 1
         found: dict[int, str] = {}
-        for places in by_settings.values():
+        for (_, repeat), places in together.items():  # the repeats of a sampled request differ by their seed
             contexts = [requests[place].args[0] for place in places]
-            found |= zip(places, self._generate(contexts, requests[places[0]].args[1]), strict=True)
+            found |= zip(places, self._generate(contexts, requests[places[0]].args[1], repeat), strict=True)
         return [found[place] for place in range(len(requests))]
 
-    def _generate(self, contexts: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    def _generate(self, contexts: Sequence[str], settings: Mapping[str, Any], seed: int) -> list[str]:
         """In rounds, each twice as long as the one before: engines end a text at a token, `until` ends it at a string.
 
         What a round has said is the next one's prompt, which vLLM finds in its prefix cache.
@@ -134,13 +143,15 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         sampled = bool(settings.get("do_sample")) or float(settings.get("temperature") or 0) > 0
         temperature = float(settings.get("temperature") or 1.0) if sampled else 0.0
         top_p = float(settings.get("top_p") or 1.0)
-        prompts = [tuple(self.tok_encode(context)[-(self._max_length - limit) :]) for context in contexts]
+        whole = [self.tok_encode(context) for context in contexts]
+        prompts = [tuple(ids[-(self._max_length - limit) :]) for ids in whole]
+        self.cut += sum(len(ids) > self._max_length - limit for ids in whole)
         said: list[tuple[int, ...]] = [()] * len(prompts)
         texts = [""] * len(prompts)
         going, length = list(range(len(prompts))), 0
         while going and length < limit:
             budget = min(max(FIRST_ROUND, length), limit - length)
-            sampling = GenerationSpec(max_new_tokens=budget, temperature=temperature, top_p=top_p)
+            sampling = GenerationSpec(max_new_tokens=budget, temperature=temperature, top_p=top_p, seed=seed)
             generated = self._engine.generate([prompts[i] + said[i] for i in going], sampling)
             length += budget
             cut_off = []
@@ -162,9 +173,10 @@ def run_tasks(engine: Engine, tokenizer: "PreTrainedTokenizerBase", max_length: 
             near = get_close_matches(task, manager.all_tasks, n=3)
             fix = f"did you mean {' or '.join(near)}?" if near else "give a task's name or a YAML file"
             raise UserError(f"evaluation.harness.tasks: {task}: the harness has no such task; {fix}")
+    model = EngineLM(engine, tokenizer, max_length)
     try:
         found = simple_evaluate(
-            model=EngineLM(engine, tokenizer, max_length),
+            model=model,
             tasks=list(spec.tasks),
             num_fewshot=spec.num_fewshot,
             limit=spec.limit,
@@ -177,6 +189,13 @@ def run_tasks(engine: Engine, tokenizer: "PreTrainedTokenizerBase", max_length: 
             f"evaluation.harness.tasks: {', '.join(spec.tasks)}: the data cannot be read ({reason}); "
             "give tasks whose data are at hand"
         ) from error
+    if model.cut:
+        log.warning(
+            "%d of the tasks' prompts exceed engine.max_model_len=%d and lost their beginning, examples first; "
+            "raise it, or lower evaluation.harness.num_fewshot",
+            model.cut,
+            max_length,
+        )
     return figures(found)
 
 

@@ -19,6 +19,13 @@ class HarnessSpec(Spec):
     chat_template: bool = False  # published results of general ability are without
 
 
+class SamplingSpec(GenerationSpec):
+    """How questions are continued several times, for suites that measure what a model says now and then."""
+
+    temperature: float = Field(1.0, ge=0)
+    samples: int = Field(8, ge=1)
+
+
 class EvaluationSpec(Spec):
     """The part `evaluation` of a config. A judge is a hub id, a folder, or package:NAME; null leaves it out."""
 
@@ -36,7 +43,7 @@ class EvaluationSpec(Spec):
     ] = "closer_look"
     engine: EngineSpec = EngineSpec()
     generation: GenerationSpec = GenerationSpec()
-    sampling: GenerationSpec = GenerationSpec(temperature=1.0, samples=8)  # for suites that measure samples
+    sampling: SamplingSpec = SamplingSpec()  # for suites that measure samples
     encoder: str | None = "sentence-transformers/paraphrase-MiniLM-L6-v2"  # for cosine similarity
     nli: str | None = "sileod/deberta-v3-base-tasksource-nli"  # for entailment
     fluency: str | None = "madhurjindal/autonlp-Gibberish-Detector-492513457"  # for fluency

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -77,6 +77,7 @@ class Measure:
     runs: Path
     console: Console
     in_process: bool = False
+    _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
         """The folder of the evaluation run. `retain`: that of the retain model, for forget quality."""
@@ -88,6 +89,12 @@ class Measure:
         inputs = {"model": content_of(model), "data": self.corpus.evaluation_content}
         if retain is not None:
             inputs["retain"] = retain.name
+        if judges := {
+            name: content_of(ModelSpec(source=source))
+            for name in ("encoder", "nli", "fluency")
+            if (source := getattr(self.spec, name)) is not None
+        }:
+            inputs["judges"] = content_hash(judges)
         if files := _task_files(self.spec):
             inputs["tasks"] = content_hash(files)
         run = Run.open(self.runs, "evaluate", name, config, inputs)
@@ -100,7 +107,6 @@ class Measure:
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
         from obliviate.models import load_tokenizer, text_encoder
-        from obliviate_eval.records import read_records
         from obliviate_eval.run import evaluate
 
         for warning in warnings(self.corpus, self.spec):
@@ -109,7 +115,8 @@ class Measure:
         encoder = text_encoder(model, load_tokenizer(model))
         with progress(self.console, f"evaluate {name}") as show:
             stage = _Stage(show)
-            with self._engine(model, run.directory / ANSWERS, stage) as engine:
+            answers = run.directory / ANSWERS
+            with self._engine(model, answers, stage) as engine:
                 tasks = self._tasks(engine, encoder, model)
                 evaluation = evaluate(
                     engine,
@@ -119,17 +126,18 @@ class Measure:
                     judges,
                     run.directory,
                     stage.begin,
-                    reference_records=None if retain is None else read_records(storage.fetch(retain / RECORDS_FILE)),
+                    reference_records=None if retain is None else self._records(retain),
                     tasks=tasks,
                 )
         if evaluation.collapsed:
             self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
-        _update_card(model, evaluation)
+        self._update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
+        storage.remove(answers)  # not before: what fails on the way asks for nothing again
 
     @contextmanager
     def _engine(self, model: ModelSpec, folder: Path, stage: "_Stage") -> "Iterator[WhiteBox]":
-        """What it says is on disk as it comes, until the block ends without an error."""
+        """What it says is on disk as it comes, in `folder`."""
         if self.in_process:
             from obliviate.inference.hf import HFEngine
 
@@ -139,9 +147,7 @@ class Measure:
         from obliviate.inference.on_demand import OnDemand
 
         with OnDemand(model, self.spec.engine, self.address, stage.update) as engines:
-            journal = Journal(engines, folder)
-            yield journal
-        journal.discard()
+            yield Journal(engines, folder)
 
     def _tasks(self, engine: "WhiteBox", encoder: "TextEncoder", model: ModelSpec) -> "Tasks":
         """Of the lm-evaluation-harness."""
@@ -159,6 +165,24 @@ class Measure:
         length = context_limit(self.spec.engine, load_config(model))
         return run_tasks(engine, encoder.tokenizer, length, self.spec.harness)
 
+    def _update_card(self, model: ModelSpec, evaluation: Evaluation) -> None:
+        """A model that one of our runs made gets the figures into its card, where that may be written."""
+        folder = Path(locate(model.source))
+        if not (folder.parent / RUN_FILE).exists():
+            return
+        try:
+            write_card(Run(folder.parent, ""), folder.name, evaluation)
+        except OSError as error:
+            self.console.print(f"warning: {folder}: the model's card stays as it was: {error.strerror}", style="yellow")
+
+    def _records(self, run: Path) -> list[Record]:
+        """Read once for all models."""
+        from obliviate_eval.records import read_records
+
+        if run not in self._read:
+            self._read[run] = read_records(storage.fetch(run / RECORDS_FILE))
+        return self._read[run]
+
     @cached_property
     def judges(self) -> "Judges":
         from obliviate_eval.judges.load import load_judges
@@ -172,10 +196,10 @@ def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
     found = list(corpus.warnings)
     for each in corpus.evaluation:
         unscored = {
-            field: [m.type for m in metrics]
-            for field, probe in FIELDS.items()
+            name: [m.type for m in metrics]
+            for name, probe in FIELDS.items()
             if each.rows
-            and not any(getattr(row, field) for row in each.rows)
+            and not any(getattr(row, name) for row in each.rows)
             and (
                 metrics := [
                     m for m in suite.metrics_of(each.name, each.role) if probe in m.needs and not _scores(m, each)
@@ -188,6 +212,14 @@ def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
                 f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
                 f"nothing there; add the field, or take another suite than {spec.suite}"
             )
+        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.needs}
+        for name, probe in FIELDS.items():
+            lacking = sum(not getattr(row, name) for row in each.rows)
+            if probe in asked and 0 < lacking < len(each.rows):
+                found.append(
+                    f"data: {lacking} of {len(each.rows)} rows of the set {each.name} have no {name}: they count as "
+                    "unscored where a metric needs it"
+                )
     return found
 
 
@@ -227,10 +259,3 @@ def _task_files(spec: EvaluationSpec) -> list[str]:
     """The text of each task that is a file of the user's."""
     tasks: tuple[str, ...] = () if spec.harness is None else spec.harness.tasks
     return [path.read_text(encoding="utf-8") for task in tasks if (path := Path(task)).is_file()]
-
-
-def _update_card(model: ModelSpec, evaluation: Evaluation) -> None:
-    """A model that one of our runs made gets the figures into its card."""
-    folder = Path(locate(model.source))
-    if (folder.parent / RUN_FILE).exists():
-        write_card(Run(folder.parent, ""), folder.name, evaluation)

@@ -5,22 +5,24 @@ from pathlib import Path
 from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_cli.console import open_console
+from obliviate_cli.rescore import measured_with
 from obliviate_eval.paired import paired
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.terminal import print_differences
 from obliviate_eval.suites import SUITES
-from obliviate_eval.summary import METRICS_FILE, Evaluation
 
 
 def compare(first: Path, second: Path, suite: str | None, retain: Path | None, output: Path | None) -> None:
     """`suite`: None takes the one that the first was evaluated with. Second less first."""
     first, second = (storage.fetch_loose(storage.local(run)) for run in (first, second))
-    name = suite or Evaluation.read(first / METRICS_FILE).suite
+    spec = measured_with(first)
+    name = suite or spec["suite"]
     if name not in SUITES:
         raise UserError(f"--suite {name}: no such suite; there are {', '.join(SUITES)}")
     reference = None if retain is None else read_records(storage.fetch(storage.local(retain) / RECORDS_FILE))
     one, other = (read_records(run / RECORDS_FILE) for run in (first, second))
-    found = paired(one, other, SUITES[name], reference_records=reference)
+    draws = {key: spec[key] for key in ("resamples", "seed") if key in spec}
+    found = paired(one, other, SUITES[name], reference_records=reference, **draws)
     print_differences(found, open_console())
     if output is not None:
         found.write(storage.local(output))

@@ -17,6 +17,7 @@ from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
 from obliviate_cli.console import open_console
+from obliviate_eval.forget_quality import ForgetQuality
 from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.spec import EvaluationSpec
@@ -41,10 +42,13 @@ def rescore(
     `output`: a JSON file for what is printed. The runs themselves stay as they are.
     """
     asked = [_metric(text) for text in metrics]
+    names = [each["type"] for each in asked]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--metric {twice}: twice in one call, and figures go by that name; ask for each by itself")
     reference = None if retain is None else read_records(_here(retain) / RECORDS_FILE)
     found: dict[str, Evaluation] = {}
     for run in map(_here, runs):
-        spec = _measured_with(run)
+        spec = measured_with(run)
         values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
         rescoring = build(Rescoring, values, where="rescore")
         found[storage.url_of(run) or str(run)] = summarise(
@@ -81,18 +85,24 @@ def _suite(rescoring: Rescoring) -> Suite:
 
 def _metric(text: str) -> dict[str, Any]:
     """ "truth_ratio definition=tofu" -> its config."""
-    name, *parameters = text.split()
+    name, *parameters = text.split() or [""]
     pairs = [parameter.partition("=") for parameter in parameters]
     for key, equals, _ in pairs:
         if not equals:
             raise UserError(f"--metric {text!r}: {key!r}: write parameters as key=value behind the metric's name")
-    return {"type": name, **{key: yaml.safe_load(value) for key, _, value in pairs}}
+    try:
+        return {"type": name, **{key: yaml.safe_load(value) for key, _, value in pairs}}
+    except yaml.YAMLError as error:
+        raise UserError(f"--metric {text!r}: a value is no YAML: {str(error).partition(chr(10))[0]}") from error
 
 
-def _measured_with(run: Path) -> dict[str, Any]:
+def measured_with(run: Path) -> dict[str, Any]:
     """Suite and bootstrap of the run; of imported logs, which have no config, the suite alone."""
     if (run / RUN_FILE).exists():
-        evaluation: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["config"]["evaluation"]
+        record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+        if record["verb"] != "evaluate":
+            raise UserError(f"{run}: a run of `{record['verb']}`, which holds no records; give one of `evaluate`")
+        evaluation: dict[str, Any] = record["config"]["evaluation"]
         return {key: evaluation[key] for key in ("suite", "resamples", "seed")}
     return {"suite": Evaluation.read(run / METRICS_FILE).suite}
 
@@ -111,7 +121,18 @@ def _print(found: Mapping[str, Evaluation], console: Console) -> None:
 
 def _rows(evaluation: Evaluation) -> dict[str, Figure]:
     of_sets = {f"{name} {metric}": figure for name, row in evaluation.sets.items() for metric, figure in row.items()}
-    return {**of_sets, **evaluation.comparisons, **evaluation.aggregates}
+    return {**of_sets, **evaluation.comparisons, **evaluation.aggregates, **_quality(evaluation.forget_quality)}
+
+
+def _quality(quality: ForgetQuality | None) -> dict[str, Figure]:
+    """Without intervals: each is of all items at once."""
+    if quality is None:
+        return {}
+    values = {"p-value": quality.p_value, "log10 p": quality.log10_p, "KS statistic": quality.statistic}
+    return {
+        f"forget quality {name}": Figure(value, None, None, quality.scored, quality.unscored)
+        for name, value in values.items()
+    }
 
 
 def _cell(figure: Figure | None) -> Text:

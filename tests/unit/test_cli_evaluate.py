@@ -4,21 +4,25 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from math import log
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from measured import answers, record
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, write_json
+from obliviate.schema import ModelSpec
 from obliviate_cli import main as command_line
 from obliviate_cli import measure
 from obliviate_cli.evaluate import evaluate
 from obliviate_cli.measure import warnings
+from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
@@ -27,6 +31,7 @@ from obliviate_eval.summary import METRICS_FILE, summarise
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "plotly", "sklearn", "datasets", "lm_eval", "nltk")
 FORGET = [{"question": f"Where does person {i} live?", "answer": f"Person {i} lives in London."} for i in range(4)]
 RUN = "runs/unlearn-npo+gd-0123456789"
+KNOWN = (*METRIC_TYPES, *COMPARISON_TYPES)
 
 
 @pytest.fixture
@@ -168,6 +173,8 @@ class TestRescore:
             ("rogue", "error: rescore: metrics.0.type: 'rogue' is not known; did you mean rouge?\n"),
             ("rouge k=1", "error: rescore: metrics.0.k: unknown key; known: type\n"),
             ("rouge k", "error: --metric 'rouge k': 'k': write parameters as key=value behind the metric's name\n"),
+            ("leak_at_k k=[", "error: --metric 'leak_at_k k=[': a value is no YAML: while parsing a flow node\n"),
+            ("", f"error: rescore: metrics.0.type: '' is not known; known: {', '.join(KNOWN)}\n"),
         ],
     )
     def test_mistakes(
@@ -181,6 +188,24 @@ class TestRescore:
         measured(tmp_path / "run", 0.5)
         assert command("rescore", tmp_path / "run", "--metric", metric, monkeypatch=monkeypatch) == 2
         assert capsys.readouterr().err == message
+
+    def test_one_metric_twice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Figures go by a metric's name: the second would take the first one's place."""
+        measured(tmp_path / "run", 0.5)
+        asked = ("--metric", "leak_at_k threshold=0.3", "--metric", "leak_at_k threshold=0.7")
+        assert command("rescore", tmp_path / "run", *asked, monkeypatch=monkeypatch) == 2
+        assert capsys.readouterr().err.startswith("error: --metric leak_at_k: twice in one call")
+
+    def test_a_run_of_another_kind(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = trained(tmp_path, "ME+GD")
+        assert command("rescore", run, monkeypatch=monkeypatch) == 2
+        assert capsys.readouterr().err == (
+            f"error: {run}: a run of `unlearn`, which holds no records; give one of `evaluate`\n"
+        )
 
     def test_a_folder_without_records(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -209,6 +234,67 @@ def test_what_a_sets_rows_lack_is_said_before_anything_runs() -> None:
     whole = (Row("Who?", "Ada", "It was Ada", ("Bob",)),)
     complete = Corpus(whole, (), (EvaluationSet("forget", Role.FORGET, whole),))
     assert warnings(complete, EvaluationSpec(suite="closer_look")) == []
+    partly = Corpus(
+        whole,
+        (),
+        (
+            EvaluationSet(
+                "forget",
+                Role.FORGET,
+                (*whole, Row("What?", "It", "That", ())),
+            ),
+        ),
+    )
+    (warning,) = warnings(partly, EvaluationSpec(suite="tofu"))
+    assert warning.startswith("data: 1 of 2 rows of the set forget have no perturbed_answers: they count as unscored")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_answers_stay_until_the_run_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool) -> None:
+    """A card that cannot be written is no reason to ask everything again."""
+    from obliviate.data.rows import Corpus
+    from obliviate.runs import Run
+
+    model = trained(tmp_path, "ME+GD") / "model"
+    corpus = Corpus((), (), (), only_measured=True)
+    run = Run.open(tmp_path, "evaluate", "me", {}, {})
+    (run.directory / measure.ANSWERS).mkdir()
+    seen: list[bool] = []
+
+    def card(*_: object) -> None:
+        seen.append((run.directory / measure.ANSWERS).exists() and not run.done)
+        if not writable:
+            raise PermissionError(13, "Permission denied")
+
+    evaluation = summarise([record(generation="Ada")], SUITES["tofu"], resamples=100)
+    monkeypatch.setattr(measure, "write_card", card)
+    monkeypatch.setattr("obliviate_eval.run.evaluate", lambda *_, **__: evaluation)
+    monkeypatch.setattr("obliviate.models.load_tokenizer", lambda _: None)
+    monkeypatch.setattr("obliviate.models.text_encoder", lambda *_: None)
+    console = Console(file=StringIO(), soft_wrap=True)
+    spec = EvaluationSpec(suite="tofu", encoder=None, nli=None, fluency=None)
+    run_model = ModelSpec(source=str(model))
+    measure.Measure(corpus, spec, None, tmp_path, console)._measure("me", run_model, None, run)
+    assert seen == [True]
+    assert run.done
+    assert not (run.directory / measure.ANSWERS).exists()
+    assert ("card stays as it was: Permission denied" in console.file.getvalue()) is not writable  # type: ignore[attr-defined]
+
+
+def test_another_judge_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained again in the same folder."""
+    from obliviate.data.rows import Corpus
+
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    folders = []
+    monkeypatch.setattr(measure.Measure, "_measure", lambda self, name, model, retain, run: None)
+    for weights in ("one", "other"):
+        (judge / "model.safetensors").write_text(weights)
+        spec = EvaluationSpec(encoder=None, fluency=None, nli=str(judge))
+        measuring = measure.Measure(Corpus((), (), (), only_measured=True), spec, None, tmp_path, Console(quiet=True))
+        folders.append(measuring("me", ModelSpec(source="org/model")))
+    assert folders[0] != folders[1]
 
 
 @pytest.mark.parametrize("module", ["obliviate_cli.evaluate", "obliviate_cli.rescore"])

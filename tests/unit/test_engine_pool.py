@@ -76,6 +76,18 @@ def test_gpus_are_those_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch, c
     assert pool.place(EngineSpec(type="hf", gpus_per_replica=0)).gpus == 0.0
 
 
+def test_engines_on_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
+    """vLLM takes its part of a whole GPU: half a GPU each is 0.9 x 0.5, unless less is asked for."""
+    install(monkeypatch, vllm="0.32.0")
+    monkeypatch.setattr(pool, "cluster_gpus", lambda: 1.0)
+    half = EngineSpec(replicas=2, gpus_per_replica=0.5, cpus_per_replica=1)
+    assert pool.place(half).spec.gpu_memory_utilization == pytest.approx(0.45)
+    less = half.model_copy(update={"gpu_memory_utilization": 0.3})
+    assert pool.place(less).spec.gpu_memory_utilization == pytest.approx(0.3)
+    whole = EngineSpec(gpus_per_replica=1, cpus_per_replica=1)
+    assert pool.place(whole).spec.gpu_memory_utilization == pytest.approx(0.9)
+
+
 def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
     monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)

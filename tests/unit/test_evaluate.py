@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from measured import Characters, Parrot
 from obliviate.data.rows import EvaluationSet, Role, Row
-from obliviate.data.text import TextEncoder
+from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate_eval.judges import Judges, Pair
@@ -159,6 +159,19 @@ def test_a_plain_text_is_scored_and_nothing_is_generated_for_it(tmp_path: Path) 
     assert (found["rouge"].scored, found["rouge"].unscored) == (0, 1)
 
 
+def test_a_question_that_is_too_long_is_found_before_the_engine_begins(tmp_path: Path) -> None:
+    class Narrow(Characters):
+        def encode(self, question: str, answer: str) -> Encoded:
+            raise UserError("model.max_length")
+
+    class Idle(Parrot):
+        def generate(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("asked too early")
+
+    with pytest.raises(UserError, match=r"model\.max_length"):
+        evaluate(Idle(SAYS, LOGP), cast(TextEncoder, Narrow()), SETS, EvaluationSpec(resamples=100), UNJUDGED, tmp_path)
+
+
 def test_progress_says_what_is_done(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     evaluate(
@@ -221,7 +234,12 @@ def test_moments_gradients_and_samples_are_measured_of_the_sets_that_ask(tmp_pat
 
 def test_samples_without_a_temperature_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"sampling\.temperature is 0"):
-        EvaluationSpec.model_validate({"sampling": {"samples": 4}})
+        EvaluationSpec.model_validate({"sampling": {"temperature": 0}})
+
+
+def test_what_is_not_given_of_sampling_keeps_its_default() -> None:
+    sampling = EvaluationSpec.model_validate({"sampling": {"top_p": 0.9}}).sampling
+    assert (sampling.temperature, sampling.samples, sampling.top_p) == (1.0, 8, 0.9)
 
 
 def test_fluency_is_judged_of_the_generation_alone(tmp_path: Path) -> None:

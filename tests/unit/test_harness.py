@@ -132,6 +132,20 @@ def test_settings_of_generation_reach_the_engine(loaded: Loaded, engine: Countin
     assert [(n, s.temperature, s.top_p) for n, s in engine.rounds] == [(2, 0.7, 0.9), (1, 0.0, 1.0)]
 
 
+def test_repeats_of_a_sampled_request_differ_by_their_seed(loaded: Loaded, engine: Counting) -> None:
+    lm = EngineLM(engine, loaded[1], 64)
+    sampled = {"until": ["\n"], "max_gen_toks": 8, "do_sample": True}
+    lm.generate_until([request(text, sampled) for text in ("a", "b", "a", "a")])
+    assert [(n, sampling.seed) for n, sampling in engine.rounds] == [(2, 0), (1, 1), (1, 2)]
+
+
+def test_prompts_that_lose_their_beginning_are_counted(loaded: Loaded, engine: Counting) -> None:
+    lm = EngineLM(engine, loaded[1], 16)
+    lm.generate_until([request("Ada " * 30, {"max_gen_toks": 4}), request("Ada", {"max_gen_toks": 4})])
+    lm._loglikelihood_tokens([(None, list(range(4, 24)), [3]), (None, [4], [3])])
+    assert lm.cut == 2
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> str:
     """Two tasks' worth of a multiple-choice question in a local file."""

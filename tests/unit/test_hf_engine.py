@@ -241,6 +241,10 @@ def test_sample_of_nan_is_uniform() -> None:
     assert sample(nan_BV, torch.tensor([0.1, 0.6]), 1.0, 1.0).tolist() == [0, 2]
 
 
+def test_a_draw_that_rounds_to_one_is_the_last_token() -> None:
+    assert sample(torch.zeros(1, 3), torch.tensor([1.0]), 1.0, 1.0).tolist() == [2]
+
+
 def test_sample_of_infinite_logits() -> None:
     logits_BV = torch.tensor([[float("-inf"), 0.0, float("-inf")], [0.0, float("inf"), 1.0]])
     assert sample(logits_BV, torch.tensor([0.999, 0.0]), 0.1, 0.9).tolist() == [1, 1]

@@ -89,12 +89,3 @@ def test_half_a_file_is_none(tmp_path: Path) -> None:
     """What was being written when the job was killed has another name."""
     (tmp_path / ".chunk.json.0123.tmp").write_text('{"abc": ')
     assert Journal(Pool(), tmp_path).gradient_norms(TEXTS[:1]) == [0.1]
-
-
-def test_discarded(tmp_path: Path) -> None:
-    journal = Journal(Pool(), tmp_path / "answers")
-    journal.score(TEXTS)
-    assert len(list((tmp_path / "answers").iterdir())) == 4
-    journal.discard()
-    assert not (tmp_path / "answers").exists()
-    Journal(Pool(), tmp_path / "nowhere").discard()

@@ -13,7 +13,7 @@ from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import Probe, read_records
 from obliviate_eval.run import evaluate
-from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.spec import EvaluationSpec, SamplingSpec
 from obliviate_eval.summary import Evaluation
 from tiny import tiny_model_folder
 
@@ -21,7 +21,7 @@ SETS = FictitiousData(
     people=2, questions_per_person=3, forget_people=1, holdout_people=1, eval_retain_limit=2
 ).load().evaluation  # fmt: skip
 LIMIT = GenerationSpec(max_new_tokens=6)
-SAMPLES = GenerationSpec(max_new_tokens=6, temperature=1.0, samples=4)
+SAMPLES = SamplingSpec(max_new_tokens=6, samples=4)
 
 
 @pytest.fixture(scope="module")

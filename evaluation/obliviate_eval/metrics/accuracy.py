@@ -30,6 +30,6 @@ class Accuracy(Metric):
 
 
 def _log_likelihood(answer: ScoredAnswer) -> float | None:
-    """Nats. -inf is a probability of 0, and compares; NaN does not."""
+    """Nats; None where a token's is NaN or infinite."""
     words = answer.logp[:-1]
     return fsum(words) if words and all(map(isfinite, words)) else None

@@ -151,7 +151,8 @@ class HFEngine:
             if sampling.temperature == 0:
                 next_B = logits_BV.argmax(-1)
             else:
-                uniform_B = torch.tensor([row.random.random() for row in rows], device=logits_BV.device)
+                draws = [row.random.random() for row in rows]
+                uniform_B = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)  # below 1, as drawn
                 next_B = sample(logits_BV, uniform_B, sampling.temperature, sampling.top_p)
             goes_on = [row.take(token, self._stop_ids) for row, token in zip(rows, next_B.tolist(), strict=True)]
             if not all(goes_on):
@@ -213,7 +214,8 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: floa
         p_BV = p_BV.scatter(-1, order_BV, sorted_BV.masked_fill(before_BV >= top_p, 0.0))
     cumulative_BV = p_BV.cumsum(-1)
     target_B1 = uniform_B.double()[:, None] * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+    found_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+    return found_B.clamp(max=logits_BV.shape[-1] - 1)  # a product that was rounded up to the whole sum
 
 
 def _positions(mask_BT: Tensor) -> Tensor:

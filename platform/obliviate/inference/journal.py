@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from obliviate import storage
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.pool import OnChunk
@@ -59,9 +58,6 @@ class Journal:
 
     def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
         return self._of_texts("gradient_norms", self._engine.gradient_norms, texts, _as_it_is, _as_it_is)
-
-    def discard(self) -> None:
-        storage.remove(self._folder)
 
     def _of_texts(
         self,

@@ -97,6 +97,9 @@ def place(spec: EngineSpec) -> Placement:
             log.warning("vLLM is not installed for %s: using the Hugging Face engine", "GPUs" if gpus else "CPUs")
     if spec.tensor_parallel > 1 and (spec.type == "hf" or not gpus):
         raise UserError(f"engine.tensor_parallel={spec.tensor_parallel}: only vLLM on GPUs splits a model; set 1")
+    if 0 < gpus < 1:  # vLLM takes its share of a whole GPU, whatever else is placed there
+        share = min(spec.gpu_memory_utilization, 0.9 * gpus)
+        spec = spec.model_copy(update={"gpu_memory_utilization": share})
     cpus = spec.cpus_per_replica or cores_share(spec.replicas, gpus)
     check_resources("engine.replicas", spec.replicas, cpus, gpus)
     return Placement(spec, cpus, gpus)
@@ -275,4 +278,9 @@ def _result(ref: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
+        if type(error.cause).__name__ == "OutOfMemoryError":  # torch's, which this process may do without
+            raise UserError(
+                "engine: a replica ran out of GPU memory; lower engine.batch_tokens, engine.chunk_size or "
+                "engine.max_model_len, or with vLLM engine.gpu_memory_utilization"
+            ) from None
         raise
