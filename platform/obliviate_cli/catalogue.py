@@ -9,7 +9,14 @@ from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.suites import SUITES
 
 # What goes with any forget objective: key of `obliviate unlearn` -> (what it does, source).
-UPDATES = {
+BESIDE_ANY = {
+    "pairing=nearest": ("each forget row with the retain rows nearest to it in meaning", "arXiv:2407.20271"),
+    "early_drop.cosine=0.3": ("after each epoch, rows that are no longer answered are left out", "arXiv:2407.20271"),
+    "forget_filter: {reference: {source: MODEL}}": (
+        "rows that need no unlearning, near to what is kept",
+        "arXiv:2501.16614",
+    ),
+    "updates=alternating": ("one update on the forget objective, then one on the regularizers", "arXiv:2406.12329v3"),
     "updates=dual": ("DualOptim: an optimiser state each for forgetting and for the regularizers", "arXiv:2504.15827"),
     "sharpness.rho=0.01": ("sharpness-aware: the forget gradient where relearning is easiest", "arXiv:2502.05374"),
     "projection.energy=0.95": ("projected: forget only where the retain set's inputs are not", "arXiv:2312.04095"),
@@ -32,7 +39,7 @@ def methods() -> None:
             console.print(f"      when        {cls.when}")
             console.print(f"      parameters  {_parameters(cls)}")
             console.print(f"      source      {cls.source}")
-    for title, found in (("UPDATES OF THE FORGET OBJECTIVE", UPDATES), ("BESIDE TRAINING", BESIDE)):
+    for title, found in (("WITH ANY FORGET OBJECTIVE", BESIDE_ANY), ("BESIDE TRAINING", BESIDE)):
         console.print(title, style="bold")
         for name, (what, source) in found.items():
             console.print(f"  {name}: {what}; {source}")
