@@ -9,7 +9,7 @@ from rich.console import Console
 
 from obliviate import storage
 from obliviate.cluster import ensure_ray
-from obliviate.config import UnlearnRun
+from obliviate.config import AlternativesSpec, UnlearnRun
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
@@ -19,6 +19,7 @@ from obliviate.schema import EngineSpec, GenerationSpec
 from obliviate_cli.measure import PLACEMENT
 from obliviate_cli.progress import progress
 
+TITLE = "sample other answers"
 SAMPLES = "samples"  # the folder of what is sampled so far: a file for each finished chunk of questions
 
 
@@ -62,8 +63,6 @@ def rows_without_alternatives(config: UnlearnRun, corpus: Corpus) -> list[int]:
 
 def _sample(config: UnlearnRun, rows: Sequence[Row], console: Console) -> list[tuple[str, ...]]:
     """Of each row, the sampled answers. A run of its own: what is sampled already is read, the rest is sampled."""
-    from obliviate.inference.pool import EnginePool
-
     spec = config.alternatives.model_copy(update={"engine": config.alternatives.engine or EngineSpec()})
     assert spec.engine is not None
     model = portable(config.model)
@@ -71,12 +70,26 @@ def _sample(config: UnlearnRun, rows: Sequence[Row], console: Console) -> list[t
     settings = {"alternatives": spec.model_dump(mode="json", exclude=PLACEMENT), "layout": layout, "seed": config.seed}
     inputs = {"model": content_of(config.model), "questions": content_hash([row.question for row in rows])}
     run = Run.open(Path(config.runs), "alternatives", config.name or config.data.type, settings, inputs)
-    found = _read(run)
-    left = [index for index in range(len(rows)) if index not in found]
-    title = "sample other answers"
-    if not left:
-        console.print(f"{title}: done already, in {storage.name(run.directory)}")
-        return [found[index] for index in range(len(rows))]
+    with run.locked(wait=True):  # several trainings may ask for them at once
+        found = _read(run)
+        left = [index for index in range(len(rows)) if index not in found]
+        if left:
+            _generate(config, spec, [rows[index] for index in left], left, run, console)
+            run.finish(questions=len(rows))
+            found = _read(run)
+        else:
+            console.print(f"{TITLE}: done already, in {storage.name(run.directory)}")
+    return [found[index] for index in range(len(rows))]
+
+
+def _generate(
+    config: UnlearnRun, spec: AlternativesSpec, rows: Sequence[Row], places: Sequence[int], run: Run, console: Console
+) -> None:
+    """Into the run's folder, as they come, each under its row's place."""
+    from obliviate.inference.pool import EnginePool
+
+    assert spec.engine is not None
+    model = portable(config.model)
     sampling = GenerationSpec(
         max_new_tokens=spec.max_new_tokens,
         temperature=spec.temperature,
@@ -85,19 +98,16 @@ def _sample(config: UnlearnRun, rows: Sequence[Row], console: Console) -> list[t
         seed=config.seed,
     )
 
-    def keep(places: Sequence[int], generations: Sequence[list[Generation]]) -> None:
-        chunk = {left[at]: [each.text for each in group] for at, group in zip(places, generations, strict=True)}
-        write_json(run.directory / SAMPLES / f"{min(chunk):06d}.json", chunk)
+    def keep(chunk: Sequence[int], generations: Sequence[list[Generation]]) -> None:
+        said = {places[at]: [each.text for each in group] for at, group in zip(chunk, generations, strict=True)}
+        write_json(run.directory / SAMPLES / f"{min(said):06d}.json", said)
 
     encoder = text_encoder(model, load_tokenizer(model))
     ensure_ray(config.cluster.address)
-    with progress(console, title) as show:
+    with progress(console, TITLE) as show:
         show_tokens = lambda done, total, tokens: show(done, total, f"{tokens} tokens")  # noqa: E731
         with EnginePool(model, spec.engine, on_progress=show_tokens) as pool:
-            pool.generate([encoder.prompt(rows[index].question) for index in left], sampling, on_chunk=keep)
-    run.finish(questions=len(rows))
-    found = _read(run)
-    return [found[index] for index in range(len(rows))]
+            pool.generate([encoder.prompt(row.question) for row in rows], sampling, on_chunk=keep)
 
 
 def _read(run: Run) -> dict[int, tuple[str, ...]]:

@@ -86,7 +86,12 @@ def make(config: EntityRun, console: Console) -> Path:
     if run.done:
         console.print(f"questions about {config.entity.name}: made already, in {storage.name(run.directory)}")
         return run.directory / DATA
-    neighbours = given or _named(config)
+    with run.locked():
+        return _write(config, run, console)
+
+
+def _write(config: EntityRun, run: Run, console: Console) -> Path:
+    neighbours = (() if isinstance(config.neighbours, int) else config.neighbours) or _named(config)
     subjects = (config.entity, *neighbours)
     prompts = [(subject, prompt) for subject in subjects for prompt in _prompts(subject, config.questions)]
     replies = config.writer.ask([prompt for _, prompt in prompts])

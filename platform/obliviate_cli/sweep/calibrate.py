@@ -72,8 +72,15 @@ def _calibrate(record: TrialRecord, needed: float, original: Pair, shared: Share
     config = {"trial": record.id, "needed": needed, "evaluation": record.evaluation}
     models = {"original": storage.name(source), "unlearned": storage.name(unlearned)}
     run = Run.open(Path(shared.config.runs), "calibrate", record.id, config, models)
-    if run.done:
-        return Calibrated(**run.summary)
+    with run.locked(wait=True):  # two looks at one sweep may want it at once
+        return Calibrated(**run.summary) if run.done else _search(record, needed, original, shared, measure, run)
+
+
+def _search(
+    record: TrialRecord, needed: float, original: Pair, shared: Shared, measure: Measure, run: Run
+) -> Calibrated:
+    assert record.run is not None
+    unlearned, source = storage.fetch(storage.local(record.run) / MODEL), Path(locate(shared.target.source))
 
     def at(share: float) -> Pair:
         folder = run.directory / SHARES / f"{share:.6f}"
