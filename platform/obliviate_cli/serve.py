@@ -1,6 +1,5 @@
 """`obliviate serve`: the server on this machine or on the cluster, and the same application for `serve deploy`."""
 
-import asyncio
 import os
 import re
 import signal
@@ -198,13 +197,11 @@ def _joins(spec: ServeRun) -> bool:
 def _drained(handle: Any, drain_s: float) -> str:
     """Let requests under way come to their end. What is to be said of it, whatever the gateway does."""
 
-    async def drain() -> int:
-        # A handle of Ray Serve works inside an event loop only, as transport_environment() sets it up.
-        left: int = await handle.drain.remote(drain_s)
-        return left
-
+    # transport_environment() has handles work in the event loop of their caller; here is none, and Ray Serve needs it
+    # until it is shut down.
+    handle._init(_run_router_in_separate_loop=True)
     try:
-        left = asyncio.run(asyncio.wait_for(drain(), drain_s + DRAIN_GRACE_S))
+        left = handle.drain.remote(drain_s).result(timeout_s=drain_s + DRAIN_GRACE_S)
     except TimeoutError:
         return "the gateway did not answer; what was under way is cut off"
     return f"{left} requests were cut off" if left else "all requests came to their end"
