@@ -18,7 +18,7 @@ from obliviate_serve.server import Server
 from obliviate_serve.sse import line, merged, respond, together
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 503)
+    status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503)
 }
 
 
