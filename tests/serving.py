@@ -1,12 +1,13 @@
 """A server without Ray and without a model: the real web application on engines that answer from a table."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from obliviate_serve.app import create_app
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
-from obliviate_serve.errors import ApiError, EngineDiedError
+from obliviate_serve.errors import EngineDiedError, busy
 from obliviate_serve.guard import Guard
 from obliviate_serve.names import Target
 from obliviate_serve.spec import ServeRun
@@ -18,14 +19,17 @@ LOGP = -0.5  # of each token, nats
 class FakeBackend:
     """Tokens are words. Each model says what `says` has for it, whatever is asked; `asked` remembers what was.
 
-    `dies_after`: tokens after which a stream breaks off; `fails`: what every request gets instead of an answer.
+    `dies_after`: tokens after which a stream breaks off; `fails`: what every request gets instead of an answer;
+    `queue`: requests at once beyond which one is told 429; `most`: the most that there were.
     """
 
     def __init__(self, says: Mapping[str, str] | None = None) -> None:
         self.says = dict(says or {})
         self.asked: list[tuple[Target, Prompt, Sampling]] = []
         self.dies_after: int | None = None
-        self.fails: ApiError | None = None
+        self.fails: Exception | None = None
+        self.queue: int | None = None
+        self.most = 0
         self.labels: list[str] | None = None
         self.up = True
         self.under_way = 0
@@ -38,8 +42,12 @@ class FakeBackend:
         if self.fails is not None:
             raise self.fails
         words = shown(prompt).split()
+        if self.under_way == self.queue:
+            raise busy(f"too many requests are waiting for {target.name}")
         self.under_way += 1
+        self.most = max(self.most, self.under_way)
         try:
+            await asyncio.sleep(0)  # the others come before this one is answered
             echoed = tuple(map(token, words)) if sampling.echo and sampling.logprobs is not None else ()
             if isinstance(prompt, Quiz) and prompt.answer is not None:
                 echoed = tuple(map(token, prompt.answer.split()))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from obliviate_serve.backend import Entailment
 
+DRAIN_GRACE_S = 10.0  # beyond limits.drain_s, for the way to the gateway and back
+
 
 def serve(path: Path, overrides: list[str], dry_run: bool) -> None:
     """Runs until it is told to stop (SIGINT, SIGTERM), then lets requests under way come to their end."""
@@ -44,10 +46,16 @@ def serve(path: Path, overrides: list[str], dry_run: bool) -> None:
 def build(args: Mapping[str, Any]) -> "Application":
     """The application for `serve deploy` and RayService: `import_path: obliviate_cli.serve:build`, args: the config.
 
-    Ray Serve's own config decides host and port there.
+    Ray Serve's own config decides host and port there, so no `http.host` of ours says that only this machine can ask:
+    raises UserError without a token file.
     """
     spec = build_config(ServeRun, args, where="args")
-    check(spec, port=False)
+    if spec.tokens is None:
+        raise UserError(
+            "args: tokens: is not set, so everybody who reaches Ray Serve's port could ask the models and switch "
+            "aliases; set it to a token file (`obliviate serve-token NAME ROLE` prints a line for one)"
+        )
+    check(spec)
     return _application(spec)
 
 
@@ -75,7 +83,7 @@ def token(name: str, role: str) -> None:
     console.print(f"line for the token file: {line}")
 
 
-def check(spec: ServeRun, *, port: bool = True) -> None:
+def check(spec: ServeRun) -> None:
     """Raises UserError for what could not be served, before anything starts."""
     from obliviate.models import locate
 
@@ -88,7 +96,7 @@ def check(spec: ServeRun, *, port: bool = True) -> None:
             _check_base(f"models.{name}.source", located, spec.models[served.adapter_of].source)
     if spec.tokens is not None:
         read_tokens(Path(spec.tokens))
-    elif port and not spec.http.loopback:
+    elif not spec.http.loopback:
         raise UserError(
             f"http.host={spec.http.host}: everybody who reaches this machine could ask the models; "
             "set tokens to a token file, or http.host=127.0.0.1"
@@ -134,10 +142,13 @@ def _run(spec: ServeRun, console: Console) -> None:
     from obliviate.cluster import ensure_ray
     from obliviate_serve.backend import APP
 
-    _check_port(spec)
     ensure_ray(spec.address)
+    joins = _joins(spec)
+    if not joins:
+        _check_port(spec)
     application = _application(spec)
-    ray_serve.start(proxy_location="HeadOnly", http_options={"host": spec.http.host, "port": spec.http.port})
+    if not joins:
+        ray_serve.start(proxy_location="HeadOnly", http_options={"host": spec.http.host, "port": spec.http.port})
     try:
         console.print("loading models")
         try:
@@ -147,11 +158,53 @@ def _run(spec: ServeRun, console: Console) -> None:
         console.print(f"serving on http://{spec.http.host}:{spec.http.port}")
         _wait_for_signal()
         console.print(f"stopping: requests under way have {spec.limits.drain_s:g} s to come to their end")
-        left = handle.drain.remote(spec.limits.drain_s).result()
-        if left:
-            console.print(f"{left} requests were cut off")
+        console.print(_drained(handle, spec.limits.drain_s))
     finally:
-        ray_serve.shutdown()
+        if joins:
+            ray_serve.delete(APP)
+        else:
+            ray_serve.shutdown()
+
+
+def _joins(spec: ServeRun) -> bool:
+    """Whether the cluster has a Ray Serve already, which this server then becomes an application of.
+
+    Raises UserError where that one listens elsewhere, or has no room at /.
+    """
+    from ray.serve.context import _get_global_client
+
+    from obliviate_serve.backend import APP
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return False
+    host, port = client.http_config.host, client.http_config.port
+    if (host, port) != (spec.http.host, spec.http.port):
+        raise UserError(
+            f"http: Ray Serve runs on this cluster already, on {host}:{port}; set http.host={host} and http.port={port}"
+            ", or address=local for a cluster of its own"
+        )
+    for name, served in client.get_serve_details()["applications"].items():
+        if name == APP or served["route_prefix"] == "/":
+            raise UserError(
+                f"address: Ray Serve on this cluster has an application {name} at {served['route_prefix']} already; "
+                "stop that one (`obliviate serve`: SIGTERM; `serve deploy`: take it out of its config), or set "
+                "address=local for a cluster of its own"
+            )
+    return True
+
+
+def _drained(handle: Any, drain_s: float) -> str:
+    """Let requests under way come to their end. What is to be said of it, whatever the gateway does."""
+
+    # transport_environment() has handles work in the event loop of their caller; here is none, and Ray Serve needs it
+    # until it is shut down.
+    handle._init(_run_router_in_separate_loop=True)
+    try:
+        left = handle.drain.remote(drain_s).result(timeout_s=drain_s + DRAIN_GRACE_S)
+    except TimeoutError:
+        return "the gateway did not answer; what was under way is cut off"
+    return f"{left} requests were cut off" if left else "all requests came to their end"
 
 
 def _application(spec: ServeRun) -> "Application":

@@ -6,7 +6,7 @@ silently ignored would change results without a word.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_ALTERNATIVES = 20
 MAX_MODELS = 8  # asked by one probe
@@ -15,9 +15,20 @@ MAX_PROMPTS = 256  # in one completions request
 MAX_QUESTIONS = 1000  # in one comparison
 
 Text = Annotated[str, Field(max_length=1_000_000)]  # characters; how many tokens are allowed is a matter of each model
+ProbeText = Annotated[str, Field(max_length=20_000)]  # characters: a question, an answer or a fact, never a book
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]  # a parameter of OpenAI's that may be given, but only as its neutral value
+
+
+def _no_name_twice(names: list[str]) -> list[str]:
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is named twice")
+    return names
+
+
+UNIQUE = AfterValidator(_no_name_twice)
 
 
 class Request(BaseModel):
@@ -124,8 +135,8 @@ class ChatRequest(Sampled):
 class Probing(Request):
     """What /v1/probe and /v1/compare ask of each model under each attack."""
 
-    models: Annotated[list[Name], Field(min_length=1, max_length=MAX_MODELS)]
-    attacks: Annotated[list[Name], Field(min_length=1, max_length=32)] = ["none"]  # names of GET /v1/attacks
+    models: Annotated[list[Name], Field(min_length=1, max_length=MAX_MODELS), UNIQUE]
+    attacks: Annotated[list[Name], Field(min_length=1, max_length=32), UNIQUE] = ["none"]  # names of GET /v1/attacks
     samples: int = Field(0, ge=0, le=MAX_CHOICES)  # sampled answers beside the greedy one
     temperature: float = Field(1.0, gt=0, le=2, allow_inf_nan=False)  # of the sampled answers
     top_p: float = Field(1.0, gt=0, le=1)
@@ -135,9 +146,9 @@ class Probing(Request):
 
 
 class Question(Request):
-    question: Annotated[Text, Field(min_length=1)]
-    answer: Annotated[Text, Field(min_length=1)] | None = None  # the true one
-    context: Annotated[list[Text], Field(max_length=32)] = []  # facts that the in-context attacks teach again
+    question: Annotated[ProbeText, Field(min_length=1)]
+    answer: Annotated[ProbeText, Field(min_length=1)] | None = None  # the true one
+    context: Annotated[list[ProbeText], Field(max_length=32)] = []  # facts that the in-context attacks teach again
 
 
 class ProbeRequest(Probing, Question):

@@ -2,6 +2,8 @@
 
 import hashlib
 import hmac
+import logging
+import re
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +11,10 @@ from pathlib import Path
 
 from obliviate.errors import UserError
 
+log = logging.getLogger(__name__)
+
 TOKEN_BYTES = 32  # random, so that a hash of it cannot be guessed back
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Role(StrEnum):
@@ -36,13 +41,14 @@ ANYBODY = Caller("anybody", Role.ADMIN)  # where the server has no token file
 class Tokens:
     """The callers of a file with lines `NAME ROLE SHA256`; `#` begins a comment. Read again when the file changes.
 
-    Raises UserError where it is missing or malformed at the start; a later broken version changes nothing.
+    Raises UserError where it is missing or malformed at the start. Later only what the file says now counts, so that
+    no mistake in it keeps a revoked token: without a file nobody is known, and lines that are none are left out.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._seen = _stamp(path)  # before it is read: what is written meanwhile is then read again
         self._callers = read_tokens(path)
-        self._changed_ns = path.stat().st_mtime_ns
 
     def caller(self, token: str) -> Caller | None:
         """Compared with every hash in constant time, so that how long it takes says nothing about any of them."""
@@ -55,13 +61,18 @@ class Tokens:
         return found
 
     def _refresh(self) -> None:
-        try:
-            changed_ns = self._path.stat().st_mtime_ns
-            if changed_ns != self._changed_ns:
-                self._changed_ns = changed_ns
-                self._callers = read_tokens(self._path)
-        except (OSError, UserError):
+        stamp = _stamp(self._path)
+        if stamp == self._seen:
             return
+        self._seen = stamp
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            log.error("%s: cannot be read (%s): no token is valid until it can", self._path, error)
+            text = ""
+        self._callers, malformed = _parsed(text)
+        if malformed:
+            log.error("%s: left out, because they are not NAME ROLE SHA256: lines %s", self._path, malformed)
 
 
 def token_hash(token: str) -> str:
@@ -77,20 +88,38 @@ def new_token(name: str, role: Role) -> tuple[str, str]:
 def read_tokens(path: Path) -> dict[str, Caller]:
     """Hash -> caller. Raises UserError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        callers, malformed = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"tokens: {path}: cannot be read ({error}); write lines of NAME ROLE SHA256") from error
-    callers: dict[str, Caller] = {}
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if len(words) != 3 or words[1] not in list(Role) or len(words[2]) != 64:
-            raise UserError(
-                f"tokens: {path}: line {number}: write NAME ROLE SHA256 with a role of {', '.join(Role)}; "
-                "`obliviate serve-token NAME ROLE` prints one"
-            )
-        callers[words[2].lower()] = Caller(words[0], Role(words[1]))
+    if malformed:
+        raise UserError(
+            f"tokens: {path}: line {malformed[0]}: write NAME ROLE SHA256 with a role of {', '.join(Role)}; "
+            "`obliviate serve-token NAME ROLE` prints one"
+        )
     if not callers:
         raise UserError(f"tokens: {path}: holds no token; `obliviate serve-token NAME ROLE` prints one")
     return callers
+
+
+def _parsed(text: str) -> tuple[dict[str, Caller], list[int]]:
+    """Hash -> caller, and the numbers of the lines that are malformed."""
+    callers: dict[str, Caller] = {}
+    malformed = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) == 3 and words[1] in list(Role) and SHA256.fullmatch(words[2]):
+            callers[words[2].lower()] = Caller(words[0], Role(words[1]))
+        else:
+            malformed.append(number)
+    return callers, malformed
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes with the file; None where there is none that could be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -16,8 +16,8 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
-from obliviate_serve.engine import Event, Prompt, Sampling
-from obliviate_serve.errors import ApiError, EngineDiedError, busy, unavailable
+from obliviate_serve.engine import Event, Opening, Prompt, Sampling
+from obliviate_serve.errors import ApiError, EngineDiedError, busy, failed, unavailable
 from obliviate_serve.names import Target
 
 log = logging.getLogger(__name__)
@@ -55,39 +55,41 @@ class ServeBackend:
 
     def __init__(self, models: Mapping[str, Any], on_demand: Any | None, judge: Any | None, start_s: float) -> None:
         self._models, self._on_demand, self._judge, self._start_s = models, on_demand, judge, start_s
+        self._methods: dict[tuple[str, str, bool], Any] = {}
         self._ready: tuple[float, Mapping[str, bool]] = (0.0, {})
 
     async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
-        deadline_s = time.monotonic() + self._start_s
+        deadline_s: float | None = None  # counts from the first death: what goes before was an answer under way
         while True:
-            response = self._call(target, "complete", prompt, sampling, stream=False)
+            response = self._call(target, "complete", prompt, sampling)
             try:
-                with _plain_errors(target):
+                with _plain_errors(target.name):
                     events: list[Event] = await self._watched(target, response)
                     return events
             except GONE as error:
+                deadline_s = deadline_s or time.monotonic() + self._start_s
                 await _pause(target, deadline_s, error)
             finally:
                 response.cancel()  # of no effect on one that has come to its end
 
     async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
-        deadline_s = time.monotonic() + self._start_s
+        deadline_s: float | None = None
         while True:
-            response = self._call(target, "stream", prompt, sampling, stream=True)
+            response = self._call(target, "stream", prompt, sampling)
             begun = False
             try:
-                with _plain_errors(target):
-                    prompted: Event = await self._watched(target, anext(response))
-                    first: Event = await anext(response)
+                with _plain_errors(target.name):
+                    opening: Opening = await self._watched(target, anext(response))
                     begun = True  # the client has something of the answer from here on
-                    yield prompted
-                    yield first
+                    yield opening.prompted
+                    yield opening.first
                     async for event in response:
                         yield event
                     return
             except GONE as error:
                 if begun:
                     raise EngineDiedError(f"the replica of {target.name} died while it answered") from error
+                deadline_s = deadline_s or time.monotonic() + self._start_s
                 await _pause(target, deadline_s, error)
             finally:
                 response.cancel()  # of no effect on one that has come to its end
@@ -106,34 +108,52 @@ class ServeBackend:
         finally:
             waiting.cancel()
 
-    def _call(self, target: Target, method: str, prompt: Prompt, sampling: Sampling, *, stream: bool) -> Any:
+    def _call(self, target: Target, method: str, prompt: Prompt, sampling: Sampling) -> Any:
         if target.deployment is not None:
-            handle = self._models[target.deployment].options(stream=stream)
-            return getattr(handle, method).remote(prompt, sampling, target.adapter)
-        if self._on_demand is None:
+            model, rare = target.deployment, False
+        elif self._on_demand is not None:
+            model, rare = target.folder or target.name, True
+        else:
             raise unavailable(f"{target.name} is a model folder, and this server loads none on demand")
-        model = target.folder or target.name
-        handle = self._on_demand.options(stream=stream, multiplexed_model_id=model)
-        return getattr(handle, method).remote(model, prompt, sampling)
+        remote = self._methods.get((model, method, rare))
+        if remote is None:
+            remote = self._methods[model, method, rare] = self._method(model, method, rare)
+        if rare:
+            return remote(model, prompt, sampling)
+        return remote(prompt, sampling, target.adapter)
+
+    def _method(self, model: str, method: str, rare: bool) -> Any:
+        """Made once: a handle with options costs more than the call. Names are the operator's, so there are few."""
+        options: dict[str, Any] = {"method_name": method, "stream": method == "stream"}
+        if rare:
+            assert self._on_demand is not None
+            return self._on_demand.options(**options, multiplexed_model_id=model).remote
+        return self._models[model].options(**options).remote
 
     async def entailment(self, pairs: Sequence[Pair]) -> list[str] | None:
         if self._judge is None or not pairs:
             return None
-        labels: list[str] = await self._judge.judge.remote(list(pairs))
-        return labels
+        try:
+            with _plain_errors("nli"):
+                labels: list[str] = await self._judge.judge.remote(list(pairs))
+                return labels
+        except GONE as error:
+            raise unavailable("no replica of nli answers; it may be starting again") from error
 
     async def ready(self) -> Mapping[str, bool]:
         asked_s, found = self._ready
         if time.monotonic() - asked_s > READY_FOR_S:
-            status = (await asyncio.to_thread(serve.status)).applications.get(APP)
-            deployments = {} if status is None else status.deployments
-            found = {
-                name: handle.deployment_name in deployments
-                and deployments[handle.deployment_name].replica_states.get("RUNNING", 0) > 0
-                for name, handle in self._models.items()
-            }
+            applications = (await asyncio.to_thread(serve.status)).applications
+            found = {name: _runs(handle, applications) for name, handle in self._models.items()}
             self._ready = (time.monotonic(), found)
         return found
+
+
+def _runs(handle: Any, applications: Mapping[str, Any]) -> bool:
+    """Whether the deployment has a replica, in the application that the handle is of, whatever that is called."""
+    application = applications.get(handle.app_name)
+    deployment = None if application is None else application.deployments.get(handle.deployment_name)
+    return deployment is not None and deployment.replica_states.get("RUNNING", 0) > 0
 
 
 async def _pause(target: Target, deadline_s: float, error: BaseException) -> None:
@@ -148,8 +168,8 @@ async def _awaited(response: Awaitable[Any]) -> Any:
 
 
 @contextmanager
-def _plain_errors(target: Target) -> Iterator[None]:
-    """What a replica raised, without Ray's wrapping; a full queue as 429."""
+def _plain_errors(name: str) -> Iterator[None]:
+    """What a replica raised, without Ray's wrapping; a full queue as 429. Only ApiError and GONE come out of it."""
     try:
         yield
     except RayTaskError as error:
@@ -157,11 +177,16 @@ def _plain_errors(target: Target) -> Iterator[None]:
             raise ApiError(*error.cause.args) from None
         if isinstance(error.cause, GONE):
             raise error.cause from None
-        log.exception("%s failed", target.name)
-        kind = type(error.cause).__name__
-        message = f"{target.name} failed with {kind}; the server's log says more"
-        raise ApiError(500, message, "server_error", code="model_failed") from error
+        log.exception("%s failed", name)
+        raise failed(name, error.cause) from error
+    except (ApiError, *GONE):
+        raise
     except BackPressureError as error:
-        raise busy(f"too many requests are waiting for {target.name}") from error
+        raise busy(f"too many requests are waiting for {name}") from error
     except DeploymentUnavailableError as error:
-        raise unavailable(f"{target.name} could not be started; the server's log says why") from error
+        raise unavailable(f"{name} could not be started; the server's log says why") from error
+    # Here end the processes that we know the code of: an engine may raise anything, and by gRPC it comes as it is,
+    # without Ray's wrapping. Whoever waits for the answer must be told of it, whatever it is.
+    except Exception as error:
+        log.exception("%s failed", name)
+        raise failed(name, error) from error

@@ -1,9 +1,12 @@
 """Comparisons: a set of questions to several models as a job, with progress. Jobs live as long as the server does."""
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -11,14 +14,20 @@ from fastapi import APIRouter, Request
 
 from obliviate_serve.api import ComparedQuestion, CompareJob, CompareRequest
 from obliviate_serve.auth import ANYBODY, Caller
-from obliviate_serve.errors import ApiError, EngineDiedError, busy
+from obliviate_serve.backend import Backend
+from obliviate_serve.engine import Event, Prompt, Sampling
+from obliviate_serve.errors import RETRY_AFTER_S, ApiError, EngineDiedError, busy, failed
+from obliviate_serve.names import Target
 from obliviate_serve.openai import ERRORS
 from obliviate_serve.probing import answer, plan
 from obliviate_serve.server import Server
 from obliviate_serve.sse import error_body
 
+log = logging.getLogger(__name__)
+
 QUESTIONS_AT_ONCE = 4  # of one job
 MAX_JOBS_KEPT = 32  # the oldest finished ones give way
+CHARACTERS_PER_TOKEN = 4  # of a true answer, about: its tokens are each model's own
 
 
 @dataclass
@@ -31,6 +40,14 @@ class Job:
     results: dict[int, ComparedQuestion] = field(default_factory=dict)
     task: asyncio.Task[Any] | None = None
 
+    @property
+    def size(self) -> int:
+        """About the most that it can come to hold: tokens of answers, and the alternatives shown at each."""
+        asked = self.request
+        true = sum(len(question.answer or "") for question in asked.questions) // CHARACTERS_PER_TOKEN
+        generated = len(asked.questions) * (asked.samples + 1) * asked.max_tokens
+        return len(asked.models) * len(asked.attacks) * (generated + true) * (asked.alternatives + 1)
+
     def shown(self) -> CompareJob:
         return CompareJob(
             id=self.id,
@@ -42,24 +59,73 @@ class Job:
         )
 
 
+class Patient:
+    """The way to the models for a job: where a client would be told to come back later, it does."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.entailment, self.ready = backend.entailment, backend.ready
+
+    async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
+        while True:
+            try:
+                return await self._backend.complete(target, prompt, sampling)
+            except ApiError as error:
+                await _later(error)
+
+    async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
+        while True:
+            try:
+                async with aclosing(self._backend.stream(target, prompt, sampling)) as events:  # type: ignore[type-var]
+                    async for event in events:
+                        yield event
+                return
+            except ApiError as error:
+                await _later(error)
+
+
+async def _later(error: ApiError) -> None:
+    """The time for another try, where a model's queue is full; that is told before anything else. Else raises it."""
+    if error.status != 429:
+        raise error
+    await asyncio.sleep(error.retry_after_s or RETRY_AFTER_S)
+
+
 class Jobs:
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self._server = replace(server, backend=Patient(server.backend))
         self._jobs: OrderedDict[str, Job] = OrderedDict()
 
     def start(self, request: CompareRequest, owner: Caller) -> Job:
-        """Raises ApiError for names that there aren't, and where too many jobs run."""
+        """Raises ApiError for names that there aren't, for too much at once, and where too many jobs run."""
+        job, limits = Job(request, owner), self._server.spec.limits
+        if job.size > limits.compare_tokens:
+            raise ApiError(
+                400,
+                "questions x models x attacks x (samples + 1) x max_tokens x (alternatives + 1), with the true "
+                f"answers, is {job.size}, more than {limits.compare_tokens}; ask in several comparisons, or for less "
+                "of each",
+                param="questions",
+                code="comparison_too_large",
+            )
         for question in request.questions:
             plan(self._server, request, question)
         running = [job for job in self._jobs.values() if job.status == "running"]
-        if len(running) >= self._server.spec.limits.compare_jobs:
+        if len(running) >= limits.compare_jobs:
             raise busy(f"{len(running)} comparisons are running already")
-        while len(self._jobs) >= MAX_JOBS_KEPT:
-            self._jobs.pop(next(id_ for id_, job in self._jobs.items() if job.status != "running"))
-        job = Job(request, owner)
+        self._make_room(job.size)
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job))
         return job
+
+    def _make_room(self, size: int) -> None:
+        """The oldest finished jobs give way to one of this size; running ones never do."""
+        limits = self._server.spec.limits
+        room = limits.compare_jobs * limits.compare_tokens - size
+        for old in [job for job in self._jobs.values() if job.status != "running"]:
+            if len(self._jobs) < MAX_JOBS_KEPT and sum(job.size for job in self._jobs.values()) <= room:
+                return
+            del self._jobs[old.id]
 
     def get(self, id_: str, caller: Caller) -> Job:
         """Raises ApiError 404 for a job that there isn't, or that is another's."""
@@ -74,21 +140,26 @@ class Jobs:
             job.task.cancel()
 
     async def _run(self, job: Job) -> None:
-        limit = asyncio.Semaphore(QUESTIONS_AT_ONCE)
+        limit, turns = asyncio.Semaphore(QUESTIONS_AT_ONCE), self._server.turns()
         async with asyncio.TaskGroup() as group:
             for index in range(len(job.request.questions)):
-                group.create_task(self._ask(job, index, limit))
+                group.create_task(self._ask(job, index, limit, turns))
         job.status = "done"
 
-    async def _ask(self, job: Job, index: int, limit: asyncio.Semaphore) -> None:
+    async def _ask(self, job: Job, index: int, limit: asyncio.Semaphore, turns: asyncio.Semaphore) -> None:
         question = job.request.questions[index]
         async with limit:
             try:
                 cases = plan(self._server, job.request, question)
-                results = await answer(self._server, job.request, question, cases)
+                results = await answer(self._server, job.request, question, cases, turns)
                 job.results[index] = ComparedQuestion(index=index, results=results, error=None)
             except (ApiError, EngineDiedError) as error:
                 job.results[index] = ComparedQuestion(index=index, results=[], error=error_body(error))
+            # A job outlives the request that began it: nobody else is there to tell, and it must come to its end.
+            except Exception as error:
+                log.exception("%s: question %d", job.id, index)
+                body = failed("the server", error).body
+                job.results[index] = ComparedQuestion(index=index, results=[], error=body)
 
 
 def routes(server: Server) -> APIRouter:

@@ -81,6 +81,13 @@ class Delta(NamedTuple):
 Event = Prompted | Delta
 
 
+class Opening(NamedTuple):
+    """The first two events as one message between processes: the second is what a client waits for."""
+
+    prompted: Prompted
+    first: Delta
+
+
 class ServingEngine(Protocol):
     @property
     def context(self) -> int:

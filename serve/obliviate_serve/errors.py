@@ -37,6 +37,12 @@ class EngineDiedError(Exception):
     """The engine behind a replica is gone; another replica, or this one started again, can answer."""
 
 
+def failed(what: str, error: BaseException) -> ApiError:
+    """Of a mistake that is nobody's but ours; whoever calls this has written it to the log."""
+    message = f"{what} failed with {type(error).__name__}; the server's log says more"
+    return ApiError(500, message, "server_error", code="model_failed")
+
+
 def busy(message: str) -> ApiError:
     return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after_s=RETRY_AFTER_S)
 

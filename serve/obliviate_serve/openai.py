@@ -1,7 +1,9 @@
 """OpenAI's completions and chat: their requests as prompts and sampling, our events as their responses."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -11,11 +13,12 @@ from fastapi.responses import JSONResponse, Response
 
 from obliviate_serve.api import ChatRequest, CompletionRequest, ErrorResponse, ModelList
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Sampling, Token
+from obliviate_serve.names import Target
 from obliviate_serve.server import Server
 from obliviate_serve.sse import line, merged, respond, together
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 503)
+    status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503)
 }
 
 
@@ -156,18 +159,33 @@ def _sampling(
 async def _answer(
     server: Server, asked: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], sampling: Sampling, form: Format
 ) -> Response:
-    target = server.names.target(asked.model)
+    target, turns = server.names.target(asked.model), server.turns()
     if asked.stream:
-        streams = [server.stream(target, prompt, sampling) for prompt in prompts]
+        streams = [_streamed(server, target, prompt, sampling, turns) for prompt in prompts]
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await respond(_chunks(streams, sampling, form, usage))
     choices, prompt_tokens, new_tokens = [], 0, 0
-    for events in await together(server.complete(target, prompt, sampling) for prompt in prompts):
+    for events in await together(_completed(server, target, prompt, sampling, turns) for prompt in prompts):
         added, read, written = _add_up(events, sampling)
         choices += added
         prompt_tokens += read
         new_tokens += written
     return JSONResponse(form.whole(choices, _usage(prompt_tokens, new_tokens)))
+
+
+async def _completed(
+    server: Server, target: Target, prompt: Prompt, sampling: Sampling, turns: asyncio.Semaphore
+) -> list[Event]:
+    async with turns:
+        return await server.complete(target, prompt, sampling)
+
+
+async def _streamed(
+    server: Server, target: Target, prompt: Prompt, sampling: Sampling, turns: asyncio.Semaphore
+) -> AsyncIterator[Event]:
+    async with turns, aclosing(server.stream(target, prompt, sampling)) as events:  # type: ignore[type-var]
+        async for event in events:
+            yield event
 
 
 def _add_up(events: Sequence[Event], sampling: Sampling) -> tuple[list[Choice], int, int]:

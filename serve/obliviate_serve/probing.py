@@ -41,7 +41,6 @@ from obliviate_serve.refusal import is_refusal
 from obliviate_serve.server import Server
 from obliviate_serve.sse import error_body, line, merged, respond
 
-AT_ONCE = 16  # prompts of one probe at the models
 MAX_PROMPTS = 1024  # that one question may come to
 
 
@@ -52,6 +51,17 @@ class Case:
     asked: Asked
     target: Target
     quiz: Quiz
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A case that came to nothing, and why."""
+
+    index: int
+    error: ApiError | EngineDiedError
+
+
+Found = TokenEvent | AnswerEvent | TrueAnswerEvent | Failed
 
 
 def routes(server: Server) -> APIRouter:
@@ -74,7 +84,7 @@ def routes(server: Server) -> APIRouter:
         id_ = f"probe-{uuid4().hex}"
         if asked.stream:
             return await respond(_lines(server, id_, asked, asked, cases))
-        results = await answer(server, asked, asked, cases)
+        results = await answer(server, asked, asked, cases, server.turns())
         return JSONResponse(ProbeResponse(id=id_, created=int(time.time()), results=results).model_dump())
 
     return router
@@ -103,20 +113,21 @@ def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
     return cases
 
 
-async def answer(server: Server, probing: Probing, question: Question, cases: Sequence[Case]) -> list[ProbeResult]:
-    """Raises ApiError where one of them fails."""
+async def answer(
+    server: Server, probing: Probing, question: Question, cases: Sequence[Case], turns: asyncio.Semaphore
+) -> list[ProbeResult]:
+    """Raises ApiError or EngineDiedError where one of them fails."""
     answers: dict[tuple[int, int | None], Answer] = {}
     true: dict[int, TrueAnswer] = {}
-    async with aclosing(events(server, probing, question, cases)) as found:  # type: ignore[type-var]
+    async with aclosing(_found(server, probing, question, cases, turns)) as found:  # type: ignore[type-var]
         async for event in found:
             match event:
                 case AnswerEvent():
                     answers[event.index, event.sample] = event.answer
                 case TrueAnswerEvent():
                     true[event.index] = event.true_answer
-                case ErrorEvent(error=error):
-                    status = 503 if error.type in ("model_unavailable", "server_error") else 400
-                    raise ApiError(status, error.message, error.type, error.param, error.code)
+                case Failed(error=error):
+                    raise error
     return [
         ProbeResult(
             **case.asked.model_dump(),
@@ -128,16 +139,15 @@ async def answer(server: Server, probing: Probing, question: Question, cases: Se
     ]
 
 
-async def events(
-    server: Server, probing: Probing, question: Question, cases: Sequence[Case]
-) -> AsyncIterator[ProbeEvent]:
+async def _found(
+    server: Server, probing: Probing, question: Question, cases: Sequence[Case], turns: asyncio.Semaphore
+) -> AsyncIterator[Found]:
     """All cases side by side. One that fails tells so, and the others go on."""
-    limit = asyncio.Semaphore(AT_ONCE)
     streams = []
     for i, case in enumerate(cases):
-        streams += [_answered(server, probing, question, i, case, k, limit) for k in (None, *range(probing.samples))]
+        streams += [_answered(server, probing, question, i, case, k, turns) for k in (None, *range(probing.samples))]
         if question.answer is not None:
-            streams.append(_scored(server, probing, question.answer, i, case, limit))
+            streams.append(_scored(server, probing, question.answer, i, case, turns))
     async with aclosing(merged(streams)) as found:  # type: ignore[type-var]
         async for _, event in found:
             yield event
@@ -147,8 +157,11 @@ async def _lines(
     server: Server, id_: str, probing: Probing, question: Question, cases: Sequence[Case]
 ) -> AsyncIterator[bytes]:
     yield line(StartEvent(id=id_, asked=[case.asked for case in cases]).model_dump())
-    async with aclosing(events(server, probing, question, cases)) as found:  # type: ignore[type-var]
-        async for event in found:
+    async with aclosing(_found(server, probing, question, cases, server.turns())) as found:  # type: ignore[type-var]
+        async for each in found:
+            event: ProbeEvent = (
+                ErrorEvent(index=each.index, error=error_body(each.error)) if isinstance(each, Failed) else each
+            )
             yield line(event.model_dump())
     yield line(DoneEvent().model_dump())
 
@@ -160,8 +173,8 @@ async def _answered(
     index: int,
     case: Case,
     sample: int | None,
-    limit: asyncio.Semaphore,
-) -> AsyncIterator[ProbeEvent]:
+    turns: asyncio.Semaphore,
+) -> AsyncIterator[Found]:
     """The tokens of a greedy answer as they come, then the whole answer; of a sampled one the answer alone."""
     sampling = Sampling(
         max_tokens=probing.max_tokens,
@@ -175,7 +188,7 @@ async def _answered(
         sampling = replace(sampling, temperature=probing.temperature, top_p=probing.top_p, seed=seed)
     text, tokens, finish = "", [], "length"
     try:
-        async with limit, aclosing(server.stream(case.target, case.quiz, sampling)) as found:  # type: ignore[type-var]
+        async with turns, aclosing(server.stream(case.target, case.quiz, sampling)) as found:  # type: ignore[type-var]
             async for event in found:
                 if not isinstance(event, Delta):
                     continue
@@ -198,19 +211,19 @@ async def _answered(
             ),
         )
     except (ApiError, EngineDiedError) as error:
-        yield ErrorEvent(index=index, error=error_body(error))
+        yield Failed(index, error)
 
 
 async def _scored(
-    server: Server, probing: Probing, true_answer: str, index: int, case: Case, limit: asyncio.Semaphore
-) -> AsyncIterator[ProbeEvent]:
+    server: Server, probing: Probing, true_answer: str, index: int, case: Case, turns: asyncio.Semaphore
+) -> AsyncIterator[Found]:
     quiz = replace(case.quiz, answer=true_answer)
     sampling = Sampling(max_tokens=0, temperature=0.0, logprobs=probing.alternatives, entropy=True, echo=True)
     try:
-        async with limit:
+        async with turns:
             found = await server.complete(case.target, quiz, sampling)
     except (ApiError, EngineDiedError) as error:
-        yield ErrorEvent(index=index, error=error_body(error))
+        yield Failed(index, error)
         return
     tokens = [_shown(token) for event in found if isinstance(event, Prompted) for token in event.tokens]
     logp = _sum(tokens)

@@ -12,10 +12,14 @@ from ray import serve
 from obliviate.errors import UserError
 from obliviate.models import locate, portable
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Event, Prompt, Prompted, Quiz, Sampling, ServingEngine
+from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted, Quiz, Sampling, ServingEngine
 from obliviate_serve.errors import ApiError, EngineDiedError, unavailable
 from obliviate_serve.render import Renderer
 from obliviate_serve.spec import ServingEngineSpec
+
+# No text that says anything has more on average. Telling a longer one by its tokens would hold up everybody's answers:
+# a replica reads prompts and passes answers on in one thread.
+CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Model:
 
         Of a quiz with an answer, Prompted holds the answer's tokens alone.
         """
+        self._check_length(prompt)
         ids, before_answer = self._renderer(prompt)
         sampling = replace(sampling, max_tokens=self._room(len(ids), sampling.max_tokens))
         async with aclosing(self._engine.stream(ids, sampling, adapter)) as events:  # type: ignore[type-var]
@@ -67,6 +72,18 @@ class Model:
                     yield event._replace(tokens=event.tokens[before_answer:])
                 else:
                     yield event
+
+    def _check_length(self, prompt: Prompt) -> None:
+        """Before anything is done with it."""
+        length, limit = _characters(prompt), self._prompt_limit * CHARACTERS_PER_TOKEN
+        if length > limit:
+            raise ApiError(
+                400,
+                f"the prompt has {length} characters; this model takes up to {self._prompt_limit} tokens, and of no "
+                f"more than {limit} characters",
+                param="prompt",
+                code="context_length_exceeded",
+            )
 
     def _room(self, length: int, asked: int | None) -> int:
         """Tokens to generate."""
@@ -101,22 +118,51 @@ class Model:
         self._engine.close()
 
 
+def _characters(prompt: Prompt) -> int:
+    """Of all its texts; token ids are none."""
+    match prompt:
+        case str():
+            return len(prompt)
+        case Chat(messages):
+            return sum(len(text) for _, text in messages)
+        case Quiz(question, prefix, answer):
+            return len(question) + len(prefix) + len(answer or "")
+        case _:
+            return 0
+
+
+async def _opened(events: AsyncIterator[Event]) -> AsyncIterator[Opening | Delta]:
+    """The first two events in one message: passing one on costs a good part of a short answer's time."""
+    async with aclosing(events):  # type: ignore[type-var]
+        prompted, first = await anext(events), await anext(events)
+        assert isinstance(prompted, Prompted)
+        assert isinstance(first, Delta)
+        yield Opening(prompted, first)
+        async for event in events:
+            assert isinstance(event, Delta)
+            yield event
+
+
 class Replica:
     """A model that is always loaded."""
 
     async def __init__(self, loading: Loading) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._model = Model.load(loading)
 
-    async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
+    async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Opening | Delta]:
+        async for message in _opened(self._events(prompt, sampling, adapter)):
+            yield message
+
+    async def complete(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> list[Event]:
+        return [event async for event in self._events(prompt, sampling, adapter)]
+
+    async def _events(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
         try:
             async for event in self._model.stream(prompt, sampling, adapter):
                 yield event
         except EngineDiedError:
             _end_this_process()
             raise
-
-    async def complete(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> list[Event]:
-        return [event async for event in self.stream(prompt, sampling, adapter)]
 
     def check_health(self) -> None:
         """Ray Serve asks now and then, and starts a replica again that fails to answer."""
@@ -166,8 +212,15 @@ def on_demand_replica(size: int) -> type:
             # In a thread: requests to other models go on, and Ray Serve takes a loop that stands still for dead.
             return Lent(await asyncio.to_thread(Model.load, self._known.get(name, unknown)))
 
-        async def stream(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
+        async def stream(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Opening | Delta]:
             """Raises ApiError where the model cannot be loaded; the next call tries again."""
+            async for message in _opened(self._events(name, prompt, sampling)):
+                yield message
+
+        async def complete(self, name: str, prompt: Prompt, sampling: Sampling) -> list[Event]:
+            return [event async for event in self._events(name, prompt, sampling)]
+
+        async def _events(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
             try:
                 lent = await self._lend(name)
             except UserError as error:
@@ -177,9 +230,6 @@ def on_demand_replica(size: int) -> type:
                     _end_this_process()
                 async for event in model.stream(prompt, sampling, None):
                     yield event
-
-        async def complete(self, name: str, prompt: Prompt, sampling: Sampling) -> list[Event]:
-            return [event async for event in self.stream(name, prompt, sampling)]
 
     return OnDemandReplica
 

@@ -1,5 +1,6 @@
 """What the routes share: the config, the names, the way to the models, and the books that are kept."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from obliviate_serve.metrics import Metrics
 from obliviate_serve.names import Names, Target
 from obliviate_serve.spec import ServeRun
 
+AT_ONCE = 32  # prompts of one request at the models
+
 
 @dataclass(frozen=True)
 class Server:
@@ -19,6 +22,10 @@ class Server:
     backend: Backend
     journal: Journal
     metrics: Metrics = field(default_factory=Metrics)
+
+    def turns(self) -> asyncio.Semaphore:
+        """For the prompts of one request, which would fill a model's queue by themselves if all came at once."""
+        return asyncio.Semaphore(min(AT_ONCE, self.spec.limits.queued_requests))
 
     async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
         with self.metrics.answer(target.name) as answering:

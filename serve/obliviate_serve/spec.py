@@ -1,5 +1,6 @@
 """The config of a server: which models, under which names, and what a client may do. Imports neither Ray nor torch."""
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,15 @@ from obliviate.config import RunSpec
 from obliviate.schema import GuardrailSpec, ModelSpec, Spec
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$")]
+
+
+# What models share with others: their base, or all that are loaded on demand. Given to one of them it would be ignored.
+OF_THE_BASE = (
+    "revision", "chat_template", "system_prompt", "guardrail", "on_demand", "replicas", "max_replicas",
+    "target_requests", "engine",
+)  # fmt: skip
+OF_ALL_REPLICAS = ("replicas", "max_replicas", "target_requests")
+OF_ALL_ENGINES = ("max_requests", "cpus_per_replica", "gpus_per_replica", "tensor_parallel")
 
 
 class ServingEngineSpec(Spec):
@@ -87,6 +97,7 @@ class LimitsSpec(Spec):
     body_s: float = Field(10.0, gt=0)  # to send the request's body
     start_s: float = Field(60.0, gt=0)  # until a model begins to answer, a killed replica's restart included
     compare_jobs: int = Field(4, ge=1)  # running at once
+    compare_tokens: int = Field(1_000_000, ge=1)  # of answers and alternatives in one comparison, 0.6 kB each
     drain_s: float = Field(30.0, ge=0)  # that requests under way are given when the server stops
 
 
@@ -117,16 +128,34 @@ class ServeRun(RunSpec):
         for name, spec in models.items():
             if spec.adapter_of is None:
                 continue
-            if spec.guardrail is not None:
-                raise ValueError(
-                    f"{name}: guardrail: an adapter has its base's; give it to {spec.adapter_of}, or merge the adapter"
-                )
             base = models.get(spec.adapter_of)
             whole = [each for each, other in models.items() if other.adapter_of is None and not other.on_demand]
             if base is None or base.adapter_of is not None or base.on_demand:
                 raise ValueError(
                     f"{name}: adapter_of={spec.adapter_of} is no model that is always loaded; "
                     f"known: {', '.join(whole) or 'none'}"
+                )
+            if key := _first_given(spec, OF_THE_BASE):
+                raise ValueError(
+                    f"{name}: {key}: an adapter has its base's; give it to {spec.adapter_of}, or merge the adapter"
+                )
+        return models
+
+    @field_validator("models")
+    @classmethod
+    def _nothing_of_their_own(cls, models: dict[str, ServedModelSpec]) -> dict[str, ServedModelSpec]:
+        for name, spec in models.items():
+            if not spec.on_demand or spec.adapter_of is not None:
+                continue
+            if key := _first_given(spec, OF_ALL_REPLICAS):
+                raise ValueError(
+                    f"{name}: {key}: models on demand share the replicas of on_demand; set on_demand.replicas, or "
+                    f"on_demand: false for {name}"
+                )
+            if spec.engine is not None and (key := _first_given(spec.engine, OF_ALL_ENGINES)):
+                raise ValueError(
+                    f"{name}: engine.{key}: models on demand share replicas; give it to the config's engine, or set "
+                    f"on_demand: false for {name}"
                 )
         return models
 
@@ -161,7 +190,9 @@ class ServeRun(RunSpec):
             return self.engine
         if spec.adapter_of is not None:
             return self.engine_of(spec.adapter_of)
-        return spec.engine or self.engine
+        if spec.engine is None or not spec.on_demand:
+            return spec.engine or self.engine
+        return spec.engine.model_copy(update={key: getattr(self.engine, key) for key in OF_ALL_ENGINES})
 
     def adapters_of(self, name: str) -> dict[str, ServedModelSpec]:
         return {each: spec for each, spec in self.models.items() if spec.adapter_of == name}
@@ -170,6 +201,12 @@ class ServeRun(RunSpec):
     def resident(self) -> list[str]:
         """Models that are always loaded, each in replicas of its own."""
         return [name for name, spec in self.models.items() if spec.adapter_of is None and not spec.on_demand]
+
+
+def _first_given(spec: Spec, keys: Iterable[str]) -> str | None:
+    """The first of the keys that has another value than its default, so that a dumped config can be read again."""
+    fields = type(spec).model_fields
+    return next((key for key in keys if getattr(spec, key) != fields[key].default), None)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -60,7 +60,8 @@ async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[tuple[int
             async with aclosing(stream):  # type: ignore[type-var]
                 async for each in stream:
                     await queue.put((place, each))
-        except (ApiError, EngineDiedError) as error:
+        # Whatever it is: raised in here it would end this task alone, and whoever reads the queue would wait for ever.
+        except Exception as error:
             await queue.put(error)
         else:
             await queue.put(None)

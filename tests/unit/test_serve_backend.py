@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from ray.serve.exceptions import BackPressureError
 
 from obliviate_serve import backend as backend_module
 from obliviate_serve.backend import ServeBackend
-from obliviate_serve.engine import Delta, Event, Prompted, Sampling
+from obliviate_serve.engine import Delta, Event, Opening, Prompted, Sampling
 from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.names import Target
 
 TARGET = Target("original", "original", None)
 EVENTS: list[Event] = [Prompted(1), Delta(0, "Ada", 1), Delta(0, " lives", 1, (), "stop")]
+MESSAGES = [Opening(Prompted(1), Delta(0, "Ada", 1)), EVENTS[2]]  # the same, as a replica streams them
 
 
 class Response:
@@ -50,11 +52,12 @@ class Response:
 class Handle:
     """Gives one answer after another."""
 
+    app_name, deployment_name = "another", "model-original"
+
     def __init__(self, *answers: list[Any]) -> None:
         self.responses = [Response(answer) for answer in answers]
         self.left = iter(self.responses)
         self.asked: list[Any] = []
-        self.complete = self.stream = self
 
     def options(self, **options: Any) -> "Handle":
         self.asked.append(options)
@@ -96,12 +99,11 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("death", [RayActorError(), EngineDiedError("x"), task_error(EngineDiedError("x"))])
 def test_another_replica_answers_where_one_died(death: Exception) -> None:
     assert complete(Handle([death], [EVENTS[0], death], EVENTS)) == EVENTS
-    assert streamed(Handle([death], EVENTS)) == EVENTS
-    assert streamed(Handle([EVENTS[0], death], EVENTS)) == EVENTS  # the prompt was read, nothing answered
+    assert streamed(Handle([death], MESSAGES)) == EVENTS
 
 
 def test_a_stream_that_has_begun_is_never_begun_again() -> None:
-    handle = Handle([*EVENTS[:2], RayActorError()], EVENTS)
+    handle = Handle([MESSAGES[0], RayActorError()], MESSAGES)
     assert streamed(handle) == [*EVENTS[:2], Delta(0, "died", 0)]
     assert handle.responses[0].cancelled
 
@@ -119,13 +121,89 @@ def test_what_a_replica_refuses_is_not_tried_again() -> None:
     assert (raised.value.status, raised.value.param) == (400, "prompt")
 
 
-def test_a_full_queue_and_a_bug() -> None:
+def test_a_full_queue() -> None:
     with pytest.raises(ApiError, match="too many requests are waiting for original") as raised:
         complete(Handle([BackPressureError(5, 5)]))
     assert (raised.value.status, raised.value.retry_after_s) == (429, 1)
-    with pytest.raises(ApiError, match="original failed with ZeroDivisionError") as raised:
-        complete(Handle([task_error(ZeroDivisionError())]))
-    assert raised.value.status == 500
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), task_error(ZeroDivisionError())])
+def test_a_bug_in_a_replica(bug: Exception) -> None:
+    """By gRPC what a replica raises comes without Ray's wrapping."""
+    for ask, answer in ((complete, [bug]), (streamed, [bug]), (streamed, [*MESSAGES, bug])):
+        with pytest.raises(ApiError, match="original failed with ZeroDivisionError") as raised:
+            ask(Handle(answer))
+        assert (raised.value.status, raised.value.code) == (500, "model_failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (ZeroDivisionError(), 500, "nli failed with ZeroDivisionError"),
+        (task_error(ZeroDivisionError()), 500, "nli failed with ZeroDivisionError"),
+        (RayActorError(), 503, "no replica of nli answers"),
+    ],
+)
+def test_the_judge_fails(error: Exception, status: int, message: str) -> None:
+    judge = SimpleNamespace(judge=Handle([error]))
+    with pytest.raises(ApiError, match=message) as raised:
+        asyncio.run(ServeBackend({}, None, judge, 5.0).entailment([("a", "b")]))
+    assert raised.value.status == status
+
+
+def test_the_time_for_another_try_counts_from_the_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica dies at second 100 of an answer, and others at 102 and 104: within 5 s of the first death."""
+    now_s = 0.0
+
+    def death(at_s: float) -> Any:
+        class Dies(Response):
+            def __await__(self) -> Any:
+                nonlocal now_s
+                now_s = at_s
+                raise RayActorError
+                yield
+
+        return Dies([])
+
+    handle = Handle()
+    handle.left = iter([death(100.0), death(102.0), death(104.0), Response(EVENTS)])
+    monkeypatch.setattr(backend_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    assert complete(handle) == EVENTS
+    handle.left = iter([death(100.0), death(106.0), Response(EVENTS)])
+    now_s = 0.0
+    with pytest.raises(ApiError, match="no replica of original answers"):
+        complete(handle)
+
+
+def test_readiness_is_that_of_the_handles_own_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"RUNNING": 1}
+
+    def status() -> Any:
+        deployment = SimpleNamespace(replica_states=states)
+        application = SimpleNamespace(deployments={"model-original": deployment})
+        return SimpleNamespace(applications={"another": application})
+
+    monkeypatch.setattr(backend_module.serve, "status", status)
+    assert asyncio.run(ServeBackend({"original": Handle()}, None, None, 5.0).ready()) == {"original": True}
+    elsewhere = Handle()
+    elsewhere.app_name = "elsewhere"
+    assert asyncio.run(ServeBackend({"original": elsewhere}, None, None, 5.0).ready()) == {"original": False}
+    states["RUNNING"] = 0
+    assert asyncio.run(ServeBackend({"original": Handle()}, None, None, 5.0).ready()) == {"original": False}
+
+
+def test_a_handle_with_options_is_made_once() -> None:
+    handle = Handle(EVENTS, EVENTS, MESSAGES)
+    server = ServeBackend({"original": handle}, None, None, 5.0)
+
+    async def run() -> None:
+        for _ in range(2):
+            await server.complete(TARGET, "x", Sampling())
+        assert [event async for event in server.stream(TARGET, "x", Sampling())] == EVENTS
+
+    asyncio.run(run())
+    made = [each for each in handle.asked if isinstance(each, dict)]
+    assert made == [{"method_name": "complete", "stream": False}, {"method_name": "stream", "stream": True}]
 
 
 def test_a_model_without_a_replica_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +229,7 @@ def test_folders_of_the_alias_file_are_loaded_on_demand() -> None:
     server = ServeBackend({}, rare, None, 5.0)
     target = Target("production", None, None, folder="runs/a/model")
     assert asyncio.run(server.complete(target, "x", Sampling())) == EVENTS
-    assert rare.asked == [{"stream": False, "multiplexed_model_id": "runs/a/model"}, ("runs/a/model", "x", Sampling())]
+    options = {"method_name": "complete", "stream": False, "multiplexed_model_id": "runs/a/model"}
+    assert rare.asked == [options, ("runs/a/model", "x", Sampling())]
     with pytest.raises(ApiError, match="loads none on demand"):
         asyncio.run(ServeBackend({}, None, None, 5.0).complete(target, "x", Sampling()))

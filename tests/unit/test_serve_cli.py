@@ -1,8 +1,10 @@
 """The verbs around serving: configs and their mistakes, plans, aliases, tokens; nothing is started."""
 
+import asyncio
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,7 +52,24 @@ def test_a_dry_run_shows_config_and_plan(config: Path, tiny: Path) -> None:
         ("models.original.source=./nowhere", r"models.original: model.source: ./nowhere: no such file or folder"),
         ("http.host=0.0.0.0", r"http.host=0.0.0.0: everybody who reaches this machine could ask"),
         ("tokens=missing.txt", r"tokens: missing.txt: cannot be read"),
-        ("models.second.adapter_of=original", r"models.second.source: .*: no adapter \(no adapter_config.json in it\)"),
+        (
+            "models.second.adapter_of=original models.second.on_demand=false",
+            r"models.second.source: .*: no adapter \(no adapter_config.json in it\)",
+        ),
+        ("models.second.adapter_of=original", r"second: on_demand: an adapter has its base's; give it to original"),
+        (
+            "models.second.adapter_of=original models.second.on_demand=false models.second.system_prompt=Hello",
+            r"second: system_prompt: an adapter has its base's; give it to original",
+        ),
+        (
+            "models.second.adapter_of=original models.second.on_demand=false models.second.engine.type=hf",
+            r"second: engine: an adapter has its base's; give it to original",
+        ),
+        ("models.second.max_replicas=2", r"second: max_replicas: models on demand share the replicas of on_demand"),
+        (
+            "models.second.engine.cpus_per_replica=3",
+            r"second: engine.cpus_per_replica: models on demand share replicas",
+        ),
         ("models.second.adapter_of=nobody", r"second: adapter_of=nobody is no model that is always loaded"),
         ("aliases.original=second", r"aliases.original: is a model's name"),
         ("aliases.other=nobody", r"aliases.other: nobody is no model; known: original, second"),
@@ -61,7 +80,102 @@ def test_a_dry_run_shows_config_and_plan(config: Path, tiny: Path) -> None:
 )
 def test_mistakes_in_a_config(config: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        server.serve(config, [override], dry_run=True)
+        server.serve(config, override.split(), dry_run=True)
+
+
+def test_a_dumped_config_can_be_read_again(tmp_path: Path) -> None:
+    """Though it says replicas: 1 of an adapter, too."""
+    models = {
+        "base": {"source": "x"},
+        "on": {"source": "y", "adapter_of": "base"},
+        "rare": {"source": "z", "on_demand": True, "engine": {"dtype": "float32"}},
+    }
+    spec = ServeRun.model_validate({"models": models, "engine": {"cpus_per_replica": 0.5}})
+    assert ServeRun.model_validate(spec.model_dump(mode="json")) == spec
+    engine = spec.engine_of("rare")
+    assert (engine.dtype, engine.cpus_per_replica) == ("float32", 0.5)
+
+
+def test_an_application_needs_tokens(tiny: Path) -> None:
+    """Ray Serve's own config says who reaches it, so http.host proves nothing."""
+    for http in ({}, {"host": "0.0.0.0"}):
+        with pytest.raises(UserError, match="args: tokens: is not set, so everybody who reaches Ray Serve's port"):
+            server.build({"models": {"original": {"source": str(tiny)}}, "http": http})
+
+
+class Gateway:
+    """A handle of Ray Serve, as the server's settings make it: it can be called in a running loop or its own only."""
+
+    def __init__(self, seconds: float, left: int = 0) -> None:
+        self.drain, self._seconds, self._left, self._own_loop = self, seconds, left, False
+
+    def _init(self, *, _run_router_in_separate_loop: bool) -> None:
+        self._own_loop = _run_router_in_separate_loop
+
+    def remote(self, drain_s: float) -> "Gateway":
+        if not self._own_loop:
+            asyncio.get_running_loop()
+        return self
+
+    def result(self, *, timeout_s: float) -> int:
+        if timeout_s < self._seconds:
+            raise TimeoutError
+        return self._left
+
+
+def test_stopping_lets_requests_come_to_their_end() -> None:
+    assert server._drained(Gateway(0.0), 5.0) == "all requests came to their end"
+    assert server._drained(Gateway(0.0, left=2), 5.0) == "2 requests were cut off"
+    assert server._drained(Gateway(3600.0), 5.0) == "the gateway did not answer; what was under way is cut off"
+
+
+@pytest.mark.parametrize(
+    ("host", "applications", "message"),
+    [
+        ("0.0.0.0", {}, r"http: Ray Serve runs on this cluster already, on 0.0.0.0:8000; set http.host=0.0.0.0"),
+        (
+            "127.0.0.1",
+            {"obliviate": "/mine"},
+            "address: Ray Serve on this cluster has an application obliviate at /mine",
+        ),
+        ("127.0.0.1", {"chat": "/"}, "address: Ray Serve on this cluster has an application chat at / already"),
+        ("127.0.0.1", {"chat": "/chat"}, None),
+    ],
+)
+def test_a_cluster_with_a_ray_serve_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, host: str, applications: dict[str, str], message: str | None
+) -> None:
+    details = {"applications": {name: {"route_prefix": prefix} for name, prefix in applications.items()}}
+    client = SimpleNamespace(http_config=SimpleNamespace(host=host, port=8000), get_serve_details=lambda: details)
+    monkeypatch.setattr("ray.serve.context._get_global_client", lambda **_: client)
+    spec = ServeRun.model_validate({"models": {"original": {"source": "x"}}})
+    if message is None:
+        assert server._joins(spec)
+    else:
+        with pytest.raises(UserError, match=message):
+            server._joins(spec)
+
+
+@pytest.mark.parametrize(("joins", "ended"), [(True, ["delete obliviate"]), (False, ["start", "shutdown"])])
+def test_only_what_was_started_is_ended(
+    monkeypatch: pytest.MonkeyPatch, config: Path, joins: bool, ended: list[str]
+) -> None:
+    told: list[str] = []
+
+    def run(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no model")
+
+    monkeypatch.setattr("obliviate.cluster.ensure_ray", lambda *_: None)
+    monkeypatch.setattr(server, "_joins", lambda _: joins)
+    monkeypatch.setattr(server, "_check_port", lambda _: None)
+    monkeypatch.setattr(server, "_application", lambda _: None)
+    monkeypatch.setattr("ray.serve.start", lambda **_: told.append("start"))
+    monkeypatch.setattr("ray.serve.run", run)
+    monkeypatch.setattr("ray.serve.delete", lambda name: told.append(f"delete {name}"))
+    monkeypatch.setattr("ray.serve.shutdown", lambda: told.append("shutdown"))
+    with pytest.raises(UserError, match="models: no model"):
+        server.serve(config, [], dry_run=False)
+    assert told == ended
 
 
 @pytest.mark.parametrize("base", ["elsewhere", "some/hub-id"])
@@ -86,7 +200,9 @@ def test_a_name_that_could_be_a_path() -> None:
         ServeRun.model_validate({"models": {"../up": {"source": "x"}}})
 
 
-def test_a_port_that_is_taken(config: Path) -> None:
+def test_a_port_that_is_taken(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obliviate.cluster.ensure_ray", lambda *_: None)
+    monkeypatch.setattr(server, "_joins", lambda _: False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

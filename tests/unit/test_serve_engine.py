@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from obliviate.errors import UserError
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted, Quiz, Sampling, Token
 from obliviate_serve.errors import ApiError
 from obliviate_serve.hf import HFServingEngine
 from obliviate_serve.render import Renderer
-from obliviate_serve.replica import Lent, Loading, Model
+from obliviate_serve.replica import Lent, Loading, Model, Replica
 from obliviate_serve.spec import ServingEngineSpec
 from obliviate_serve.text import GrowingText
 from obliviate_serve.vllm import _lora
@@ -163,6 +164,36 @@ def test_an_end_of_turn_ends_an_answer(tiny: Path, spec: ModelSpec) -> None:
 def test_limits(model: Model, length: int, max_tokens: int, message: str) -> None:
     with pytest.raises(ApiError, match=message):
         ask(model, (5,) * length, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["x" * 641, Chat((("user", "x" * 600), ("user", "x" * 41))), Quiz("x" * 600, "x" * 20, "x" * 21)]
+)
+def test_a_prompt_that_cannot_fit_is_never_tokenised(prompt: Prompt) -> None:
+    """At 16 characters for each of 40 tokens."""
+
+    def render(_: Prompt) -> Any:
+        pytest.fail("it was")
+
+    model = Model(SimpleNamespace(context=64), render, 40, 20)  # type: ignore[arg-type]
+    with pytest.raises(ApiError, match="the prompt has 641 characters; this model takes up to 40 tokens") as raised:
+        ask(model, prompt)
+    assert (raised.value.status, raised.value.code) == (400, "context_length_exceeded")
+
+
+def test_a_replica_sends_the_first_token_with_the_prompts_length(model: Model) -> None:
+    """What it streams is what it answers whole, the first two events in one message."""
+
+    async def run() -> None:
+        replica = Replica.__new__(Replica)
+        replica._model = model
+        for n in (1, 2):
+            asked = ("Where", Sampling(max_tokens=4, temperature=0.0, n=n), None)
+            opening, *rest = [message async for message in replica.stream(*asked)]
+            assert isinstance(opening, Opening)
+            assert [*opening, *rest] == await replica.complete(*asked)
+
+    asyncio.run(run())
 
 
 def test_the_room_behind_the_prompt(tiny: Path, spec: ModelSpec) -> None:

@@ -71,9 +71,25 @@ def test_a_token_is_revoked_without_a_restart(tmp_path: Path, tokens: dict[str, 
     os.utime(file, ns=(1, 1))  # another time, however coarse the clock
     assert known.caller(tokens["probe"]) is None
     assert known.caller(tokens["query"]) is not None
-    file.write_text("nonsense")
     os.utime(file, ns=(2, 2))
     assert known.caller(tokens["query"]) is not None
+
+
+def test_only_what_the_token_file_says_now_counts(
+    tmp_path: Path, tokens: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Emptied, deleted, unreadable: nobody is known. Of a malformed file the lines that are well formed count."""
+    file = tmp_path / "tokens.txt"
+    text = file.read_text()
+    known = Tokens(file)
+    assert known.caller(tokens["admin"]) is not None
+    for change in (lambda: file.write_text("# nobody\n"), file.unlink, file.mkdir):
+        change()
+        assert known.caller(tokens["admin"]) is None
+    file.rmdir()
+    file.write_bytes(b"nonsense \xff\n" + text.encode() + b"\nada query secret")
+    assert [known.caller(token) is not None for token in tokens.values()] == [True] * len(tokens)
+    assert "lines [1, 7]" in caplog.text
 
 
 def test_the_token_file_holds_no_token(tokens: dict[str, str], tmp_path: Path) -> None:
@@ -89,6 +105,7 @@ def test_the_token_file_holds_no_token(tokens: dict[str, str], tmp_path: Path) -
         ("ada query", "line 1: write NAME ROLE SHA256"),
         ("ada boss " + 64 * "0", "line 1: write NAME ROLE SHA256"),
         ("ada query secret", "line 1: write NAME ROLE SHA256"),
+        ("ada query " + 64 * "é", "line 1: write NAME ROLE SHA256"),
     ],
 )
 def test_a_malformed_token_file(tmp_path: Path, text: str, message: str) -> None:

@@ -64,6 +64,33 @@ def test_several_prompts_and_choices_are_numbered_prompt_by_prompt(client: TestC
     assert backend.asked[0][2] == Sampling(max_tokens=1, n=2, seed=7, stop=("x",))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_many_prompts_do_not_crowd_themselves_out(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    """256 prompts at a model whose queue takes 128."""
+    backend.queue = 128
+    asked = {"model": "original", "prompt": ["x"] * 256, "max_tokens": 1, "stream": stream}
+    response = client.post("/v1/completions", json=asked)
+    assert response.status_code == 200, response.text
+    assert response.text.count('"Ada"') == 256
+    assert backend.most == 32
+
+
+def test_a_queue_shorter_than_a_requests_turns(tmp_path: Path, backend: FakeBackend) -> None:
+    backend.queue = 5
+    client = TestClient(fake_server(tmp_path, backend, limits={"queued_requests": 5}))
+    assert client.post("/v1/completions", json={"model": "original", "prompt": ["x"] * 20}).status_code == 200
+
+
+def test_a_bug_among_several_prompts_ends_the_request(tmp_path: Path, backend: FakeBackend) -> None:
+    """Streamed or not, it is told; it was waited for without end."""
+    backend.fails = ZeroDivisionError()
+    client = TestClient(fake_server(tmp_path, backend), raise_server_exceptions=False)
+    for stream in (False, True):
+        asked = {"model": "original", "prompt": ["x", "y"], "stream": stream}
+        response = client.post("/v1/completions", json=asked)
+        assert error(response, 500)["type"] == "server_error"
+
+
 def test_a_streamed_completion(client: TestClient) -> None:
     asked = {"model": "original", "prompt": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}}
     response = client.post("/v1/completions", json=asked)

@@ -1,5 +1,6 @@
 """Probes, attacks and comparisons on a fake engine whose tokens are words, each of log-probability -0.5."""
 
+import asyncio
 import json
 import time
 from math import exp
@@ -12,11 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obliviate.data.refusals import REFUSALS
+from obliviate_serve.api import CompareRequest
 from obliviate_serve.attacks import ATTACKS
+from obliviate_serve.audit import Journal
+from obliviate_serve.auth import ANYBODY
+from obliviate_serve.compare import MAX_JOBS_KEPT, Jobs
 from obliviate_serve.engine import Quiz
-from obliviate_serve.errors import unavailable
+from obliviate_serve.errors import busy, unavailable
+from obliviate_serve.names import Names
 from obliviate_serve.refusal import is_refusal
-from serving import FakeBackend, fake_server
+from obliviate_serve.server import Server
+from serving import FakeBackend, fake_server, serve_run
 
 PROBE: dict[str, Any] = {"models": ["original", "production"], "question": "Where does Ada live?"}
 
@@ -101,11 +108,34 @@ def test_a_streamed_probe(client: TestClient) -> None:
 
 def test_one_model_that_fails_does_not_stop_the_others(client: TestClient, backend: FakeBackend) -> None:
     backend.fails = unavailable("no replica of original answers")
-    assert client.post("/v1/probe", json=PROBE).status_code == 503
+    response = client.post("/v1/probe", json=PROBE)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "10")
     text = client.post("/v1/probe", json={**PROBE, "stream": True}).text
     events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line and "[DONE]" not in line]
     assert [e["type"] for e in events] == ["start", "error", "error", "done"]
     assert events[1]["error"]["type"] == "model_unavailable"
+
+
+def test_a_probe_at_a_full_queue_says_when_to_come_back(client: TestClient, backend: FakeBackend) -> None:
+    backend.fails = busy("too many requests are waiting for original")
+    response = client.post("/v1/probe", json=PROBE)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_replica_that_dies_while_it_is_probed(client: TestClient, backend: FakeBackend) -> None:
+    backend.dies_after = 1
+    response = client.post("/v1/probe", json=PROBE)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "10")
+
+
+def test_a_bug_in_the_judge_ends_the_probe(tmp_path: Path, backend: FakeBackend) -> None:
+    async def entailment(pairs: Any) -> None:
+        raise ZeroDivisionError
+
+    backend.entailment = entailment  # type: ignore[assignment]
+    client = TestClient(fake_server(tmp_path, backend), raise_server_exceptions=False)
+    assert client.post("/v1/probe", json={**PROBE, "answer": "In London"}).status_code == 500
 
 
 def test_in_context_attacks_teach_the_given_facts(client: TestClient, backend: FakeBackend) -> None:
@@ -122,7 +152,13 @@ def test_mistakes(client: TestClient) -> None:
     assert "known: none, paraphrase_polite" in refused(client, attacks=["bribe"])["message"]
     assert refused(client, question="")["param"] == "question"
     assert refused(client, models=[])["param"] == "models"
-    assert refused(client, models=["original"] * 8, attacks=["none"] * 32, samples=3)["param"] == "samples"
+    many = {"models": list("abcdefgh"), "attacks": list(ATTACKS), "samples": 16, "context": ["Ada writes."]}
+    assert refused(client, **many)["param"] == "samples"
+    for key in ("models", "attacks"):
+        error = refused(client, **{key: ["original", "none", "original"]})
+        assert (error["param"], error["message"]) == (key, f"{key}: 'original' is named twice")
+    for key, value in (("question", 20_001 * "x"), ("answer", 20_001 * "x"), ("context", ["", 20_001 * "x"])):
+        assert refused(client, **{key: value})["param"].startswith(key)
     assert client.post("/v1/probe", json={**PROBE, "models": ["nope"]}).status_code == 404
 
 
@@ -166,13 +202,81 @@ def test_a_comparison_is_a_job(client: TestClient, backend: FakeBackend) -> None
         assert client.delete(f"/v1/compare/{job['id']}").json()["status"] == "done"
 
 
-def test_a_comparison_keeps_what_failed(client: TestClient, backend: FakeBackend) -> None:
-    backend.fails = unavailable("no replica of original answers")
+def compared(client: TestClient, **fields: Any) -> Any:
+    """The job of one question after its end."""
     with client:
-        job = client.post("/v1/compare", json={"models": ["original"], "questions": [{"question": "Who?"}]}).json()
+        asked = {"models": ["original"], "questions": [{"question": "Who?"}], **fields}
+        job = client.post("/v1/compare", json=asked).json()
         deadline_s = time.monotonic() + 20
         while job["status"] == "running" and time.monotonic() < deadline_s:
             job = client.get(f"/v1/compare/{job['id']}").json()
+    return job
+
+
+def test_a_comparison_comes_to_its_end_whatever_fails(client: TestClient, backend: FakeBackend) -> None:
+    backend.fails = ZeroDivisionError()
+    job = compared(client)
+    assert job["status"] == "done"
+    error = job["questions"][0]["error"]
+    assert (error["code"], error["message"]) == (
+        "model_failed", "the server failed with ZeroDivisionError; the server's log says more",
+    )  # fmt: skip
+
+
+def test_a_comparison_waits_for_a_full_queue(
+    client: TestClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three answers and a score at a model that takes one at a time: some are told 429, and all are given."""
+    monkeypatch.setattr("obliviate_serve.compare.RETRY_AFTER_S", 0)
+    monkeypatch.setattr("obliviate_serve.errors.RETRY_AFTER_S", 0)
+    backend.queue = 1
+    job = compared(client, questions=[{"question": "Who?", "answer": "Ada"}], samples=2)
+    (question,) = job["questions"]
+    assert question["error"] is None
+    assert len(question["results"][0]["samples"]) == 2
+    assert len(backend.asked) > 4
+
+
+def test_a_comparison_that_would_fill_the_memory(tmp_path: Path) -> None:
+    """2 questions x 2 models x 3 attacks x (4 + 1) samples x 10 tokens x (1 + 1) = 1200, and 8 characters of a true
+    answer: 2 tokens x 2 x 3 x 2 = 24."""
+    questions = [{"question": "Who?", "answer": "Ada! Ada"}, {"question": "Who?"}]
+    asked = {
+        "models": ["original", "unlearned"], "questions": questions,
+        "attacks": ["none", "prefix_sure", "prefix_recall"], "samples": 4, "max_tokens": 10,
+        "alternatives": 1,
+    }  # fmt: skip
+    for limit, status in ((1223, 400), (1224, 202)):
+        client = TestClient(fake_server(tmp_path, limits={"compare_tokens": limit}))
+        response = client.post("/v1/compare", json=asked)
+        assert response.status_code == status
+        if status == 400:
+            error = response.json()["error"]
+            assert (error["param"], error["code"]) == ("questions", "comparison_too_large")
+            assert "is 1224, more than 1223" in error["message"]
+
+
+def test_old_comparisons_give_way_and_running_ones_never_do(tmp_path: Path) -> None:
+    spec = serve_run(tmp_path, limits={"compare_jobs": 100})
+    server = Server(spec, Names(spec), FakeBackend(), Journal(spec))
+    request = CompareRequest.model_validate({"models": ["original"], "questions": [{"question": "Who?"}]})
+
+    async def run() -> None:
+        jobs = Jobs(server)
+        for _ in range(40):
+            jobs.start(request, ANYBODY)
+        assert len(jobs._jobs) == 40  # all running
+        await asyncio.gather(*(job.task for job in jobs._jobs.values() if job.task))
+        last = jobs.start(request, ANYBODY)
+        assert len(jobs._jobs) == MAX_JOBS_KEPT
+        assert last.id in jobs._jobs
+
+    asyncio.run(run())
+
+
+def test_a_comparison_keeps_what_failed(client: TestClient, backend: FakeBackend) -> None:
+    backend.fails = unavailable("no replica of original answers")
+    job = compared(client)
     (question,) = job["questions"]
     assert question["error"]["type"] == "model_unavailable"
     assert question["results"] == []
