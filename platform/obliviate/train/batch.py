@@ -192,11 +192,18 @@ def collate(texts: Texts, items: Sequence[Item], needs: Needs, max_length: int) 
 
 
 def micro_batches(texts: Texts, items: Sequence[Item], anchor: Pass, size: int, workers: int) -> list[list[Item]]:
-    """A global batch cut into equally many micro-batches for every worker, texts of similar length together.
+    """A global batch, of at least as many items as there are workers, cut into equally many micro-batches for each of
+    them, texts of similar length together.
 
-    Micro-batch j goes to worker j modulo `workers`. None is empty as long as the batch has at least `workers` items.
+    Micro-batch j goes to worker j modulo `workers`. None is empty, and none is larger than `size`, except that some
+    have two items where `size` is 1 and the workers don't divide the batch.
     """
     ordered = sorted(items, key=lambda item: len(texts[texts.key(anchor, item)].input_ids))
-    rounds = -(-len(items) // (size * workers))
-    parts = np.array_split(np.arange(len(ordered)), rounds * workers)
+    parts = np.array_split(np.arange(len(ordered)), micro_batch_count(len(items), size, workers))
     return [[ordered[i] for i in part] for part in parts]
+
+
+def micro_batch_count(items: int, size: int, workers: int) -> int:
+    """Into how many micro-batches a step of that many items is cut, over all workers."""
+    rounds = min(-(-items // (size * workers)), items // workers)
+    return rounds * workers
