@@ -4,7 +4,7 @@ Shapes: B texts of all passes together, T tokens of the longest. All masks are m
 a real end-of-turn token may have the padding's id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
-from obliviate.scoring import AnyStat, TokenScores
+from obliviate.scoring import Activation, AnyStat, TokenScores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,6 +83,13 @@ class Texts:
         if key not in self._encoded:
             self._encoded[key] = self._encode(*key)
         return self._encoded[key]
+
+    def encode(self, passes: Sequence[Pass], items: Iterable[Item]) -> None:
+        """All of them now: a text that cannot be encoded stops every worker alike. One that found it later, in its own
+        share, would leave the others waiting."""
+        for item in items:
+            for each in passes:
+                self[self.key(each, item)]
 
     def _encode(self, each: Pass, first: int, second: int) -> Encoded:
         if each in (Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED):
@@ -152,6 +159,16 @@ class Batch:
         """What was found of the texts of a pass, with their masks."""
         rows = self.rows[each.text]
         return TokenScores(stats, self.answer_BT[rows], self.sequence_BT[rows])
+
+    def blank(self, needs: Needs) -> dict[Pass, TokenScores]:
+        """Scores that are all 0, which say no more than where texts have tokens."""
+        found: dict[Pass, TokenScores] = {}
+        for each, stats in needs.items():
+            zeros_BT = torch.zeros_like(self.answer_BT[self.rows[each.text]], dtype=torch.float32)
+            found[each] = self.scores(
+                each, {stat: zeros_BT[..., None] if isinstance(stat, Activation) else zeros_BT for stat in stats}
+            )
+        return found
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
