@@ -211,7 +211,7 @@ class _Trainer:
         }
         # From sums over all workers: the same on each of them.
         self.weights = [
-            term.next_weight(weight, part, self._epoch(step))
+            term.next_weight(weight, part, step / self.schedule.steps)
             for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
         ]
         return metrics
