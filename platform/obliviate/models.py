@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obliviate import storage
+from obliviate.arithmetic import INDEX, WEIGHTS
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
@@ -236,14 +237,15 @@ def materialise(spec: ModelSpec, folder: Path) -> str:
 
 
 def weights_folder(spec: ModelSpec, folder: Path) -> Path:
-    """A folder of the model's weights on this node: its own, or, of a hub id or a GGUF, one written to `folder` once.
+    """A folder of the model's weights in safetensors on this node: its own, or, of a hub id, a GGUF or weights of
+    another kind, one written to `folder` once.
 
     `folder` may be a URL's stand-in.
     """
     from filelock import FileLock
 
     located = Path(locate(spec.source))
-    if located.is_dir():
+    if any((located / name).exists() for name in (INDEX, WEIGHTS)):
         return located
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # trials that start together wait for one copy

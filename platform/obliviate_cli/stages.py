@@ -20,6 +20,7 @@ from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector, union_of_needs
 from obliviate.models import content_of, load_tokenizer, portable, text_encoder, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
+from obliviate.schema import ModelSpec
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.loop import CHECKPOINTS, Job
@@ -63,6 +64,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     check_data(config, corpus)
     corpus, judged = with_filter(config, corpus, console)
     corpus = with_alternatives(config, corpus, console)
+    if _is_negated(config):
+        original_weights(config.model, config.runs)  # what cannot be subtracted from is told before training
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
     world = () if config.world is None else load_world(config.world)
@@ -105,15 +108,19 @@ def outcome(config: UnlearnRun, trained: Run) -> Run:
                    whole_config=whole)  # fmt: skip
     with run.locked(wait=True):  # another sweep may be at the same scale
         if not run.done:
-            base = storage.local(config.runs).absolute() / f"base-{content_of(config.model)[:10]}"
-            learned = storage.fetch(trained.directory / MODEL)
-            interpolate(weights_folder(config.model, base), learned, -config.method.scale, run.directory / MODEL)
+            original, learned = original_weights(config.model, config.runs), storage.fetch(trained.directory / MODEL)
+            interpolate(original, learned, -config.method.scale, run.directory / MODEL)
             for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
                 if (file := trained.directory / name).exists():
                     write_whole(run.directory / name, partial(shutil.copyfile, file))
             write_card(run, MODEL)
             run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
     return run
+
+
+def original_weights(model: ModelSpec, runs: str) -> Path:
+    """The folder that arithmetic with the model's weights reads: the model's own, or a copy among the runs."""
+    return weights_folder(model, storage.local(runs).absolute() / f"base-{content_of(model)[:10]}")
 
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:

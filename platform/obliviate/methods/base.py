@@ -113,7 +113,8 @@ class Term(Spec, ABC):
 
     def next_weight(self, weight: float, value: float, done: float) -> float:
         """The weight of the next step, after one with `weight` that began when the share `done` of the run's steps was
-        done and whose mean loss, over all workers, was `value`. A constant, but for a dual variable; the loop holds it and its checkpoints keep it."""
+        done, and whose mean loss, over all workers, was `value`. A constant, but for a dual variable; the loop holds it
+        and its checkpoints keep it."""
         return weight
 
 
