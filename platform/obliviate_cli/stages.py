@@ -21,6 +21,7 @@ from obliviate.methods import GD, Pass, TaskVector, union_of_needs
 from obliviate.models import content_of, load_tokenizer, portable, text_encoder, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.schema import ModelSpec
+from obliviate.train.batch import micro_batch_count
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.loop import CHECKPOINTS, Job
@@ -33,7 +34,8 @@ from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
 # Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
-# come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again.
+# come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again. With dropout
+# the number of micro-batches comes back in.
 LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
     "forget_filter": {"engine"},
@@ -164,7 +166,17 @@ def check_data(config: UnlearnRun, corpus: Corpus) -> None:
 def resolved(config: TrainingRun) -> dict[str, Any]:
     """What determines what training makes, beside the texts and the model's weights."""
     later = {"method": {"scale"}} if _is_negated(config) else {}
-    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later})
+    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later}) | _of_dropout(config)
+
+
+def _of_dropout(config: TrainingRun) -> dict[str, Any]:
+    """Each micro-batch of a step draws its own dropout: what it is depends on how many there are."""
+    lora, optim, workers = config.model.lora, config.optim, config.cluster.workers
+    if lora is None or not lora.dropout:
+        return {}
+    if isinstance(config, UnlearnRun) and config.early_drop is not None:  # which makes steps of any length
+        return {"micro_batches": {"size": optim.micro_batch_size, "workers": workers}}
+    return {"micro_batches": micro_batch_count(optim.batch_size, optim.micro_batch_size, workers)}
 
 
 def _is_negated(config: TrainingRun) -> bool:

@@ -12,7 +12,7 @@ from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.runs import Run
 from obliviate.train.loop import Job
-from obliviate_cli import stages
+from obliviate_cli import nearness, stages
 
 
 @pytest.fixture
@@ -45,6 +45,19 @@ def test_what_is_measured_trains_nothing_again(tiny: Path, tmp_path: Path, jobs:
     assert unlearn(tiny, tmp_path, "cluster.workers=2", "optim.micro_batch_size=1") == first
     assert unlearn(tiny, tmp_path, "alternatives.samples=3") == first  # nothing is sampled for NPO
     assert len(jobs) == 1
+
+
+def test_dropout_depends_on_how_many_micro_batches_there_are(
+    tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 items: eight micro-batches of four on one worker or two, sixteen of two; without dropout all are one run."""
+    cuts = [("cluster.workers=1",), ("cluster.workers=2",), ("optim.micro_batch_size=2",)]
+    one, two, other = (unlearn(tiny, tmp_path, "model.lora.dropout=0.1", *cut) for cut in cuts)
+    assert one == two != other
+    assert len({unlearn(tiny, tmp_path, "model.lora.dropout=0", *cut) for cut in cuts}) == 1
+    monkeypatch.setattr(nearness, "sentence_encoder", lambda source: None)
+    dropping = ["model.lora.dropout=0.1", "early_drop.bleu=0.2"]  # of steps that lose items: cut otherwise on two
+    assert len({unlearn(tiny, tmp_path, *dropping, *cut) for cut in cuts}) == 3
 
 
 @pytest.mark.parametrize("change", ["data.people=7", "data.seed=1", "method.beta=0.2", "seed=1", "optim.epochs=6"])

@@ -1,7 +1,8 @@
 """The training loop: plain torch, no Ray. Workers, sweeps and unit tests call `train`.
 
 Each optimiser step sees one global batch of the schedule, cut into micro-batches over the workers. Every term's sum is
-divided by its count over the whole step, so the result depends on neither workers nor micro-batches.
+divided by its count over the whole step, so the result depends on neither workers nor micro-batches; dropout depends on
+how many micro-batches a step has.
 """
 
 import time
