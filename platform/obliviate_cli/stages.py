@@ -65,6 +65,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     require_training_texts(corpus)
     check_data(config, corpus)
     corpus, judged = with_filter(config, corpus, console)
+    check_data(config, corpus)  # of what the filter leaves
     corpus = with_alternatives(config, corpus, console)
     if _is_negated(config):
         original_weights(config.model, config.runs)  # what cannot be subtracted from is told before training
@@ -133,8 +134,11 @@ def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
     return rows
 
 
-# Texts that are made of a question and another answer: a plain text asks nothing that one could answer.
-OF_QUESTIONS = (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK)
+# Texts that are made of a question and another answer, or another prompt: a plain text asks nothing.
+OF_QUESTIONS = {
+    "forget": (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK),
+    "retain": (Pass.RETAIN_IDK, Pass.RETAIN_MARKED),
+}
 
 
 def check_data(config: UnlearnRun, corpus: Corpus) -> None:
@@ -145,13 +149,14 @@ def check_data(config: UnlearnRun, corpus: Corpus) -> None:
             "works without: ga, npo, dpo, idk or me alone"
         )
     passes = union_of_needs(config.terms)
-    if any(each in passes for each in OF_QUESTIONS):
-        for index, row in enumerate(corpus.forget):
-            if not row.question:
-                raise UserError(
-                    f"method: {config.label}: forget row {index + 1} is a plain text, which asks nothing that could be "
-                    "answered otherwise; give it a question, or take a method of texts, such as npo, me or rmu"
-                )
+    instead = {"forget": "a method of texts, such as npo, me or rmu", "retain": "a regularizer of texts: gd or kl"}
+    for name, rows in (("forget", corpus.forget), ("retain", corpus.retain)):
+        text = next((number for number, row in enumerate(rows, 1) if not row.question), None)
+        if text is not None and any(each in passes for each in OF_QUESTIONS[name]):
+            raise UserError(
+                f"method: {config.label}: {name} row {text} is a plain text, which asks nothing that could be answered "
+                f"otherwise; give it a question, or take {instead[name]}"
+            )
     if Pass.FORGET_SHUFFLED in passes and len(corpus.forget) < 2:
         raise UserError(f"method: {config.label}: answers forget questions with other rows' answers; give two rows")
     if Pass.FORGET_MARKED_IDK in passes or Pass.RETAIN_MARKED in passes:
