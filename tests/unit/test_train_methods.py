@@ -156,6 +156,21 @@ def test_a_layer_may_be_named(tiny: Path, tmp_path: Path) -> None:
     assert numbered == named
 
 
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("layer", ["model.layers", "lm_head", "model", "model.rotary_emb"])
+def test_a_layer_that_puts_out_no_vector_for_each_token_is_told_before_training(
+    tiny: Path, tmp_path: Path, layer: str, lora: LoraSpec | None
+) -> None:
+    """A list never runs, nor does the head where the loss is computed; the decoder's output is no single tensor."""
+    run = job(tiny, tmp_path, (GD(), Activations(layer=layer)))
+    run = replace(run, model=run.model.model_copy(update={"lora": lora}))
+    with pytest.raises(UserError, match=rf"^activations: layer: {layer}: no module .* the nearest: model\.") as error:
+        train(run, quiet)
+    for name in str(error.value).rpartition("the nearest: ")[2].split(", "):
+        run = replace(run, terms=(GD(), Activations(layer=name)), directory=tmp_path / name)
+        assert len(losses(run)) == 8
+
+
 def test_a_layer_name_that_the_model_lacks_is_answered_with_the_nearest(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^rmu: layer: model\.layer\.1: .* the nearest: model\.layers\.1, "):
         train(job(tiny, tmp_path, (RMU(layer="model.layer.1"), GD())), quiet)

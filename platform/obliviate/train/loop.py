@@ -163,11 +163,11 @@ class _Trainer:
             device=device,
             trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
-        check_layers(self.terms, self.model)
         states = 1 + max(update.optimizer for update in self.updates)
         self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
+        check_layers(self.terms, self.model)  # a forward pass: from here on the parameters may be gathered ones
         self.reference = self._reference()
         # From the starting model, before any checkpoint is loaded: a resumed run projects as before.
         self.projection = None if job.projection is None else retain_projection(
@@ -371,16 +371,9 @@ class _Trainer:
         )
         model.eval()
         kept = compute(
-            model,
-            self.texts,
-            self.needs,
-            items,
-            self.rank,
-            size=self.job.optim.micro_batch_size,
-            max_length=self.job.model.max_length,
-            device=self.device,
-            known=known,
-        )
+            model, self.texts, self.needs, items, self.rank, size=self.job.optim.micro_batch_size,
+            max_length=self.job.model.max_length, device=self.device, known=known,
+        )  # fmt: skip
         self.model.train()
         if shared is not None:
             shared.add(kept, before)
