@@ -217,6 +217,16 @@ def model_size(spec: ModelSpec) -> ModelSize:
     return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size, text.vocab_size, tied)
 
 
+def require_same_vocabulary(model: ModelSpec, reference: ModelSpec) -> None:
+    """Raises UserError where the two count other tokens: what one says of the other's token ids means nothing."""
+    sizes = [load_config(spec).get_text_config().vocab_size for spec in (model, reference)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"reference.source: {reference.source}: has a vocabulary of {sizes[1]} tokens, and the model one of "
+            f"{sizes[0]}; give a model with the same tokenizer"
+        )
+
+
 def load_config(spec: ModelSpec) -> Any:
     """The model's transformers config. Raises UserError where there is none."""
     from transformers import AutoConfig

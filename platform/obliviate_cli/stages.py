@@ -18,7 +18,7 @@ from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector, union_of_needs
-from obliviate.models import content_of, load_tokenizer, portable, text_encoder, weights_folder
+from obliviate.models import content_of, load_tokenizer, portable, require_same_vocabulary, text_encoder, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.train.batch import micro_batch_count
@@ -75,6 +75,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     if world:
         files["world"] = content_hash([asdict(row) for row in world])
     if config.reference is not None:
+        require_same_vocabulary(config.model, config.reference)
         files["reference"] = content_of(config.reference)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     if judged is not None:
