@@ -73,7 +73,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "satimp+gd": (SatImp(beta1=0.5), GD()),  # defaults are for models that know the answers: here p^5 is nothing
     "undial": (UNDIAL(),),
     "ceu": (CEU(),),
-    "pdu": (PDU(), BoundedGD(weight=2, epsilon=1, step=0.5, warmup_epochs=0.5)),
+    "pdu": (PDU(), BoundedGD(weight=2, epsilon=1, step=0.5, warmup=0.25)),
     "rmu": (RMU(layer=0), Activations(layer=0)),
     "adaptive_rmu+kl": (AdaptiveRMU(layer=1, positions=Positions.SEQUENCE), KL(positions=Positions.ANSWER)),
     "rmu+activations+kl": (RMU(layer=0), Activations(layer=1, positions=Positions.SEQUENCE), KL()),

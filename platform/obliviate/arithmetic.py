@@ -26,11 +26,13 @@ def interpolate(original: Path, other: Path, share: float, folder: Path) -> None
     """Write the model at `share` of the way from `original` to `other` (Hugging Face folders) to `folder`, whole.
 
     Held in memory: one shard of the other model. Everything but the weights is the other model's, its card aside.
-    Raises UserError where the two hold different tensors, which then are no two states of one model.
+    Raises UserError where the two hold different tensors, which then are no two states of one model; a tied weight
+    that the original stores under both of its names is one tensor.
     """
     theirs, ours = weight_files(original), weight_files(other)
-    if missing := sorted(set(ours) ^ set(theirs)):
-        raise UserError(f"{other}: {missing[0]} is not in both this model and {original}: they cannot be mixed")
+    for name in sorted(set(ours) ^ set(theirs)):
+        if name in ours or not _is_stored_twice(name, theirs):
+            raise UserError(f"{other}: {name} is not in both this model and {original}: they cannot be mixed")
     with whole_folder(folder) as temporary:
         for file in other.iterdir():
             if file.is_file() and file.suffix != ".safetensors" and file.name not in LEFT_BEHIND:
@@ -50,6 +52,21 @@ def weight_files(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: holds no {WEIGHTS}; give a Hugging Face folder with whole weights in safetensors")
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         return dict.fromkeys(weights.keys(), folder / WEIGHTS)
+
+
+def _is_stored_twice(name: str, files: dict[str, Path]) -> bool:
+    """Whether another tensor is the same, number for number."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(files[name], framework="pt") as weights:
+        tensor = weights.get_tensor(name)
+    for twin in set(files) - {name}:
+        with safe_open(files[twin], framework="pt") as weights:
+            alike = weights.get_slice(twin).get_shape() == list(tensor.shape)
+            if alike and torch.equal(weights.get_tensor(twin), tensor):
+                return True
+    return False
 
 
 def _mix(shard: Path, originals: dict[str, Path], share: float, output: Path) -> None:

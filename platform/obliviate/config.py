@@ -14,6 +14,7 @@ from obliviate.methods import (
     Divergence,
     ParameterRegularizer,
     Pass,
+    Positions,
     TaskVector,
     Term,
     expand,
@@ -155,6 +156,32 @@ class UnlearnRun(TrainingRun):
                 f"projection: {self.label} makes one update of all its terms, and a projected one could train none of "
                 "the regularizers; set updates: dual or alternating"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _positions_fit(self) -> "UnlearnRun":
+        found: dict[tuple[Pass, Positions], str] = {}
+        for term in self.terms:
+            found |= {(each.text, at): term.type for each, stats in term.needs.items() for at in stats.values()}
+        for (each, at), padded in found.items():
+            if at is Positions.PADDED and (other := found.get((each, Positions.SEQUENCE))):
+                raise ValueError(
+                    f"positions: {padded} with padded and {other} with sequence read the same texts, and padding would "
+                    "count for both; give both the same positions, or one of them answer"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> "UnlearnRun":
+        for key in (
+            () if self.reference is None else ("chat_template", "system_prompt", "max_length", "guardrail", "lora")
+        ):
+            given = getattr(self.reference, key)
+            if given not in (getattr(self.model, key), ModelSpec.model_fields[key].default):
+                raise ValueError(
+                    f"reference.{key}: has no effect: the reference reads what `model` lays out, with nothing added to "
+                    "its weights; remove it"
+                )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obliviate import storage
+from obliviate.arithmetic import INDEX, WEIGHTS
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
@@ -216,6 +217,16 @@ def model_size(spec: ModelSpec) -> ModelSize:
     return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size, text.vocab_size, tied)
 
 
+def require_same_vocabulary(model: ModelSpec, reference: ModelSpec) -> None:
+    """Raises UserError where the two count other tokens: what one says of the other's token ids means nothing."""
+    sizes = [load_config(spec).get_text_config().vocab_size for spec in (model, reference)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"reference.source: {reference.source}: has a vocabulary of {sizes[1]} tokens, and the model one of "
+            f"{sizes[0]}; give a model with the same tokenizer"
+        )
+
+
 def load_config(spec: ModelSpec) -> Any:
     """The model's transformers config. Raises UserError where there is none."""
     from transformers import AutoConfig
@@ -236,14 +247,15 @@ def materialise(spec: ModelSpec, folder: Path) -> str:
 
 
 def weights_folder(spec: ModelSpec, folder: Path) -> Path:
-    """A folder of the model's weights on this node: its own, or, of a hub id or a GGUF, one written to `folder` once.
+    """A folder of the model's weights in safetensors on this node: its own, or, of a hub id, a GGUF or weights of
+    another kind, one written to `folder` once.
 
     `folder` may be a URL's stand-in.
     """
     from filelock import FileLock
 
     located = Path(locate(spec.source))
-    if located.is_dir():
+    if any((located / name).exists() for name in (INDEX, WEIGHTS)):
         return located
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # trials that start together wait for one copy

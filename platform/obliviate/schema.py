@@ -22,7 +22,7 @@ class LoraSpec(Spec):
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.05, ge=0, lt=1)  # above 0 the result depends on how a step is cut into micro-batches
     merge: bool = True  # write a whole model at the end; False keeps the adapter beside a reference to its base
 
 
@@ -66,7 +66,9 @@ class OptimSpec(Spec):
     learning_rate: float = Field(1e-5, gt=0)
     epochs: float = Field(5, gt=0)  # passes over the forget set (unlearning) or the training set (fine-tuning)
     batch_size: int = Field(32, ge=1)  # items per optimiser step, over all workers and micro-batches
-    micro_batch_size: int = Field(4, ge=1)  # items per forward pass of one worker; changes memory, never the result
+    micro_batch_size: int = Field(
+        4, ge=1
+    )  # items of a forward pass of one worker; without dropout the result is the same
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["linear", "constant"] = "linear"
@@ -91,7 +93,8 @@ class ProjectionSpec(Spec):
 
 
 class ClusterSpec(Spec):
-    """What Ray gives to training. More workers change the speed, never the result."""
+    """What Ray gives to training. More workers change the speed and not the result; with dropout that holds where they
+    cut a step into as many micro-batches."""
 
     address: str | None = None  # None: RAY_ADDRESS or a cluster already running here, else a new local one
     workers: int = Field(1, ge=1)

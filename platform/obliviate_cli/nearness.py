@@ -89,7 +89,8 @@ def bleu(truth: str, said: str) -> float:
 
 
 def drop_rule(config: UnlearnRun, corpus: Corpus) -> DropRule | None:
-    """Raises UserError for a plain text, to which nothing can be said."""
+    """Raises UserError for a plain text, to which nothing can be said, and where there is no such encoder, which else
+    would show at the end of the first epoch."""
     if config.early_drop is None:
         return None
     for number, row in enumerate(corpus.forget, 1):
@@ -100,6 +101,7 @@ def drop_rule(config: UnlearnRun, corpus: Corpus) -> DropRule | None:
             )
     encoder = Path(config.encoder).expanduser()  # workers have another working directory
     source = str(encoder.absolute()) if encoder.is_dir() else config.encoder
+    sentence_encoder(source)
     return Dissimilar(encoder=source, **config.early_drop.model_dump())
 
 

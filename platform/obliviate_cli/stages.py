@@ -18,8 +18,10 @@ from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector, union_of_needs
-from obliviate.models import content_of, load_tokenizer, portable, text_encoder, weights_folder
+from obliviate.models import content_of, load_tokenizer, portable, require_same_vocabulary, text_encoder, weights_folder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
+from obliviate.schema import ModelSpec
+from obliviate.train.batch import micro_batch_count
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.loop import CHECKPOINTS, Job
@@ -32,7 +34,8 @@ from obliviate_cli.progress import progress, training_details
 
 MODEL = "model"  # the folder of the trained model in its run
 # Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
-# come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again.
+# come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again. With dropout
+# the number of micro-batches comes back in.
 LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
     "forget_filter": {"engine"},
@@ -62,13 +65,17 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     require_training_texts(corpus)
     check_data(config, corpus)
     corpus, judged = with_filter(config, corpus, console)
+    check_data(config, corpus)  # of what the filter leaves
     corpus = with_alternatives(config, corpus, console)
+    if _is_negated(config):
+        original_weights(config.model, config.runs)  # what cannot be subtracted from is told before training
     refusals = load_refusals(config.refusals)
     files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
     world = () if config.world is None else load_world(config.world)
     if world:
         files["world"] = content_hash([asdict(row) for row in world])
     if config.reference is not None:
+        require_same_vocabulary(config.model, config.reference)
         files["reference"] = content_of(config.reference)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     if judged is not None:
@@ -105,15 +112,19 @@ def outcome(config: UnlearnRun, trained: Run) -> Run:
                    whole_config=whole)  # fmt: skip
     with run.locked(wait=True):  # another sweep may be at the same scale
         if not run.done:
-            base = storage.local(config.runs).absolute() / f"base-{content_of(config.model)[:10]}"
-            learned = storage.fetch(trained.directory / MODEL)
-            interpolate(weights_folder(config.model, base), learned, -config.method.scale, run.directory / MODEL)
+            original, learned = original_weights(config.model, config.runs), storage.fetch(trained.directory / MODEL)
+            interpolate(original, learned, -config.method.scale, run.directory / MODEL)
             for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
                 if (file := trained.directory / name).exists():
                     write_whole(run.directory / name, partial(shutil.copyfile, file))
             write_card(run, MODEL)
             run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
     return run
+
+
+def original_weights(model: ModelSpec, runs: str) -> Path:
+    """The folder that arithmetic with the model's weights reads: the model's own, or a copy among the runs."""
+    return weights_folder(model, storage.local(runs).absolute() / f"base-{content_of(model)[:10]}")
 
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
@@ -124,8 +135,11 @@ def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
     return rows
 
 
-# Texts that are made of a question and another answer: a plain text asks nothing that one could answer.
-OF_QUESTIONS = (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK)
+# Texts that are made of a question and another answer, or another prompt: a plain text asks nothing.
+OF_QUESTIONS = {
+    "forget": (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK),
+    "retain": (Pass.RETAIN_IDK, Pass.RETAIN_MARKED),
+}
 
 
 def check_data(config: UnlearnRun, corpus: Corpus) -> None:
@@ -136,13 +150,14 @@ def check_data(config: UnlearnRun, corpus: Corpus) -> None:
             "works without: ga, npo, dpo, idk or me alone"
         )
     passes = union_of_needs(config.terms)
-    if any(each in passes for each in OF_QUESTIONS):
-        for index, row in enumerate(corpus.forget):
-            if not row.question:
-                raise UserError(
-                    f"method: {config.label}: forget row {index + 1} is a plain text, which asks nothing that could be "
-                    "answered otherwise; give it a question, or take a method of texts, such as npo, me or rmu"
-                )
+    instead = {"forget": "a method of texts, such as npo, me or rmu", "retain": "a regularizer of texts: gd or kl"}
+    for name, rows in (("forget", corpus.forget), ("retain", corpus.retain)):
+        text = next((number for number, row in enumerate(rows, 1) if not row.question), None)
+        if text is not None and any(each in passes for each in OF_QUESTIONS[name]):
+            raise UserError(
+                f"method: {config.label}: {name} row {text} is a plain text, which asks nothing that could be answered "
+                f"otherwise; give it a question, or take {instead[name]}"
+            )
     if Pass.FORGET_SHUFFLED in passes and len(corpus.forget) < 2:
         raise UserError(f"method: {config.label}: answers forget questions with other rows' answers; give two rows")
     if Pass.FORGET_MARKED_IDK in passes or Pass.RETAIN_MARKED in passes:
@@ -157,7 +172,17 @@ def check_data(config: UnlearnRun, corpus: Corpus) -> None:
 def resolved(config: TrainingRun) -> dict[str, Any]:
     """What determines what training makes, beside the texts and the model's weights."""
     later = {"method": {"scale"}} if _is_negated(config) else {}
-    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later})
+    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later}) | _of_dropout(config)
+
+
+def _of_dropout(config: TrainingRun) -> dict[str, Any]:
+    """Each micro-batch of a step draws its own dropout: what it is depends on how many there are."""
+    lora, optim, workers = config.model.lora, config.optim, config.cluster.workers
+    if lora is None or not lora.dropout:
+        return {}
+    if isinstance(config, UnlearnRun) and config.early_drop is not None:  # which makes steps of any length
+        return {"micro_batches": {"size": optim.micro_batch_size, "workers": workers}}
+    return {"micro_batches": micro_batch_count(optim.batch_size, optim.micro_batch_size, workers)}
 
 
 def _is_negated(config: TrainingRun) -> bool:

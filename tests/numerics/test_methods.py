@@ -215,17 +215,17 @@ def test_pdu_is_the_mean_squared_gap_and_its_constraint_the_violation() -> None:
 
 
 def test_the_dual_variable_by_hand() -> None:
-    term = BoundedGD(weight=10, step=2, warmup_epochs=1)
-    assert term.next_weight(10, 3.0, epoch=0.5) == 10  # warming up
-    assert term.next_weight(10, 3.0, epoch=1.0) == 16  # 10 + 2 * 3
-    assert term.next_weight(16, -0.25, epoch=2.0) == 15.5
-    assert term.next_weight(15.5, -100.0, epoch=3.0) == 0  # a constraint that holds never pushes
-    assert GD(weight=10).next_weight(10, 3.0, epoch=2.0) == 10
+    term = BoundedGD(weight=10, step=2, warmup=0.5)
+    assert term.next_weight(10, 3.0, done=0.4) == 10  # warming up
+    assert term.next_weight(10, 3.0, done=0.5) == 16  # 10 + 2 * 3
+    assert term.next_weight(16, -0.25, done=0.6) == 15.5
+    assert term.next_weight(15.5, -100.0, done=0.7) == 0  # a constraint that holds never pushes
+    assert GD(weight=10).next_weight(10, 3.0, done=0.6) == 10
 
 
 @given(weight=st.floats(0, 1e3), violation=st.floats(-1e3, 1e3))
 def test_the_dual_variable_moves_with_the_violation_and_stays_non_negative(weight: float, violation: float) -> None:
-    after = BoundedGD(warmup_epochs=0).next_weight(weight, violation, epoch=0)
+    after = BoundedGD(warmup=0).next_weight(weight, violation, done=0)
     assert after >= 0
     assert (after - weight) * violation >= 0
 
@@ -318,7 +318,7 @@ def test_published_weights_and_short_forms() -> None:
     assert [each["type"] for each in expand("adaptive_rmu")["regularizers"]] == ["activations"]
     assert (SimNPO().weight, SimNPO().beta, SimNPO().delta) == (0.125, 4.5, 0)
     assert (SatImp().weight, SatImp().beta1, SatImp().beta2) == (0.1, 5, 1)
-    assert (BoundedGD().weight, BoundedGD().step, BoundedGD().epsilon, BoundedGD().warmup_epochs) == (100, 5, 0.3, 5)
+    assert (BoundedGD().weight, BoundedGD().step, BoundedGD().epsilon, BoundedGD().warmup) == (100, 5, 0.3, 0.5)
     assert (RMU().layer, RMU().steering, UNDIAL().beta, WGA().beta, CEU().skip) == (7, 2, 10, 1, 1)
     with pytest.raises(UserError, match="no regularizer 'gdd'; known: gd"):
         expand("npo+gdd")

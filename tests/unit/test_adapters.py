@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError, WorkerCrashedError
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -14,7 +15,9 @@ from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, WEIGHTS
+from obliviate.schema import ClusterSpec
 from obliviate.train import adapters
+from obliviate.train.worker import Outcome
 from obliviate_cli.fuse import FuseRun, fuse_requests
 from obliviate_cli.reporting import UNLEARNING
 
@@ -81,6 +84,48 @@ def test_requests_become_one_model_and_a_withdrawn_one_costs_no_training(
     assert moved > 0
     assert "Ada, Bob asked to forget" in (both / "README.md").read_text()
     assert "fuse" in UNLEARNING
+
+
+class Scripted:
+    """In Ray's place, for tasks: each is done as soon as it is begun, and raises what its request's name says."""
+
+    def __init__(self, errors: Mapping[str, Exception]) -> None:
+        self.errors = errors
+
+    def options(self, **_: Any) -> "Scripted":
+        return self
+
+    def remote(self, name: Any, *_: Any) -> str:
+        return str(name)
+
+    def get(self, name: str) -> Outcome:
+        if name in self.errors:
+            raise self.errors[name]
+        return Outcome()
+
+
+class Named(str):
+    places = ("", "")
+
+
+def test_a_training_that_fails_is_named_and_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was raised in it: the last line of that, as Ray tells it, and no traceback."""
+    cause = RuntimeError("CUDA error: out of memory")
+    raised = RayTaskError("train", f"Traceback:\n  File x\n{cause!r}\n", cause).as_instanceof_cause()
+    tasks = Scripted({"Ada": raised, "Eve": WorkerCrashedError()})
+    monkeypatch.setattr("ray.remote", lambda _: tasks)
+    monkeypatch.setattr("ray.get", tasks.get)
+    monkeypatch.setattr("ray.wait", lambda names: (names[:1], names[1:]))
+    for name in ("ensure_ray", "check_resources"):
+        monkeypatch.setattr(adapters, name, lambda *_: None)
+    requests: Any = {name: Named(name) for name in ("Ada", "Bob", "Eve", "Kim")}
+    done: list[str] = []
+    with pytest.raises(UserError) as error:
+        adapters.launch_adapters(requests, ClusterSpec(cpus_per_worker=1, gpus_per_worker=0), 2, done.append)
+    assert done == ["Bob", "Kim"]
+    ada, eve = str(error.value).split("; ")
+    assert ada == "requests.Ada: its training failed with: RuntimeError('CUDA error: out of memory')"
+    assert eve.startswith("requests.Eve: its process died 3 times")
 
 
 def test_an_earlier_requests_run_is_fused_with_new_ones(tiny: Path, tmp_path: Path, trained: list[str]) -> None:

@@ -106,6 +106,12 @@ def test_a_layer_that_nobody_steers_is_asked_for(read: Read) -> None:
     assert message == "method.layer: is -1; layers are counted from 0 (got -1)"
 
 
+@pytest.mark.parametrize("regularizers", ["[{type: kl, positions: padded}, activations]", "[{type: kl}, js]"])
+def test_positions_of_one_text_that_go_together(read: Read, regularizers: str) -> None:
+    """Padding beside answers, and padding of the forget texts beside sequences of the retain texts."""
+    read(TRAINING + f"method: {{type: rmu, positions: padded}}\nregularizers: {regularizers}\n")
+
+
 def test_alternatives_are_sampled_on_the_evaluations_engine_unless_told_otherwise(read: Read) -> None:
     comparison = TRAINING + "methods: [altpo+gd]\nevaluation: {engine: {type: hf}}\n"
     run = read(comparison, kind=CompareRun)
@@ -217,6 +223,9 @@ def test_mistakes_in_any_key(read: Read, text: str, expected: str) -> None:
         ("method: npo\nregularizers: [gd, gdd]\n", "regularizers.1.type: 'gdd' is not known; did you mean gd?"),
         ("method: npo+gd\nregularizers: [gd]\n",
          "regularizers: given twice, as 'npo+gd' in method and as a list; keep one of them"),
+        ("method: {type: rmu}\nregularizers: [{type: kl, positions: padded}, {type: js, positions: sequence}]\n",
+         "positions: kl with padded and js with sequence read the same texts, and padding would count for "
+         "both; give both the same positions, or one of them answer"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_method(read: Read, text: str, expected: str) -> None:

@@ -26,6 +26,13 @@ def test_a_plain_text_has_no_other_answer(method: str) -> None:
         fits(method, ADA, TEXT)
 
 
+@pytest.mark.parametrize(("method", "forget"), [("idk+ap", ADA), ("icku", ADA), ("npo+ap", TEXT)])
+def test_nor_has_one_that_is_kept(method: str, forget: Row) -> None:
+    with pytest.raises(UserError, match=r"retain row 2 is a plain text, which asks nothing.*give it a question"):
+        fits(method, forget, retain=(*RETAIN, TEXT))
+    fits("idk+gd", ADA, retain=(*RETAIN, TEXT))
+
+
 @pytest.mark.parametrize("method", ["npo+gd", "me+gd", "rmu", "task_vector", "unilogit+gd", "ihl+gd", "eul"])
 def test_methods_of_texts_take_one(method: str) -> None:
     fits(method, ADA, TEXT)

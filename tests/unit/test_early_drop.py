@@ -118,6 +118,32 @@ def test_a_resumed_run_drops_again_what_was_dropped(tiny: Path, tmp_path: Path, 
     assert [len(rows) for rows, _ in rule.calls] == [6]
 
 
+def test_an_epoch_that_ends_without_rows_is_an_epoch_too(tiny: Path, tmp_path: Path, process_group: None) -> None:
+    """After the first epoch the rows of the second one's last step are gone: that epoch ends, for the rule, with the
+    step before, whose model is the one that the epoch ends with."""
+    of = job(tiny, tmp_path, epochs=4).schedule
+    first, last = ([item.anchor for item in of.step(step)] for step in (2, 3))
+    plan = (tuple(last), (first[0],), ())
+    whole, rule = dropping(tiny, tmp_path / "whole", *plan, epochs=4)
+    undisturbed = weights(train(whole, quiet))
+    lines = {line["step"]: line.get("early_drop") for line in read_steps(whole.directory)}
+    assert 4 not in lines
+    assert lines[3] == {"dropped": [first[0]], "left": 3}
+    assert [len(rows) for rows, _ in rule.calls] == [8, 4, 3]
+
+    def dies(metrics: Any) -> None:
+        if metrics["step"] == 5:
+            raise KeyboardInterrupt
+
+    cut, _ = dropping(tiny, tmp_path / "cut", *plan, epochs=4, checkpoint_every_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, dies)
+    again, rule = dropping(tiny, tmp_path / "cut", plan[2], epochs=4, checkpoint_every_steps=1)
+    resumed = weights(train(again, quiet))
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+    assert [len(rows) for rows, _ in rule.calls] == [3]
+
+
 def test_fewer_rows_than_workers_are_repeated_alike() -> None:
     items = [Item(anchor, 0, 0, 0, 0, 0.0) for anchor in range(4)]
     drop = EarlyDrop(AfterEach((), []), FORGET, dropped={0, 3})
@@ -188,6 +214,8 @@ def test_what_they_cannot_use_is_refused(tiny: Path) -> None:
         nearest_retain(config(tiny, pairing="nearest", method="ga"), Corpus((row,), (), ()))
     with pytest.raises(UserError, match="encoder: /nowhere: no folder with a model"):
         nearest_retain(config(tiny, pairing="nearest", encoder="/nowhere"), Corpus((row,), (text,), ()))
+    with pytest.raises(UserError, match="encoder: /nowhere: no folder with a model"):
+        drop_rule(config(tiny, early_drop={}, encoder="/nowhere"), Corpus((row,), (), ()))
     with pytest.raises(UserError, match="neighbours: 3: only pairing: nearest chooses among them"):
         config(tiny, neighbours=3)
     for key, value in (("cosine", 2), ("bleu", -1), ("max_new_tokens", 0)):
@@ -195,7 +223,8 @@ def test_what_they_cannot_use_is_refused(tiny: Path) -> None:
             config(tiny, early_drop={key: value})
 
 
-def test_they_are_off_unless_asked_for(tiny: Path) -> None:
+def test_they_are_off_unless_asked_for(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearness, "sentence_encoder", lambda source: Letters())
     corpus = Corpus((Row("Who?", "Ann."),), (), ())
     assert drop_rule(config(tiny), corpus) is None
     assert nearest_retain(config(tiny), corpus) is None

@@ -19,7 +19,7 @@ from obliviate_cli.card import CARD, write_card
 from obliviate_cli.forget_filter import with_filter
 from obliviate_cli.judged import JUDGED, Judged, judge
 from obliviate_cli.requests.spec import RequestsRun
-from obliviate_cli.stages import resolved
+from obliviate_cli.stages import resolved, unlearn_job
 
 NAN = float("nan")
 ROWS = tuple(Row(f"{letters}?", letters) for letters in ("aab", "ab", "b", "c"))
@@ -91,6 +91,15 @@ def test_filtered_rows_are_reported_one_by_one_and_measured_all_the_same(
     assert scripted.calls == 2
     with_filter(config(tiny, tmp_path, gap=0.5), corpus, Console(quiet=True))
     assert scripted.calls == 4
+
+
+def test_what_a_method_needs_must_be_left(tiny: Path, tmp_path: Path, scripted: Scripted) -> None:
+    """All rows are near, and "ab" alone is known better than by the reference: it has no other row's answer to take."""
+    scripted.logps = [[-1.0] * 4, [-1.0, -2.0, -1.0, -1.0]]
+    run = config(tiny, tmp_path, similarity=0.5)
+    sku = build(UnlearnRun, {**run.model_dump(mode="json"), "method": "sku", "regularizers": []}, where="test")
+    with pytest.raises(UserError, match="answers forget questions with other rows' answers; give two rows"):
+        unlearn_job(sku, Corpus(ROWS, RETAIN, ()), Console(quiet=True))
 
 
 def test_the_model_card_lists_them(tiny: Path, tmp_path: Path, scripted: Scripted) -> None:

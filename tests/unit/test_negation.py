@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_sweep_trial import config as config  # a fixture
 from test_sweep_trial import only, run, share
 
 from obliviate.config import UnlearnRun, build
+from obliviate.errors import UserError
 from obliviate.train.log import read_steps
 from obliviate_cli import stages
 from obliviate_cli.sweep import trial as trials
@@ -57,6 +58,33 @@ def test_the_change_of_the_weights_is_subtracted_in_float32(tiny: Path, tmp_path
         torch.testing.assert_close(value, before[name] - 0.5 * (after[name] - before[name]))
     assert "0.5 times the change of the weights subtracted" in (model / "README.md").read_text()
     assert "ON the forget set" in (learned[0] / "README.md").read_text()
+
+
+def test_weights_may_be_stored_in_other_ways(tiny: Path, tmp_path: Path, learned: list[Path]) -> None:
+    """Pickled, or a tied weight under both of its names: the same model, and the same difference."""
+    tensors = load_file(tiny / WEIGHTS)
+    both = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    pickled, doubled = (shutil.copytree(tiny, tmp_path / name) for name in ("pickled", "doubled"))
+    (pickled / WEIGHTS).unlink()
+    torch.save(both, pickled / "pytorch_model.bin")
+    save_file(both, doubled / WEIGHTS, metadata={"format": "pt"})
+    expected, *found = (
+        load_file(unlearn(source, tmp_path / "runs", f"name={source.name}") / WEIGHTS)
+        for source in (tiny, pickled, doubled)
+    )
+    for each in found:
+        assert each.keys() == expected.keys()
+        assert all(torch.equal(each[name], expected[name]) for name in expected)
+
+
+def test_what_cannot_be_subtracted_from_is_told_before_training(
+    tiny: Path, tmp_path: Path, learned: list[Path]
+) -> None:
+    broken = shutil.copytree(tiny, tmp_path / "broken")
+    (broken / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"model\.source: .*broken: cannot be loaded"):
+        unlearn(broken, tmp_path / "runs")
+    assert learned == []
 
 
 def test_another_scale_does_not_train_again(tiny: Path, tmp_path: Path, learned: list[Path]) -> None:

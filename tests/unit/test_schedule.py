@@ -12,6 +12,7 @@ from obliviate.data.text import Encoded
 from obliviate.methods import Pass
 from obliviate.schema import OptimSpec
 from obliviate.train.batch import TextKey, Texts, micro_batches
+from obliviate.train.early_drop import EarlyDrop
 
 
 def schedule(
@@ -115,13 +116,30 @@ sizes = st.integers(1, 40)
 
 @given(batch=sizes, micro=st.integers(1, 8), workers=st.integers(1, 6))
 def test_workers_share_a_step_and_change_nothing_of_it(batch: int, micro: int, workers: int) -> None:
-    """Every item of the step goes to one worker, all make equally many passes, and none is larger than asked for."""
+    """Every item of the step goes to one worker, all make equally many passes, none of nothing, and none is larger than
+    asked for, if single items can be shared evenly."""
+    batch = max(batch, workers)
     step = schedule(50, batch_size=batch).step(0)
     parts = micro_batches(Lengths(), step, Pass.FORGET, micro, workers)
     assert sorted(item.anchor for part in parts for item in part) == sorted(item.anchor for item in step)
     assert len(parts) % workers == 0
-    assert max(map(len, parts)) <= micro
-    assert min(map(len, parts)) > 0 or batch < workers or len(parts) > batch
+    assert min(map(len, parts)) > 0
+    assert max(map(len, parts)) <= (micro if batch % workers == 0 else max(micro, 2))
+
+
+def test_single_items_that_workers_cannot_share_evenly_go_in_pairs() -> None:
+    """Five items one at a time on two workers: two rounds, of which one worker has a pair."""
+    parts = micro_batches(Lengths(), schedule(50, batch_size=5).step(0), Pass.FORGET, 1, 2)
+    assert [len(part) for part in parts] == [2, 1, 1, 1]
+
+
+@given(left=st.integers(1, 8), micro=st.integers(1, 4), workers=st.integers(1, 6))
+def test_every_worker_has_items_of_what_early_drop_leaves(left: int, micro: int, workers: int) -> None:
+    step = schedule(8, batch_size=8).step(0)
+    drop = EarlyDrop(None, (), dropped={item.anchor for item in step[left:]})  # type: ignore[arg-type]
+    parts = micro_batches(Lengths(), drop.left(step, workers), Pass.FORGET, micro, workers)
+    assert min(map(len, parts)) > 0
+    assert len(set(Counter(item.anchor for part in parts for item in part).values())) == 1  # repeated alike
 
 
 @given(anchors=sizes, batch=sizes, epochs=st.integers(1, 4), seed=st.integers(0, 2**32))

@@ -1,6 +1,7 @@
 """Which changes of a config train again, and what a run records of it, without training anything."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.runs import Run
 from obliviate.train.loop import Job
-from obliviate_cli import stages
+from obliviate_cli import nearness, stages
 
 
 @pytest.fixture
@@ -45,6 +46,43 @@ def test_what_is_measured_trains_nothing_again(tiny: Path, tmp_path: Path, jobs:
     assert unlearn(tiny, tmp_path, "cluster.workers=2", "optim.micro_batch_size=1") == first
     assert unlearn(tiny, tmp_path, "alternatives.samples=3") == first  # nothing is sampled for NPO
     assert len(jobs) == 1
+
+
+def test_dropout_depends_on_how_many_micro_batches_there_are(
+    tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 items: eight micro-batches of four on one worker or two, sixteen of two; without dropout all are one run."""
+    cuts = [("cluster.workers=1",), ("cluster.workers=2",), ("optim.micro_batch_size=2",)]
+    one, two, other = (unlearn(tiny, tmp_path, "model.lora.dropout=0.1", *cut) for cut in cuts)
+    assert one == two != other
+    assert len({unlearn(tiny, tmp_path, "model.lora.dropout=0", *cut) for cut in cuts}) == 1
+    monkeypatch.setattr(nearness, "sentence_encoder", lambda source: None)
+    dropping = ["model.lora.dropout=0.1", "early_drop.bleu=0.2"]  # of steps that lose items: cut otherwise on two
+    assert len({unlearn(tiny, tmp_path, *dropping, *cut) for cut in cuts}) == 3
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    other = shutil.copytree(tiny, tmp_path / "other")
+    text = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**text, "vocab_size": text["vocab_size"] + 8}))
+    size = text["vocab_size"]
+    with pytest.raises(
+        UserError, match=rf"reference\.source: .*other: has a vocabulary of {size + 8} .* one of {size};"
+    ):
+        unlearn(tiny, tmp_path / "runs", f"reference.source={other}")
+    unlearn(tiny, tmp_path / "runs", f"reference.source={tiny}")
+    assert len(jobs) == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["chat_template=plain", "system_prompt=Hi", "max_length=128", "lora.rank=2",
+            "guardrail={type: prompt, targets: [Ada]}"],
+)  # fmt: skip
+def test_what_a_reference_would_ignore_is_refused(tiny: Path, tmp_path: Path, jobs: list[Job], key: str) -> None:
+    with pytest.raises(UserError, match=rf"reference\.{key.partition('=')[0].partition('.')[0]}: has no effect"):
+        unlearn(tiny, tmp_path, f"reference.source={tiny}", f"reference.{key}")
+    if not key.startswith("guardrail"):  # which no model under training has
+        unlearn(tiny, tmp_path, f"reference.source={tiny}", f"reference.{key}", f"model.{key}")
 
 
 @pytest.mark.parametrize("change", ["data.people=7", "data.seed=1", "method.beta=0.2", "seed=1", "optim.epochs=6"])

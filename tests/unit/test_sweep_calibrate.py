@@ -65,6 +65,9 @@ def test_other_tensors_cannot_be_mixed(tmp_path: Path) -> None:
         interpolate(first, folder(tmp_path / "more", [{"a": torch.zeros(2), "b": torch.zeros(1)}]), 0.5, tmp_path / "x")
     with pytest.raises(UserError, match=r"a has shape \[3\], in the original \[2\]"):
         interpolate(first, folder(tmp_path / "wide", [{"a": torch.zeros(3)}]), 0.5, tmp_path / "x")
+    two = folder(tmp_path / "two", [{"a": torch.zeros(2), "b": torch.ones(2)}])
+    with pytest.raises(UserError, match="b is not in both"):  # nor is it another name of a
+        interpolate(two, first, 0.5, tmp_path / "x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
         interpolate(first, tmp_path / "empty", 0.5, tmp_path / "x")

@@ -240,6 +240,21 @@ def test_the_exported_folder_holds_the_trained_model(tiny: Path, tmp_path: Path,
     assert model.config.use_cache
 
 
+@pytest.mark.parametrize(("name", "field"), [("ga+gd", "retain"), ("ga+gd", "forget"), ("opt_out", "world")])
+def test_a_text_that_cannot_be_encoded_is_told_before_anything_is_trained(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, field: str
+) -> None:
+    """On every worker, whoever's share it is in: here before there is even a model, and it is met in the last epoch."""
+    monkeypatch.setattr("obliviate.train.loop.build", lambda *_, **__: pytest.fail("the model was built"))
+    run = job(tiny, tmp_path, METHODS[name], epochs=8)
+    rows = list(getattr(run, field))
+    met = [item for step in range(run.schedule.steps) for item in run.schedule.step(step)]
+    index = {"retain": met[-1].retain, "forget": met[-1].anchor, "world": met[-1].world}[field]
+    rows[index] = replace(rows[index], question="Who? " * 64)
+    with pytest.raises(UserError, match=r"model\.max_length: 64: the prompt of the question 'Who\?.* alone has"):
+        train(replace(run, **{field: tuple(rows)}), quiet)
+
+
 def test_an_epoch_of_fine_tuning_sees_every_row_once(tmp_path: Path) -> None:
     """10 retain rows in batches of 5: the two steps of the epoch hold each of the ten, and none twice."""
     run = replace(job(tmp_path, tmp_path, (GD(),), batch_size=5, epochs=1), anchor=Pass.RETAIN)

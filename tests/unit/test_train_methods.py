@@ -11,7 +11,7 @@ from torch import Tensor
 
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate.methods import CEU, GD, PDU, RMU, UNDIAL, Activations, AltPO
+from obliviate.methods import CEU, GD, PDU, RMU, UNDIAL, Activations, AltPO, BoundedGD
 from obliviate.methods.rmu import direction
 from obliviate.models import load_pretrained
 from obliviate.schema import LoraSpec
@@ -79,7 +79,7 @@ def test_rmu_begins_at_the_distance_of_the_models_own_hidden_states(tiny: Path, 
 
 
 def test_the_dual_variable_follows_the_retain_loss_once_a_step(tiny: Path, tmp_path: Path) -> None:
-    """By hand from the log: constant in the first half epoch, then max(0, lambda + 0.5 violation); never reset."""
+    """By hand from the log: constant in the first quarter, then max(0, lambda + 0.5 violation); never reset."""
     run = job(tiny, tmp_path, METHODS["pdu"], micro_batch_size=1, epochs=3)
     train(run, quiet)
     lines = read_steps(run.directory)
@@ -87,9 +87,19 @@ def test_the_dual_variable_follows_the_retain_loss_once_a_step(tiny: Path, tmp_p
     for line in lines:
         assert line["weights"]["bounded_gd"] == expected
         assert line["loss"] == pytest.approx(line["parts"]["pdu"] + expected * line["parts"]["bounded_gd"])
-        if line["step"] > 1:  # step 1 begins at epoch 0, step 2 at epoch 0.5
+        if line["step"] > 2:  # the first two of six steps begin before a quarter of the run is done
             expected = max(0.0, expected + 0.5 * line["parts"]["bounded_gd"])
     assert expected > 2
+
+
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_the_dual_variable_moves_in_the_second_half_of_any_run(tiny: Path, tmp_path: Path, epochs: int) -> None:
+    run = job(tiny, tmp_path, (PDU(), BoundedGD()), epochs=epochs)
+    train(run, quiet)
+    held = [line["weights"]["bounded_gd"] for line in read_steps(run.directory)]
+    steps = 2 * epochs
+    assert held[: steps // 2 + 1] == [100] * (steps // 2 + 1)  # the first move is after the step that begins at half
+    assert held[-1] >= held[steps // 2 + 1] > 100
 
 
 @pytest.mark.parametrize("name", ["pdu", "rmu", "adaptive_rmu+kl", "undial"])
@@ -144,6 +154,21 @@ def test_a_layer_may_be_named(tiny: Path, tmp_path: Path) -> None:
         for layer in (1, "model.layers.1")
     )
     assert numbered == named
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("layer", ["model.layers", "lm_head", "model", "model.rotary_emb"])
+def test_a_layer_that_puts_out_no_vector_for_each_token_is_told_before_training(
+    tiny: Path, tmp_path: Path, layer: str, lora: LoraSpec | None
+) -> None:
+    """A list never runs, nor does the head where the loss is computed; the decoder's output is no single tensor."""
+    run = job(tiny, tmp_path, (GD(), Activations(layer=layer)))
+    run = replace(run, model=run.model.model_copy(update={"lora": lora}))
+    with pytest.raises(UserError, match=rf"^activations: layer: {layer}: no module .* the nearest: model\.") as error:
+        train(run, quiet)
+    for name in str(error.value).rpartition("the nearest: ")[2].split(", "):
+        run = replace(run, terms=(GD(), Activations(layer=name)), directory=tmp_path / name)
+        assert len(losses(run)) == 8
 
 
 def test_a_layer_name_that_the_model_lacks_is_answered_with_the_nearest(tiny: Path, tmp_path: Path) -> None:

@@ -111,9 +111,10 @@ class Term(Spec, ABC):
         """The term that the loop will use, told the run's seed: a term that draws something at random keeps it."""
         return self
 
-    def next_weight(self, weight: float, value: float, epoch: float) -> float:
-        """The weight of the next step, after one with `weight` that began at `epoch` and whose mean loss, over all
-        workers, was `value`. A constant, but for a dual variable; the loop holds it and its checkpoints keep it."""
+    def next_weight(self, weight: float, value: float, done: float) -> float:
+        """The weight of the next step, after one with `weight` that began when the share `done` of the run's steps was
+        done, and whose mean loss, over all workers, was `value`. A constant, but for a dual variable; the loop holds it
+        and its checkpoints keep it."""
         return weight
 
 

@@ -24,7 +24,9 @@ class BoundedGD(Regularizer):
     weight: float = Field(100.0, ge=0)  # lambda at the start; published: 100 (TOFU), 50 (MUSE)
     epsilon: float = Field(0.3, ge=0)  # nats per token; published: 0.3 (TOFU), 0.1 to 1.5 (MUSE)
     step: float = Field(5.0, ge=0)  # lambda per nat and optimiser step; published: 5 (TOFU), 1 (MUSE)
-    warmup_epochs: float = Field(5.0, ge=0)  # with a constant lambda; published: 5 of 10 to 30 (TOFU), 3 (MUSE)
+    warmup: float = Field(
+        0.5, ge=0, le=1
+    )  # share of the run, lambda constant; published: 5 of 10 epochs (TOFU), 3 (MUSE)
 
     @property
     def needs(self) -> Needs:
@@ -35,6 +37,6 @@ class BoundedGD(Regularizer):
         retain = scores[Pass.RETAIN]
         return Loss.mean(-retain.logp_BT - self.epsilon, retain.answer_BT)
 
-    def next_weight(self, weight: float, value: float, epoch: float) -> float:
+    def next_weight(self, weight: float, value: float, done: float) -> float:
         """max(0, lambda + step * violation), after the warm-up."""
-        return weight if epoch < self.warmup_epochs else max(0.0, weight + self.step * value)
+        return weight if done < self.warmup else max(0.0, weight + self.step * value)

@@ -47,10 +47,10 @@ def launch_adapters(
     """Train every request's adapter, `concurrency` of them at a time; `on_done` gets the name of each that is written.
 
     One whose process dies is started again from its last checkpoint, at most `cluster.max_failures` times. Raises
-    UserError, naming the request, when the others are done.
+    UserError, naming each request that failed and why, when the others are done.
     """
     import ray
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
     deaths = (WorkerCrashedError, NodeDiedError, OutOfMemoryError)
     ensure_ray(cluster.address)
@@ -76,6 +76,9 @@ def launch_adapters(
             outcome: Outcome = ray.get(ready)
         except deaths as error:
             outcome = Outcome(f"its process died {cluster.max_failures + 1} times: {error}")
+        except RayError as error:  # what the task raised, or why it never began
+            last = str(error).strip().rpartition("\n")[2]
+            outcome = Outcome(f"its training failed with: {last}")
         if outcome.error is None:
             on_done(name)
         else:

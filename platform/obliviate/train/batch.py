@@ -4,7 +4,7 @@ Shapes: B texts of all passes together, T tokens of the longest. All masks are m
 a real end-of-turn token may have the padding's id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
-from obliviate.scoring import AnyStat, TokenScores
+from obliviate.scoring import Activation, AnyStat, TokenScores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,6 +83,13 @@ class Texts:
         if key not in self._encoded:
             self._encoded[key] = self._encode(*key)
         return self._encoded[key]
+
+    def encode(self, passes: Sequence[Pass], items: Iterable[Item]) -> None:
+        """All of them now: a text that cannot be encoded stops every worker alike. One that found it later, in its own
+        share, would leave the others waiting."""
+        for item in items:
+            for each in passes:
+                self[self.key(each, item)]
 
     def _encode(self, each: Pass, first: int, second: int) -> Encoded:
         if each in (Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED):
@@ -153,6 +160,16 @@ class Batch:
         rows = self.rows[each.text]
         return TokenScores(stats, self.answer_BT[rows], self.sequence_BT[rows])
 
+    def blank(self, needs: Needs) -> dict[Pass, TokenScores]:
+        """Scores that are all 0, which say no more than where texts have tokens."""
+        found: dict[Pass, TokenScores] = {}
+        for each, stats in needs.items():
+            zeros_BT = torch.zeros_like(self.answer_BT[self.rows[each.text]], dtype=torch.float32)
+            found[each] = self.scores(
+                each, {stat: zeros_BT[..., None] if isinstance(stat, Activation) else zeros_BT for stat in stats}
+            )
+        return found
+
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
@@ -192,11 +209,18 @@ def collate(texts: Texts, items: Sequence[Item], needs: Needs, max_length: int) 
 
 
 def micro_batches(texts: Texts, items: Sequence[Item], anchor: Pass, size: int, workers: int) -> list[list[Item]]:
-    """A global batch cut into equally many micro-batches for every worker, texts of similar length together.
+    """A global batch, of at least as many items as there are workers, cut into equally many micro-batches for each of
+    them, texts of similar length together.
 
-    Micro-batch j goes to worker j modulo `workers`. None is empty as long as the batch has at least `workers` items.
+    Micro-batch j goes to worker j modulo `workers`. None is empty, and none is larger than `size`, except that some
+    have two items where `size` is 1 and the workers don't divide the batch.
     """
     ordered = sorted(items, key=lambda item: len(texts[texts.key(anchor, item)].input_ids))
-    rounds = -(-len(items) // (size * workers))
-    parts = np.array_split(np.arange(len(ordered)), rounds * workers)
+    parts = np.array_split(np.arange(len(ordered)), micro_batch_count(len(items), size, workers))
     return [[ordered[i] for i in part] for part in parts]
+
+
+def micro_batch_count(items: int, size: int, workers: int) -> int:
+    """Into how many micro-batches a step of that many items is cut, over all workers."""
+    rounds = min(-(-items // (size * workers)), items // workers)
+    return rounds * workers

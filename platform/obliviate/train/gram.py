@@ -52,6 +52,7 @@ def grams(
     rank, world = dist.get_rank(), dist.get_world_size()
     found = {name: torch.zeros(layer.in_features, layer.in_features, device=device) for name, layer in layers.items()}
     rounds = -(-len(items) // (size * world))
+    texts.encode((each,), items)
     model.eval()
     for turn in range(rounds):
         mine = items[(turn * world + rank) * size :][:size]

@@ -1,7 +1,8 @@
 """The training loop: plain torch, no Ray. Workers, sweeps and unit tests call `train`.
 
 Each optimiser step sees one global batch of the schedule, cut into micro-batches over the workers. Every term's sum is
-divided by its count over the whole step, so the result depends on neither workers nor micro-batches.
+divided by its count over the whole step, so the result depends on neither workers nor micro-batches; dropout depends on
+how many micro-batches a step has.
 """
 
 import time
@@ -24,7 +25,7 @@ from obliviate.errors import UserError
 from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
-from obliviate.scoring import Activation, TokenScores, needs_reference
+from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
@@ -148,6 +149,9 @@ class _Trainer:
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])
         self.needs = union_of_needs(self.terms)
+        passes = list(dict.fromkeys((job.anchor, *(each.text for each in self.needs))))
+        for step in range(self.schedule.steps):
+            self.texts.encode(passes, self.schedule.step(step))
         apart = job.sharpness is not None
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
@@ -159,11 +163,11 @@ class _Trainer:
             device=device,
             trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
         )
-        check_layers(self.terms, self.model)
         states = 1 + max(update.optimizer for update in self.updates)
         self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
+        check_layers(self.terms, self.model)  # a forward pass: from here on the parameters may be gathered ones
         self.reference = self._reference()
         # From the starting model, before any checkpoint is loaded: a resumed run projects as before.
         self.projection = None if job.projection is None else retain_projection(
@@ -208,7 +212,7 @@ class _Trainer:
         }
         # From sums over all workers: the same on each of them.
         self.weights = [
-            term.next_weight(weight, part, self._epoch(step))
+            term.next_weight(weight, part, step / self.schedule.steps)
             for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
         ]
         return metrics
@@ -288,9 +292,14 @@ class _Trainer:
         return {"signal": {"point": point, **found}}
 
     def early_drop(self, steps: int) -> dict[str, Any]:
-        """What to log of early drop after that many steps: nothing where no epoch has ended, or training has."""
-        ended = int(self._epoch(steps)) > int(self._epoch(steps - 1))
-        if self.drop is None or not ended or steps == self.schedule.steps:
+        """What to log of early drop after that many steps: nothing where no epoch has ended, or training has.
+
+        An epoch whose last steps have no rows left ends here too, before the next step that has some.
+        """
+        if self.drop is None:
+            return {}
+        coming = next((step for step in range(steps, self.schedule.steps) if self.items(step)), None)
+        if coming is None or int(self._epoch(coming)) == int(self._epoch(steps - 1)):
             return {}
         size = self.job.optim.micro_batch_size
         return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
@@ -331,13 +340,7 @@ class _Trainer:
         """Each term's count over the whole step. Counts depend on the masks alone: blank scores tell them."""
         counts = torch.zeros(len(terms), device=self.device)
         for batch in batches:
-            zeros_BT = torch.zeros(batch.answer_BT.shape, device=self.device)
-            blank: dict[Pass, TokenScores] = {}
-            for each, stats in phase.needs.items():
-                zeros = zeros_BT[batch.rows[each.text]]
-                blank[each] = batch.scores(
-                    each, {stat: zeros[..., None] if isinstance(stat, Activation) else zeros for stat in stats}
-                )
+            blank = batch.blank(phase.needs)
             counts += torch.stack([term.loss(blank).count.float() for term in terms]).to(self.device)
         dist.all_reduce(counts)
         return counts.clamp(min=1)
@@ -368,16 +371,9 @@ class _Trainer:
         )
         model.eval()
         kept = compute(
-            model,
-            self.texts,
-            self.needs,
-            items,
-            self.rank,
-            size=self.job.optim.micro_batch_size,
-            max_length=self.job.model.max_length,
-            device=self.device,
-            known=known,
-        )
+            model, self.texts, self.needs, items, self.rank, size=self.job.optim.micro_batch_size,
+            max_length=self.job.model.max_length, device=self.device, known=known,
+        )  # fmt: skip
         self.model.train()
         if shared is not None:
             shared.add(kept, before)

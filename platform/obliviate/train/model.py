@@ -126,28 +126,48 @@ def _outputs(model: nn.Module, layers: Collection[int | str]) -> Iterator[dict[i
 
 
 def layer_of(model: nn.Module, layer: int | str) -> nn.Module:
-    """A decoder layer by its number, or any module by its name. Raises UserError, with the nearest names."""
-    if isinstance(layer, int):
-        blocks = decoder_layers(model)
-        if layer >= len(blocks):
-            raise UserError(f"layer: {layer}: the model has {len(blocks)} layers, 0 to {len(blocks) - 1}")
-        block: nn.Module = blocks[layer]
-        return block
-    modules: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if name}
-    if layer not in modules:
-        near = get_close_matches(layer, modules, n=3, cutoff=0)
-        raise UserError(f"layer: {layer}: the model has no module of this name; the nearest: {', '.join(near)}")
-    return modules[layer]
+    """A decoder layer by its number, or any module by its name."""
+    found: nn.Module = decoder_layers(model)[layer] if isinstance(layer, int) else model.get_submodule(layer)
+    return found
 
 
 def check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
-    for term in terms:
-        layers = {stat.layer for stats in term.needs.values() for stat in stats if isinstance(stat, Activation)}
-        for layer in layers:
-            try:
-                layer_of(model.causal_lm, layer)
-            except UserError as error:
-                raise UserError(f"{term.type}: {error}") from error
+    """Raises UserError for a layer that the model lacks, or that puts out no vector for each token: with the nearest
+    names of those that do. Every worker calls it."""
+    layers = {
+        stat.layer: term.type
+        for term in terms
+        for stats in term.needs.values()
+        for stat in stats
+        if isinstance(stat, Activation)
+    }
+    last = len(decoder_layers(model)) - 1
+    usable = _usable(model) if any(isinstance(layer, str) for layer in layers) else []
+    for layer, term_type in layers.items():
+        if isinstance(layer, int) and layer > last:
+            raise UserError(f"{term_type}: layer: {layer}: the model has {last + 1} layers, 0 to {last}")
+        if isinstance(layer, str) and layer not in usable:
+            near = get_close_matches(layer, usable, n=3, cutoff=0)
+            raise UserError(
+                f"{term_type}: layer: {layer}: no module of this name puts out a vector for each token; the nearest: "
+                f"{', '.join(near)}"
+            )
+
+
+@torch.no_grad()
+def _usable(model: ScoredModel) -> list[str]:
+    """Names of the modules that put out [B, T, D] when texts are read."""
+    ids_BT = torch.zeros(2, 3, dtype=torch.int64, device=next(model.parameters()).device)
+    names = [name for name, _ in model.causal_lm.named_modules() if name]
+    model.eval()
+    with _outputs(model.causal_lm, names) as outputs:
+        model(ids_BT, torch.ones_like(ids_BT), {}, {})
+    model.train()
+    return [
+        name
+        for name in names
+        if isinstance(found := outputs.get(name), Tensor) and found.dim() == 3 and found.shape[:2] == ids_BT.shape
+    ]
 
 
 def build(

@@ -13,11 +13,10 @@ from rich.console import Console
 
 from obliviate import storage
 from obliviate.arithmetic import interpolate
-from obliviate.models import locate
 from obliviate.runs import Run
 from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
-from obliviate_cli.stages import MODEL
+from obliviate_cli.stages import MODEL, original_weights
 from obliviate_cli.sweep.front import Pair
 from obliviate_cli.sweep.ranking import Ranked, choose, rank
 from obliviate_cli.sweep.records import TrialRecord
@@ -68,7 +67,7 @@ def _of_method(result: Result, method: str) -> Ranked:
 def _calibrate(record: TrialRecord, needed: float, original: Pair, shared: Shared, measure: Measure) -> Calibrated:
     assert record.run is not None
     unlearned = storage.fetch(storage.local(record.run) / MODEL)
-    source = Path(locate(shared.target.source))
+    source = original_weights(shared.target, shared.config.runs)
     config = {"trial": record.id, "needed": needed, "evaluation": record.evaluation}
     models = {"original": storage.name(source), "unlearned": storage.name(unlearned)}
     run = Run.open(Path(shared.config.runs), "calibrate", record.id, config, models)
