@@ -24,9 +24,7 @@ class BoundedGD(Regularizer):
     weight: float = Field(100.0, ge=0)  # lambda at the start; published: 100 (TOFU), 50 (MUSE)
     epsilon: float = Field(0.3, ge=0)  # nats per token; published: 0.3 (TOFU), 0.1 to 1.5 (MUSE)
     step: float = Field(5.0, ge=0)  # lambda per nat and optimiser step; published: 5 (TOFU), 1 (MUSE)
-    warmup: float = Field(
-        0.5, ge=0, le=1
-    )  # share of the run, lambda constant; published: 5 of 10 epochs (TOFU), 3 (MUSE)
+    warmup: float = Field(0.5, ge=0, le=1)  # share of the run with a constant lambda; published: 5 of 10 epochs (TOFU)
 
     @property
     def needs(self) -> Needs:

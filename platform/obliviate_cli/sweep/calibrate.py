@@ -72,15 +72,21 @@ def _calibrate(record: TrialRecord, needed: float, original: Pair, shared: Share
     models = {"original": storage.name(source), "unlearned": storage.name(unlearned)}
     run = Run.open(Path(shared.config.runs), "calibrate", record.id, config, models)
     with run.locked(wait=True):  # two looks at one sweep may want it at once
-        return Calibrated(**run.summary) if run.done else _search(record, needed, original, shared, measure, run)
+        if run.done:
+            return Calibrated(**run.summary)
+        return _search(record, needed, original, shared, measure, run, source, unlearned)
 
 
 def _search(
-    record: TrialRecord, needed: float, original: Pair, shared: Shared, measure: Measure, run: Run
+    record: TrialRecord,
+    needed: float,
+    original: Pair,
+    shared: Shared,
+    measure: Measure,
+    run: Run,
+    source: Path,
+    unlearned: Path,
 ) -> Calibrated:
-    assert record.run is not None
-    unlearned, source = storage.fetch(storage.local(record.run) / MODEL), Path(locate(shared.target.source))
-
     def at(share: float) -> Pair:
         folder = run.directory / SHARES / f"{share:.6f}"
         if not storage.fetch(folder).exists():
