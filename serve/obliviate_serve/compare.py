@@ -158,8 +158,7 @@ class Jobs:
             # A job outlives the request that began it: nobody else is there to tell, and it must come to its end.
             except Exception as error:
                 log.exception("%s: question %d", job.id, index)
-                body = failed("the server", error).body
-                job.results[index] = ComparedQuestion(index=index, results=[], error=body)
+                job.results[index] = ComparedQuestion(index=index, results=[], error=failed("the server", error).body)
 
 
 def routes(server: Server) -> APIRouter:
