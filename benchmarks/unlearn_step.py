@@ -9,7 +9,8 @@ process; the first of each warms up and is left out.
 Three comparisons: ME+GD as we define it (prompt and answer count, padding does not), ME+GD as published (all 500
 positions count; the same loss on both sides, without --quick), NPO+GD (the same loss on both sides). At the first step
 both sides have the same weights: `first_loss_*` are their losses there, equal but for bfloat16 where the definitions
-coincide (in float32 a unit test holds them to 1e-5).
+coincide (in float32 a unit test holds them to 1e-5). ME over padding is lower as published, which adds 1e-12 to every
+probability: obliviate.methods.me.
 
 It would count against us if speedup_me_gd were below 20, or speedup_npo_gd below 10.
 
