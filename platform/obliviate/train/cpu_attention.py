@@ -1,9 +1,9 @@
 """Attention for training in bfloat16 on CPUs, as three plain products; everything else goes to transformers' own.
 
 torch's fused kernel saves memory, but on CPUs its backward pass in bfloat16 is slow: of a layer of SmolLM2-135M (nine
-heads in three groups, 8 texts of 113 tokens, two cores) forward and backward take 30 ms with it and 5 ms here. Scores
-are rounded to bfloat16 before the softmax, as in transformers' "eager" attention. They are kept for the backward pass,
-so long texts, of which they would fill the memory, stay with the fused kernel.
+heads in three groups, 8 texts of 113 tokens, two cores) forward and backward take 15.6 ms with it and 2.9 ms here.
+Scores are rounded to bfloat16 before the softmax, as in transformers' "eager" attention. They are kept for the backward
+pass, so long texts, of which they would fill the memory, stay with the fused kernel.
 """
 
 from typing import TYPE_CHECKING, Any
