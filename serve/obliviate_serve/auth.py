@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from obliviate.errors import UserError
+from obliviate_serve.stamp import stamp
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _stamp(path)  # before it is read: what is written meanwhile is then read again
+        self._seen = stamp(path)  # before it is read: what is written meanwhile is then read again
         self._callers = read_tokens(path)
 
     def caller(self, token: str) -> Caller | None:
@@ -61,10 +62,10 @@ class Tokens:
         return found
 
     def _refresh(self) -> None:
-        stamp = _stamp(self._path)
-        if stamp == self._seen:
+        now = stamp(self._path)
+        if now == self._seen:
             return
-        self._seen = stamp
+        self._seen = now
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
@@ -114,12 +115,3 @@ def _parsed(text: str) -> tuple[dict[str, Caller], list[int]]:
         else:
             malformed.append(number)
     return callers, malformed
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Changes with the file; None where there is none that could be read."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size

@@ -14,6 +14,7 @@ from obliviate.schema import ModelSpec
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
 from obliviate_serve.spec import ServeRun
+from obliviate_serve.stamp import stamp
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Names:
     def aliases(self) -> dict[str, str]:
         """Name -> model, or model folder. The file is read again when it has changed; one that is broken changes
         nothing."""
-        if self._file is not None and (stamp := _stamp(self._file)) != self._seen:
+        if self._file is not None and (now := stamp(self._file)) != self._seen:
             try:
                 self._from_file = read_aliases(self._file)
             except UserError:
                 return {**self._spec.aliases, **self._from_file}
-            self._seen = stamp
+            self._seen = now
         shadowed = {**self._spec.aliases, **self._from_file}
         return {name: model for name, model in shadowed.items() if name not in self._spec.models}
 
@@ -126,11 +127,3 @@ def read_aliases(path: Path) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
         raise UserError(f"aliases_file: {path}: is no object of name -> model or model folder; mend or remove it")
     return found
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size

@@ -6,8 +6,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from obliviate.attention import use
 from obliviate.train import cpu_attention
-from obliviate.train.cpu_attention import NAME, product_attention, use_products
+from obliviate.train.cpu_attention import NAME, product_attention
 
 ROWS, HEADS, GROUPS, TOKENS, WIDTH = 3, 6, 2, 9, 16
 MODULE = torch.nn.Module()
@@ -74,8 +75,8 @@ def test_only_scaled_dot_products_are_exchanged() -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=8, num_key_value_heads=2, **sizes))
     model.set_attn_implementation("eager")
-    use_products(model)
+    use(model, NAME)
     assert model.config._attn_implementation == "eager"
     model.set_attn_implementation("sdpa")
-    use_products(model)
+    use(model, NAME)
     assert model.config._attn_implementation == NAME

@@ -5,7 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from obliviate.inference.grouped_attention import NAME, grouped_attention, use_grouped_attention
+from obliviate.attention import use
+from obliviate.inference.grouped_attention import NAME, grouped_attention
 
 ROWS, HEADS, GROUPS, TOKENS, WIDTH = 3, 6, 2, 7, 8
 
@@ -48,8 +49,8 @@ def test_only_scaled_dot_products_are_exchanged() -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=8, num_key_value_heads=2, **sizes))
     model.set_attn_implementation("eager")
-    use_grouped_attention(model)
+    use(model, NAME)
     assert model.config._attn_implementation == "eager"
     model.set_attn_implementation("sdpa")
-    use_grouped_attention(model)
+    use(model, NAME)
     assert model.config._attn_implementation == NAME

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from obliviate import attention
 from obliviate.data.text import Encoded
+from obliviate.inference import grouped_attention
 from obliviate.inference.engine import Generation, ScoredText
-from obliviate.inference.grouped_attention import use_grouped_attention
 from obliviate.inference.observe import continuation_hidden, observe
 from obliviate.inference.request import by_prompt, context_limit, reject_unscorable, request_seed, room, stop_ids
 from obliviate.models import head_of, load_pretrained
@@ -40,7 +41,7 @@ class HFEngine:
         stop_ids: Collection[int],
     ) -> None:
         self._model = model.eval()
-        use_grouped_attention(self._model)
+        attention.use(self._model, grouped_attention.NAME)
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
         self._batch_tokens = spec.batch_tokens

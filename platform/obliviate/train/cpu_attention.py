@@ -6,25 +6,16 @@ Scores are rounded to bfloat16 before the softmax, as in transformers' "eager" a
 pass, so long texts, of which they would fill the memory, stay with the fused kernel.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from obliviate import attention
 
 NAME = "obliviate_products"
 LONGEST = 512  # tokens
-
-
-def use_products(model: "PreTrainedModel") -> None:
-    """Of effect on models that attend by torch's scaled dot products; others are left as they are."""
-    if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
 
 
 def product_attention(
@@ -58,5 +49,4 @@ def product_attention(
     return out.view(rows, heads, length, width).transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, product_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+attention.register(NAME, product_attention)

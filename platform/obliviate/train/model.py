@@ -19,13 +19,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from obliviate import attention
 from obliviate.errors import UserError
 from obliviate.head import Head
 from obliviate.methods import Term
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
-from obliviate.train.cpu_attention import use_products
+from obliviate.train import cpu_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -185,7 +186,7 @@ def build(
     model, _ = load_pretrained(spec, dtype=torch.float32)
     model.config.use_cache = False
     if device.type == "cpu":
-        use_products(model)
+        attention.use(model, cpu_attention.NAME)
     if spec.lora is not None:
         model = add_lora(model, spec.lora, seed)
     if trainable is not None:
