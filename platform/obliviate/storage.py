@@ -1,8 +1,9 @@
 """Runs, models and data in an object store (s3://, gs://): each URL has a stand-in on this node's disk.
 
 Libraries that train, generate and read tables want files. So a URL stands for a path in the user's cache: what is read
-there is fetched first, and what is written there is uploaded when it is whole. Functions that take a path do nothing
-for one that is no stand-in, so that callers treat both alike. Whatever the store refuses is a UserError.
+there is fetched first. What is written is uploaded when it is whole, and only then takes its place here: this disk has
+nothing that the store has not, however a process ends. Functions that take a path do nothing for one that is no
+stand-in, so that callers treat both alike. Whatever the store refuses is a UserError.
 
 An object store knows files alone, and each is there whole or not at all. A folder that must be whole or not there (a
 model, a checkpoint) carries a mark: written before its first file as unfinished, and again after its last as whole. A
@@ -98,12 +99,23 @@ def fetch_loose(path: Path) -> Path:
     return path
 
 
-def upload(path: Path) -> None:
-    """A file that is whole."""
+def is_removed(path: Path) -> bool:
+    """Whether this disk has a file that the store has no more: somebody has removed it there."""
+    url = url_of(path)
+    if url is None or not path.exists():
+        return False
+    from pyarrow.fs import FileType
+
+    with _store(url) as (files, key):
+        return bool(files.get_file_info(key).type == FileType.NotFound)
+
+
+def upload(path: Path, content: Path | None = None) -> None:
+    """A file that is whole: the one at `path`, or `content`, which is about to take its place."""
     url = url_of(path)
     if url is not None:
         with _store(url) as (files, key):
-            _put(files, path, key)
+            _put(files, content or path, key)
 
 
 def upload_tree(path: Path) -> None:
@@ -113,13 +125,14 @@ def upload_tree(path: Path) -> None:
             upload(file)
 
 
-def upload_folder(path: Path) -> None:
-    """A folder that is whole, in the place of what was there."""
+def upload_folder(path: Path, content: Path) -> None:
+    """The folder `content`, which is whole and about to take the place of the one at `path`."""
     if url_of(path) is None:
         return
     begin_folder(path)
-    upload_into(path, [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MARK], path)
-    finish_folder(path)
+    files = [file for file in sorted(content.rglob("*")) if file.is_file() and file.name != MARK]
+    upload_into(path, files, content)
+    (content / MARK).write_text(json.dumps(finish_folder(path)), encoding="utf-8")
 
 
 def begin_folder(path: Path) -> None:
@@ -142,15 +155,14 @@ def upload_into(path: Path, each: Iterable[Path], folder: Path) -> None:
                 _put(files, file, f"{key}/{file.relative_to(folder).as_posix()}")
 
 
-def finish_folder(path: Path) -> None:
-    """The folder at `path` is whole: all of its files are uploaded."""
+def finish_folder(path: Path) -> dict[str, Any]:
+    """The folder at `path` is whole: all of its files are uploaded. Its mark, which tells it from any other there."""
+    mark = {"whole": True, "id": uuid.uuid4().hex}
     url = url_of(path)
     if url is not None:
         with _store(url) as (files, key):
-            mark = {"whole": True, "id": uuid.uuid4().hex}
             _write(files, f"{key}/{MARK}", mark)
-            if path.is_dir():
-                (path / MARK).write_text(json.dumps(mark), encoding="utf-8")
+    return mark
 
 
 def folders(path: Path) -> list[Path]:

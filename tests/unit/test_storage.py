@@ -118,6 +118,22 @@ class TestFiles:
             write_json(storage.local(f"{bucket}/run/done.json"), "abcde")
         assert stored(bucket) == {}
 
+    def test_what_the_store_has_not_is_not_here_either(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else this node would take for done what no other node finds, and never send it again."""
+
+        def refuses(*_: Any) -> None:
+            raise OSError("credentials have expired")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "_put", refuses)
+            with pytest.raises(UserError, match=r"run/done.json: the store cannot be .* \(credentials have expired\)"):
+                write_json(storage.local(f"{bucket}/run/done.json"), 1)
+            with pytest.raises(UserError, match=r"run/model: the store cannot be .* \(credentials have expired\)"):
+                write_model(bucket, "w")
+        assert list(storage.local(f"{bucket}/run").iterdir()) == []
+
 
 def write_model(bucket: str, weights: str, **more: str) -> Path:
     """As training exports one: into a run of this node's cache."""
@@ -267,6 +283,15 @@ class TestRuns:
         assert [each.name for each in storage.children(again.directory)] == ["answers", DONE_FILE, "model", "run.json"]
         assert again.content == run.content
 
+    def test_a_run_that_was_removed_in_the_store_is_begun_anew(self, on: Node, bucket: str) -> None:
+        """Its files on this disk would say that it is done."""
+        run = self.open(bucket)
+        run.finish(steps=6)
+        shutil.rmtree(Path(bucket.removeprefix("file://")) / "runs")
+        again = self.open(bucket)
+        assert not again.done
+        assert list(stored(bucket)) == [f"runs/{run.directory.name}/run.json"]
+
     def test_a_model_in_a_store_keeps_its_url(self, on: Node, bucket: str) -> None:
         """It is recorded, and travels to other nodes, by what every node understands."""
         write_model(bucket, "w")
@@ -300,6 +325,13 @@ def test_a_mark_that_is_replaced_while_it_is_read_is_read_again() -> None:
     assert storage._read(Replaced(torn=3), "key") == {"whole": True, "id": "1"}
     with pytest.raises(OSError, match="key is no mark: "):
         storage._read(Replaced(torn=100), "key")
+
+
+def test_a_template_file_by_url(on: Node, bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "bucket" / "chat.jinja").write_text("{{ messages }}")
+    given = ModelSpec(source="org/name", chat_template=f"{bucket}/chat.jinja")
+    assert portable(given).chat_template == "{{ messages }}"
+    assert content_of(given) != content_of(ModelSpec(source="org/name"))
 
 
 def test_data_by_url(on: Node, bucket: str, tmp_path: Path) -> None:
