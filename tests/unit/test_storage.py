@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -75,6 +76,13 @@ class TestNames:
     def test_a_way_out_of_the_cache(self, on: Node) -> None:
         with pytest.raises(UserError, match=r"^s3://bucket/../../etc: a URL with '..' in it"):
             storage.local("s3://bucket/../../etc")
+
+    @pytest.mark.parametrize("url", ["gcs://bucket/runs", "S3://bucket/runs", "https://host/runs"])
+    def test_a_url_of_no_store(self, on: Node, url: str) -> None:
+        """Taken for a path it would be a folder of that name in the working directory, which on a cluster is lost."""
+        for each in (url, Path(url)):
+            with pytest.raises(UserError, match=r": is no URL of a store; give s3://BUCKET/KEY, gs://BUCKET/KEY, "):
+                storage.local(each)
 
     def test_ray_gets_the_store_itself(self, on: Node, bucket: str, tmp_path: Path) -> None:
         path, files = storage.for_ray(storage.local(f"{bucket}/runs"))
@@ -199,6 +207,47 @@ class TestFolders:
         on("b")
         assert (storage.fetch(path) / "shard").read_text() == "s"
 
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_a_folder_in_one_that_is_cut_off(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch, whole: bool
+    ) -> None:
+        """A trial's whole run is promoted as one folder: the model in it has no mark of its own."""
+        put = storage._put
+
+        def dies(files: Any, path: Path, key: str) -> None:
+            if path.name == "weights" and not whole:
+                raise KeyboardInterrupt
+            put(files, path, key)
+
+        monkeypatch.setattr(storage, "_put", dies)
+        with suppress(KeyboardInterrupt), whole_folder(storage.local(f"{bucket}/models/best")) as temporary:
+            (temporary / "model").mkdir()
+            for name in ("config.json", "weights"):
+                (temporary / "model" / name).write_text("{}")
+        assert "models/best/model/config.json" in stored(bucket)
+        on("b")
+        path = storage.local(f"{bucket}/models/best/model")
+        assert storage.is_folder(path) == whole
+        assert storage.fetch(path).exists() == whole
+
+    def test_two_nodes_that_upload_the_same_folder(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second begins anew when the first has uploaded a file: the first must not call the rest a whole model."""
+        put, path = storage._put, storage.local(f"{bucket}/run/model")
+
+        def interrupted(*arguments: Any) -> None:
+            put(*arguments)
+            monkeypatch.setattr(storage, "_put", put)
+            storage.begin_folder(path)
+
+        monkeypatch.setattr(storage, "_put", interrupted)
+        with pytest.raises(UserError, match=r"run/model: another process uploads this folder at the same time; run "):
+            write_model(bucket, "w")
+        assert not storage.is_folder(path)
+        write_model(bucket, "w")
+        assert storage.is_folder(path)
+
     def test_somebody_elses_folder_has_no_mark(self, on: Node, bucket: str) -> None:
         root = Path(bucket.removeprefix("file://"))
         (root / "llama").mkdir()
@@ -235,6 +284,9 @@ class TestFolders:
         assert not path.exists()
         assert stored(bucket) == {}
         storage.remove(path)
+        write_json(path / "0.json", {})  # of a folder without a mark nothing is left, either
+        storage.remove(path)
+        assert stored(bucket) == {}
 
     def test_a_folder_that_is_removed_while_it_is_looked_for(
         self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -245,19 +297,24 @@ class TestFolders:
         monkeypatch.setattr(storage, "_list", lambda *_: listed)
         assert storage.folders(path.parent) == []
 
+    @pytest.mark.parametrize(("above", "marks"), [(0, 1), (1, 2)])
     def test_a_removal_that_is_cut_off_leaves_nothing_whole(
-        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch, above: int, marks: int
     ) -> None:
+        """Of the folder itself, or of one around it, whose mark is written besides: dies before the first file goes."""
         path = write_model(bucket, "w")
-        written = storage._write
+        write, written = storage._write, 0
 
         def dies(files: Any, key: str, value: dict[str, Any]) -> None:
-            written(files, key, value)
-            raise KeyboardInterrupt
+            nonlocal written
+            write(files, key, value)
+            written += 1
+            if written == marks:
+                raise KeyboardInterrupt
 
         monkeypatch.setattr(storage, "_write", dies)
         with pytest.raises(KeyboardInterrupt):
-            storage.remove(path)
+            storage.remove([path, path.parent][above])
         assert "run/model/weights" in stored(bucket)
         assert not storage.is_folder(path)
 
