@@ -20,7 +20,7 @@ from obliviate.nodes import Nodes
 from obliviate_cli.jobs.client import connect, explained, use_token
 from obliviate_cli.jobs.follow import attach
 from obliviate_cli.jobs.needs import Need, check_fits, needs
-from obliviate_cli.jobs.submit import check_paths, live_nodes, runtime_env
+from obliviate_cli.jobs.submit import check_paths, check_room, live_nodes, runtime_env
 from obliviate_cli.jobs.verb import KINDS, verb_of
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +129,15 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
         check_fits(run, [Nodes(1, 2.0, 8.0)])
     with pytest.raises(UserError, match=r"^alternatives.engine.replicas=1: asked for 1 x 8 CPUs and 4 GPUs, each on "):
         check_fits(run, [Nodes(4, 64.0, 2.0)])
+
+
+def test_a_place_for_the_command(tmp_path: Path) -> None:
+    """A job whose command fits on no node would be pending without end, and say nothing."""
+    run = load(KINDS["unlearn"], write(tmp_path, UNLEARN))
+    check_room(run, None, [Nodes(1, 0.0, 0.0)])
+    check_room(run, 8.0, [Nodes(1, 0.0, 0.0), Nodes(4, 8.0, 0.0)])
+    with pytest.raises(UserError, match=r"^--driver-cpus 9: no node of the cluster has so many CPUs; lower it, or"):
+        check_room(run, 9.0, [Nodes(1, 0.0, 0.0), Nodes(4, 8.0, 0.0)])
 
 
 def test_a_sweep_trains_several_at_a_time(tmp_path: Path) -> None:

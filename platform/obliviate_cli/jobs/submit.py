@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shlex
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 from obliviate.config import RunSpec, load
 from obliviate.config_file import files
 from obliviate.errors import UserError
-from obliviate.nodes import Nodes
+from obliviate.nodes import Nodes, places
 from obliviate.runs import REVISION_VARIABLE, provenance
 from obliviate_cli.jobs import capacity
 from obliviate_cli.jobs.client import connect, explained
@@ -48,7 +49,7 @@ def submit(
     check_paths(run, config, folder)
     client = connect(address)
     with explained(address):
-        check_cluster(run, client)
+        check_cluster(run, driver_cpus, client)
         there = os.path.relpath(config.parent.resolve() / config.name, folder.resolve())
         command = ["python", "-m", "obliviate_cli", verb, there, *overrides]
         job: str = client.submit_job(
@@ -114,14 +115,24 @@ def runtime_env(folder: Path) -> dict[str, Any]:
     }
 
 
-def check_cluster(run: RunSpec, client: Any) -> None:
-    """Raises UserError where the config asks for more than the cluster has and may grow to."""
-    if not needs(run):
+def check_cluster(run: RunSpec, driver_cpus: float | None, client: Any) -> None:
+    """Raises UserError where the cluster has no room for what the config asks for, nor may grow to have it."""
+    if not needs(run) and driver_cpus is None:
         return
     try:
-        check_fits(run, live_nodes(client))
+        check_room(run, driver_cpus, live_nodes(client))
     except UserError:
-        check_fits(run, grown_nodes(client))
+        check_room(run, driver_cpus, grown_nodes(client))
+
+
+def check_room(run: RunSpec, driver_cpus: float | None, nodes: Sequence[Nodes]) -> None:
+    """Raises UserError where the nodes have none for the config's workers, or for the command itself."""
+    check_fits(run, nodes)
+    if driver_cpus is not None and places(nodes, driver_cpus, 0.0) < 1:
+        raise UserError(
+            f"--driver-cpus {driver_cpus:g}: no node of the cluster has so many CPUs; lower it, or leave it out: the "
+            "command then runs on the head node"
+        )
 
 
 def live_nodes(client: Any) -> list[Nodes]:
