@@ -6,9 +6,17 @@ Units are in the names; where a field has none it is a count.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _on_a_file_system(path: str) -> str:
+    if "://" in path:
+        raise ValueError("is locked, appended to or watched, which needs a file system: give a path, not a URL")
+    return path
+
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, per step
+FilePath = Annotated[str, AfterValidator(_on_a_file_system)]  # of what no object store can hold
 
 
 class Spec(BaseModel):

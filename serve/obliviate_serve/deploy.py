@@ -9,10 +9,11 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from obliviate.cluster import check_resources, cluster_gpus, worker_environment
+from obliviate.cluster import cluster_gpus, cluster_nodes, worker_environment
 from obliviate.errors import UserError
 from obliviate.inference.vllm import vllm_available, vllm_environment
 from obliviate.models import portable
+from obliviate.nodes import check_total
 from obliviate_serve.app import create_app
 from obliviate_serve.backend import Entailment, Pair, ServeBackend
 from obliviate_serve.replica import Loading, Replica, on_demand_replica
@@ -89,7 +90,8 @@ def _check_resources(spec: ServeRun) -> None:
     if spec.loads_on_demand:
         placed.append((place(spec.engine), spec.on_demand.replicas))
     cpus = sum(each.engine.cpus_per_replica * replicas for each, replicas in placed) + GATEWAY_CPUS
-    check_resources("models", 1, cpus, sum(each.gpus * replicas for each, replicas in placed))
+    gpus = sum(each.gpus * replicas for each, replicas in placed)
+    check_total("models", 1, {"CPU": cpus, "GPU": gpus}, cluster_nodes())
 
 
 def _always_loaded(spec: ServeRun, name: str) -> serve.Application:

@@ -108,9 +108,12 @@ class Training:
         activations = tokens * ACTIVATION_BYTES * self.compute_bytes / 2 * size.hidden_size * layers
         return state / workers + gathered * self.compute_bytes + activations + SCORING_BYTES
 
-    def host_bytes(self, workers: int, cluster: Cluster) -> float:
-        """Of one node while models load: every worker holds all of its own in float32 before it is sharded."""
-        return MASTER_BYTES * self.size.parameters * min(workers, cluster.gpus_per_node)
+    def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0) -> float:
+        """Of one node while models load: every worker holds all of its own in float32 before it is sharded.
+
+        `workers` of all runs that start together, each with this `share` of a GPU.
+        """
+        return MASTER_BYTES * self.size.parameters * min(workers, round(cluster.gpus_per_node / share))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.runs import write_json, write_whole
 
@@ -104,7 +105,7 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
     UserError where the file is no certificate, was changed, or was signed with another key.
     """
     try:
-        signed = json.loads(path.read_text(encoding="utf-8"))
+        signed = json.loads(storage.fetch(storage.local(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the JSON file of a certificate") from error
     except ValueError as error:
