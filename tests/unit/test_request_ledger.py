@@ -1,13 +1,14 @@
 """The ledger, the rows that requests are about, and the runner in a world without models."""
 
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 from sqlalchemy import text
 
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
 from obliviate.errors import UserError
+from obliviate.runs import exclusive, write_json
 from obliviate_cli.requests.aliases import read_aliases, set_alias
 from obliviate_cli.requests.certificate import verify
 from obliviate_cli.requests.knowledge import Knowledge, text_hash
@@ -15,6 +16,7 @@ from obliviate_cli.requests.lease import Lease
 from obliviate_cli.requests.ledger import LeaseLostError, Ledger
 from obliviate_cli.requests.states import ENDED, NEXT, BatchState
 from obliviate_cli.requests.tables import open_database
+from obliviate_serve.names import promote
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
 HASHES = [text_hash(row) for row in ROWS]
@@ -291,6 +293,18 @@ class TestAliases:
         set_alias(path, "staging", "/models/b")
         set_alias(path, "production", "/models/c")
         assert read_aliases(path) == {"production": "/models/c", "staging": "/models/b"}
+
+    def test_the_server_and_a_runner_that_write_at_once(self, tmp_path: Path) -> None:
+        """The server's write waits until the runner's is done, and keeps it."""
+        path = tmp_path / "aliases.json"
+        server = Thread(target=promote, args=(path, "staging", "b"))
+        with exclusive(path):
+            known = read_aliases(path)
+            server.start()
+            server.join(0.5)  # without a lock it would have written by now
+            write_json(path, {**known, "production": "/models/a"})
+        server.join()
+        assert read_aliases(path) == {"production": "/models/a", "staging": "b"}
 
     @pytest.mark.parametrize("text", ["[1]", '{"production": 1}', "{"])
     def test_a_file_of_another_kind(self, tmp_path: Path, text: str) -> None:

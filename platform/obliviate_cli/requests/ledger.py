@@ -76,8 +76,11 @@ class Ledger:
         """The new request's number. Texts that are forgotten already are left out of it.
 
         `first_model` is what the alias stands for from its first request to its first promotion.
-        Raises UserError where the same requester waits for the same texts, and where all are forgotten already.
+        Raises UserError where the same requester waits for the same texts, where all are forgotten already, and where
+        nobody asks.
         """
+        if not requester.strip():
+            raise UserError("request: --by is empty; give an id of who asks")
         with self._transaction() as connection:
             _insert_alias(connection, alias, first_model)
             _lock_alias(connection, alias)
