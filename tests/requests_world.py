@@ -19,7 +19,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import Engine
 
 from obliviate import runs
-from obliviate.config import build
+from obliviate.config import UnlearnRun, build
 from obliviate.data import rows
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
 from obliviate.runs import write_json
@@ -37,6 +37,11 @@ ROWS = tuple(
 )
 STUBBORN = ROWS[3]  # whoever unlearns this row loses its utility
 Tick = Callable[[str], None]
+ME_GD = build(
+    UnlearnRun,
+    {"model": {"source": "base"}, "data": {"type": "fictitious"}, "method": "me+gd"},
+    where="test",
+)
 
 
 def figure(value: float | None) -> Figure:
@@ -48,6 +53,7 @@ class FakeWork:
     folder: Path
     tick: Tick = lambda what: None
     calls: list[str] = field(default_factory=list)
+    made_with: UnlearnRun = ME_GD
 
     def unlearn(self, base: str, forget: Path, retain: Path | None) -> str:
         gone = sorted({*forgotten(base), *map(text_hash, read_rows(forget))})
@@ -55,6 +61,7 @@ class FakeWork:
         self.calls.append(f"unlearn {model.name}")
         self.tick("unlearning")
         write_json(model / "forgotten.json", gone)
+        write_json(model / "recipe.json", self.made_with.model_dump(mode="json", include=set(UnlearnRun.model_fields)))
         return str(model)
 
     def measure(
@@ -73,6 +80,9 @@ class FakeWork:
 
     def weights(self, model: str) -> str:
         return runs.content_hash(forgotten(model))
+
+    def recipe(self, model: str) -> UnlearnRun:
+        return UnlearnRun.model_validate_json((Path(model) / "recipe.json").read_text())
 
 
 def forgotten(model: str) -> list[str]:
@@ -107,7 +117,8 @@ def config(folder: Path, url: str, **changed: Any) -> RequestsRun:
 
 def runner(config: RequestsRun, folder: Path, tick: Tick = lambda what: None) -> Runner:
     corpus = Corpus(ROWS, (), (EvaluationSet("retain", Role.RETAIN, ROWS),))
-    return Runner(config, Ledger(config.ledger), Knowledge.of(corpus), FakeWork(folder, tick), Console(quiet=True))
+    work = FakeWork(folder, tick, made_with=config)
+    return Runner(config, Ledger(config.ledger), Knowledge.of(corpus), work, Console(quiet=True))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from obliviate.methods import (
     Positions,
     TaskVector,
     Term,
+    compares,
     expand,
     union_of_needs,
 )
@@ -173,6 +174,10 @@ class UnlearnRun(TrainingRun):
 
     @model_validator(mode="after")
     def _reference_fits(self) -> "UnlearnRun":
+        if self.reference is not None and not compares(union_of_needs(self.terms)):
+            raise ValueError(
+                f"reference: {self.reference.source}: no term of {self.label} compares with another model; remove it"
+            )
         for key in (
             () if self.reference is None else ("chat_template", "system_prompt", "max_length", "guardrail", "lora")
         ):

@@ -75,6 +75,32 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
+def with_file(path: Path, overrides: Sequence[str], message: str) -> str:
+    """A message that begins with a key, after the name of the file that has the key: the config, or its base.
+
+    As it is where neither has it, where the command line gives it, and where the message begins with something else.
+    """
+    keys = message.partition(":")[0].split(".")
+    given = [override.partition("=")[0].split(".") for override in overrides]
+    if message.startswith(str(path)) or any(keys[: len(each)] == each or each[: len(keys)] == keys for each in given):
+        return message
+    depths = {file: _depth(_read_one(file), keys) for file in files(path)}
+    nearest = max(depths, key=lambda file: depths[file])  # of equally near ones the config, which is over its base
+    return f"{nearest}: {message}" if depths[nearest] else message
+
+
+def _depth(tree: Any, keys: Sequence[str]) -> int:
+    """How many of the keys, one below the other, are in the tree."""
+    for depth, key in enumerate(keys):
+        if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, dict) and key in tree:
+            tree = tree[key]
+        else:
+            return depth
+    return len(keys)
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML takes the last of two equal keys; here it is an error, because the first would be silently ignored."""
 

@@ -57,6 +57,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """While the file `path` is read and replaced, other processes that do so wait. The lock is a file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that replaces it when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,8 @@ class ContinualRun(RunSpec):
 
     @model_validator(mode="after")
     def _check_methods(self) -> "ContinualRun":
+        for each in self.methods:
+            self.unlearning(each, 2, self.model, self.model)  # the first step has no reference of its own
         check_names([self.name_of(each) for each in self.methods])
         if self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(

@@ -18,7 +18,7 @@ def write_data(
     folder: Path, forget: Sequence[Row], retain: Sequence[Row], sets: Sequence[EvaluationSet], console: Console
 ) -> Path:
     """One file a set (empty ones are left out), and `data.yaml`, which names them all."""
-    data: dict[str, Any] = {"type": "files", "evaluation": {}, "eval_limit": None}
+    data: dict[str, Any] = {"type": "files", "eval_limit": None}
     for name, rows in (("forget", forget), ("retain", retain)):
         if rows:
             data[name] = storage.name(folder / f"{name}.jsonl")
@@ -26,7 +26,7 @@ def write_data(
     for each in sets:
         if each.rows:
             path = folder / f"measured-{each.name}.jsonl"
-            data["evaluation"][each.name] = {"path": storage.name(path), "role": each.role.value}
+            data.setdefault("evaluation", {})[each.name] = {"path": storage.name(path), "role": each.role.value}
             write_rows(path, each.rows)
     # One line, so that a shell can hand it over as it is.
     line = yaml.safe_dump(data, default_flow_style=True, width=10**6)

@@ -6,6 +6,7 @@ Half of the neighbours are trained on, the other half measured: so what is kept 
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from obliviate_cli.verbs import show
 from obliviate_cli.writers import AnyWriter
 
 FALSE_ANSWERS = 5  # of each question, as in TOFU
+LIST = re.compile(r'\[\s*(?=[{"])')  # where one of objects or names begins; the writer may say [1] before it
+BETWEEN = re.compile(r"[\s,]*")
 ASK = """{source}Write {count} different questions about {name}, each with its answer. The answer is one short, \
 complete sentence{from_text}. Reply with nothing but a JSON list of objects with these keys:
 "question"; "answer"; "paraphrased_question"; "paraphrased_answer" (the same fact in other words);
@@ -96,8 +99,17 @@ def _write(config: EntityRun, run: Run, console: Console) -> Path:
     prompts = [(subject, prompt) for subject in subjects for prompt in _prompts(subject, config.questions)]
     replies = config.writer.ask([prompt for _, prompt in prompts])
     rows: dict[str, list[Row]] = {subject.name: [] for subject in subjects}
+    short = 0
     for (subject, _), reply in zip(prompts, replies, strict=True):
-        rows[subject.name] += rows_of(reply, subject.name)
+        found = rows_of(reply, subject.name)
+        rows[subject.name] += found
+        short += len(found) < config.questions
+    if short:
+        console.print(
+            f"warning: {short} of {len(replies)} replies hold fewer than {config.questions} questions; where they were "
+            f"cut off, raise {config.writer.limit}, or ask for fewer questions",
+            style="yellow",
+        )
     forget = distinct(rows[config.entity.name])
     if not forget:
         raise UserError(f"writer: none of its replies about {config.entity.name} holds a question; try another writer")
@@ -120,7 +132,7 @@ def _write(config: EntityRun, run: Run, console: Console) -> Path:
 def rows_of(reply: str, entity: str) -> list[Row]:
     """The questions in a reply; entries that are no question with an answer are left out."""
     rows = []
-    for entry in _json_list(reply):
+    for entry in _entries(reply):
         try:
             row = parse_row(entry, "reply")
         except UserError:
@@ -143,7 +155,7 @@ def _named(config: EntityRun) -> tuple[Subject, ...]:
     assert isinstance(config.neighbours, int)
     prompt = ASK_NEIGHBOURS.format(count=config.neighbours, name=config.entity.name)
     (reply,) = config.writer.ask([prompt])
-    names = dict.fromkeys(name.strip() for name in _json_list(reply) if isinstance(name, str) and name.strip())
+    names = dict.fromkeys(name.strip() for name in _entries(reply) if isinstance(name, str) and name.strip())
     names.pop(config.entity.name, None)
     if len(names) < 2:
         raise UserError(f"neighbours: the writer named {len(names)} in {reply[:80]!r}; give them with their names")
@@ -164,11 +176,17 @@ def _prompts(subject: Subject, questions: int) -> list[str]:
     ]
 
 
-def _json_list(reply: str) -> list[Any]:
-    """The list in a reply, which may have words or a code fence around it; empty where there is none."""
-    start, end = reply.find("["), reply.rfind("]")
-    try:
-        found = json.loads(reply[start : end + 1])
-    except json.JSONDecodeError:
-        return []
-    return found if isinstance(found, list) else []
+def _entries(reply: str) -> list[Any]:
+    """Of the JSON list in a reply, which may have words or a code fence around it; of a list that was cut off, those
+    that are whole. Empty where there is none."""
+    found: list[Any] = []
+    if (start := LIST.search(reply)) is None:
+        return found
+    decoder, position = json.JSONDecoder(), start.end()
+    while True:
+        try:
+            entry, position = decoder.raw_decode(reply, position)
+        except json.JSONDecodeError:  # the list's end, or that of the reply
+            return found
+        found.append(entry)
+        position = BETWEEN.match(reply, position).end()  # type: ignore[union-attr]  # it matches nothing, too

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from obliviate.runs import DONE_FILE, RUN_FILE
 from obliviate_cli import reporting
 from obliviate_cli.console import open_console
 from obliviate_cli.measure import EvaluateRun, Measure, warnings
+from obliviate_cli.mistakes import in_file
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.suites import SUITES
 
@@ -35,7 +37,11 @@ def evaluate(arguments: Sequence[str], suite: str | None, data: str | None, reta
     overrides = [each for each in arguments if _is_override(each)]
     given = [each for each in arguments if not _is_override(each)]
     config = _config(given, overrides, suite, data, retain)
-    console = open_console()
+    with in_file(Path(given[0]), overrides) if Path(given[0]).suffix in CONFIG_SUFFIXES else nullcontext():
+        _show_or_run(config, open_console(), dry_run)
+
+
+def _show_or_run(config: EvaluateRun, console: Console, dry_run: bool) -> None:
     if dry_run:
         console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         for line in plan(config):

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.errors import UserError
+from obliviate_cli.mistakes import in_file
 from obliviate_cli.requests import commands as requests
 
 app = typer.Typer(
@@ -42,7 +43,8 @@ def compare(config: Config, overrides: Overrides = None, dry_run: DryRun = False
     """Fine-tune, unlearn with several methods, evaluate all models, and report."""
     from obliviate_cli import verbs
 
-    verbs.compare(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        verbs.compare(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -50,7 +52,8 @@ def continual(config: Config, overrides: Overrides = None, dry_run: DryRun = Fal
     """Unlearn one forget set after another, and measure all of them after every step."""
     from obliviate_cli import continual
 
-    continual.main(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        continual.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -58,7 +61,8 @@ def finetune(config: Config, overrides: Overrides = None, dry_run: DryRun = Fals
     """Teach a model the data: all of it, or all but the forget set (a retain model)."""
     from obliviate_cli import verbs
 
-    verbs.finetune(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        verbs.finetune(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -66,7 +70,8 @@ def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False
     """Remove the forget set from a model."""
     from obliviate_cli import verbs
 
-    verbs.unlearn(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        verbs.unlearn(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -74,7 +79,8 @@ def fuse(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -
     """Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model."""
     from obliviate_cli import fuse
 
-    fuse.main(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        fuse.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -82,7 +88,8 @@ def erase(config: Config, overrides: Overrides = None, dry_run: DryRun = False) 
     """Teach a task by examples in the prompt that are forgotten exactly, and say what that costs."""
     from obliviate_cli import erase
 
-    erase.main(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        erase.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -127,7 +134,8 @@ def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun 
     """Make questions and answers about an entity and its neighbours, to unlearn the entity with."""
     from obliviate_cli import entity
 
-    entity.main(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        entity.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -135,7 +143,8 @@ def snap(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -
     """Forget an entity, from its name and texts: negative instructions, hard positives, and training on them."""
     from obliviate_cli.snap import verbs
 
-    verbs.main(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        verbs.main(config, overrides or [], dry_run)
 
 
 @app.command("probe-knowledge")
@@ -143,7 +152,8 @@ def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun
     """Find the questions that a model really answers, so that forgetting is measured on what was known."""
     from obliviate_cli import probe
 
-    probe.main(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        probe.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -151,7 +161,8 @@ def serve(config: Config, overrides: Overrides = None, dry_run: DryRun = False) 
     """Serve models over HTTP: OpenAI's interface, probes and comparisons."""
     from obliviate_cli import serve as server
 
-    server.serve(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        server.serve(config, overrides or [], dry_run)
 
 
 @app.command("serve-promote")
@@ -163,7 +174,8 @@ def serve_promote(
     """Let a served name stand for another model, without a restart."""
     from obliviate_cli import serve as server
 
-    server.promote(config, alias, model)
+    with in_file(config, None):
+        server.promote(config, alias, model)
 
 
 @app.command("serve-token")
@@ -196,9 +208,11 @@ def submit(
     from obliviate_cli.console import open_console
     from obliviate_cli.jobs.submit import submit
 
-    raise typer.Exit(
-        submit(config, overrides or [], address, open_console(), verb=verb, driver_cpus=driver_cpus, follow=follow)
-    )
+    with in_file(config, overrides):
+        code = submit(
+            config, overrides or [], address, open_console(), verb=verb, driver_cpus=driver_cpus, follow=follow
+        )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -235,7 +249,8 @@ def sweep_run(config: Config, overrides: Overrides = None, dry_run: DryRun = Fal
     """Run the trials that are not done yet, and report the front. The same as sweep CONFIG."""
     from obliviate_cli.sweep import verbs
 
-    verbs.sweep(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        verbs.sweep(config, overrides or [], dry_run)
 
 
 @sweep.command("promote")
@@ -268,7 +283,8 @@ def plan(
     """Estimate what a config costs on a cluster of GPUs, and what limits it first."""
     from obliviate_cli.costs import verb
 
-    verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
+    with in_file(config, overrides):
+        verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
 
 
 @app.command()

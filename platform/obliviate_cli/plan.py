@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from obliviate import storage
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
-from obliviate.methods import TaskVector, union_of_needs
+from obliviate.methods import TaskVector, compares, union_of_needs
 from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, unlearning
-from obliviate_cli.stages import warnings_of
+from obliviate_cli.stages import cut_texts
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus
@@ -37,7 +37,7 @@ def unlearn(config: UnlearnRun) -> list[str]:
         lines.append("  at most: after each epoch, rows that the model no longer answers are left out")
     if isinstance(config.method, TaskVector):
         lines.append(f"  then {config.method.scale:g} times the change of the weights subtracted from the original")
-    if any(each.of_reference for each in union_of_needs(config.terms)):
+    if compares(union_of_needs(config.terms)):
         lines.append(
             "  first what terms compare with, from the starting model: one forward pass of these texts, no second model"
         )
@@ -61,7 +61,8 @@ def compare(config: "CompareRun") -> list[str]:
 
 
 def _warnings(config: TrainingRun, corpus: "Corpus") -> list[str]:
-    return [f"warning: {warning}" for warning in warnings_of(config, corpus)]
+    cut = cut_texts(config.model, (*corpus.forget, *corpus.retain))
+    return [f"warning: {warning}" for warning in (*corpus.warnings, *cut)]
 
 
 def _training(config: TrainingRun, title: str, work: Training) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -43,6 +44,14 @@ class ProbeRun(RunSpec):
     nli: str = "sileod/deberta-v3-base-tasksource-nli"  # judges whether what is said entails the golden answer
     address: str | None = None  # of the Ray cluster, as in cluster.address
     runs: str = "runs"
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> "ProbeRun":
+        if self.generation.samples != 1:
+            raise ValueError(
+                f"generation.samples: {self.generation.samples}: one answer to a question is judged; set 1"
+            )
+        return self
 
 
 def main(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -97,9 +106,14 @@ def _asked(row: Row) -> Asked:
 
 
 def _questions(corpus: Corpus) -> tuple[Row, ...]:
-    """Each question once, with its true answer alone: nothing else needs to be scored."""
+    """Each question once, with its true answer alone: nothing else needs to be scored.
+
+    Raises UserError where there is none.
+    """
     sets = (corpus.forget, corpus.retain, *(each.rows for each in corpus.evaluation))
     pairs = dict.fromkeys(_asked(row) for rows in sets for row in rows if row.question)
+    if not pairs:
+        raise UserError("data: has plain texts alone, which ask nothing; give rows with a question and an answer")
     return tuple(Row(question, truth) for question, truth in pairs)
 
 

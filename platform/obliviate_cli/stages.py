@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -194,21 +194,23 @@ def _label(config: UnlearnRun) -> str:
     return config.name or f"{config.label}-{config.data.type}"
 
 
-def warnings_of(config: TrainingRun, corpus: Corpus) -> list[str]:
-    """What is odd about the data, and which of its training texts the model never sees whole."""
-    encoder = text_encoder(config.model, load_tokenizer(config.model))
-    cut = sum(map(encoder.cuts, (*corpus.forget, *corpus.retain)))
-    limit = config.model.max_length
-    total = len(corpus.forget) + len(corpus.retain)
-    longer = f"{cut} of {total} training texts are cut at {limit} tokens: raise model.max_length, or split them"
-    return [*corpus.warnings, *([longer] if cut else [])]
+def cut_texts(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
+    """A warning where there are training texts that the model never sees whole."""
+    encoder = text_encoder(model, load_tokenizer(model))
+    cut = sum(map(encoder.cuts, rows))
+    longer = f"{cut} of {len(rows)} training texts are cut at {model.max_length} tokens: raise model.max_length, or "
+    return [f"{longer}split them"] if cut else []
 
 
 def _load(config: TrainingRun, console: Console) -> Corpus:
     corpus = config.data.load()
-    for warning in warnings_of(config, corpus):
-        console.print(f"warning: {warning}", style="yellow")
+    _warn(corpus.warnings, console)
     return corpus
+
+
+def _warn(warnings: Sequence[str], console: Console) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def _open(config: TrainingRun, verb: str, label: str, corpus: Corpus, **files: str) -> Run:
@@ -229,6 +231,7 @@ def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console
     if run.done:
         console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return folder
+    _warn(cut_texts(config.model, (*job.forget, *job.retain)), console)
     with run.locked():
         with progress(console, title) as show:
             launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))

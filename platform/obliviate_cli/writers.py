@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,11 +16,13 @@ from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec, Spec
 class EndpointWriter(Spec):
     """A server that speaks OpenAI's chat completions."""
 
+    limit: ClassVar = "writer.max_tokens"  # the key of what cuts a reply off
+
     type: Literal["endpoint"] = "endpoint"
     base_url: str  # http://localhost:8000/v1
     model: str  # as the server calls it
     api_key_variable: str | None = None  # environment variable that holds the key; None: the server wants none
-    max_tokens: int = Field(2048, ge=1)  # of a reply
+    max_tokens: int = Field(4096, ge=1)  # of a reply: twenty questions with five false answers each take some 4000
     parallel: int = Field(8, ge=1)  # requests at a time
 
     @property
@@ -62,10 +64,12 @@ class EndpointWriter(Spec):
 class ModelWriter(Spec):
     """A model on our engines: the one that is to forget, say, which then tells what it knows itself."""
 
+    limit: ClassVar = "writer.generation.max_new_tokens and writer.engine.max_model_len"
+
     type: Literal["model"] = "model"
     model: ModelSpec
-    engine: EngineSpec = EngineSpec(max_model_len=4096)
-    generation: GenerationSpec = GenerationSpec(max_new_tokens=2048)
+    engine: EngineSpec = EngineSpec(max_model_len=8192)
+    generation: GenerationSpec = GenerationSpec(max_new_tokens=4096)
     address: str | None = None  # of the Ray cluster, as in cluster.address
 
     @property

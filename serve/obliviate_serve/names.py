@@ -9,7 +9,7 @@ from pathlib import Path
 
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
-from obliviate.runs import write_json
+from obliviate.runs import exclusive, write_json
 from obliviate.schema import ModelSpec
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
@@ -111,9 +111,12 @@ class Names:
 
 
 def promote(path: Path, alias: str, model: str) -> None:
-    """Write the alias into the file. Raises UserError where the file is broken."""
-    known = read_aliases(path) if path.exists() else {}
-    write_json(path, {**known, alias: model})
+    """Write the alias into the file; what others, such as `obliviate request run`, write at the same moment stays.
+
+    Raises UserError where the file is broken.
+    """
+    with exclusive(path):
+        write_json(path, {**read_aliases(path), alias: model})
 
 
 def read_aliases(path: Path) -> dict[str, str]:

@@ -4,19 +4,21 @@ PostgreSQL. The runners are real processes, killed with SIGKILL; unlearning and 
 import json
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, text, update
 
 import postgres
 from obliviate_cli.requests.aliases import read_aliases
 from obliviate_cli.requests.certificate import verify
 from obliviate_cli.requests.knowledge import text_hash
-from obliviate_cli.requests.ledger import LeaseLostError, Ledger
+from obliviate_cli.requests.ledger import Batch, LeaseLostError, Ledger
 from obliviate_cli.requests.states import RequestState
-from obliviate_cli.requests.tables import batches, open_database
+from obliviate_cli.requests.tables import aliases, batches, open_database
 from requests_world import ROWS, STUBBORN, config, forgotten, runner, victim, without_fsync
 
 pytestmark = pytest.mark.integration
@@ -121,6 +123,22 @@ def test_runners_at_once_take_each_request_once(url: str, tmp_path: Path) -> Non
         child.join()
     assert [child.exitcode for child in children] == [0] * 4
     check_the_end(tmp_path, ledger, "shared")
+
+
+def test_a_claim_waits_for_another_transaction(postgres_url: str) -> None:
+    """Somebody holds the alias for a moment, to add a request say: something is due all the same."""
+    ledger = Ledger(postgres_url)
+    ask(ledger, "held")
+    claimed: list[Batch | None] = []
+    runner = Thread(target=lambda: claimed.append(ledger.claim("held", "owner", 60, due_after_s=0, most=1)))
+    with open_database(postgres_url).begin() as holder:
+        holder.execute(select(aliases).where(aliases.c.name == "held").with_for_update())
+        runner.start()
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while runner.is_alive() and not holder.execute(waiting).scalar_one():
+            time.sleep(0.01)
+    runner.join()
+    assert [batch is not None for batch in claimed] == [True]
 
 
 def test_a_runner_that_was_taken_for_dead_changes_nothing_any_more(url: str, tmp_path: Path) -> None:

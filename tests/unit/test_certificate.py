@@ -1,5 +1,6 @@
 """Certificates: what is signed is what is read, and nothing else passes."""
 
+import base64
 import json
 import stat
 from pathlib import Path
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from obliviate.errors import UserError
-from obliviate_cli.requests.certificate import load_key, load_public_key, make_key, verify
+from obliviate_cli.requests.certificate import canonical, load_key, load_public_key, make_key, verify
 from obliviate_cli.requests.knowledge import text_hash
 from obliviate_cli.requests.ledger import Ledger
 from requests_world import ROWS, config, runner
@@ -53,6 +54,18 @@ def test_its_layout_does_not_matter(certificate: Path) -> None:
     verify(certificate)
 
 
+def write_bare(folder: Path, statement: Json) -> Path:
+    """Signed with the key in `folder`."""
+    key = load_key(folder / "key")
+    signed = {
+        "statement": statement,
+        "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+        "signature": base64.b64encode(key.sign(canonical(statement))).decode(),
+    }
+    (folder / "bare.json").write_text(json.dumps(signed))
+    return folder / "bare.json"
+
+
 def change_value(signed: Json) -> None:
     signed["statement"]["measurements"]["after"]["forgotten"]["forget_efficacy"]["value"] = 0.99
 
@@ -80,6 +93,23 @@ def test_a_tampered_certificate(certificate: Path, tamper: Any) -> None:
     certificate.write_text(json.dumps(signed))
     with pytest.raises(UserError, match="the signature does not fit: the certificate was changed after it was signed"):
         verify(certificate)
+
+
+def test_a_key_that_is_added_once_more(certificate: Path) -> None:
+    """JSON readers take the first of two equal keys or the last: what is read need not be what was signed."""
+    text = certificate.read_text()
+    certificate.write_text(text.replace('"promoted": ', '"promoted": "1999-01-01", "promoted": ', 1))
+    with pytest.raises(UserError, match="the signature does not fit: 'promoted' stands there twice"):
+        verify(certificate)
+
+
+def test_a_statement_of_nothing_that_is_signed_all_the_same(tmp_path: Path) -> None:
+    make_key(tmp_path / "key")
+    path = write_bare(tmp_path, {"format": "obliviate certificate 1", "promoted": "today"})
+    with pytest.raises(
+        UserError, match="its statement lacks code, hashes, measurements, method, model, policy, request"
+    ):
+        verify(path)
 
 
 def test_another_ones_key(certificate: Path, tmp_path: Path) -> None:

@@ -175,13 +175,14 @@ class TestBadInput:
         message = mistake(cli("unlearn", config))
         assert (
             message
-            == f"data.forget: {tmp_path}/forget.jsonl: has no rows; give a file with at least one question and answer"
+            == f"{config}: data.forget: {tmp_path}/forget.jsonl: has no rows; give a file with at least one question "
+            "and answer"
         )
 
     def test_a_row_without_an_answer(self, cli: Cli, config: Path, tmp_path: Path) -> None:
         write_rows(tmp_path / "forget.jsonl", [FORGET[0], {"question": "Who?"}])
         assert mistake(cli("unlearn", config)) == (
-            f"data.forget: {tmp_path}/forget.jsonl, line 2: has no 'answer' (found: question); "
+            f"{config}: data.forget: {tmp_path}/forget.jsonl, line 2: has no 'answer' (found: question); "
             "add it, or give a plain text as 'text'"
         )
 
@@ -193,14 +194,16 @@ class TestBadInput:
     @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
     def test_a_method_that_needs_a_retain_set_without_one(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:
         message = mistake(cli("unlearn", config, "data.retain=null", *dry_run))
-        assert message.startswith("method: NPO+GD needs a retain set and the data has none; give data.retain, or a ")
+        assert message.startswith(
+            f"{config}: method: NPO+GD needs a retain set and the data has none; give data.retain, "
+        )
 
     def test_a_retain_model_without_a_retain_set(self, cli: Cli, config: Path) -> None:
         values = yaml.safe_load(config.read_text())
         del values["method"], values["data"]["retain"]
         config.write_text(yaml.safe_dump({**values, "train_on": "retain"}))
         message = mistake(cli("finetune", config))
-        assert message == "train_on: retain: the data has no retain set; give data.retain, or train_on: all"
+        assert message == f"{config}: train_on: retain: the data has no retain set; give data.retain, or train_on: all"
 
     def test_a_model_that_is_not_there(self, cli: Cli, config: Path) -> None:
         message = mistake(cli("unlearn", config, "model.source=./nowhere"))
@@ -215,14 +218,28 @@ class TestBadInput:
         shutil.copytree(tiny, tmp_path / "model", ignore=shutil.ignore_patterns("chat_template*"))
         message = mistake(cli("unlearn", config, f"model.source={tmp_path / 'model'}", "--dry-run"))
         assert message == (
-            "model.chat_template: the tokenizer has no chat template; "
+            f"{config}: model.chat_template: the tokenizer has no chat template; "
             "set model.chat_template: plain (a base model), or give a Jinja file"
         )
 
     def test_a_folder_of_runs_that_cannot_be_written(self, cli: Cli, config: Path, tmp_path: Path) -> None:
         (tmp_path / "runs").write_text("a file")
         message = mistake(cli("unlearn", config))
-        assert message == f"runs: {tmp_path}/runs: cannot be written (Not a directory); give another folder"
+        assert message == f"{config}: runs: {tmp_path}/runs: cannot be written (Not a directory); give another folder"
+
+    def test_the_file_is_named_that_has_the_wrong_key(self, cli: Cli, config: Path, tmp_path: Path) -> None:
+        """The base, where the key stands there; none, where the command line gives it."""
+        over = tmp_path / "over.yaml"
+        over.write_text("base: run.yaml\ndata: {retain: ./nowhere.jsonl}\n")
+        there = "./nowhere.jsonl: no such file; give a .json, .jsonl or .parquet file"
+        assert mistake(cli("unlearn", over)) == f"{over}: data.retain: {there.removeprefix('./')}"
+        (tmp_path / "forget.jsonl").unlink()
+        assert mistake(cli("unlearn", over)).startswith(f"{config}: data.forget: {tmp_path}/forget.jsonl: no such file")
+        message = mistake(cli("unlearn", over, "data.forget=./nowhere.jsonl"))
+        assert message == f"data.forget: {there.removeprefix('./')}"
+        evaluation = tmp_path / "evaluation.yaml"
+        evaluation.write_text(f"models: {{a: {{source: x}}}}\ndata: {{type: files, forget: {tmp_path}/forget.jsonl}}\n")
+        assert mistake(cli("evaluate", evaluation)).startswith(f"{evaluation}: data.forget: ")
 
     def test_a_report_of_what_is_no_evaluation(self, cli: Cli, tmp_path: Path) -> None:
         message = mistake(cli("report", tmp_path))

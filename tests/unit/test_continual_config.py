@@ -73,6 +73,22 @@ def test_two_methods_of_one_name(values: dict[str, Any]) -> None:
         run(values)
 
 
+def test_a_fixed_reference_that_nothing_compares_with(values: dict[str, Any]) -> None:
+    values["methods"] = [{"method": "me+gd", "reference": "first"}]
+    with pytest.raises(
+        UserError, match=r"test: methods\.0: reference: .*: no term of ME\+GD compares with another model"
+    ):
+        run(values)
+    values["methods"] = [{"method": "ga+kl", "reference": "first"}]  # whose KL does
+    run(values)
+
+
+def test_a_mistake_in_a_later_method_is_found_before_the_first_one_runs(values: dict[str, Any]) -> None:
+    values["methods"][1]["method"] = {"type": "npo", "bet": 0.1}
+    with pytest.raises(UserError, match=r"methods\.1: method\.bet: unknown key; did you mean beta\?"):
+        run(values)
+
+
 def test_adapters_are_no_start_for_the_next_step(values: dict[str, Any]) -> None:
     values["model"]["lora"] = {"merge": False}
     with pytest.raises(UserError, match=r"model\.lora\.merge: false keeps an adapter"):

@@ -57,6 +57,11 @@ class TestFiles:
         with pytest.raises(UserError, match=f"data.step: {step}: there are 3 tasks"):
             three.load_tasks().corpus(step)
 
+    def test_a_file_that_is_not_there_is_named_with_its_key(self, three: FilesTasks) -> None:
+        first, *_ = three.forget
+        with pytest.raises(UserError, match=r"^data\.forget\.1: nowhere\.jsonl: no such file"):
+            FilesTasks(forget=(first, "nowhere.jsonl")).load_tasks()
+
     def test_kept_sets_are_no_forget_sets(self, three: FilesTasks) -> None:
         with pytest.raises(ValueError, match=r"evaluation\.extra\.role: is forget; the tasks are measured anyway"):
             FilesTasks(forget=three.forget, evaluation={"extra": EvaluationFile(path="x", role=Role.FORGET)})

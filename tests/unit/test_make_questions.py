@@ -136,6 +136,23 @@ def test_replies_without_a_question(reply: str) -> None:
     assert rows_of(reply, "Ann") == []
 
 
+def test_of_a_reply_that_was_cut_off_the_whole_questions_are_taken() -> None:
+    entries = [{"question": f"Q{i}?", "answer": "A.", "perturbed_answer": ["B.", "C."]} for i in range(3)]
+    whole = f"See [1] first:\n{json.dumps(entries, indent=1)}\nThat is [all]."
+    assert [row.question for row in rows_of(whole, "Ann")] == ["Q0?", "Q1?", "Q2?"]
+    cut = json.dumps(entries)[:-20]
+    assert [row.question for row in rows_of(cut, "Ann")] == ["Q0?", "Q1?"]
+
+
+def test_too_few_questions_are_told(url: str, tmp_path: Path) -> None:
+    console = Console(file=StringIO(), width=300)
+    make(config(tmp_path, url, questions=3), console)
+    assert isinstance(console.file, StringIO)
+    assert "4 of 4 replies hold fewer than 3 questions; where they were cut off, raise writer.max_tokens" in (
+        console.file.getvalue()
+    )
+
+
 def test_a_question_is_taken_once_with_its_first_answer() -> None:
     rows = [Row("Who is Ann?", "A poet."), Row("Where?", "London."), Row("who is  Ann?", "A painter.")]
     assert distinct(rows) == rows[:2]

@@ -97,3 +97,26 @@ def test_nothing_known_is_nothing_to_forget(config: ProbeRun, monkeypatch: pytes
     monkeypatch.setattr(Knows, "KNOWN", ())
     with pytest.raises(UserError, match="the model answers no question of the forget set"):
         probe(config, config.data.load(), Console(file=StringIO()))
+
+
+def test_measured_sets_of_which_nothing_is_known(config: ProbeRun, tmp_path: Path) -> None:
+    """The training rows are then measured, as everywhere where no other sets are given."""
+    write_rows(tmp_path / "other.jsonl", people("cy", 1))
+    measured = {"other": {"path": f"{tmp_path}/other.jsonl", "role": "forget"}}
+    data = FilesData(forget=f"{tmp_path}/ann.jsonl", evaluation=measured)  # type: ignore[arg-type]
+    path = probe(config.model_copy(update={"data": data}), data.load(), Console(file=StringIO()))
+    corpus = FilesData.model_validate(yaml.safe_load(path.read_text())).load()
+    assert corpus.evaluation[0].rows == people("ann", 1)
+
+
+def test_plain_texts_ask_nothing(config: ProbeRun, tmp_path: Path) -> None:
+    write_rows(tmp_path / "ann.jsonl", [Row("", "Ann lives in London.")])
+    data = FilesData(forget=f"{tmp_path}/ann.jsonl")
+    with pytest.raises(UserError, match="data: has plain texts alone, which ask nothing"):
+        probe(config, data.load(), Console(file=StringIO()))
+
+
+def test_several_answers_to_a_question_are_refused() -> None:
+    values = {"model": {"source": "m"}, "data": {"type": "fictitious"}, "generation": {"samples": 2}}
+    with pytest.raises(UserError, match=r"generation\.samples: 2: one answer to a question is judged; set 1"):
+        build(ProbeRun, values, where="test")

@@ -71,11 +71,19 @@ def test_the_same_request_twice(cli: Cli, config: Path) -> None:
     )
 
 
+def test_a_request_of_nobody(cli: Cli, config: Path) -> None:
+    message = mistake(cli("request", "add", config, "--by", " ", "--entity", "person 5"))
+    assert message == "request: --by is empty; give an id of who asks"
+
+
 def test_a_policy_with_an_unknown_metric(cli: Cli, config: Path) -> None:
     message = mistake(
         cli("request", "add", config, "policy.forget={rogue: {max: 1}}", "--by", "u", "--entity", "person 5")
     )
     assert message == "policy.forget.rogue: the suite closer_look measures no such thing; did you mean rouge?"
+    config.write_text(config.read_text().replace("rouge:", "rogue:", 1))
+    message = mistake(cli("request", "add", config, "--by", "u", "--entity", "person 5"))
+    assert message.startswith(f"{config}: policy.forget.rogue: the suite closer_look measures no such thing; ")
 
 
 def test_a_policy_without_a_limit(cli: Cli, config: Path) -> None:
@@ -85,7 +93,9 @@ def test_a_policy_without_a_limit(cli: Cli, config: Path) -> None:
 
 def test_a_key_that_is_missing_is_found_before_any_work(cli: Cli, config: Path, tmp_path: Path) -> None:
     message = mistake(cli("request", "run", config))
-    assert message.startswith(f"key: {tmp_path}/key.pem: No such file or directory; `obliviate certificate key ")
+    assert message.startswith(
+        f"{config}: key: {tmp_path}/key.pem: No such file or directory; `obliviate certificate key "
+    )
 
 
 @pytest.mark.parametrize("key", ["aliases", "key"])

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
+from sqlalchemy import text
 
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
 from obliviate.errors import UserError
+from obliviate.runs import exclusive, write_json
 from obliviate_cli.requests.aliases import read_aliases, set_alias
 from obliviate_cli.requests.certificate import verify
 from obliviate_cli.requests.knowledge import Knowledge, text_hash
@@ -15,6 +17,8 @@ from obliviate_cli.requests.lease import Lease
 from obliviate_cli.requests.ledger import LeaseLostError, Ledger
 from obliviate_cli.requests.measurement import Measurement
 from obliviate_cli.requests.states import ENDED, NEXT, BatchState
+from obliviate_cli.requests.tables import open_database
+from obliviate_serve.names import promote
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
 HASHES = [text_hash(row) for row in ROWS]
@@ -81,6 +85,14 @@ class TestAdding:
         with pytest.raises(UserError, match="cannot be opened"):
             Ledger(str(tmp_path / "file"))
 
+    def test_a_database_that_goes_away(self, ledger: Ledger, tmp_path: Path) -> None:
+        with open_database(str(tmp_path / "ledger.sqlite")).begin() as connection:
+            connection.execute(text("DROP TABLE texts"))
+        with pytest.raises(
+            UserError, match=r"^ledger: sqlite:///.*: does not answer \(no such table: texts\); run the"
+        ):
+            ledger.requests("production")
+
 
 class TestKnowledge:
     CORPUS = Corpus(
@@ -133,7 +145,13 @@ class TestRunning:
             ledger.add("production", "base", f"user {index}", [HASHES[index]])
         work, ended = work_off(tmp_path, batch_requests=1)
         assert ended == 3
-        assert [call.split("-")[0] for call in work.calls] == ["measure batch", "unlearn model", "measure batch"] * 3
+        one = [
+            "measure batch",
+            "unlearn model",
+            "measure batch",
+            "measure batch",
+        ]  # the second finds the first's figures
+        assert [call.split("-")[0] for call in work.calls] == one * 3
         assert forgotten(str(ledger.model_of("production"))) == sorted(HASHES[:3])
         assert set(read_aliases(tmp_path / "aliases.json")) == {"production"}
 
@@ -157,6 +175,56 @@ class TestRunning:
         assert ledger.request("production", 1).state == "fulfilled"
         with pytest.raises(UserError, match="request 1: is fulfilled; only a failed one can be tried again"):
             ledger.retry("production", 1)
+
+    def test_a_failed_request_that_was_asked_again_is_not_tried_twice(self, ledger: Ledger, tmp_path: Path) -> None:
+        ledger.add("production", "base", "bob", [text_hash(STUBBORN)])
+        work_off(tmp_path)
+        ledger.add("production", "base", "bob", [text_hash(STUBBORN)])
+        with pytest.raises(UserError, match="request 1: bob has asked for the same texts again since, in request 2, "):
+            ledger.retry("production", 1)
+        assert [each.state for each in ledger.requests("production")] == ["failed", "pending"]
+
+    def test_texts_that_another_request_had_forgotten_meanwhile(self, ledger: Ledger, tmp_path: Path) -> None:
+        """Both asked before either was met. Of the second's texts one is left to forget, of the third's none: its
+        figures cannot improve on those before, and the model stays."""
+        for requester, rows in (("ann", ROWS[:1]), ("bob", ROWS[:2]), ("cy", ROWS[:1])):
+            ledger.add("production", "base", requester, [text_hash(row) for row in rows])
+        bounds = {"forget": {"forget_efficacy": {"min": 0.9, "min_of_before": 1.5}},
+                  "utility": {"model_utility": {"min": 0.5}}}  # fmt: skip
+        work, ended = work_off(tmp_path, batch_requests=1, policy=bounds)
+        assert ended == 3
+        assert [each.state for each in ledger.requests("production")] == ["fulfilled"] * 3
+        assert sum(call.startswith("unlearn") for call in work.calls) == 2
+        (second,) = (tmp_path / "runs").glob("requests/production-2-*/forget.jsonl")
+        assert list(read_rows(second)) == [ROWS[1]]
+        served = str(ledger.model_of("production"))
+        assert forgotten(served) == sorted(HASHES[:2])
+        statement, _ = verify(Path(str(ledger.request("production", 3).certificate)))
+        assert statement["request"]["texts"] == [HASHES[0]]
+        assert statement["model"] == {"alias": "production", "before": served, "after": served}
+
+    def test_a_config_that_changes_on_the_way(self, ledger: Ledger, tmp_path: Path) -> None:
+        """The first runner dies after it promoted. What the certificate says is how the model was made and judged,
+        not what the config of the second runner says; and both models are measured alike."""
+        url = str(tmp_path / "ledger.sqlite")
+        ledger.add("production", "base", "ann", HASHES[:1])
+        first = runner(config(tmp_path, url), tmp_path)
+        batch = ledger.claim("production", first.owner, 0, due_after_s=0, most=1)
+        assert batch is not None
+        for stage in (first.baseline, first.unlearn):
+            batch = stage(batch)
+        second = runner(config(tmp_path, url, method="npo+gd"), tmp_path)
+        batch = ledger.claim("production", second.owner, 0, due_after_s=0, most=1)
+        assert batch is not None
+        batch = second.judge(second.measure(batch))
+        assert isinstance(second.work, FakeWork)
+        assert second.work.calls == ["measure batch-1-before", "measure batch-1-after"]
+        lenient = {"forget": {"forget_efficacy": {"min": 0.1}}, "utility": {"model_utility": {"min": 0}}}
+        work_off(tmp_path, method="npo+gd", optim={"epochs": 9}, policy=lenient)
+        statement, _ = verify(Path(str(ledger.request("production", 1).certificate)))
+        assert statement["method"]["label"] == "ME+GD"
+        assert statement["method"]["optim"]["epochs"] == first.config.optim.epochs != 9
+        assert statement["policy"]["forget"] == {"forget_efficacy": {"min": 0.9}}
 
     def test_what_was_certified_earlier_is_measured_again(self, ledger: Ledger, tmp_path: Path) -> None:
         """Also after its rows were deleted from the data; not after they were deleted from the batch's folder too."""
@@ -270,6 +338,18 @@ class TestAliases:
         set_alias(path, "staging", "/models/b")
         set_alias(path, "production", "/models/c")
         assert read_aliases(path) == {"production": "/models/c", "staging": "/models/b"}
+
+    def test_the_server_and_a_runner_that_write_at_once(self, tmp_path: Path) -> None:
+        """The server's write waits until the runner's is done, and keeps it."""
+        path = tmp_path / "aliases.json"
+        server = Thread(target=promote, args=(path, "staging", "b"))
+        with exclusive(path):
+            known = read_aliases(path)
+            server.start()
+            server.join(0.5)  # without a lock it would have written by now
+            write_json(path, {**known, "production": "/models/a"})
+        server.join()
+        assert read_aliases(path) == {"production": "/models/a", "staging": "b"}
 
     @pytest.mark.parametrize("text", ["[1]", '{"production": 1}', "{"])
     def test_a_file_of_another_kind(self, tmp_path: Path, text: str) -> None:

@@ -1,12 +1,14 @@
 """What a policy says to measurements made by hand."""
 
+from typing import Any
+
 import pytest
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_cli.requests.measurement import Measurement
 from obliviate_cli.requests.policy import Bound, Policy
-from obliviate_eval.suites import SUITES
+from obliviate_eval.spec import EvaluationSpec
 from requests_world import figure
 
 
@@ -16,6 +18,11 @@ def measured(efficacy: dict[int, float | None], utility: float | None = 0.5) -> 
         requests={number: {"forget_efficacy": figure(value)} for number, value in efficacy.items()},
         kept={"model_utility": figure(utility)},
     )
+
+
+def known(*requests: int) -> dict[int, bool]:
+    """Those of the batch, whose texts were not forgotten before it."""
+    return dict.fromkeys(requests, True)
 
 
 def policy(forget: Bound, utility: Bound | None = None, *, recheck: bool = True) -> Policy:
@@ -28,42 +35,58 @@ BEFORE = measured({1: 0.2, 2: 0.3})
 
 
 def test_limits_are_met_at_their_values() -> None:
-    assert policy(Bound(min=0.6, max=0.7)).violations([1, 2], BEFORE, measured({1: 0.6, 2: 0.7})) == []
+    assert policy(Bound(min=0.6, max=0.7)).violations(known(1, 2), BEFORE, measured({1: 0.6, 2: 0.7})) == []
 
 
 def test_every_request_is_bound() -> None:
-    found = policy(Bound(min=0.6)).violations([1, 2], BEFORE, measured({1: 0.59, 2: 0.8}))
+    found = policy(Bound(min=0.6)).violations(known(1, 2), BEFORE, measured({1: 0.59, 2: 0.8}))
     assert found == ["request 1: forget_efficacy is 0.590, below 0.600"]
 
 
 def test_limits_relative_to_before() -> None:
     """2 x 0.2 = 0.4 and 2 x 0.3 = 0.6; utility 0.9 x 0.5 = 0.45."""
     bounds = policy(Bound(min_of_before=2), Bound(min_of_before=0.9, max_of_before=1.1))
-    assert bounds.violations([1, 2], BEFORE, measured({1: 0.4, 2: 0.6}, 0.45)) == []
-    assert bounds.violations([1, 2], BEFORE, measured({1: 0.4, 2: 0.59}, 0.44)) == [
+    assert bounds.violations(known(1, 2), BEFORE, measured({1: 0.4, 2: 0.6}, 0.45)) == []
+    assert bounds.violations(known(1, 2), BEFORE, measured({1: 0.4, 2: 0.59}, 0.44)) == [
         "request 2: forget_efficacy is 0.590, below 0.600",
         "utility: model_utility is 0.440, below 0.450",
     ]
-    assert bounds.violations([1, 2], BEFORE, measured({1: 0.4, 2: 0.6}, 0.56)) == [
+    assert bounds.violations(known(1, 2), BEFORE, measured({1: 0.4, 2: 0.6}, 0.56)) == [
         "utility: model_utility is 0.560, above 0.550"
     ]
 
 
 def test_what_cannot_be_measured_meets_nothing() -> None:
     bounds = policy(Bound(min=0, min_of_before=1))
-    assert bounds.violations([1], BEFORE, measured({1: None})) == ["request 1: forget_efficacy could not be measured"]
-    assert bounds.violations([3], BEFORE, measured({3: 1.0})) == [
+    assert bounds.violations(known(1), BEFORE, measured({1: None})) == [
+        "request 1: forget_efficacy could not be measured"
+    ]
+    assert bounds.violations(known(3), BEFORE, measured({3: 1.0})) == [
         "request 3: forget_efficacy could not be measured before unlearning"
     ]
-    assert bounds.violations([1], BEFORE, measured({1: 0.3}, None)) == ["utility: model_utility could not be measured"]
+    assert bounds.violations(known(1), BEFORE, measured({1: 0.3}, None)) == [
+        "utility: model_utility could not be measured"
+    ]
 
 
 def test_earlier_requests_are_held_to_absolute_limits() -> None:
     """Request 1 is not of this batch: it was at 0.9 before, so twice that is out of reach, and not asked."""
     before, after = measured({1: 0.9, 2: 0.3}), measured({1: 0.5, 2: 0.9})
     bound = Bound(min=0.6, min_of_before=2)
-    assert policy(bound).violations([2], before, after) == ["earlier request 1: forget_efficacy is 0.500, below 0.600"]
-    assert policy(bound, recheck=False).violations([2], before, after) == []
+    found = policy(bound).violations(known(2), before, after)
+    assert found == ["earlier request 1: forget_efficacy is 0.500, below 0.600"]
+    assert policy(bound, recheck=False).violations(known(2), before, after) == []
+
+
+def test_what_another_request_had_forgotten_is_held_to_absolute_limits() -> None:
+    """Both requests are of the batch; of the first all texts were forgotten before: 2 x 0.9 is out of its reach."""
+    before, bound = measured({1: 0.9, 2: 0.3}), Bound(min=0.6, min_of_before=2)
+    assert policy(bound).violations({1: False, 2: True}, before, measured({1: 0.9, 2: 0.6})) == []
+    assert policy(bound).violations({1: False, 2: True}, before, measured({1: 0.5, 2: 0.5})) == [
+        "request 1: forget_efficacy is 0.500, below 0.600",
+        "request 2: forget_efficacy is 0.500, below 0.600",
+        "request 2: forget_efficacy is 0.500, below 0.600",
+    ]
 
 
 def test_a_bound_without_a_limit() -> None:
@@ -84,9 +107,34 @@ def test_a_bound_without_a_limit() -> None:
 def test_names_that_are_not_measured(forget: str, utility: str, message: str) -> None:
     made = Policy(forget={forget: Bound(min=0)}, utility={utility: Bound(min=0)})
     with pytest.raises(UserError, match=message):
-        made.check(SUITES["closer_look"], [("retain", Role.RETAIN)])
+        made.check(EvaluationSpec(), [("retain", Role.RETAIN)])
 
 
 def test_names_that_are_measured() -> None:
     names = {"model_utility": Bound(min=0), "retain.rouge": Bound(min=0)}
-    Policy(forget={"rouge": Bound(max=1)}, utility=names).check(SUITES["closer_look"], [("retain", Role.RETAIN)])
+    Policy(forget={"rouge": Bound(max=1)}, utility=names).check(EvaluationSpec(), [("retain", Role.RETAIN)])
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "message"),
+    [
+        (
+            {"nli": None},
+            "entailment",
+            "policy.forget.entailment: is judged by evaluation.nli, which is null; give a model",
+        ),
+        (
+            {"suite": "muse"},
+            "knowledge_retain.probability",
+            "policy.utility.knowledge_retain.probability: the suite muse ",
+        ),
+    ],
+)
+def test_names_that_the_evaluation_leaves_out(spec: dict[str, Any], name: str, message: str) -> None:
+    forget, utility = ("rouge", name) if "." in name else (name, "retain.rouge")
+    if spec.get("suite") == "muse":
+        forget = "knowledge_memorization"
+    made = Policy(forget={forget: Bound(max=1)}, utility={utility: Bound(min=0)})
+    sets = [("retain", Role.RETAIN), ("knowledge_retain", Role.RETAIN)]
+    with pytest.raises(UserError, match=message):
+        made.check(EvaluationSpec(**spec), sets)

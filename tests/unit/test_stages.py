@@ -48,6 +48,16 @@ def test_what_is_measured_trains_nothing_again(tiny: Path, tmp_path: Path, jobs:
     assert len(jobs) == 1
 
 
+def test_a_finished_run_is_found_before_its_texts_are_cut_into_tokens(
+    tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[int] = []
+    monkeypatch.setattr(stages, "cut_texts", lambda model, rows: cut.append(len(rows)) or [])  # type: ignore[func-returns-value]
+    unlearn(tiny, tmp_path)
+    unlearn(tiny, tmp_path)
+    assert cut == [len(jobs[0].forget) + len(jobs[0].retain)]
+
+
 def test_dropout_depends_on_how_many_micro_batches_there_are(
     tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

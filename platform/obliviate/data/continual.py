@@ -6,13 +6,12 @@ shrinks from step to step. What is measured stays the same: each task as a set o
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from obliviate.data.files import EvaluationFile
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.data.files import EvaluationFile, read_key
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import reader
 from obliviate.data.tofu import RETAIN_OF, TofuFiles, slice_of
 from obliviate.errors import UserError
@@ -109,15 +108,16 @@ class FilesTasks(Spec):
     def load_tasks(self) -> TaskSequence:
         """Raises UserError for a file that is missing, empty or unreadable."""
         tasks = tuple(
-            _task(str(number), rows := read_rows(path), rows, self.eval_limit)
+            _task(str(number), rows := read_key(f"forget.{number - 1}", path), rows, self.eval_limit)
             for number, path in enumerate(self.forget, 1)
         )
-        remainder = () if self.retain is None else read_rows(self.retain)
+        remainder = () if self.retain is None else read_key("retain", self.retain)
         if self.evaluation is None:
             sets = [EvaluationSet("retain", Role.RETAIN, remainder)] if remainder else []
         else:
             sets = [
-                EvaluationSet(name, file.role, read_rows(Path(file.path))) for name, file in self.evaluation.items()
+                EvaluationSet(name, file.role, read_key(f"evaluation.{name}.path", file.path))
+                for name, file in self.evaluation.items()
             ]
         kept = tuple(EvaluationSet(each.name, each.role, each.rows[: self.eval_limit]) for each in sets)
         return TaskSequence(tasks, remainder, kept)

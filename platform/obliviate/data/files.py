@@ -30,22 +30,22 @@ class FilesData(Spec):
 
     def load(self) -> Corpus:
         """Raises UserError for a file that is missing, empty or unreadable."""
-        forget = _read("forget", self.forget)
-        retain, warnings = without_overlap(forget, () if self.retain is None else _read("retain", self.retain))
+        forget = read_key("forget", self.forget)
+        retain, warnings = without_overlap(forget, () if self.retain is None else read_key("retain", self.retain))
         if self.evaluation is None:
             sets = [EvaluationSet("forget", Role.FORGET, forget), EvaluationSet("retain", Role.RETAIN, retain)]
         else:
             sets = [
-                EvaluationSet(name, file.role, _read(f"evaluation.{name}.path", file.path))
+                EvaluationSet(name, file.role, read_key(f"evaluation.{name}.path", file.path))
                 for name, file in self.evaluation.items()
             ]
         if self.holdout is not None:
-            sets.append(EvaluationSet("holdout", Role.HOLDOUT, _read("holdout", self.holdout)))
+            sets.append(EvaluationSet("holdout", Role.HOLDOUT, read_key("holdout", self.holdout)))
         limited = tuple(EvaluationSet(s.name, s.role, s.rows[: self.eval_limit]) for s in sets if s.rows)
         return Corpus(forget, retain, limited, warnings)
 
 
-def _read(key: str, path: str) -> tuple[Row, ...]:
+def read_key(key: str, path: str) -> tuple[Row, ...]:
     """The rows of a file, with the config's key in errors."""
     try:
         return read_rows(path)

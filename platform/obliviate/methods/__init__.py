@@ -20,6 +20,7 @@ from obliviate.methods.base import (
     Regularizer,
     Scores,
     Term,
+    compares,
 )
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
@@ -100,6 +101,7 @@ __all__ = [
     "Unilogit",
     "Wasserstein",
     "World",
+    "compares",
     "expand",
     "union_of_needs",
     "widest",

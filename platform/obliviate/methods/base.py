@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from obliviate.schema import Spec
-from obliviate.scoring import AnyStat, TokenScores
+from obliviate.scoring import AnyStat, TokenScores, needs_reference
 
 
 def _counted_from_0(layer: int | str) -> int | str:
@@ -66,6 +66,11 @@ class Positions(StrEnum):
 
 Needs = Mapping[Pass, Mapping[AnyStat, Positions]]
 Scores = Mapping[Pass, TokenScores]
+
+
+def compares(needs: Needs) -> bool:
+    """Whether any of it is the reference model's, or compares with it."""
+    return any(each.of_reference or any(map(needs_reference, stats)) for each, stats in needs.items())
 
 
 def mask_BT(scores: TokenScores, positions: Positions) -> Tensor:

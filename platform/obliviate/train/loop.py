@@ -22,7 +22,7 @@ from torch.distributed import HashStore
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, union_of_needs
+from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, compares, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
 from obliviate.scoring import needs_reference
@@ -350,7 +350,7 @@ class _Trainer:
 
         Another model than the starting one is in memory only while it computes them.
         """
-        if not any(each.of_reference or any(map(needs_reference, stats)) for each, stats in self.needs.items()):
+        if not compares(self.needs):
             return Reference()
         items: list[list[Item]] = [[] for _ in range(self.world)]
         for step in range(self.schedule.steps):

@@ -3,12 +3,11 @@
 One JSON object, name -> model folder (absolute) or hub id, written whole: a reader sees the old file or the new one.
 """
 
-import fcntl
 import json
 from pathlib import Path
 
 from obliviate.errors import UserError
-from obliviate.runs import write_json
+from obliviate.runs import exclusive, write_json
 
 
 def read_aliases(path: Path) -> dict[str, str]:
@@ -30,9 +29,7 @@ def set_alias(path: Path, name: str, model: str) -> None:
     Raises UserError where the file can't be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(path):
             write_json(path, {**read_aliases(path), name: model})
     except OSError as error:
         raise UserError(f"aliases: {path}: cannot be written ({error.strerror}); give another path") from error

@@ -31,6 +31,7 @@ from obliviate.runs import write_json, write_whole
 
 FORMAT = "obliviate certificate 1"
 PARTS = {"statement", "public_key", "signature"}
+STATED = {"request", "promoted", "model", "method", "hashes", "policy", "measurements", "code"}
 
 
 def make_key(path: Path) -> Path:
@@ -105,10 +106,15 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
     UserError where the file is no certificate, was changed, or was signed with another key.
     """
     try:
-        signed = json.loads(storage.fetch(storage.local(path)).read_text(encoding="utf-8"))
+        text = storage.fetch(storage.local(path)).read_text(encoding="utf-8")
+        signed = json.loads(text, object_pairs_hook=_unique)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the JSON file of a certificate") from error
-    except ValueError as error:
+    except _TwiceError as error:
+        raise UserError(
+            f"{path}: the signature does not fit: {error} stands there twice, so that two readers could read two things"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: no JSON; give the JSON file of a certificate, not its HTML") from error
     if not isinstance(signed, dict) or set(signed) != PARTS or not isinstance(signed["statement"], dict):
         raise UserError(f"{path}: no certificate; it must hold {', '.join(sorted(PARTS))} and nothing else")
@@ -124,7 +130,23 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
         raise UserError(f"{path}: was signed with the key {fingerprint(own)}, not with {fingerprint(given)}")
     if signed["statement"].get("format") != FORMAT:
         raise UserError(f"{path}: is a {signed['statement'].get('format')!r}; this version reads {FORMAT!r}")
+    if lacking := STATED - set(signed["statement"]):
+        raise UserError(f"{path}: its statement lacks {', '.join(sorted(lacking))}; {FORMAT!r} never does")
     return signed["statement"], fingerprint(own)
+
+
+class _TwiceError(ValueError):
+    """A key that is given twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal keys one is signed and the other may say anything."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(repr(key))
+        found[key] = value
+    return found
 
 
 def canonical(statement: dict[str, Any]) -> bytes:

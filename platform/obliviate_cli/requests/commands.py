@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from obliviate_cli.mistakes import in_file
+
 Config = Annotated[Path, typer.Argument(help="YAML file of the served model, its data and the policy.")]
 Number = Annotated[int, typer.Argument(help="Of the request.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example alias=staging.")]
@@ -24,7 +26,8 @@ def add(
     """Take a request into the ledger."""
     from obliviate_cli.requests import verbs
 
-    verbs.add(config, overrides or [], requester, texts, entity)
+    with in_file(config, overrides):
+        verbs.add(config, overrides or [], requester, texts, entity)
 
 
 @request.command("list")
@@ -32,7 +35,8 @@ def list_requests(config: Config, overrides: Overrides = None) -> None:
     """Show every request and its state."""
     from obliviate_cli.requests import verbs
 
-    verbs.show(config, overrides or [])
+    with in_file(config, overrides):
+        verbs.show(config, overrides or [])
 
 
 @request.command()
@@ -40,7 +44,8 @@ def status(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Show all about one request."""
     from obliviate_cli.requests import verbs
 
-    verbs.status(config, overrides or [], number)
+    with in_file(config, overrides):
+        verbs.status(config, overrides or [], number)
 
 
 @request.command()
@@ -48,7 +53,8 @@ def retry(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Let a failed request wait again, after a change of method or policy."""
     from obliviate_cli.requests import verbs
 
-    verbs.retry(config, overrides or [], number)
+    with in_file(config, overrides):
+        verbs.retry(config, overrides or [], number)
 
 
 @request.command()
@@ -60,7 +66,8 @@ def run(
     """Unlearn what is due, judge it by the policy, promote the model, and certify."""
     from obliviate_cli.requests import verbs
 
-    verbs.run(config, overrides or [], dry_run)
+    with in_file(config, overrides):
+        verbs.run(config, overrides or [], dry_run)
 
 
 @certificate.command()

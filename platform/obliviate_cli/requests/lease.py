@@ -3,8 +3,7 @@
 import threading
 from types import TracebackType
 
-from sqlalchemy.exc import OperationalError
-
+from obliviate.errors import UserError
 from obliviate_cli.requests.ledger import LeaseLostError, Ledger
 
 RENEWALS = 3  # in the time of a lease: two may fail before another runner takes the batch up
@@ -43,5 +42,5 @@ class Lease:
             except LeaseLostError as error:
                 self._lost = error
                 return
-            except OperationalError:  # the database does not answer: the lease holds for a while, and it may come back
+            except UserError:  # the database does not answer: the lease holds for a while, and it may come back
                 continue

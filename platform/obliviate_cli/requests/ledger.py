@@ -5,12 +5,14 @@ run out, another runner takes the batch up where it stands. What a runner writes
 owner, so that one that was paused and replaced changes nothing any more.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 
 from obliviate.errors import UserError
 from obliviate.runs import content_hash
@@ -52,18 +54,34 @@ class Batch:
 
 
 class Ledger:
-    """`url`: the path of a SQLite file, or a PostgreSQL URL. Raises UserError where it can't be opened."""
+    """`url`: the path of a SQLite file, or a PostgreSQL URL. Raises UserError where it can't be opened, and from every
+    method where it does not answer any more."""
 
     def __init__(self, url: str) -> None:
         self._engine: Engine = open_database(url)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            reason = " ".join(str(error.orig).split())
+            raise UserError(
+                f"ledger: {self._engine.url.render_as_string()}: does not answer ({reason}); run the same command "
+                "again once it does: it goes on where the ledger stands"
+            ) from error
 
     def add(self, alias: str, first_model: str, requester: str, hashes: Collection[str]) -> int:
         """The new request's number. Texts that are forgotten already are left out of it.
 
         `first_model` is what the alias stands for from its first request to its first promotion.
-        Raises UserError where the same requester waits for the same texts, and where all are forgotten already.
+        Raises UserError where the same requester waits for the same texts, where all are forgotten already, and where
+        nobody asks.
         """
-        with self._engine.begin() as connection:
+        if not requester.strip():
+            raise UserError("request: --by is empty; give an id of who asks")
+        with self._transaction() as connection:
             _insert_alias(connection, alias, first_model)
             _lock_alias(connection, alias)
             known = _forgotten(connection, alias)
@@ -75,8 +93,7 @@ class Ledger:
                     f"{', '.join(map(str, by))}; `obliviate request status` shows its certificate"
                 )
             fingerprint = content_hash([alias, requester, left])
-            same = select(requests.c.id).where(requests.c.fingerprint == fingerprint, requests.c.state.in_(OPEN))
-            if (twin := connection.execute(same).scalar()) is not None:
+            if (twin := _open_twin(connection, fingerprint)) is not None:
                 raise UserError(
                     f"request: {requester} has asked for the same {len(left)} texts already, in request {twin}, "
                     "which is still open; `obliviate request status` shows how far it is"
@@ -90,7 +107,7 @@ class Ledger:
         return number
 
     def requests(self, alias: str) -> list[Request]:
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return _requests(connection, requests.c.alias == alias)
 
     def request(self, alias: str, number: int) -> Request:
@@ -101,24 +118,28 @@ class Ledger:
 
     def retry(self, alias: str, number: int) -> None:
         """A failed request waits again: after a change of method or policy."""
-        request = self.request(alias, number)
-        with self._engine.begin() as connection:
-            changed = connection.execute(
-                update(requests)
-                .where(requests.c.id == number, requests.c.state == RequestState.FAILED)
-                .values(state=RequestState.PENDING, reason=None, ended_s=None, alone=True)
-            )
-        if changed.rowcount != 1:
-            raise UserError(f"request {number}: is {request.state}; only a failed one can be tried again")
+        self.request(alias, number)  # that there is one
+        with self._transaction() as connection:
+            _lock_alias(connection, alias)
+            row = connection.execute(select(requests).where(requests.c.id == number)).mappings().one()
+            if row["state"] != RequestState.FAILED:
+                raise UserError(f"request {number}: is {row['state']}; only a failed one can be tried again")
+            if (twin := _open_twin(connection, row["fingerprint"])) is not None:
+                raise UserError(
+                    f"request {number}: {row['requester']} has asked for the same texts again since, in request "
+                    f"{twin}, which is still open; wait for that one"
+                )
+            waiting = update(requests).where(requests.c.id == number)
+            connection.execute(waiting.values(state=RequestState.PENDING, reason=None, ended_s=None, alone=True))
 
     def model_of(self, alias: str) -> str | None:
         """What the alias stands for by now; None before its first request."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return connection.execute(select(aliases.c.model).where(aliases.c.name == alias)).scalar()
 
     def forgotten(self, alias: str) -> frozenset[str]:
         """Hashes of all texts of fulfilled requests."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return frozenset(_forgotten(connection, alias))
 
     def claim(self, alias: str, owner: str, lease_s: float, *, due_after_s: float, most: int) -> Batch | None:
@@ -127,8 +148,8 @@ class Ledger:
         A batch whose lease has run out comes first. A new one takes the oldest waiting requests, `most` of them, once
         the oldest has waited `due_after_s`; one that must be tried alone is a batch of its own.
         """
-        with self._engine.begin() as connection:
-            base = _lock_alias(connection, alias, wait=False)
+        with self._transaction() as connection:
+            base = _lock_alias(connection, alias)
             if base is None:
                 return None
             now = now_s(connection)
@@ -152,7 +173,7 @@ class Ledger:
 
     def renew(self, batch: int, owner: str, lease_s: float) -> None:
         """Raises LeaseLostError where another runner owns the batch, or it has ended."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             until = now_s(connection) + lease_s
             mine = update(batches).where(batches.c.id == batch, batches.c.owner == owner)
             if connection.execute(mine.where(batches.c.state.not_in(ENDED)).values(lease_until_s=until)).rowcount != 1:
@@ -160,21 +181,21 @@ class Ledger:
 
     def release(self, batch: int, owner: str) -> None:
         """End the lease now, so that the next runner need not wait for it to run out."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(
                 update(batches).where(batches.c.id == batch, batches.c.owner == owner).values(lease_until_s=0.0)
             )
 
     def advance(self, batch: Batch, owner: str, to: BatchState, **found: str) -> Batch:
         """The batch in its next state, with what the stage `found` (columns of `batches`)."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             _advance(connection, batch, owner, to, found)
             return _batch(connection, batch.id)
 
     def promote(self, batch: Batch, owner: str) -> Batch:
         """The alias is the batch's model from now on."""
         assert batch.model is not None
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             _lock_alias(connection, batch.alias)
             _advance(connection, batch, owner, BatchState.PROMOTED, {"promoted_s": now_s(connection)})
             promoted = update(aliases).where(aliases.c.name == batch.alias)
@@ -186,7 +207,7 @@ class Ledger:
 
         Raises LeaseLostError where another runner owns the batch: what it has promoted since is newer.
         """
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             model = _lock_alias(connection, batch.alias)
             mine = select(batches.c.id).where(batches.c.id == batch.id, batches.c.owner == owner)
             if model is None or connection.execute(mine).first() is None:
@@ -195,7 +216,7 @@ class Ledger:
 
     def fulfil(self, batch: Batch, owner: str, certificates: dict[int, str]) -> Batch:
         """`certificates`: request -> path."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             _advance(connection, batch, owner, BatchState.FULFILLED, {})
             ended = {"state": RequestState.FULFILLED, "reason": None, "ended_s": now_s(connection)}
             for request in batch.requests:
@@ -205,7 +226,7 @@ class Ledger:
 
     def reject(self, batch: Batch, owner: str, reason: str) -> Batch:
         """A single request has failed. Several wait again, each to be tried alone: one of them may be at fault."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             _advance(connection, batch, owner, BatchState.REJECTED, {})
             several = len(batch.requests) > 1
             values: dict[str, Any] = {"reason": reason, "alone": several}
@@ -217,14 +238,12 @@ class Ledger:
             return _batch(connection, batch.id)
 
 
-def _lock_alias(connection: Connection, alias: str, *, wait: bool = True) -> str | None:
+def _lock_alias(connection: Connection, alias: str) -> str | None:
     """The alias's model, held against every other transaction that concerns it until this one ends.
 
-    None where there is no such alias, and without `wait`, where another transaction holds it. On SQLite the transaction
-    itself is the lock.
+    None where there is no such alias. On SQLite the transaction itself is the lock.
     """
-    row = select(aliases.c.model).where(aliases.c.name == alias).with_for_update(skip_locked=not wait)
-    return connection.execute(row).scalar()
+    return connection.execute(select(aliases.c.model).where(aliases.c.name == alias).with_for_update()).scalar()
 
 
 def _insert_alias(connection: Connection, alias: str, model: str) -> None:
@@ -234,6 +253,12 @@ def _insert_alias(connection: Connection, alias: str, model: str) -> None:
         connection.execute(postgresql.insert(aliases).values(values).on_conflict_do_nothing())
     else:
         connection.execute(sqlite.insert(aliases).values(values).on_conflict_do_nothing())
+
+
+def _open_twin(connection: Connection, fingerprint: str) -> int | None:
+    """The request by the same requester about the same texts that has not ended."""
+    same = select(requests.c.id).where(requests.c.fingerprint == fingerprint, requests.c.state.in_(OPEN))
+    return connection.execute(same).scalar()
 
 
 def _due(connection: Connection, alias: str, received_before_s: float, most: int) -> list[int]:

@@ -10,8 +10,12 @@ from obliviate.errors import UserError
 from obliviate.schema import Spec
 from obliviate_cli.requests.measurement import Measurement
 from obliviate_eval.metrics.base import KEPT
+from obliviate_eval.records import Probe
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
-from obliviate_eval.suites.base import Suite
+from obliviate_eval.suites import SUITES
+
+JUDGES = {Probe.SIMILARITY: "encoder", Probe.ENTAILMENT: "nli", Probe.FLUENCY: "fluency"}  # keys of `evaluation`
 
 
 class Bound(Spec):
@@ -56,33 +60,42 @@ class Policy(Spec):
     utility: dict[str, Bound] = Field(min_length=1)
     recheck: bool = True  # what was certified earlier must still be forgotten, by the same limits but those of before
 
-    def check(self, suite: Suite, sets: Iterable[tuple[str, Role]]) -> None:
-        """`sets`: those that will be measured. Raises UserError for a name that the suite does not measure on them."""
-        metrics = [metric.type for metric in suite.metrics]
+    def check(self, spec: EvaluationSpec, sets: Iterable[tuple[str, Role]]) -> None:
+        """`sets`: those that will be measured. Raises UserError for a name that is not measured on them."""
+        suite = SUITES[spec.suite]
         of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
         of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
-        on_sets = [f"{name}.{metric}" for name, role in sets if role in KEPT for metric in metrics]
-        for part, bounds, known in (
-            ("forget", self.forget, [*of_forget, *metrics]),
-            ("utility", self.utility, [*of_kept, *on_sets]),
-        ):
+        own = {metric.type: metric for metric in suite.metrics}
+        on_sets = {
+            f"{name}.{metric.type}": metric
+            for name, role in sets
+            if role in KEPT
+            for metric in suite.metrics_of(name, role)
+        }
+        parts = (("forget", self.forget, of_forget, own), ("utility", self.utility, of_kept, on_sets))
+        for part, bounds, aggregates, metrics in parts:
             for name in bounds:
+                key, known = f"policy.{part}.{name}", [*aggregates, *metrics]
                 if name not in known:
                     near = get_close_matches(name, known, n=1)
                     fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-                    raise UserError(f"policy.{part}.{name}: the suite {suite.name} measures no such thing; {fix}")
+                    raise UserError(f"{key}: the suite {suite.name} measures no such thing; {fix}")
+                needs = metrics[name].needs if name in metrics else frozenset()
+                for probe in needs.intersection(JUDGES):
+                    if getattr(spec, JUDGES[probe]) is None:
+                        raise UserError(f"{key}: is judged by evaluation.{JUDGES[probe]}, which is null; give a model")
 
-    def violations(self, requests: Iterable[int], before: Measurement, after: Measurement) -> list[str]:
-        """What keeps the model from being served, one line each. `requests`: those of the batch.
+    def violations(self, requests: Mapping[int, bool], before: Measurement, after: Measurement) -> list[str]:
+        """What keeps the model from being served, one line each. `requests`: those of the batch, and whether any of
+        their texts were still known before it.
 
-        Earlier ones are forgotten before and after: limits that compare the two say nothing of them.
+        What is forgotten before and after, as earlier requests are, says nothing to limits that compare the two.
         """
-        own = set(requests)
         found = []
-        for request in sorted(after.requests if self.recheck else own):
+        for request in sorted(after.requests if self.recheck else requests):
             figures, earlier = after.requests.get(request, {}), before.requests.get(request, {})
-            bounds = self.forget if request in own else _absolute(self.forget)
-            which = f"request {request}" if request in own else f"earlier request {request}"
+            bounds = self.forget if requests.get(request, False) else _absolute(self.forget)
+            which = f"request {request}" if request in requests else f"earlier request {request}"
             for name, bound in bounds.items():
                 found += [f"{which}: {name} {what}" for what in bound.broken(earlier.get(name), figures.get(name))]
         for name, bound in self.utility.items():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -17,19 +17,23 @@ from obliviate import storage
 from obliviate.data.rows import Row, read_rows, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, provenance, write_json
+from obliviate.schema import Spec
 from obliviate_cli.requests.aliases import set_alias
 from obliviate_cli.requests.certificate import load_key, write_certificate
 from obliviate_cli.requests.knowledge import Knowledge
 from obliviate_cli.requests.lease import Lease
 from obliviate_cli.requests.ledger import Batch, Ledger, Request
 from obliviate_cli.requests.measurement import Measurement
+from obliviate_cli.requests.policy import Policy
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.requests.states import ENDED, BatchState, RequestState
 
 if TYPE_CHECKING:
     from obliviate_cli.requests.work import Work
 
-BEFORE, AFTER, FORGET, RETAIN = "before.json", "after.json", "forget.jsonl", "retain.jsonl"
+BEFORE, AFTER, POLICY = "before.json", "after.json", "policy.json"
+FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
+S = TypeVar("S", bound=Spec)
 
 
 @dataclass
@@ -72,32 +76,46 @@ class Runner:
         )
 
     def baseline(self, batch: Batch) -> Batch:
-        """Write the texts down, and measure the model that is served."""
+        """Write the texts down, and measure the model that is served.
+
+        Texts that another request has had forgotten since this one was taken in are not forgotten again.
+        """
         folder, own = self.folder(batch), {each for request in batch.requests for each in request.hashes}
+        gone = self.ledger.forgotten(batch.alias)
         for request in batch.requests:
             write_rows(_texts_of(folder, request), self.knowledge.select(request.hashes))
-        write_rows(folder / FORGET, self.knowledge.select(sorted(own)))
-        retain = self.knowledge.without(own | self.ledger.forgotten(batch.alias))
-        if retain:
-            write_rows(folder / RETAIN, retain)
+        for name, rows in (
+            (FORGET, self.knowledge.select(sorted(own - gone))),
+            (RETAIN, self.knowledge.without(own | gone)),
+        ):
+            if rows:
+                write_rows(folder / name, rows)
         self._measure(batch, "before", batch.base, folder / BEFORE)
         return self.ledger.advance(batch, self.owner, BatchState.BASELINE)
 
     def unlearn(self, batch: Batch) -> Batch:
         folder = self.folder(batch)
-        retain = folder / RETAIN
-        model = self.work.unlearn(batch.base, folder / FORGET, retain if retain.exists() else None)
+        forget, retain = folder / FORGET, folder / RETAIN
+        model = batch.base
+        if forget.exists():
+            model = self.work.unlearn(batch.base, forget, retain if retain.exists() else None)
         return self.ledger.advance(batch, self.owner, BatchState.UNLEARNED, model=model)
 
     def measure(self, batch: Batch) -> Batch:
+        """Both models: the first one's figures are at hand, unless the config has another `evaluation` by now."""
         assert batch.model is not None
-        self._measure(batch, "after", batch.model, self.folder(batch) / AFTER)
+        folder = self.folder(batch)
+        self._measure(batch, "before", batch.base, folder / BEFORE)
+        self._measure(batch, "after", batch.model, folder / AFTER)
         return self.ledger.advance(batch, self.owner, BatchState.MEASURED)
 
     def judge(self, batch: Batch) -> Batch:
-        before, after = (_read(self.folder(batch) / name) for name in (BEFORE, AFTER))
-        found = self.config.policy.violations([request.id for request in batch.requests], before, after)
+        folder, gone = self.folder(batch), self.ledger.forgotten(batch.alias)
+        before, after = (_read(folder / name, Measurement) for name in (BEFORE, AFTER))
+        known = {request.id: not gone.issuperset(request.hashes) for request in batch.requests}
+        found = self.config.policy.violations(known, before, after)
         if not found:
+            write_json(folder / POLICY, self.config.policy.model_dump(mode="json", exclude_none=True))
             return self.ledger.promote(batch, self.owner)
         for line in found:
             self.console.print(f"batch {batch.id}: policy not met: {line}", style="red")
@@ -140,9 +158,12 @@ class Runner:
         return {number: read_rows(path) for number, path in left.items() if storage.fetch(path).exists()}
 
     def _statement(self, batch: Batch, request: Request, weights: str) -> dict[str, Any]:
-        config, folder = self.config, self.folder(batch)
+        """By which config the model was made, and by which policy it was judged, is on disk: the config of this run may
+        be another one by now."""
         assert batch.promoted_s is not None
-        measured = {"before": _read(folder / BEFORE), "after": _read(folder / AFTER)}
+        assert batch.model is not None
+        folder, made = self.folder(batch), self.work.recipe(batch.model)
+        measured = {"before": _read(folder / BEFORE, Measurement), "after": _read(folder / AFTER, Measurement)}
         hashes = [[row.key for row in read_rows(path)] for name in (FORGET, RETAIN) if (path := folder / name).exists()]
         return {
             "request": {
@@ -152,13 +173,13 @@ class Runner:
             "promoted": _time(batch.promoted_s),
             "model": {"alias": batch.alias, "before": batch.base, "after": batch.model},
             "method": {
-                "label": config.label, "terms": [term.model_dump(mode="json") for term in config.terms],
-                "optim": config.optim.model_dump(mode="json"), "seed": config.seed,
+                "label": made.label, "terms": [term.model_dump(mode="json") for term in made.terms],
+                "optim": made.optim.model_dump(mode="json"), "seed": made.seed,
             },
             "hashes": {
-                "config": content_hash(config.model_dump(mode="json")), "data": content_hash(hashes), "model": weights,
+                "config": content_hash(made.model_dump(mode="json")), "data": content_hash(hashes), "model": weights,
             },
-            "policy": config.policy.model_dump(mode="json", exclude_none=True),
+            "policy": _read(folder / POLICY, Policy).model_dump(mode="json", exclude_none=True),
             "measurements": {
                 when: {
                     "forgotten": each["requests"][str(request.id)], "kept": each["kept"], "run": each["evaluation"],
@@ -182,10 +203,10 @@ def _texts_of(folder: Path, request: Request) -> Path:
     return folder / f"request-{request.id}.jsonl"
 
 
-def _read(path: Path) -> Measurement:
+def _read(path: Path, kind: type[S]) -> S:
     if not path.exists():
         raise UserError(f"runs: {path} is missing; give the folder of runs that the batch was begun in")
-    return Measurement.model_validate_json(path.read_text(encoding="utf-8"))
+    return kind.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _time(since_epoch_s: float) -> str:

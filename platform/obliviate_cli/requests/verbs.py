@@ -19,7 +19,6 @@ from obliviate_cli.requests.ledger import LeaseLostError, Ledger, Request
 from obliviate_cli.requests.runner import Runner
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.requests.states import RequestState
-from obliviate_eval.suites import SUITES
 
 NOTHING = "–"
 
@@ -105,7 +104,7 @@ def _knowledge(config: RequestsRun, console: Console) -> Knowledge:
     for warning in corpus.warnings:
         console.print(f"warning: {warning}", style="yellow")
     kept = [(each.name, each.role) for each in corpus.evaluation if each.role is not Role.FORGET]
-    config.policy.check(SUITES[config.evaluation.suite], kept)
+    config.policy.check(config.evaluation, kept)
     return Knowledge.of(corpus)
 
 

@@ -1,5 +1,6 @@
 """What a batch has done to a model: unlearning and measuring, each a stage that is found again when it is done."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -9,11 +10,11 @@ from typing import Protocol
 from rich.console import Console
 
 from obliviate import storage
-from obliviate.config import UnlearnRun
+from obliviate.config import UnlearnRun, build
 from obliviate.data.files import FilesData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.models import locate
-from obliviate.runs import content_hash
+from obliviate.runs import RUN_FILE, content_hash
 from obliviate.schema import ModelSpec
 from obliviate_cli import stages
 from obliviate_cli.measure import Measure
@@ -40,6 +41,10 @@ class Work(Protocol):
 
     def weights(self, model: str) -> str:
         """A hash of every weight file of the folder `model`."""
+        ...
+
+    def recipe(self, model: str) -> UnlearnRun:
+        """What `model`, a folder that `unlearn` gave, was made with."""
         ...
 
 
@@ -106,6 +111,10 @@ class Stages:
             with path.open("rb") as file:
                 hashes[path.name] = file_digest(file, "sha256").hexdigest()
         return content_hash(hashes)
+
+    def recipe(self, model: str) -> UnlearnRun:
+        record = storage.fetch(Path(locate(model)).parent / RUN_FILE)
+        return build(UnlearnRun, json.loads(record.read_text(encoding="utf-8"))["config"], where=str(record))
 
     def _from(self, source: str) -> ModelSpec:
         """The served model, laid out as the first one is."""
