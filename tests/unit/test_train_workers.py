@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from obliviate.data.rows import Row
+from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
 from obliviate.models import decoder_layers
 from obliviate.schema import LoraSpec, ProjectionSpec, SharpnessSpec
@@ -60,6 +61,16 @@ class AllBut:
         return [row not in self.rows for row in rows]
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A rule that lacks what it reads, as the first worker's node may."""
+
+    max_new_tokens: int = 3
+
+    def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> list[bool]:
+        raise UserError("encoder: /nowhere: no folder with a model")
+
+
 def dropping(folder: Path, world: int) -> Job:
     """Two epochs, of which the second has two rows."""
     run = three_steps(folder, folder / f"dropping {world}", METHODS["npo+kl"])
@@ -92,6 +103,11 @@ def trained_in_a_group(folder: Path, world: int) -> None:
     alternating = three_steps(folder, folder / f"alternating {world}", METHODS["opt_out"])
     train(replace(alternating, updates="alternating"), quiet)
     train(dropping(folder, world), quiet)
+    unreadable = replace(dropping(folder, world), directory=folder / f"unreadable {world}", drop=Unreadable())
+    try:
+        train(unreadable, quiet)
+    except UserError as error:
+        (folder / f"unreadable {world} {dist.get_rank()}.txt").write_text(str(error))
     if world == 4:
         return
     for name in VARIANTS:
@@ -162,6 +178,13 @@ def test_more_workers_than_rows_are_left_change_nothing(groups: Path, world: int
     assert [line["step"] for line in one] == [line["step"] for line in more]
     assert len(one) > 2
     assert curve(groups / f"dropping {world}") == pytest.approx(curve(groups / "dropping 1"), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rule_that_the_first_worker_cannot_ask_ends_all_of_them(groups: Path, world: int) -> None:
+    for rank in range(world):
+        told = (groups / f"unreadable {world} {rank}.txt").read_text()
+        assert told == "early_drop: encoder: /nowhere: no folder with a model"
 
 
 @pytest.mark.parametrize("world", [2, 4])
