@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
+from obliviate.guardrail import HIDING
 from obliviate.methods import (
     AnyForgetSpec,
     AnyRegularizerSpec,
@@ -195,6 +196,16 @@ class UnlearnRun(TrainingRun):
             raise ValueError(
                 f"regularizers: divergence beside {self.method.type} would only destroy what is to be kept: it is for "
                 "task_vector, whose negation turns it round; take kl"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _early_drop_fits(self) -> "UnlearnRun":
+        """It asks the model that is trained, as it stands, what it has forgotten."""
+        if self.early_drop is not None and (isinstance(self.method, TaskVector) or self.method.type in HIDING):
+            raise ValueError(
+                f"early_drop: while {self.method.type} trains, its model answers the forget questions still: what it "
+                "does not answer, it has not learned yet; remove early_drop"
             )
         return self
 
