@@ -21,7 +21,16 @@ from obliviate.methods import (
     expand,
     union_of_needs,
 )
-from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
+from obliviate.schema import (
+    ClusterSpec,
+    EngineSpec,
+    ModelSpec,
+    OptimSpec,
+    ProjectionSpec,
+    RectificationSpec,
+    SharpnessSpec,
+    Spec,
+)
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 
@@ -112,6 +121,7 @@ class UnlearnRun(TrainingRun):
     forget_learning_rate: float | None = Field(None, gt=0)  # of updates of their own; None: optim.learning_rate
     sharpness: SharpnessSpec | None = None
     projection: ProjectionSpec | None = None
+    rectification: RectificationSpec | None = None
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -147,6 +157,8 @@ class UnlearnRun(TrainingRun):
 
     @model_validator(mode="after")
     def _forget_updates_fit(self) -> "UnlearnRun":
+        if self.rectification is not None:
+            self._check_rectification()
         together = self.updates == "joint" and self.regularizers
         if together and self.forget_learning_rate is not None:
             raise ValueError(
@@ -158,6 +170,20 @@ class UnlearnRun(TrainingRun):
                 "the regularizers; set updates: dual or alternating"
             )
         return self
+
+    def _check_rectification(self) -> None:
+        if not self.regularizers:
+            raise ValueError(
+                f"rectification: {self.label} has no regularizer whose gradient says what is to be kept; add one, such "
+                "as gd"
+            )
+        if self.updates != "joint":
+            raise ValueError(
+                f"rectification: makes one update, along the forget gradient, and none on the regularizers, which "
+                f"updates: {self.updates} asks for; set updates: joint"
+            )
+        if self.projection is not None:
+            raise ValueError("rectification: and projection both say what forgetting may not touch; remove one of them")
 
     @model_validator(mode="after")
     def _positions_fit(self) -> "UnlearnRun":

@@ -19,7 +19,7 @@ from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
 from obliviate.models import decoder_layers
-from obliviate.schema import LoraSpec, ProjectionSpec, SharpnessSpec
+from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
 from obliviate.train.model import ScoredModel, build
@@ -38,6 +38,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "dual": {"updates": "dual", "forget_learning_rate": 5e-4},
     "sharpness": {"sharpness": SharpnessSpec(rho=0.05)},
     "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
+    "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},
     "all": {"updates": "dual", "sharpness": SharpnessSpec(rho=0.05), "projection": ProjectionSpec(energy=0.8, texts=5)},
 }
 STEPS, CUT_AFTER = 3, 2
