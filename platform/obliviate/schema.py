@@ -100,6 +100,13 @@ class ProjectionSpec(Spec):
     texts: int = Field(256, ge=1)  # retain rows that they are found from
 
 
+class RectificationSpec(Spec):
+    """Gradient rectified unlearning (arXiv:2503.09117): the forget gradient, less what of it runs against the
+    regularizers'."""
+
+    share: float = Field(0.8, gt=0, le=1)  # of a step's own gradient in the regularizers' running mean; 1: no memory
+
+
 class ClusterSpec(Spec):
     """What Ray gives to training. More workers change the speed and not the result; with dropout that holds where they
     cut a step into as many micro-batches."""

@@ -16,6 +16,7 @@ from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus, EvaluationSet
 from obliviate.errors import UserError
+from obliviate.guardrail import label
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
@@ -170,8 +171,9 @@ class Measure:
         folder = Path(locate(model.source))
         if not (folder.parent / RUN_FILE).exists():
             return
+        behind = None if model.guardrail is None else label(model.guardrail)
         try:
-            write_card(Run(folder.parent, ""), folder.name, evaluation)
+            write_card(Run(folder.parent, ""), folder.name, evaluation, behind)
         except OSError as error:
             self.console.print(f"warning: {folder}: the model's card stays as it was: {error.strerror}", style="yellow")
 

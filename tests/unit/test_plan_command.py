@@ -65,14 +65,15 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
         ({"updates": "alternating"}, (2, 2, 2, 16)),
         ({"updates": "dual"}, (2, 2, 2, 24)),
         (SHARP, (3, 3, 1, 16)),
+        ({"rectification": {}}, (2, 2, 1, 24)),
         ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
         ({"method": "npo+gd+world+wasserstein"}, (3, 1, 1, 20)),
     ],
 )
 def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], model: Path, tmp_path: Path) -> None:
     """Texts, rounds, updates, bytes of state. NPO and GD alternate in two rounds of one text each; DualOptim keeps 8
-    more bytes; a sharpness-aware update runs over its text twice; the distance to the initial weights has no text, and
-    keeps 4 more bytes."""
+    more bytes, as a rectified update does; a sharpness-aware update runs over its text twice; the distance to the
+    initial weights has no text, and keeps 4 more bytes."""
     world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
     work = unlearning(config, config.data.load())

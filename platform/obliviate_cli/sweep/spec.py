@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun, build
+from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Spec
 from obliviate_cli.compare import ComparedModels
 from obliviate_cli.sweep.space import Point, Space
@@ -119,7 +120,7 @@ class SweepRun(ComparedModels):
     def _check_space(self) -> "SweepRun":
         self.space.check_names()
         for method in self.space.methods:
-            self.unlearning(Point(method, {}), 0, "")
+            check_measured_bare(self.unlearning(Point(method, {}), 0, "").method.type)
             for name, axis in self.space.axes(method).items():
                 for value in axis.ends:
                     self.unlearning(Point(method, {name: value}), 0, "")
