@@ -21,7 +21,7 @@ from torch.distributed import HashStore
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
-from obliviate.errors import UserError
+from obliviate.errors import DivergedError, UserError
 from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
@@ -100,8 +100,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 
     `report` is not Ray Train's: that one waits for the controller's next poll, seconds at every step.
 
-    Raises UserError where a loss or its gradient stops being finite, or a checkpoint can't be written; the last good
-    checkpoint stays: one that a step with finite losses has followed.
+    Raises DivergedError where a loss or its gradient stops being finite, UserError where a checkpoint can't be written;
+    the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
     trainer = _Trainer(job, device)
@@ -392,4 +392,4 @@ class _Trainer:
         checkpoint.discard(folder, step)
         good = checkpoint.latest(folder)
         kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
-        raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
+        raise DivergedError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
