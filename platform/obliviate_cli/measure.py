@@ -69,7 +69,7 @@ class Measure:
     """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them.
 
     `in_process`: a Hugging Face engine in this process instead of engines on Ray actors, for a process that has the
-    device to itself already.
+    device to itself already. `wait`: for another process that measures the same, instead of giving up.
     """
 
     corpus: Corpus
@@ -78,6 +78,7 @@ class Measure:
     runs: Path
     console: Console
     in_process: bool = False
+    wait: bool = False
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
@@ -102,8 +103,9 @@ class Measure:
         if run.done:
             self.console.print(f"evaluate {name}: done already, in {storage.name(run.directory)}")
         else:
-            with run.locked():
-                self._measure(name, model, retain, run)
+            with run.locked(wait=self.wait):
+                if not run.done:  # by whoever held the lock before
+                    self._measure(name, model, retain, run)
         return run.directory
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:

@@ -102,8 +102,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 
     `report` is not Ray Train's: that one waits for the controller's next poll, seconds at every step.
 
-    Raises UserError where a loss or its gradient stops being finite, or a checkpoint can't be written; the last good
-    checkpoint stays: one that a step with finite losses has followed.
+    Raises DivergedError where a loss or its gradient stops being finite, UserError where a checkpoint can't be written;
+    the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
     trainer = _Trainer(job, device)
