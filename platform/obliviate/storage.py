@@ -343,7 +343,7 @@ def _copy(source_path: str, destination_path: str, *, source: Any = None, destin
 def _in_unfinished(files: Any, key: str) -> bool:
     """Whether the folder that it lies in is unfinished: a promoted model is uploaded with its whole run."""
     mark = files.get_file_info(f"{PurePosixPath(key).parent}/{MARK}")
-    return mark.is_file and not _says_whole(files, mark.path)
+    return bool(mark.is_file) and not _says_whole(files, mark.path)
 
 
 def _says_whole(files: Any, mark: str) -> bool:
