@@ -10,6 +10,7 @@ model, a checkpoint) carries a mark: written before its first file as unfinished
 reader takes a folder whose mark says whole, or that has none, as folders have that others uploaded.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -68,7 +69,7 @@ def for_ray(path: Path) -> tuple[str, Any]:
 
 
 def fetch(path: Path) -> Path:
-    """`path`, a file or a folder, after what the store has newer of it has come; nodes fetch a folder once.
+    """`path`, a file or a folder, after what the store has newer of it has come; nodes fetch either once.
 
     What is not there, or is an unfinished folder, is left as it is.
     """
@@ -79,10 +80,10 @@ def fetch(path: Path) -> Path:
 
     with _store(url) as (files, key):
         found = files.get_file_info(key)
-        if found.type == FileType.File:
-            _get(files, found, path)
+        if found.type == FileType.File and not _is_here(path, found):
+            with _lock(path):
+                _get(files, found, path)
         elif found.type == FileType.Directory:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with _lock(path):
                 _fetch_folder(files, key, path)
     return path
@@ -266,7 +267,9 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
 def _lock(path: Path) -> Any:
     from filelock import FileLock
 
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    locks = _stores().with_name("locks")  # not beside it: what lies there is copied and read as a whole
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / hashlib.sha256(str(path).encode()).hexdigest())
 
 
 def _list(files: Any, key: str) -> list[Any]:
@@ -299,12 +302,17 @@ def _fetch_folder(files: Any, key: str, path: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _is_here(path: Path, info: Any) -> bool:
+    """Whether the disk has this very file, or a newer one: one that is still being written here."""
+    if not path.is_file():
+        return False
+    here = path.stat()
+    return bool((here.st_mtime_ns, here.st_size) == (info.mtime_ns, info.size) or here.st_mtime_ns > info.mtime_ns)
+
+
 def _get(files: Any, info: Any, path: Path) -> None:
-    """Unless the disk has this very file, or a newer one: one that is still being written here."""
-    if path.is_file():
-        here = path.stat()
-        if (here.st_mtime_ns, here.st_size) == (info.mtime_ns, info.size) or here.st_mtime_ns > info.mtime_ns:
-            return
+    if _is_here(path, info):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -343,7 +351,7 @@ def _copy(source_path: str, destination_path: str, *, source: Any = None, destin
 def _in_unfinished(files: Any, key: str) -> bool:
     """Whether the folder that it lies in is unfinished: a promoted model is uploaded with its whole run."""
     mark = files.get_file_info(f"{PurePosixPath(key).parent}/{MARK}")
-    return mark.is_file and not _says_whole(files, mark.path)
+    return bool(mark.is_file) and not _says_whole(files, mark.path)
 
 
 def _says_whole(files: Any, mark: str) -> bool:

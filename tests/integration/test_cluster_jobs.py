@@ -1,6 +1,7 @@
 """Runs as jobs on a real cluster: two raylets, the jobs API over HTTP, token authentication on."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from obliviate.runs import provenance
+from obliviate_cli.jobs.submit import runtime_env
 from raylets import BIN, RayCluster
 from tiny import tiny_model_folder
 
@@ -78,12 +80,22 @@ def test_a_job_that_is_left_goes_on_and_is_found_again(cluster: RayCluster, fold
     assert f"model: {run}/model\n" in plain.stdout
 
 
-def test_a_mistake_on_the_cluster_has_its_line_and_its_exit_code(cluster: RayCluster, folder: Path) -> None:
+def test_a_mistake_on_the_cluster_has_its_line_and_its_exit_code(
+    cluster: RayCluster, folder: Path, tmp_path: Path
+) -> None:
+    """It is made in the code that was submitted: another than the nodes have installed."""
+    for package in map(Path, runtime_env(folder)["py_modules"]):
+        shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "obliviate_cli" / "__main__.py").open("r+") as main:
+        text = main.read()
+        main.seek(0)
+        main.write(f"print('of another revision', flush=True)\n{text}")
     done = cluster.run(
         *OBLIVIATE, "submit", "run.yaml", "data.forget=nowhere.jsonl", "--address", cluster.dashboard, "--follow",
-        folder=folder,
+        folder=folder, PYTHONPATH=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 2
+    assert done.stdout.count("of another revision\n") == 2  # the command's own line, and the job's
     assert "\nerror: data.forget: nowhere.jsonl: no such file; give a .json, .jsonl or .parquet file\n" in done.stdout
 
 

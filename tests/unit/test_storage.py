@@ -261,9 +261,13 @@ class TestFolders:
         os.utime(root / "llama" / "config.json", ns=(0, 2**62))
         assert content_of(ModelSpec(source=f"{bucket}/llama")) != first
 
-    def test_a_node_fetches_a_model_once(self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Eight workers that start together: one copies its two files, seven wait for it."""
+    @pytest.mark.parametrize(("key", "names"), [("run/model", ["config.json", "weights"]), ("x.gguf", ["x.gguf"])])
+    def test_a_node_fetches_a_model_once(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch, key: str, names: list[str]
+    ) -> None:
+        """Eight workers that start together: one copies the folder's two files, or the one, and seven wait for it."""
         write_model(bucket, "w")
+        (Path(bucket.removeprefix("file://")) / "x.gguf").write_text("w")
         on("b")
         copied: list[str] = []
         copy = storage._copy
@@ -274,9 +278,9 @@ class TestFolders:
 
         monkeypatch.setattr(storage, "_copy", counted)
         with ThreadPool(8) as pool:
-            found = pool.map(locate, [f"{bucket}/run/model"] * 8)
+            found = pool.map(locate, [f"{bucket}/{key}"] * 8)
         assert len(set(found)) == 1
-        assert sorted(copied) == ["config.json", "weights"]
+        assert sorted(copied) == names
 
     def test_a_removed_folder_is_gone(self, on: Node, bucket: str) -> None:
         path = write_model(bucket, "w")
