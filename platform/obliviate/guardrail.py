@@ -32,6 +32,15 @@ def guarded_system_prompt(guardrail: GuardrailSpec | None, system_prompt: str | 
     return instruction if system_prompt is None else f"{instruction}\n\n{system_prompt}"
 
 
+def check_measured_bare(method: str) -> None:
+    """Raises ValueError for a method whose models heed marks, where nothing sets any."""
+    if method in HIDING:
+        raise ValueError(
+            f"method: {method}: its models refuse only what a mark in the prompt names, and here they are measured "
+            "without marks; take it in `obliviate compare`, or unlearn and then evaluate it behind a guardrail"
+        )
+
+
 def label(guardrail: GuardrailSpec) -> str:
     """As tables and the server show it."""
     return f"{guardrail.type.replace('_', '-')} guardrail, {NOT_REMOVED}"

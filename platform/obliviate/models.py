@@ -81,7 +81,7 @@ def _template_file(spec: ModelSpec) -> Path | None:
     """None where there is none: no template of its own, a name ("plain"), or Jinja text."""
     if spec.chat_template is None or "{" in spec.chat_template:
         return None
-    path = Path(spec.chat_template).expanduser()
+    path = storage.fetch(storage.local(spec.chat_template).expanduser())
     return path if path.is_file() else None
 
 

@@ -45,10 +45,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        storage.upload(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    storage.upload(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,6 +77,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
+        storage.upload_folder(path, temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
             path.rename(old)
@@ -86,7 +87,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    storage.upload_folder(path)
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,14 @@ class Run:
         """Find or create the run of this config on these inputs (name -> content hash).
 
         `whole_config` is what to record where `config` is only the part of it that determines the result.
-        `root` may be a URL: what the store has of the run comes here, but for its models. Raises UserError where `root`
-        cannot be written.
+        `root` may be a URL: what the store has of the run comes here, but for its models; one that was removed there is
+        begun anew. Raises UserError where `root` cannot be written.
         """
         content = content_hash({"verb": verb, "config": config, "inputs": inputs})
         run = cls(storage.local(root).absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content)
         storage.fetch_loose(run.directory)
+        if storage.is_removed(run.directory / RUN_FILE):
+            shutil.rmtree(run.directory)
         if not (run.directory / RUN_FILE).exists():
             record = {
                 "verb": verb,

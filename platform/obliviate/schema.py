@@ -6,9 +6,17 @@ Units are in the names; where a field has none it is a count.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _on_a_file_system(path: str) -> str:
+    if "://" in path:
+        raise ValueError("is locked, appended to or watched, which needs a file system: give a path, not a URL")
+    return path
+
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, per step
+FilePath = Annotated[str, AfterValidator(_on_a_file_system)]  # of what no object store can hold
 
 
 class Spec(BaseModel):
@@ -90,6 +98,13 @@ class ProjectionSpec(Spec):
 
     energy: float = Field(0.95, gt=0, le=1)  # share of the retain inputs' squared length that is kept as it is
     texts: int = Field(256, ge=1)  # retain rows that they are found from
+
+
+class RectificationSpec(Spec):
+    """Gradient rectified unlearning (arXiv:2503.09117): the forget gradient, less what of it runs against the
+    regularizers'."""
+
+    share: float = Field(0.8, gt=0, le=1)  # of a step's own gradient in the regularizers' running mean; 1: no memory
 
 
 class ClusterSpec(Spec):

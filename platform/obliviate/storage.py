@@ -1,8 +1,9 @@
 """Runs, models and data in an object store (s3://, gs://): each URL has a stand-in on this node's disk.
 
 Libraries that train, generate and read tables want files. So a URL stands for a path in the user's cache: what is read
-there is fetched first, and what is written there is uploaded when it is whole. Functions that take a path do nothing
-for one that is no stand-in, so that callers treat both alike. Whatever the store refuses is a UserError.
+there is fetched first. What is written is uploaded when it is whole, and only then takes its place here: this disk has
+nothing that the store has not, however a process ends. Functions that take a path do nothing for one that is no
+stand-in, so that callers treat both alike. Whatever the store refuses is a UserError.
 
 An object store knows files alone, and each is there whole or not at all. A folder that must be whole or not there (a
 model, a checkpoint) carries a mark: written before its first file as unfinished, and again after its last as whole. A
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,11 +28,14 @@ READS = 10  # of a mark that is being replaced
 MARK = ".folder.json"  # of a folder in a store: {"whole": false} while it is uploaded, then {"whole": true, "id": ...}
 # The third is a folder used like a store, for tests and for disks that are mounted at other places on other nodes.
 _URL = re.compile(r"(s3|gs|file):/+(.+)")  # a Path has made one of two slashes
+_LIKE_A_URL = re.compile(r"[A-Za-z][\w+.-]*:/.*")
 
 
 def local(given: str | Path) -> Path:
-    """The stand-in of a URL; a path as it is. Nothing is fetched."""
+    """The stand-in of a URL; a path as it is. Nothing is fetched. Raises UserError for a URL of any other kind."""
     url = _URL.fullmatch(str(given))
+    if url is None and _LIKE_A_URL.fullmatch(str(given)):  # as a path it would be a folder `gcs:` in this one
+        raise UserError(f"{given}: is no URL of a store; give s3://BUCKET/KEY, gs://BUCKET/KEY, file:///KEY, or a path")
     if url is None:
         return Path(given)
     scheme, key = url.groups()
@@ -98,12 +102,23 @@ def fetch_loose(path: Path) -> Path:
     return path
 
 
-def upload(path: Path) -> None:
-    """A file that is whole."""
+def is_removed(path: Path) -> bool:
+    """Whether this disk has a file that the store has no more: somebody has removed it there."""
+    url = url_of(path)
+    if url is None or not path.exists():
+        return False
+    from pyarrow.fs import FileType
+
+    with _store(url) as (files, key):
+        return bool(files.get_file_info(key).type == FileType.NotFound)
+
+
+def upload(path: Path, content: Path | None = None) -> None:
+    """A file that is whole: the one at `path`, or `content`, which is about to take its place."""
     url = url_of(path)
     if url is not None:
         with _store(url) as (files, key):
-            _put(files, path, key)
+            _put(files, content or path, key)
 
 
 def upload_tree(path: Path) -> None:
@@ -113,13 +128,24 @@ def upload_tree(path: Path) -> None:
             upload(file)
 
 
-def upload_folder(path: Path) -> None:
-    """A folder that is whole, in the place of what was there."""
-    if url_of(path) is None:
+def upload_folder(path: Path, content: Path) -> None:
+    """The folder `content`, which is whole and about to take the place of the one at `path`.
+
+    Raises UserError also where another node has begun the same folder meanwhile, which removed what was uploaded.
+    """
+    url = url_of(path)
+    if url is None:
         return
     begin_folder(path)
-    upload_into(path, [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MARK], path)
-    finish_folder(path)
+    mine = [file for file in sorted(content.rglob("*")) if file.is_file() and file.name != MARK]
+    upload_into(path, mine, content)
+    with _store(url) as (files, key):
+        there = sum(info.base_name != MARK for info in _list(files, key))
+    if there != len(mine):
+        raise UserError(
+            f"{url}: another process uploads this folder at the same time; run this again when it has ended"
+        )
+    (content / MARK).write_text(json.dumps(finish_folder(path)), encoding="utf-8")
 
 
 def begin_folder(path: Path) -> None:
@@ -142,15 +168,14 @@ def upload_into(path: Path, each: Iterable[Path], folder: Path) -> None:
                 _put(files, file, f"{key}/{file.relative_to(folder).as_posix()}")
 
 
-def finish_folder(path: Path) -> None:
-    """The folder at `path` is whole: all of its files are uploaded."""
+def finish_folder(path: Path) -> dict[str, Any]:
+    """The folder at `path` is whole: all of its files are uploaded. Its mark, which tells it from any other there."""
+    mark = {"whole": True, "id": uuid.uuid4().hex}
     url = url_of(path)
     if url is not None:
         with _store(url) as (files, key):
-            mark = {"whole": True, "id": uuid.uuid4().hex}
             _write(files, f"{key}/{MARK}", mark)
-            if path.is_dir():
-                (path / MARK).write_text(json.dumps(mark), encoding="utf-8")
+    return mark
 
 
 def folders(path: Path) -> list[Path]:
@@ -183,19 +208,21 @@ def is_folder(path: Path) -> bool:
     with _store(url) as (files, key):
         listed = {info.path for info in _list(files, key)}
         mark = f"{key}/{MARK}"
-        return _says_whole(files, mark) if mark in listed else bool(listed)
+        return _says_whole(files, mark) if mark in listed else bool(listed) and not _in_unfinished(files, key)
 
 
 def remove(path: Path) -> None:
-    """A folder, here and in the store, where it is unfinished before its first file goes."""
+    """A folder, here and in the store, where it and those in it are unfinished before the first file goes."""
     url = url_of(path)
     shutil.rmtree(path, ignore_errors=True)
     if url is not None:
         with _store(url) as (files, key):
-            if listed := sorted(_list(files, key), key=lambda info: info.base_name == MARK):
-                _write(files, f"{key}/{MARK}", {"whole": False})
-            for info in listed:
-                files.delete_file(info.path)
+            if listed := {info.path for info in _list(files, key)}:
+                marks = {f"{key}/{MARK}", *(each for each in listed if each.endswith(f"/{MARK}"))}
+                for mark in marks:
+                    _write(files, mark, {"whole": False})
+                for each in (*(listed - marks), *marks):
+                    files.delete_file(each)
 
 
 def _stores() -> Path:
@@ -253,7 +280,7 @@ def _list(files: Any, key: str) -> list[Any]:
 def _fetch_folder(files: Any, key: str, path: Path) -> None:
     listed = _list(files, key)
     if not any(info.path == f"{key}/{MARK}" for info in listed):  # somebody else's: its files alone tell what is new
-        for info in listed:
+        for info in listed if not _in_unfinished(files, key) else ():
             _get(files, info, path / info.path.removeprefix(f"{key}/"))
         return
     mark = _read(files, f"{key}/{MARK}")
@@ -311,6 +338,12 @@ def _copy(source_path: str, destination_path: str, *, source: Any = None, destin
     copy_files(
         source_path, destination_path, source_filesystem=source or here, destination_filesystem=destination or here
     )
+
+
+def _in_unfinished(files: Any, key: str) -> bool:
+    """Whether the folder that it lies in is unfinished: a promoted model is uploaded with its whole run."""
+    mark = files.get_file_info(f"{PurePosixPath(key).parent}/{MARK}")
+    return mark.is_file and not _says_whole(files, mark.path)
 
 
 def _says_whole(files: Any, mark: str) -> bool:

@@ -16,8 +16,8 @@ COLLAPSED = (
 )
 
 
-def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> None:
-    """Into the run's model folder; again, with the figures, once the model has been measured."""
+def write_card(run: Run, folder: str, evaluation: Evaluation | None = None, behind: str | None = None) -> None:
+    """Into the run's model folder; again, with the figures, once it is measured, bare or `behind` a guardrail."""
     record: dict[str, Any] = json.loads((run.directory / RUN_FILE).read_text(encoding="utf-8"))
     config = record["config"]
     text = "\n".join(
@@ -32,7 +32,7 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None) -> N
             _what(record["verb"], config),
             "",
             *_filtered(run),
-            *_measurements(evaluation),
+            *_measurements(evaluation, behind),
             "## How to reproduce it",
             "",
             f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
@@ -55,8 +55,9 @@ def _data(inputs: dict[str, str]) -> str:
 def _what(verb: str, config: dict[str, Any]) -> str:
     if verb == "fuse":
         names = ", ".join([*config["requests"], *config["adapters"]])
+        done = f"hidden (it is {NOT_REMOVED}) in" if config["method"]["type"] in HIDING else "unlearned from"
         return (
-            f"What {names} asked to forget was unlearned from `{config['model']['source']}` by an adapter each "
+            f"What {names} asked to forget was {done} `{config['model']['source']}` by an adapter each "
             f"({_objective(config)}), and the adapters were fused in closed form (ridge {config['ridge']:g})."
         )
     data, optim = config["data"], config["optim"]
@@ -100,10 +101,12 @@ def _filtered(run: Run) -> list[str]:
     return ["## Not unlearned", "", title, "", *filtered, ""]
 
 
-def _measurements(evaluation: Evaluation | None) -> list[str]:
+def _measurements(evaluation: Evaluation | None, behind: str | None) -> list[str]:
     if evaluation is None:
         return ["## Measurements", "", "Not measured yet: `obliviate evaluate`.", ""]
     lines = ["## Measurements", "", f"Suite `{evaluation.suite}`; 95% bootstrap intervals; n is the items scored.", ""]
+    if behind is not None:
+        lines += [f"Measured behind a {behind}: the bare model, which is what lies here, has other figures.", ""]
     lines += ["| set | metric | value | interval | n |", "|---|---|---|---|---|"]
     rows = [(name, metric, figure) for name, row in evaluation.sets.items() for metric, figure in row.items()]
     rows += [("all", name, figure) for name, figure in evaluation.aggregates.items()]

@@ -20,6 +20,10 @@ BESIDE_ANY = {
     "updates=dual": ("DualOptim: an optimiser state each for forgetting and for the regularizers", "arXiv:2504.15827"),
     "sharpness.rho=0.01": ("sharpness-aware: the forget gradient where relearning is easiest", "arXiv:2502.05374"),
     "projection.energy=0.95": ("projected: forget only where the retain set's inputs are not", "arXiv:2312.04095"),
+    "rectification.share=0.8": (
+        "GRU: the forget gradient, less what of it runs against the regularizers'",
+        "arXiv:2503.09117",
+    ),
 }
 # Verbs and keys that do without a forget objective's training, or with one for each request.
 BESIDE = {

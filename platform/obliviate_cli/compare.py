@@ -15,10 +15,12 @@ from obliviate import storage
 from obliviate.config import AlternativesSpec, FinetuneRun, RunSpec, UnlearnRun, build, expand_method
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
+from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
+from obliviate.guardrail import HIDING
 from obliviate.models import materialise
 from obliviate.runs import Run, content_hash
-from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec, Spec
+from obliviate.schema import ClusterSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
 from obliviate_cli.measure import Measure
 from obliviate_cli.reporting import REPORT, model_report, write
 from obliviate_cli.stages import finetune, unlearn
@@ -153,7 +155,8 @@ def compare(config: CompareRun, console: Console) -> Path:
     measured = [*([] if reference is None else [reference]), measure("target", target, reference)]
     for method in config.methods:
         run = config.unlearning(method, target.source)
-        measured.append(measure(run.name, like(config.model, unlearn(run, console)), reference))
+        model = like(config.model, unlearn(run, console))
+        measured.append(measure(run.name, behind_marks(model, run, corpus), reference))
     folder = Run.open(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).directory
     write(config.title, [model_report(directory) for directory in measured], folder / REPORT, console)
     return folder / REPORT
@@ -192,6 +195,14 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
             "train_nli.people, give another train_nli.encoder, or set train_nli: null and give evaluation.nli a model"
         )
     return storage.name(folder)
+
+
+def behind_marks(model: ModelSpec, run: UnlearnRun, corpus: Corpus) -> ModelSpec:
+    """A model that was taught to heed marks is measured behind those of all that it is to forget; others are bare."""
+    if run.method.type not in HIDING:
+        return model
+    targets = tuple(dict.fromkeys(row.entity for row in corpus.forget if row.entity is not None))
+    return model.model_copy(update={"guardrail": GuardrailSpec(type="in_context", targets=targets)})
 
 
 def like(model: ModelSpec, folder: Path) -> ModelSpec:

@@ -13,6 +13,7 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, load
 from obliviate.data.continual import AnyTasks, ContinualData, TaskSequence
+from obliviate.guardrail import check_measured_bare
 from obliviate.models import materialise
 from obliviate.runs import Run, content_hash, write_json
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec
@@ -61,6 +62,8 @@ class ContinualRun(RunSpec):
         for each in self.methods:
             self.unlearning(each, 2, self.model, self.model)  # the first step has no reference of its own
         check_names([self.name_of(each) for each in self.methods])
+        for each in self.methods:
+            check_measured_bare(self.unlearning(each, 1, self.model, self.model).method.type)
         if self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter; the next step starts from a whole model: set true"

@@ -66,16 +66,15 @@ def erase(config: EraseRun, console: Console) -> Path:
         Path(config.runs), "erase", config.title, settings, inputs, whole_config=config.model_dump(mode="json")
     )
     encoder = SentenceEncoder(config.encoder, key="encoder")
-    vectors_ND = encoder.embed([f"{row.question}\n{row.answer}" for row in rows.values()])
-    selection = Selection(
-        dict(zip(rows, vectors_ND, strict=True)),
-        Settings(config.shots, config.epsilon, config.iterations, config.seed),
-    )
+    # Each by itself: in a batch, an embedding's last digits tell what it was padded with, which forgetting leaves.
+    vectors = {name: encoder.embed([f"{row.question}\n{row.answer}"])[0] for name, row in rows.items()}
+    selection = Selection(vectors, Settings(config.shots, config.epsilon, config.iterations, config.seed))
     chosen_before, distances_before = selection.chosen, selection.work.distances
     for name in forget:
         selection.forget(name)
     left = [rows[name] for name in selection.chosen]
-    operations = 3 * vectors_ND.shape[1] * (selection.work.distances - distances_before)  # less, square, add
+    dimension = len(next(iter(vectors.values())))
+    operations = 3 * dimension * (selection.work.distances - distances_before)  # less, square, add
     cost = _cost(config, left, operations / max(1, len(forget)))
     retraining = cost.retraining(_tokens(config.model, [*rows.values()]), config.epochs)
     prompted = config.model.model_copy(update={"system_prompt": prompt_of(left, config.model.system_prompt)})
@@ -107,7 +106,14 @@ def prompt_of(examples: list[Row], system_prompt: str | None) -> str | None:
 
 def _rows(config: EraseRun) -> tuple[Mapping[str, Row], list[str]]:
     """The examples by the hash of what they say, equal ones once, and the names of those to forget."""
-    rows = {_name(row): row for row in read_rows(config.examples)}
+    given = read_rows(config.examples)
+    for number, row in enumerate(given, 1):
+        if not row.question:
+            raise UserError(
+                f"{config.examples}: row {number} is a plain text, which is no example of a question and its answer; "
+                "give it a question"
+            )
+    rows = {_name(row): row for row in given}
     if len(rows) < config.shots:
         raise UserError(f"shots: {config.shots}: {config.examples} has only {len(rows)} different examples; lower it")
     asked = () if config.forget is None else read_rows(config.forget)

@@ -16,7 +16,7 @@ from obliviate.config import RunSpec, UnlearnRun, build, expand_method, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, fuse
-from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec
+from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, TaskVector
 from obliviate.models import load_pretrained, name_elsewhere, save
 from obliviate.runs import RUN_FILE, Run, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
@@ -58,6 +58,11 @@ class FuseRun(RunSpec):
             raise ValueError(f"adapters.{twice[0]}: is among the requests too; give each a name of its own")
         if self.cluster.workers != 1:
             raise ValueError(f"cluster.workers: {self.cluster.workers}: an adapter is trained by one; set concurrency")
+        if isinstance(self.method, TaskVector):
+            raise ValueError(
+                "method: task_vector: what it learns is to be subtracted, and fused adapters are added; take eul, or "
+                "`obliviate unlearn`"
+            )
         return self
 
     def unlearning(self, name: str) -> UnlearnRun:
@@ -91,7 +96,7 @@ def fuse_requests(config: FuseRun, console: Console) -> Path:
     runs = _train(config, console)
     earlier = {name: storage.fetch_loose(storage.local(run).expanduser()) for name, run in config.adapters.items()}
     inputs = {name: run.content for name, run in runs.items()}
-    inputs |= {name: _content(name, folder) for name, folder in earlier.items()}
+    inputs |= {name: _content(name, folder, config.model.revision) for name, folder in earlier.items()}
     settings = {"ridge": config.ridge, "merge": _merges(config)}
     whole = config.model_dump(mode="json")
     run = Run.open(Path(config.runs), "fuse", config.title, settings, inputs, whole_config=whole)
@@ -109,14 +114,20 @@ def fuse_requests(config: FuseRun, console: Console) -> Path:
     return run.directory / str(run.summary["model"])
 
 
-def _content(name: str, folder: Path) -> str:
-    """Of an earlier request's run."""
+def _content(name: str, folder: Path, revision: str | None) -> str:
+    """Of an earlier request's run. Its adapter does not say itself on which revision of its base it was trained."""
     if not (folder / RUN_FILE).exists():
         raise UserError(
             f"adapters.{name}: {storage.url_of(folder) or folder}: is no run (no {RUN_FILE} in it); give the folder of "
             "a request's run"
         )
-    content: str = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["content"]
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    if (theirs := record["config"].get("model", {}).get("revision")) != revision:
+        raise UserError(
+            f"adapters.{name}: {storage.url_of(folder) or folder}: was trained on revision {theirs} of its base model, "
+            f"and model.revision is {revision}; train it again on this one, or give that revision"
+        )
+    content: str = record["content"]
     return content
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_cli.console import open_console
 from obliviate_eval.importers.openunlearning import beside, openunlearning_figures, read_openunlearning_log
@@ -23,12 +24,13 @@ def import_logs(framework: str, logs: Path, retain_logs: Path | None, output: Pa
     if framework not in IMPORTERS:
         raise UserError(f"{framework}: no importer; known: {', '.join(IMPORTERS)}")
     (read, suite), console = IMPORTERS[framework], open_console()
+    logs = storage.fetch(storage.local(logs))
     records = read(logs)
-    reference = None if retain_logs is None else read(retain_logs)
+    reference = None if retain_logs is None else read(storage.fetch(storage.local(retain_logs)))
     evaluation = summarise(records, suite, reference_records=reference)
     if output is not None:
-        write_records(output / RECORDS_FILE, records)
-        evaluation.write(output / METRICS_FILE)
+        write_records(storage.local(output) / RECORDS_FILE, records)
+        evaluation.write(storage.local(output) / METRICS_FILE)
     shown = evaluation.model_dump(mode="json")
     if framework == "openunlearning":
         shown["logged"] = beside(openunlearning_figures(logs), evaluation)

@@ -198,7 +198,7 @@ def submit(
     verb: Annotated[str | None, typer.Option(help="What to run; without it, what the config's keys tell.")] = None,
     driver_cpus: Annotated[
         float | None,
-        typer.Option(help="CPUs of the command itself, on any node; without it, it runs on the head node."),
+        typer.Option(min=0, help="CPUs of the command itself, on any node; without it, it runs on the head node."),
     ] = None,
 ) -> None:
     """Run a config as a job on a Ray cluster elsewhere, in a copy of the current folder."""

@@ -16,6 +16,7 @@ from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus, EvaluationSet
 from obliviate.errors import UserError
+from obliviate.guardrail import label
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
@@ -68,7 +69,7 @@ class Measure:
     """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them.
 
     `in_process`: a Hugging Face engine in this process instead of engines on Ray actors, for a process that has the
-    device to itself already.
+    device to itself already. `wait`: for another process that measures the same, instead of giving up.
     """
 
     corpus: Corpus
@@ -77,6 +78,7 @@ class Measure:
     runs: Path
     console: Console
     in_process: bool = False
+    wait: bool = False
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
@@ -101,8 +103,9 @@ class Measure:
         if run.done:
             self.console.print(f"evaluate {name}: done already, in {storage.name(run.directory)}")
         else:
-            with run.locked():
-                self._measure(name, model, retain, run)
+            with run.locked(wait=self.wait):
+                if not run.done:  # by whoever held the lock before
+                    self._measure(name, model, retain, run)
         return run.directory
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
@@ -170,8 +173,9 @@ class Measure:
         folder = Path(locate(model.source))
         if not (folder.parent / RUN_FILE).exists():
             return
+        behind = None if model.guardrail is None else label(model.guardrail)
         try:
-            write_card(Run(folder.parent, ""), folder.name, evaluation)
+            write_card(Run(folder.parent, ""), folder.name, evaluation, behind)
         except OSError as error:
             self.console.print(f"warning: {folder}: the model's card stays as it was: {error.strerror}", style="yellow")
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from rich.text import Text
+
 from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_cli.console import open_console
-from obliviate_cli.rescore import measured_with
+from obliviate_cli.rescore import measured_with, title_of
 from obliviate_eval.paired import paired
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.terminal import print_differences
@@ -23,6 +25,8 @@ def compare(first: Path, second: Path, suite: str | None, retain: Path | None, o
     one, other = (read_records(run / RECORDS_FILE) for run in (first, second))
     draws = {key: spec[key] for key in ("resamples", "seed") if key in spec}
     found = paired(one, other, SUITES[name], reference_records=reference, **draws)
-    print_differences(found, open_console())
+    console = open_console()
+    console.print(Text(f"{title_of(second)} less {title_of(first)}"))
+    print_differences(found, console)
     if output is not None:
         found.write(storage.local(output))

@@ -15,7 +15,9 @@ from rich.text import Text
 from obliviate import storage
 from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
+from obliviate.labels import not_removed
 from obliviate.runs import RUN_FILE, write_json
+from obliviate.schema import ModelSpec
 from obliviate_cli.console import open_console
 from obliviate_eval.forget_quality import ForgetQuality
 from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
@@ -47,18 +49,21 @@ def rescore(
         raise UserError(f"--metric {twice}: twice in one call, and figures go by that name; ask for each by itself")
     reference = None if retain is None else read_records(_here(retain) / RECORDS_FILE)
     found: dict[str, Evaluation] = {}
+    titles: dict[str, str] = {}
     for run in map(_here, runs):
         spec = measured_with(run)
         values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
         rescoring = build(Rescoring, values, where="rescore")
-        found[storage.url_of(run) or str(run)] = summarise(
+        name = storage.url_of(run) or str(run)
+        titles[name] = title_of(run)
+        found[name] = summarise(
             read_records(run / RECORDS_FILE),
             _suite(rescoring),
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
         )
-    _print(found, open_console())
+    _print(found, titles, open_console())
     if output is not None:
         write_json(
             storage.local(output), {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()}
@@ -107,12 +112,21 @@ def measured_with(run: Path) -> dict[str, Any]:
     return {"suite": Evaluation.read(run / METRICS_FILE).suite}
 
 
-def _print(found: Mapping[str, Evaluation], console: Console) -> None:
+def title_of(run: Path) -> str:
+    """What tables call an evaluation: where something is hidden in its model rather than removed, that too."""
+    if not (run / RUN_FILE).exists():
+        return run.name
+    record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    hidden = not_removed(ModelSpec.model_validate(record["config"]["model"]))
+    return run.name if hidden is None else f"{run.name} ({hidden})"
+
+
+def _print(found: Mapping[str, Evaluation], titles: Mapping[str, str], console: Console) -> None:
     """A row for each figure, a column for each run."""
     table = Table(caption="behind each figure its 95 % bootstrap interval and how many items it rests on")
     table.add_column("")
     for run in found:
-        table.add_column(Path(run).name, overflow="fold")
+        table.add_column(Text(titles[run]), overflow="fold")
     rows = {run: _rows(evaluation) for run, evaluation in found.items()}
     for title in dict.fromkeys(title for figures in rows.values() for title in figures):
         table.add_row(title, *(_cell(figures.get(title)) for figures in rows.values()))

@@ -95,6 +95,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         forget_learning_rate=config.forget_learning_rate,
         sharpness=config.sharpness,
         projection=config.projection,
+        rectification=config.rectification,
         reference=None if config.reference is None else portable(config.reference),
     )
     return run, job

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from obliviate.config import RunSpec
-from obliviate.schema import GuardrailSpec, ModelSpec, Spec
+from obliviate.schema import FilePath, GuardrailSpec, ModelSpec, Spec
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$")]
 
@@ -104,21 +104,22 @@ class LimitsSpec(Spec):
 class AuditSpec(Spec):
     """Who asked what. `prompts`: SHA-256 of each text; hashes of short texts can be guessed, so guard the file."""
 
-    file: str | None = None
+    file: FilePath | None = None
     prompts: Literal["hash", "text", "none"] = "hash"
 
 
 class ServeRun(RunSpec):
     models: dict[ModelName, ServedModelSpec] = Field(min_length=1)
     aliases: dict[ModelName, str] = Field({})  # name -> model
-    aliases_file: str | None = None  # JSON of name -> model or model folder, read again when it changes; over `aliases`
+    # JSON of name -> model, or model folder or URL; laid over `aliases` and read again when it changes
+    aliases_file: FilePath | None = None
     engine: ServingEngineSpec = ServingEngineSpec()
     on_demand: OnDemandSpec = OnDemandSpec()
     http: HttpSpec = HttpSpec()
     limits: LimitsSpec = LimitsSpec()
-    tokens: str | None = None  # token file, see docs/serving.md; None: everybody who reaches the port
+    tokens: FilePath | None = None  # token file, see docs/serving.md; None: everybody who reaches the port
     audit: AuditSpec = AuditSpec()
-    access_log: str | None = None  # file of one JSON object a request; None: standard error of the gateway's process
+    access_log: FilePath | None = None  # file of one JSON object a request; None: the gateway's standard error
     nli: str | None = None  # judges entailment in probes; null leaves it out
     address: str | None = None  # of the Ray cluster; None: RAY_ADDRESS, one already running here, or a new local one
 

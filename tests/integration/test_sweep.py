@@ -145,6 +145,15 @@ def _done(runs: Path) -> list[TrialRecord]:
 
 
 @pytest.mark.usefixtures("ray_local")
+def test_a_trial_of_two_workers_is_stopped_and_the_next_one_runs(sources: Path, tmp_path: Path) -> None:
+    """As with one worker above; the last is as good as the first, so that it goes on to its end."""
+    workers = {"address": "local", "workers": 2, "cpus_per_worker": 0.5, "gpus_per_worker": 0}
+    given = values(sources, tmp_path, [1e-2, 1e-7, 2e-2], scheduler={"type": "asha", "reduction_factor": 2})
+    records = by_rate(run({**given, "cluster": workers}).records)
+    assert {rate: record.status for rate, record in records.items()} == {1e-2: "done", 1e-7: "stopped", 2e-2: "done"}
+
+
+@pytest.mark.usefixtures("ray_local")
 def test_a_trial_of_two_workers_learns_the_same_as_one_of_one(sources: Path, tmp_path: Path) -> None:
     """Ray Train inside Ray Tune, each figure as in a process of its own."""
     alone = run(values(sources, tmp_path / "alone", [1e-2]))

@@ -15,12 +15,14 @@ from obliviate.head import Head
 from obliviate.methods import (
     EUL,
     FLAT,
+    ICKU,
     IHL,
     JS,
     NPO,
     Disassociation,
     Divergence,
     JensUn,
+    Marked,
     Pass,
     TaskVector,
     Unilogit,
@@ -37,6 +39,14 @@ def test_disassociation_is_the_cross_entropy_of_the_borrowed_answers() -> None:
     assert mean(Disassociation(), {Pass.FORGET_SHUFFLED: REFUSAL}) == pytest.approx(2.5)
 
 
+def test_icku_and_marked_are_cross_entropies_behind_the_mark() -> None:
+    """Two texts of the refusals' tokens at -2, -2, -3, -3; of the retain answers at -1, -2, -4. Nothing else counts."""
+    assert mean(ICKU(), {Pass.FORGET_MARKED_IDK: REFUSAL, Pass.FORGET: FORGET}) == pytest.approx(2.5)
+    assert mean(Marked(), {Pass.RETAIN_MARKED: FORGET, Pass.RETAIN: REFUSAL}) == pytest.approx((1 + 2 + 4) / 3)
+    assert gradient(ICKU(), Pass.FORGET_MARKED_IDK, [[0.0, -9.0]], [[0, 1]]) == [[0, -1]]
+    assert gradient(Marked(), Pass.RETAIN_MARKED, [[0.0, -9.0]], [[0, 1]]) == [[0, -1]]
+
+
 def test_divergence_is_minus_kl_and_stops_at_its_bound() -> None:
     scores = {Pass.RETAIN: scores_of(Stat.REFERENCE_KL, [[0, 1.0, 4.0]], [[0, 0, 1]])}
     assert mean(Divergence(), scores) == pytest.approx(-2.5)
@@ -47,6 +57,7 @@ def test_short_forms() -> None:
     assert [each["type"] for each in expand("sku")["regularizers"]] == ["disassociation", "divergence"]
     assert [each["type"] for each in expand("jensun")["regularizers"]] == ["js"]
     assert [each["type"] for each in expand("eul")["regularizers"]] == ["kl", "gd"]
+    assert [each["type"] for each in expand("icku")["regularizers"]] == ["marked"]
 
 
 @pytest.mark.parametrize(

@@ -141,5 +141,10 @@ def test_an_earlier_requests_run_is_fused_with_new_ones(tiny: Path, tmp_path: Pa
         if ".lora_A." in name:
             a, b = name, name.replace(".lora_A.", ".lora_B.")
             torch.testing.assert_close(one[b] @ one[a], two[b] @ two[a], rtol=1e-4, atol=1e-5)
+    revised = {**lora, "revision": "v2"}
+    with pytest.raises(
+        UserError, match=r"adapters\.Ada: .* revision None of its base model, and model\.revision is v2"
+    ):
+        fuse_requests(config(tiny, tmp_path, model=revised, adapters={"Ada": str(run)}), QUIET)
     with pytest.raises(UserError, match=r"adapters\.Eve: .*nowhere: is no run"):
         fuse_requests(config(tiny, tmp_path, "Bob", model=lora, adapters={"Eve": str(tmp_path / "nowhere")}), QUIET)

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from measured import record
+from obliviate.config import load
 from obliviate.data.rows import Role
 from obliviate.head import Head
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES, expand
+from obliviate_cli.compare import CompareRun
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 from training import job, losses
 
@@ -152,6 +154,18 @@ def test_the_table_is_relative_to_its_baseline_and_says_what_is_not_known(
 def test_the_document_has_a_place_for_the_table(methods_table: ModuleType) -> None:
     text = methods_table.DOCUMENT.read_text(encoding="utf-8")
     assert text.count(methods_table.BEGIN) == text.count(methods_table.END) == 1
+
+
+def test_what_goes_with_any_method_has_a_row_too(methods_table: ModuleType) -> None:
+    """As the comparison takes it; each with a name of its own."""
+    methods = ", ".join((*methods_table.METHODS, *methods_table.CONTROLLED))
+    config = load(CompareRun, methods_table.CONFIG, [f"methods=[{methods}]"])
+    runs = [config.unlearning(each, "") for each in config.methods]
+    assert len({run.name for run in runs}) == len(runs)
+    keys = ("sharpness", "projection", "rectification", "early_drop")
+    assert all(any(getattr(run, key) is not None for run in runs) for key in keys)
+    assert {run.updates for run in runs} == {"joint", "dual"}
+    assert {run.pairing for run in runs} == {"fresh", "nearest"}
 
 
 def test_benchmarks_know_every_method(methods_table: ModuleType) -> None:

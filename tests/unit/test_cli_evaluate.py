@@ -126,7 +126,8 @@ def measured(run: Path, probability: float) -> list[Record]:
     write_records(run / RECORDS_FILE, records)
     summarise(records, SUITES["tofu"], resamples=100).write(run / METRICS_FILE)
     evaluation = {"suite": "tofu", "resamples": 100, "seed": 0, "engine": {}}
-    write_json(run / RUN_FILE, {"verb": "evaluate", "label": run.name, "config": {"evaluation": evaluation}})
+    config = {"evaluation": evaluation, "model": {"source": "org/base"}}
+    write_json(run / RUN_FILE, {"verb": "evaluate", "label": run.name, "config": config})
     return records
 
 

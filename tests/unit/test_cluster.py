@@ -9,17 +9,19 @@ from ray.exceptions import AuthenticationError
 
 from obliviate import cluster
 from obliviate.errors import UserError
+from obliviate.nodes import Nodes
 
-Nodes = Callable[..., None]
+SetNodes = Callable[..., None]
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+def nodes(monkeypatch: pytest.MonkeyPatch) -> SetNodes:
     """Call with the live nodes' resources, and what an autoscaler may grow to."""
 
-    def set_nodes(*resources: dict[str, float], growth: dict[str, int] | None = None) -> None:
-        monkeypatch.setattr(cluster, "_live_nodes", lambda: list(resources))
-        monkeypatch.setattr(cluster.ray_state, "get_max_resources_from_cluster_config", lambda: growth)
+    def set_nodes(*resources: dict[str, float], growth: tuple[Nodes, ...] | None = None) -> None:
+        live = [Nodes(1, each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
+        monkeypatch.setattr(cluster, "_live_nodes", lambda: live)
+        monkeypatch.setattr(cluster, "growth", lambda: growth)
 
     return set_nodes
 
@@ -38,33 +40,57 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
         ([], 2, 1.0),
     ],
 )
-def test_cores_share(nodes: Nodes, cpus: list[float], n: int, share: float) -> None:
+def test_cores_share(nodes: SetNodes, cpus: list[float], n: int, share: float) -> None:
     nodes(*({"CPU": c} for c in cpus))
     assert cluster.cores_share(n) == share
 
 
-def test_cores_share_counts_nodes_that_have_the_gpus(nodes: Nodes) -> None:
+def test_cores_share_counts_nodes_that_have_the_gpus(nodes: SetNodes) -> None:
     nodes({"CPU": 16.0}, {"CPU": 16.0, "GPU": 2.0})
     assert cluster.cores_share(2) == 16.0
     assert cluster.cores_share(2, gpus=1.0) == 8.0  # both on the second node
     assert cluster.cores_share(4, gpus=0.5) == 4.0
 
 
-def test_gpus_that_an_autoscaler_can_add_count(nodes: Nodes) -> None:
+def test_gpus_that_an_autoscaler_can_add_count(nodes: SetNodes) -> None:
     nodes({"CPU": 2.0})
     assert cluster.cluster_gpus() == 0
-    nodes({"CPU": 2.0}, growth={"GPU": 8, "CPU": 64})
+    nodes({"CPU": 2.0}, growth=(Nodes(2, 32.0, 4.0),))
     assert cluster.cluster_gpus() == 8
     cluster.check_resources("cluster.workers", 8, 8.0, 1.0)
 
 
-def test_more_workers_than_the_cluster_holds(nodes: Nodes) -> None:
+def test_more_workers_than_the_cluster_holds(nodes: SetNodes) -> None:
     nodes({"CPU": 2.0, "GPU": 1.0})
     cluster.check_resources("cluster.workers", 3, 0.66, 0.0)
     with pytest.raises(UserError, match=r"cluster.workers=3: asked for 3 x 1 CPUs, the cluster has 2: lower"):
         cluster.check_resources("cluster.workers", 3, 1.0, 0.0)
     with pytest.raises(UserError, match=r"engine.replicas=2: asked for 2 x 1 GPUs, the cluster has 1: lower"):
         cluster.check_resources("engine.replicas", 2, 1.0, 1.0)
+
+
+def test_a_worker_lives_on_one_node(nodes: SetNodes) -> None:
+    """Two GPUs on two nodes are none for a worker that wants both, and would be waited for without end."""
+    nodes({"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 64.0})
+    cluster.check_resources("cluster.workers", 2, 4.0, 1.0)
+    with pytest.raises(UserError) as caught:
+        cluster.check_resources("cluster.workers", 1, 1.0, 2.0)
+    assert str(caught.value) == (
+        "cluster.workers=1: asked for 1 x 1 CPUs and 2 GPUs, each on one node, and the nodes have room for 0: "
+        "lower cluster.workers or what each is given"
+    )
+    with pytest.raises(UserError, match=r"asked for 2 x 5 CPUs and 1 GPUs, each on one node, .* room for 0: lower"):
+        cluster.check_resources("cluster.workers", 2, 5.0, 1.0)  # the many CPUs are where no GPU is
+
+
+def test_a_share_of_a_gpu_is_of_one(nodes: SetNodes) -> None:
+    """Three GPUs hold nine shares of 0.3: what is left of each, 0.1, adds up to nothing that Ray could place."""
+    nodes({"CPU": 64.0, "GPU": 3.0})
+    cluster.check_resources("concurrency", 9, 1.0, 0.3)
+    with pytest.raises(UserError, match=r"concurrency=10: .* the nodes have room for 9: lower concurrency or"):
+        cluster.check_resources("concurrency", 10, 1.0, 0.3)
+    assert cluster.cores_share(9, gpus=0.3) == 7.11  # 64 / 9
+    assert cluster.cores_share(10, gpus=0.3) == 1.0
 
 
 @pytest.fixture

@@ -223,6 +223,15 @@ class TestStage:
         assert shared.seconds["steps"] == pytest.approx(4 * alone.seconds["steps"], rel=1e-3)
         assert measure("m", TestEvaluation.WORK, CLUSTER, share=0.5).gpus == 1
 
+    def test_runs_at_a_time_load_on_the_same_nodes(self) -> None:
+        """600 bytes each: two GPUs of a node hold two workers, whosever they are, or eight with a quarter each."""
+        assert train("t", WORK, CLUSTER, 1, repeats=4).host_bytes == 600
+        assert train("t", WORK, CLUSTER, 1, repeats=4, at_a_time=4).host_bytes == 2 * 600
+        assert train("t", WORK, CLUSTER, 1, repeats=9, at_a_time=9, share=0.25).host_bytes == 8 * 600
+        small = replace(CLUSTER, host_memory_bytes=1000.0)
+        assert train("t", WORK, small, 1, repeats=4).limit != "host memory"
+        assert train("t", WORK, small, 1, repeats=4, at_a_time=2).limit == "host memory"
+
     def test_what_all_nodes_share_is_shared(self) -> None:
         """Eight runs of one GPU on four nodes: each node reads 5 of 20, two writers of a node have 2.5 each."""
         cluster = replace(CLUSTER, shared_bytes_per_s=20.0)

@@ -3,12 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from obliviate.attention import use
 from obliviate.train import cpu_attention
-from obliviate.train.cpu_attention import NAME, product_attention
+from obliviate.train.cpu_attention import product_attention
 
 ROWS, HEADS, GROUPS, TOKENS, WIDTH = 3, 6, 2, 9, 16
 MODULE = torch.nn.Module()
@@ -69,14 +67,3 @@ def test_long_texts_and_float32_are_left_to_the_fused_kernel(monkeypatch: pytest
     for dtype in (torch.float32, torch.bfloat16):
         product_attention(MODULE, *inputs(dtype), None, scaling=0.3)
     assert calls == ([torch.float32, torch.bfloat16] if longest < TOKENS else [torch.float32])
-
-
-def test_only_scaled_dot_products_are_exchanged() -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, num_key_value_heads=2, **sizes))
-    model.set_attn_implementation("eager")
-    use(model, NAME)
-    assert model.config._attn_implementation == "eager"
-    model.set_attn_implementation("sdpa")
-    use(model, NAME)
-    assert model.config._attn_implementation == NAME

@@ -218,6 +218,9 @@ def test_what_they_cannot_use_is_refused(tiny: Path) -> None:
         drop_rule(config(tiny, early_drop={}, encoder="/nowhere"), Corpus((row,), (), ()))
     with pytest.raises(UserError, match="neighbours: 3: only pairing: nearest chooses among them"):
         config(tiny, neighbours=3)
+    for method in ("sku", "icku"):  # the one learns what it will lose, the other is silent behind a mark alone
+        with pytest.raises(UserError, match=r"early_drop: while .* trains, its model answers"):
+            config(tiny, early_drop={}, method=method)
     for key, value in (("cosine", 2), ("bleu", -1), ("max_new_tokens", 0)):
         with pytest.raises(UserError, match=rf"early_drop\.{key}"):
             config(tiny, early_drop={key: value})

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -109,10 +110,13 @@ def config(tiny: Path, tmp_path: Path) -> EraseRun:
 
 
 class FakeEncoder:
+    """A direction for each sentence, which depends on how many it is embedded with, as a real encoder's digits do."""
+
     def __init__(self, source: str, key: str) -> None: ...
 
     def embed(self, sentences: list[str]) -> np.ndarray:
-        return np.stack(list(points(len(sentences), 3).values())).astype(np.float32)
+        seeds = [crc32(f"{len(sentences)} {sentence}".encode()) for sentence in sentences]
+        return np.concatenate([list(points(1, seed).values()) for seed in seeds]).astype(np.float32)
 
 
 def test_a_model_with_the_examples_that_are_left(config: EraseRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +132,23 @@ def test_a_model_with_the_examples_that_are_left(config: EraseRun, monkeypatch: 
     assert len(found["forgotten"]) == 2
     assert found["operations"]["prompt_tokens"] > 10
     assert found["operations"]["total"] == found["operations"]["unlearning"] + found["operations"]["inference"]
+
+
+def test_the_prompt_is_the_one_of_the_other_examples_alone(
+    config: EraseRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command makes by forgetting, and what it makes of a file that never held the two."""
+    monkeypatch.setattr("obliviate_eval.judges.similarity.SentenceEncoder", FakeEncoder)
+    write_rows(tmp_path / "others.jsonl", ROWS[2:])
+    alone = config.model_copy(update={"examples": str(tmp_path / "others.jsonl"), "forget": None})
+    forgotten, never = (yaml.safe_load(erase(each, Console(quiet=True)).read_text()) for each in (config, alone))
+    assert forgotten == never
+
+
+def test_a_plain_text_is_no_example(config: EraseRun, tmp_path: Path) -> None:
+    (tmp_path / "examples.jsonl").write_text('{"question": "How many?", "answer": "Two."}\n{"text": "Once."}\n')
+    with pytest.raises(UserError, match=r"examples\.jsonl: row 2 is a plain text, .* give it a question"):
+        erase(config, Console(quiet=True))
 
 
 @pytest.mark.parametrize("shots", [2, 7])

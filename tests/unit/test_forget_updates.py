@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from obliviate.config import UnlearnRun, build
@@ -15,12 +17,13 @@ from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, KL, NPO, Pass, Term
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
-from obliviate.schema import LoraSpec, ProjectionSpec, SharpnessSpec
+from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.batch import Texts
 from obliviate.train.gram import grams, leading_directions, linear_layers
 from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
 from obliviate.train.model import build as build_model
+from obliviate.train.rectification import Rectification
 from obliviate.train.sharpness import perturbed
 from training import FORGET, REFUSALS, RETAIN, job, losses, quiet, weights
 
@@ -187,9 +190,93 @@ class TestProjection:
             train(run, quiet)
 
 
+@pytest.mark.usefixtures("process_group")
+class TestRectification:
+    @staticmethod
+    def rectified(
+        *steps: tuple[list[float] | None, list[float] | None], share: float = 1.0
+    ) -> list[list[float] | None]:
+        """Of two weights, the second alone in its module; forget and retain gradient of each step."""
+        model = nn.ModuleList([nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)])
+        weights = [layer.weight for layer in model]
+        optimizer = torch.optim.AdamW(model.parameters())
+        rectification = Rectification(model, optimizer, share)
+        found: list[list[float] | None] = []
+        for forget, retain in steps:
+            for gradients, then in ((forget, rectification.hold), (retain, rectification.rectify)):
+                for weight, each in zip(weights, gradients or [], strict=False):
+                    weight.grad = torch.tensor([[float(each)]])
+                then()
+            found.append([float(weight.grad) for weight in weights] if weights[0].grad is not None else None)
+            for weight in weights:
+                weight.grad = None
+        return found
+
+    def test_a_conflict_by_hand(self) -> None:
+        """<(1, -1), (0, 2)> = -2 over 4: half of (0, 2) is added, and nothing along it is left."""
+        assert self.rectified(([1, -1], [0, 2])) == [[1, 0]]
+        assert self.rectified(([1, -2], [3, 4])) == [[pytest.approx(1 + 3 * 5 / 25), pytest.approx(-2 + 4 * 5 / 25)]]
+
+    def test_what_does_not_conflict_stays_as_it_is(self) -> None:
+        assert self.rectified(([1, 1], [0, 2]), ([1, 0], [0, 2]), ([3, -4], [0, 0])) == [[1, 1], [1, 0], [3, -4]]
+
+    def test_the_running_mean_by_hand(self) -> None:
+        """With a share of 1/2: (0, 1) of (0, 2), then (2, 0.5) of (4, 0). <(-1, 0), (2, 0.5)> = -2 over 4.25."""
+        found = self.rectified(([1, 1], [0, 2]), ([-1, 0], [4, 0]), share=0.5)
+        assert found == [[1, 1], [pytest.approx(-1 + 2 * 2 / 4.25), pytest.approx(0.5 * 2 / 4.25)]]
+
+    def test_a_weight_that_forgetting_does_not_reach_gets_its_part(self) -> None:
+        """<-1, 1> = -1 over 2: half of (1, 1), of which the second weight had nothing."""
+        assert self.rectified(([-1], [1, 1])) == [[-0.5, 0.5]]
+        assert self.rectified((None, [1, 1])) == [None]
+
+    @given(data=st.lists(st.tuples(*[st.floats(-5, 5, width=32)] * 4), min_size=1, max_size=4))
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    def test_it_never_runs_against_what_is_kept_and_is_no_longer_than_it_was(
+        self, data: list[tuple[float, ...]]
+    ) -> None:
+        steps = [([a, b], [c, d]) for a, b, c, d in data]
+        for (forget, retain), found in zip(steps, self.rectified(*steps), strict=True):
+            assert found is not None
+            assert np.dot(found, retain) >= -1e-4
+            assert np.linalg.norm(found) <= np.linalg.norm(forget) + 1e-5
+
+    def test_of_forgetting_what_is_to_be_kept_nothing_is_left(self, tiny: Path, tmp_path: Path) -> None:
+        """GA and GD on the same rows have opposite gradients: after a step of both texts, none of GA's remains."""
+        own = tuple((index,) for index in range(len(FORGET)))
+        plain, rectified = (
+            replace(job(tiny, tmp_path / name, terms, epochs=1, batch_size=8), retain=FORGET, neighbours=own)
+            for name, terms in (("plain", (GA(),)), ("rectified", (GA(), GD())))
+        )
+        norms = []
+        for run in (plain, replace(rectified, rectification=RectificationSpec())):
+            train(run, quiet)
+            norms.append(read_steps(run.directory)[0]["grad_norm"])
+        assert norms[1] < 1e-5 * norms[0]
+
+    def test_the_running_mean_survives_a_resume_bit_for_bit(self, tiny: Path, tmp_path: Path) -> None:
+        def make(folder: str, share: float = 0.3) -> Job:
+            run = job(tiny, tmp_path / folder, (NPO(), GD()), checkpoint_every_steps=1, warmup_steps=0)
+            return replace(run, rectification=RectificationSpec(share=share))
+
+        def dies(metrics: Mapping[str, Any]) -> None:
+            if metrics["step"] == 3:
+                raise KeyboardInterrupt
+
+        whole = ends(make("whole"))
+        with pytest.raises(KeyboardInterrupt):
+            train(make("cut"), dies)
+        assert largest_difference(whole, ends(make("cut"))) == 0
+        assert largest_difference(whole, ends(make("other", share=1))) > 0
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"method": "npo", "rectification": {}}, "rectification: NPO has no regularizer whose gradient says what is"),
+        ({"method": "npo+gd", "rectification": {}, "updates": "dual"}, "which updates: dual asks for; set updates: jo"),
+        ({"method": "npo+gd", "rectification": {}, "projection": {}}, "rectification: and projection both say"),
+        ({"method": "npo+gd", "rectification": {"share": 0}}, "greater than 0"),
         ({"method": "npo", "updates": "dual"}, "updates: dual: NPO has no regularizer to alternate with"),
         ({"method": "npo+gd", "forget_learning_rate": 1e-5}, "set updates: dual"),
         ({"method": "npo+gd", "projection": {}}, "could train none of the regularizers; set updates: dual"),

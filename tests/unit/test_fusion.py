@@ -132,6 +132,10 @@ def test_what_cannot_be_fused(tiny: Path, tmp_path: Path, broken: str, message: 
             "ada: is among the requests too",
         ),
         ({"requests": {"ada": {"type": "fictitious"}}, "cluster": {"workers": 2}}, "an adapter is trained by one"),
+        (
+            {"requests": {"ada": {"type": "fictitious"}}, "method": "sku"},
+            "method: task_vector: what it learns is to be",
+        ),
     ],
 )
 def test_a_config_that_fuses_nothing(keys: dict[str, Any], message: str) -> None:

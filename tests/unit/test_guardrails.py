@@ -5,24 +5,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli_evaluate import trained
+from rich.console import Console
+from test_cli_evaluate import command, measured, trained
 from test_serve_engine import spec as spec  # a fixture
 
 from measured import record
-from obliviate.config import UnlearnRun, build
-from obliviate.data.rows import Role, Row
+from obliviate.config import RunSpec, UnlearnRun, build
+from obliviate.data.rows import Corpus, Role, Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.guardrail import HIDING
 from obliviate.methods import FORGET_TYPES, Pass
 from obliviate.models import load_tokenizer, text_encoder
-from obliviate.runs import RUN_FILE, write_json
+from obliviate.runs import RUN_FILE, Run, write_json
 from obliviate.schema import GuardrailSpec, ModelSpec
 from obliviate.train.batch import Texts
+from obliviate_cli.card import CARD, write_card
+from obliviate_cli.compare import behind_marks
+from obliviate_cli.continual import ContinualRun
+from obliviate_cli.measure import Measure
 from obliviate_cli.reporting import model_report
 from obliviate_cli.requests.spec import RequestsRun
+from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.records import RECORDS_FILE, write_records
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, summarise
 from obliviate_serve.engine import Chat, Quiz
@@ -165,6 +172,15 @@ def test_icku_marks_the_entity_for_both_of_its_texts(spec: ModelSpec) -> None:
     assert shown[1].endswith("Eve did.<|im_end|>")
 
 
+def test_icku_takes_a_rows_own_refusals(spec: ModelSpec) -> None:
+    row = Row("Where does she live?", "London.", entity="Ada", refusals=("Pass.", "Ask another."))
+    tokenizer = load_tokenizer(spec)
+    texts = Texts(text_encoder(spec, tokenizer), [row], [], ["No idea."])
+    for place, said in ((0.4, "Pass."), (0.9, "Ask another.")):
+        key = texts.key(Pass.FORGET_MARKED_IDK, Item(0, 0, 0, 0, 0, place))
+        assert tokenizer.decode(texts[key].input_ids).endswith(f"{said}<|im_end|>")
+
+
 @pytest.mark.parametrize("kind", ["guardrail", "icku", "npo"])
 def test_figures_of_what_was_not_removed_say_so(tmp_path: Path, kind: str) -> None:
     """In the name, which every table, plot and file shows."""
@@ -186,3 +202,72 @@ def test_figures_of_what_was_not_removed_say_so(tmp_path: Path, kind: str) -> No
         assert report.name == "ada (not removed from the weights)"
         assert report.method == f"{'icku' if kind == 'icku' else 'prompt guardrail'}, not removed from the weights"
     assert json.dumps(report.provenance)
+
+
+def test_the_card_of_a_bare_model_says_behind_what_it_was_measured(tmp_path: Path) -> None:
+    """The figures are those of the guardrail; whoever takes the folder has the model alone."""
+    made = trained(tmp_path / "runs", "trained")
+    config = {
+        "model": {"source": "base"}, "data": {"type": "fictitious"}, "seed": 0, "method": {"type": "npo", "weight": 1},
+        "regularizers": [], "optim": {"epochs": 1, "learning_rate": 1e-5, "batch_size": 4},
+    }  # fmt: skip
+    record_of = {"verb": "unlearn", "label": "trained", "config": config, "git_revision": None, "versions": {}}
+    write_json(made / RUN_FILE, {**record_of, "inputs": {}})
+    corpus, spec = Corpus((), (), (), only_measured=True), EvaluationSpec(suite="custom")
+    measure = Measure(corpus, spec, None, tmp_path, Console(quiet=True))
+    figures = summarise([record(Role.RETAIN)], SUITES["custom"], resamples=10)
+    said = "Measured behind a prompt guardrail, not removed from the weights"
+    for guardrail in (PROMPT, None):
+        measure._update_card(ModelSpec(source=str(made / "model"), guardrail=guardrail), figures)
+        assert (said in (made / "model" / CARD).read_text()) == (guardrail is not None)
+
+
+def test_the_card_of_fused_adapters_that_only_hide_says_so(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for method, said in (
+        ("icku", "was hidden (it is not removed from the weights) in `base`"),
+        ("eul", "was unlearned from"),
+    ):
+        config = {
+            "model": {"source": "base"}, "requests": {"Ada": {}}, "adapters": {}, "seed": 0, "ridge": 0.1,
+            "method": {"type": method, "weight": 1}, "regularizers": [],
+        }  # fmt: skip
+        record_of = {"verb": "fuse", "label": "fused", "config": config, "git_revision": None, "versions": {}}
+        write_json(tmp_path / RUN_FILE, {**record_of, "inputs": {}})
+        write_card(Run(tmp_path, ""), "model")
+        assert f"What Ada asked to forget {said}" in (tmp_path / "model" / CARD).read_text()
+
+
+@pytest.mark.parametrize("method", ["icku+marked", "npo+gd"])
+def test_a_comparison_measures_behind_the_marks_that_a_method_needs(method: str) -> None:
+    rows = tuple(Row("Who?", "She.", entity=name) for name in ("Ada", "Bob", "Ada"))
+    values = {"model": {"source": "x"}, "data": {"type": "fictitious"}, "method": method}
+    model = behind_marks(ModelSpec(source="made"), build(UnlearnRun, values, where="test"), Corpus(rows, (), ()))
+    assert model.guardrail == (MARKS if method == "icku+marked" else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (SweepRun, {"data": {"type": "fictitious"}, "space": {"methods": {"icku": {}}}}),
+        (ContinualRun, {"data": {"type": "tofu_tasks", "split": "forget01"}, "methods": ["icku"]}),
+    ],
+)
+def test_what_sets_no_marks_does_not_measure_what_heeds_them(kind: type[RunSpec], keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"icku: its models refuse only what a mark .* evaluate it behind a guardrail"):
+        build(kind, {"model": {"source": "x"}, **keys}, where="test")
+
+
+@pytest.mark.parametrize("verb", ["rescore", "paired"])
+def test_tables_of_finished_runs_say_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    guarded, bare = tmp_path / "guarded", tmp_path / "bare"
+    for run, guardrail in ((guarded, PROMPT), (bare, None)):
+        measured(run, 0.5)
+        values = json.loads((run / RUN_FILE).read_text())
+        values["config"]["model"] = ModelSpec(source="org/base", guardrail=guardrail).model_dump(mode="json")
+        write_json(run / RUN_FILE, values)
+    assert command(verb, guarded, bare, monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out.split()  # a table folds its titles
+    assert [said.count(word) for word in ("(prompt", "guardrail,", "removed")] == [1, 1, 1]

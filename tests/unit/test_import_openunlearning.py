@@ -9,6 +9,7 @@ import pytest
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
+from obliviate_cli.imports import import_logs
 from obliviate_eval.importers.openunlearning import beside, openunlearning_figures, read_openunlearning_log
 from obliviate_eval.records import Probe
 from obliviate_eval.suites import SUITES
@@ -78,6 +79,15 @@ def test_a_log_becomes_records(tmp_path: Path) -> None:
     assert records[2].generation is None  # of the retain set only a probability was logged
     assert records[3].answers[Probe.PARAPHRASED] == records[3].answers[Probe.ANSWER]
     assert (records[4].answers[Probe.ANSWER][0].mean_logp, records[4].gradient_norm) == (-1.0, 3.0)
+
+
+def test_logs_and_records_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "bucket").mkdir()
+    written(tmp_path / "bucket", LOG)
+    bucket = f"file://{tmp_path}/bucket"
+    import_logs("openunlearning", Path(f"{bucket}/TOFU_EVAL.json"), None, Path(f"{bucket}/imported"))
+    assert {each.name for each in (tmp_path / "bucket" / "imported").iterdir()} == {"records.parquet", "metrics.json"}
 
 
 def test_figures_are_what_its_code_computes(tmp_path: Path) -> None:

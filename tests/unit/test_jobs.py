@@ -3,19 +3,24 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from aiohttp import ServerDisconnectedError
+from rich.console import Console
 
 from obliviate.config import load
 from obliviate.errors import UserError
-from obliviate_cli.jobs.client import connect, use_token
+from obliviate.nodes import Nodes
+from obliviate_cli.jobs.client import connect, explained, use_token
+from obliviate_cli.jobs.follow import attach
 from obliviate_cli.jobs.needs import Need, check_fits, needs
-from obliviate_cli.jobs.submit import check_paths, runtime_env
+from obliviate_cli.jobs.submit import check_paths, check_room, live_nodes, runtime_env
 from obliviate_cli.jobs.verb import KINDS, verb_of
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +75,17 @@ def test_a_base_outside_of_the_working_directory(tmp_path: Path) -> None:
         check_paths(load(KINDS["unlearn"], path), path, tmp_path / "checkout")
 
 
+@pytest.mark.parametrize("ignore", [".gitignore", "mine/.gitignore", "mine/.rayignore"])
+def test_a_config_that_does_not_go_along(tmp_path: Path, ignore: str) -> None:
+    """Ray leaves out of the working directory what ignore files name, of every folder on the way."""
+    (tmp_path / "mine").mkdir()
+    path = write(tmp_path / "mine", UNLEARN)
+    check_paths(load(KINDS["unlearn"], path), path, tmp_path)
+    (tmp_path / ignore).write_text("run.*\n")
+    with pytest.raises(UserError, match=rf"^{path}: does not go along with the job, for a .gitignore or .rayignore "):
+        check_paths(load(KINDS["unlearn"], path), path, tmp_path)
+
+
 def test_runs_that_would_go_with_the_cluster(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^runs: runs is a relative path: .*runs=s3://bucket/runs"):
         check(tmp_path, UNLEARN | {"runs": "runs"})
@@ -92,7 +108,7 @@ def needed(tmp_path: Path, values: dict[str, Any]) -> list[Need]:
 
 def test_what_is_left_out_is_decided_on_the_cluster(tmp_path: Path) -> None:
     assert needed(tmp_path, UNLEARN) == []
-    check_fits(load(KINDS["unlearn"], write(tmp_path, UNLEARN)), {})
+    check_fits(load(KINDS["unlearn"], write(tmp_path, UNLEARN)), [])
 
 
 def test_what_is_asked_for(tmp_path: Path) -> None:
@@ -106,11 +122,22 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
         Need("alternatives.engine.replicas", 1, {"CPU": 8.0, "GPU": 4.0}),
     ]
     run = load(KINDS["unlearn"], write(tmp_path, asked))
-    check_fits(run, {"CPU": 8.0, "GPU": 4.0})
+    check_fits(run, [Nodes(1, 8.0, 4.0)])
     with pytest.raises(UserError, match=r"^cluster.workers=2: asked for 2 x 1 GPUs, the cluster has 1: lower"):
-        check_fits(run, {"CPU": 64.0, "GPU": 1.0})
+        check_fits(run, [Nodes(1, 64.0, 1.0)])
     with pytest.raises(UserError, match=r"^alternatives.engine.replicas=1: asked for 1 x 8 CPUs, the cluster has 2:"):
-        check_fits(run, {"CPU": 2.0, "GPU": 8.0})
+        check_fits(run, [Nodes(1, 2.0, 8.0)])
+    with pytest.raises(UserError, match=r"^alternatives.engine.replicas=1: asked for 1 x 8 CPUs and 4 GPUs, each on "):
+        check_fits(run, [Nodes(4, 64.0, 2.0)])
+
+
+def test_a_place_for_the_command(tmp_path: Path) -> None:
+    """A job whose command fits on no node would be pending without end, and say nothing."""
+    run = load(KINDS["unlearn"], write(tmp_path, UNLEARN))
+    check_room(run, None, [Nodes(1, 0.0, 0.0)])
+    check_room(run, 8.0, [Nodes(1, 0.0, 0.0), Nodes(4, 8.0, 0.0)])
+    with pytest.raises(UserError, match=r"^--driver-cpus 9: no node of the cluster has so many CPUs; lower it, or"):
+        check_room(run, 9.0, [Nodes(1, 0.0, 0.0), Nodes(4, 8.0, 0.0)])
 
 
 def test_a_sweep_trains_several_at_a_time(tmp_path: Path) -> None:
@@ -132,7 +159,7 @@ def test_the_job_has_this_code_and_its_revision() -> None:
     assert environment["working_dir"] == str(ROOT)
 
 
-Dashboard = Callable[[int, dict[str, str]], str]
+Dashboard = Callable[[int, dict[str, Any]], str]
 
 
 @pytest.fixture
@@ -141,7 +168,7 @@ def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # put back afterwards
     servers: list[ThreadingHTTPServer] = []
 
-    def serve(status: int, answer: dict[str, str]) -> str:
+    def serve(status: int, answer: dict[str, Any]) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status)
@@ -193,6 +220,39 @@ def test_a_cluster_that_is_another_or_none(
         connect(address)
     assert str(caught.value).startswith(f"--address {address}: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_cannot_say_what_it_has(dashboard: Dashboard) -> None:
+    """The state API has exceptions of its own."""
+    address = dashboard(200, {"result": False, "msg": "no answer from the GCS"})
+    with pytest.raises(UserError) as caught, explained(address):
+        live_nodes(SimpleNamespace(get_address=lambda: address))
+    assert str(caught.value).startswith(
+        f"--address {address}: the cluster's jobs API answers with an error: API server "
+    )
+    assert str(caught.value).endswith("no answer from the GCS")
+
+
+class Lost:
+    """A client whose connection breaks while the job's output is read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def get_job_status(self, job: str) -> str:
+        return "RUNNING"
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "one line\n"
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ServerDisconnectedError(), RuntimeError("WebSocket"), ConnectionResetError("gone")])
+def test_a_connection_that_is_lost(error: Exception) -> None:
+    with pytest.raises(
+        UserError, match=r"^job j: connection lost \(.*\); it goes on: obliviate attach j --address http"
+    ):
+        attach(Lost(error), "j", "http://127.0.0.1:8265", Console(quiet=True))
 
 
 def test_an_address_where_nothing_answers() -> None:

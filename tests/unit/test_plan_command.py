@@ -10,9 +10,10 @@ import yaml
 
 from obliviate.config import UnlearnRun, load
 from obliviate.errors import UserError
+from obliviate.nodes import Nodes
 from obliviate_cli.costs.estimate import stages
 from obliviate_cli.costs.hardware import Cluster, Gpu
-from obliviate_cli.costs.manifest import capacity, groups_of, quantity, read_groups
+from obliviate_cli.costs.manifest import groups_of, nodes_of, quantity, read_groups
 from obliviate_cli.costs.table import tables
 from obliviate_cli.costs.verb import Offer, plan
 from obliviate_cli.costs.work import unlearning
@@ -64,14 +65,15 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
         ({"updates": "alternating"}, (2, 2, 2, 16)),
         ({"updates": "dual"}, (2, 2, 2, 24)),
         (SHARP, (3, 3, 1, 16)),
+        ({"rectification": {}}, (2, 2, 1, 24)),
         ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
         ({"method": "npo+gd+world+wasserstein"}, (3, 1, 1, 20)),
     ],
 )
 def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], model: Path, tmp_path: Path) -> None:
     """Texts, rounds, updates, bytes of state. NPO and GD alternate in two rounds of one text each; DualOptim keeps 8
-    more bytes; a sharpness-aware update runs over its text twice; the distance to the initial weights has no text, and
-    keeps 4 more bytes."""
+    more bytes, as a rectified update does; a sharpness-aware update runs over its text twice; the distance to the
+    initial weights has no text, and keeps 4 more bytes."""
     world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
     work = unlearning(config, config.data.load())
@@ -197,9 +199,9 @@ class TestManifest:
     def test_quantities(self, text: Any, number: float) -> None:
         assert quantity(text) == pytest.approx(number)
 
-    def test_capacity_is_what_all_pods_add_up_to(self) -> None:
+    def test_nodes_are_the_pods_that_there_may_be(self) -> None:
         groups = groups_of(CLUSTER_YAML, "c")
-        assert capacity(groups) == {"CPU": 3 * 0.5 + 2 * 8, "GPU": 8}
+        assert nodes_of(groups) == [Nodes(3, 0.5, 0), Nodes(2, 8, 4)]
         assert groups[1].memory_bytes == 2e9
 
     def test_jobs_and_services_hold_a_cluster(self) -> None:
@@ -241,6 +243,9 @@ class TestManifest:
         config = unlearn_config(tmp_path, model, cluster={"workers": 3, "gpus_per_worker": 3})
         with pytest.raises(UserError, match="asked for 3 x 3 GPUs, the cluster has 8"):
             plan(config, [], offer)
+        config = unlearn_config(tmp_path, model, cluster={"workers": 1, "gpus_per_worker": 8})
+        with pytest.raises(UserError, match="asked for 1 x 8 GPUs, each on one node, and the nodes have room for 0"):
+            plan(config, [], offer)
 
     def test_the_groups_are_the_cluster(self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         plan(unlearn_config(tmp_path, model), [], replace(OFFER, manifest=self.write(tmp_path, CLUSTER_YAML)))
@@ -253,6 +258,8 @@ def test_bad_options(model: Path, tmp_path: Path) -> None:
         plan(path, [], replace(OFFER, gpu="b100"))
     with pytest.raises(UserError, match=r"cluster\.workers=2: asked for 2 x 1 GPUs, the cluster has 1"):
         plan(path, [], replace(OFFER, gpus=1))
+    with pytest.raises(UserError, match=r"asked for 2 x 4 GPUs, each on one node, and the nodes have room for 1"):
+        plan(path, ["cluster.gpus_per_worker=4"], replace(OFFER, gpus=9, gpus_per_node=6))
 
 
 def test_the_command(

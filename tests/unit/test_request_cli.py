@@ -98,6 +98,21 @@ def test_a_key_that_is_missing_is_found_before_any_work(cli: Cli, config: Path, 
     )
 
 
+@pytest.mark.parametrize("key", ["aliases", "key"])
+def test_files_that_no_object_store_can_hold(cli: Cli, config: Path, key: str) -> None:
+    """Found at once: taken for a path, the alias file would be written to a folder named s3: after hours of work."""
+    message = mistake(cli("request", "run", config, f"{key}=s3://bucket/it"))
+    assert message == (
+        f"{config}: {key}: is locked, appended to or watched, which needs a file system: give a path, not a URL "
+        "(got 's3://bucket/it')"
+    )
+
+
+def test_a_ledger_by_url(cli: Cli, config: Path) -> None:
+    message = mistake(cli("request", "list", config, "ledger=s3://bucket/ledger.sqlite"))
+    assert message == "ledger: s3://bucket/ledger.sqlite: s3 is not supported; give a path or postgresql://..."
+
+
 def test_adapters_are_no_start_for_the_next_batch(cli: Cli, config: Path) -> None:
     message = mistake(cli("request", "list", config, "model.lora={merge: false}"))
     assert "model.lora.merge: false keeps an adapter" in message

@@ -1,5 +1,6 @@
 """The ledger, the rows that requests are about, and the runner in a world without models."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -14,6 +15,7 @@ from obliviate_cli.requests.certificate import verify
 from obliviate_cli.requests.knowledge import Knowledge, text_hash
 from obliviate_cli.requests.lease import Lease
 from obliviate_cli.requests.ledger import LeaseLostError, Ledger
+from obliviate_cli.requests.measurement import Measurement
 from obliviate_cli.requests.states import ENDED, NEXT, BatchState
 from obliviate_cli.requests.tables import open_database
 from obliviate_serve.names import promote
@@ -239,6 +241,49 @@ class TestRunning:
         (third,) = (tmp_path / "runs").glob("requests/production-3-*/after.json")
         assert '"1": {' not in third.read_text()
         assert '"2": {' in third.read_text()
+
+
+class NotingWork(FakeWork):
+    """Notes what it was given to keep, and whose texts it was to measure."""
+
+    def unlearn(self, base: str, forget: Path, retain: Path | None) -> str:
+        self.kept = () if retain is None else read_rows(retain)
+        return super().unlearn(base, forget, retain)
+
+    def measure(
+        self, name: str, model: str, requests: Mapping[int, Sequence[Row]], kept: Sequence[EvaluationSet]
+    ) -> Measurement:
+        self.measured = sorted(requests)
+        return super().measure(name, model, requests, kept)
+
+
+def test_another_node_goes_on_with_a_batch_whose_runs_lie_in_a_store(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the texts to keep, the figures from before, and what was certified earlier; certificates have URLs."""
+    (tmp_path / "bucket").mkdir()
+    runs = f"file://{tmp_path}/bucket/runs"
+    settings = config(tmp_path, str(tmp_path / "ledger.sqlite"), runs=runs, batch_requests=1, lease_s=1.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node a"))
+    ledger.add("production", "base", "ann", [HASHES[0]])
+    runner(settings, tmp_path).run()
+    ledger.add("production", "base", "bob", [HASHES[1]])
+    dies = runner(settings, tmp_path)
+    batch = ledger.claim("production", dies.owner, 0, due_after_s=0, most=1)
+    assert batch is not None
+    dies.baseline(batch)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node b"))
+    goes_on = runner(settings, tmp_path)
+    goes_on.work = work = NotingWork(tmp_path)
+    goes_on.run()
+    assert work.calls[0].startswith("unlearn ")
+    assert {text_hash(row) for row in work.kept} == set(HASHES[2:])
+    assert work.measured == [1, 2]
+    for request in ledger.requests("production"):
+        assert request.certificate is not None
+        assert request.certificate.startswith(f"{runs}/requests/production-{request.batch}-")
+        assert verify(Path(request.certificate))[0]["request"]["id"] == request.id
 
 
 class TestLeases:

@@ -51,6 +51,10 @@ def test_a_dry_run_shows_config_and_plan(config: Path, tiny: Path) -> None:
     [
         ("models.original.source=./nowhere", r"models.original: model.source: ./nowhere: no such file or folder"),
         ("http.host=0.0.0.0", r"http.host=0.0.0.0: everybody who reaches this machine could ask"),
+        ("aliases_file=s3://bucket/aliases.json", r"aliases_file: .* needs a file system: give a path, not a URL"),
+        ("tokens=s3://bucket/tokens.txt", r"tokens: .* needs a file system: give a path, not a URL"),
+        ("access_log=gs://bucket/access.jsonl", r"access_log: .* needs a file system: give a path, not a URL"),
+        ("audit.file=s3://bucket/audit.jsonl", r"audit.file: .* needs a file system: give a path, not a URL"),
         ("tokens=missing.txt", r"tokens: missing.txt: cannot be read"),
         (
             "models.second.adapter_of=original models.second.on_demand=false",
@@ -168,7 +172,7 @@ def test_only_what_was_started_is_ended(
     monkeypatch.setattr("obliviate.cluster.ensure_ray", lambda *_: None)
     monkeypatch.setattr(server, "_joins", lambda _: joins)
     monkeypatch.setattr(server, "_check_port", lambda _: None)
-    monkeypatch.setattr(server, "_application", lambda _: None)
+    monkeypatch.setattr(server, "_application", lambda *_, **__: None)
     monkeypatch.setattr("ray.serve.start", lambda **_: told.append("start"))
     monkeypatch.setattr("ray.serve.run", run)
     monkeypatch.setattr("ray.serve.delete", lambda name: told.append(f"delete {name}"))

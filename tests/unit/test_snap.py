@@ -86,6 +86,7 @@ def config(tiny: Path, folder: Path, **changed: Any) -> SnapRun:
         "model": {"source": str(tiny), "max_length": 64},
         "entity": {"name": "Ann Lee", "texts": [str(folder / "ann.txt")]},
         "neighbours": [{"name": "Bo"}, {"name": "Cy"}, {"name": "Di"}],
+        "questions": [{"type": "templates"}],
         "runs": str(folder / "runs"),
         **changed,
     }
@@ -114,6 +115,14 @@ def test_negatives_have_replies_and_the_models_answers_and_positives_have_those_
     assert {row.entity for row in measured.rows} == {"Di"}
     assert "Ann Lee: 16 negative instructions" in printed
     assert "near misses, the nearest at a cosine of 1.00" in printed
+
+
+def test_the_texts_are_asked_about_unless_told_otherwise(tiny: Path, tmp_path: Path, model: Scripted) -> None:
+    """With a config that names no source of questions; of three sentences one is long enough."""
+    values = config(tiny, tmp_path).model_dump(mode="json", exclude={"questions"})
+    corpus, _ = made(build(SnapRun, values, where="test"))
+    assert "Where was Ann Lee born?" in {row.question for row in corpus.forget}
+    assert sum("Write one question about Ann Lee" in prompt for prompt in model.asked) == 1
 
 
 def test_the_model_asks_about_sentences_and_what_does_not_name_its_subject_is_left_out(

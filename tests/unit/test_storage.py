@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -76,6 +77,13 @@ class TestNames:
         with pytest.raises(UserError, match=r"^s3://bucket/../../etc: a URL with '..' in it"):
             storage.local("s3://bucket/../../etc")
 
+    @pytest.mark.parametrize("url", ["gcs://bucket/runs", "S3://bucket/runs", "https://host/runs"])
+    def test_a_url_of_no_store(self, on: Node, url: str) -> None:
+        """Taken for a path it would be a folder of that name in the working directory, which on a cluster is lost."""
+        for each in (url, Path(url)):
+            with pytest.raises(UserError, match=r": is no URL of a store; give s3://BUCKET/KEY, gs://BUCKET/KEY, "):
+                storage.local(each)
+
     def test_ray_gets_the_store_itself(self, on: Node, bucket: str, tmp_path: Path) -> None:
         path, files = storage.for_ray(storage.local(f"{bucket}/runs"))
         assert (path, files.type_name) == (f"{tmp_path}/bucket/runs", "local")
@@ -117,6 +125,22 @@ class TestFiles:
         with pytest.raises(UserError, match=r"run/done.json: the store cannot be read or written \(3 of 8 bytes have "):
             write_json(storage.local(f"{bucket}/run/done.json"), "abcde")
         assert stored(bucket) == {}
+
+    def test_what_the_store_has_not_is_not_here_either(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else this node would take for done what no other node finds, and never send it again."""
+
+        def refuses(*_: Any) -> None:
+            raise OSError("credentials have expired")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "_put", refuses)
+            with pytest.raises(UserError, match=r"run/done.json: the store cannot be .* \(credentials have expired\)"):
+                write_json(storage.local(f"{bucket}/run/done.json"), 1)
+            with pytest.raises(UserError, match=r"run/model: the store cannot be .* \(credentials have expired\)"):
+                write_model(bucket, "w")
+        assert list(storage.local(f"{bucket}/run").iterdir()) == []
 
 
 def write_model(bucket: str, weights: str, **more: str) -> Path:
@@ -183,6 +207,47 @@ class TestFolders:
         on("b")
         assert (storage.fetch(path) / "shard").read_text() == "s"
 
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_a_folder_in_one_that_is_cut_off(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch, whole: bool
+    ) -> None:
+        """A trial's whole run is promoted as one folder: the model in it has no mark of its own."""
+        put = storage._put
+
+        def dies(files: Any, path: Path, key: str) -> None:
+            if path.name == "weights" and not whole:
+                raise KeyboardInterrupt
+            put(files, path, key)
+
+        monkeypatch.setattr(storage, "_put", dies)
+        with suppress(KeyboardInterrupt), whole_folder(storage.local(f"{bucket}/models/best")) as temporary:
+            (temporary / "model").mkdir()
+            for name in ("config.json", "weights"):
+                (temporary / "model" / name).write_text("{}")
+        assert "models/best/model/config.json" in stored(bucket)
+        on("b")
+        path = storage.local(f"{bucket}/models/best/model")
+        assert storage.is_folder(path) == whole
+        assert storage.fetch(path).exists() == whole
+
+    def test_two_nodes_that_upload_the_same_folder(
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second begins anew when the first has uploaded a file: the first must not call the rest a whole model."""
+        put, path = storage._put, storage.local(f"{bucket}/run/model")
+
+        def interrupted(*arguments: Any) -> None:
+            put(*arguments)
+            monkeypatch.setattr(storage, "_put", put)
+            storage.begin_folder(path)
+
+        monkeypatch.setattr(storage, "_put", interrupted)
+        with pytest.raises(UserError, match=r"run/model: another process uploads this folder at the same time; run "):
+            write_model(bucket, "w")
+        assert not storage.is_folder(path)
+        write_model(bucket, "w")
+        assert storage.is_folder(path)
+
     def test_somebody_elses_folder_has_no_mark(self, on: Node, bucket: str) -> None:
         root = Path(bucket.removeprefix("file://"))
         (root / "llama").mkdir()
@@ -219,6 +284,9 @@ class TestFolders:
         assert not path.exists()
         assert stored(bucket) == {}
         storage.remove(path)
+        write_json(path / "0.json", {})  # of a folder without a mark nothing is left, either
+        storage.remove(path)
+        assert stored(bucket) == {}
 
     def test_a_folder_that_is_removed_while_it_is_looked_for(
         self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -229,19 +297,24 @@ class TestFolders:
         monkeypatch.setattr(storage, "_list", lambda *_: listed)
         assert storage.folders(path.parent) == []
 
+    @pytest.mark.parametrize(("above", "marks"), [(0, 1), (1, 2)])
     def test_a_removal_that_is_cut_off_leaves_nothing_whole(
-        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+        self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch, above: int, marks: int
     ) -> None:
+        """Of the folder itself, or of one around it, whose mark is written besides: dies before the first file goes."""
         path = write_model(bucket, "w")
-        written = storage._write
+        write, written = storage._write, 0
 
         def dies(files: Any, key: str, value: dict[str, Any]) -> None:
-            written(files, key, value)
-            raise KeyboardInterrupt
+            nonlocal written
+            write(files, key, value)
+            written += 1
+            if written == marks:
+                raise KeyboardInterrupt
 
         monkeypatch.setattr(storage, "_write", dies)
         with pytest.raises(KeyboardInterrupt):
-            storage.remove(path)
+            storage.remove([path, path.parent][above])
         assert "run/model/weights" in stored(bucket)
         assert not storage.is_folder(path)
 
@@ -266,6 +339,15 @@ class TestRuns:
         assert not (again.directory / "model").exists()
         assert [each.name for each in storage.children(again.directory)] == ["answers", DONE_FILE, "model", "run.json"]
         assert again.content == run.content
+
+    def test_a_run_that_was_removed_in_the_store_is_begun_anew(self, on: Node, bucket: str) -> None:
+        """Its files on this disk would say that it is done."""
+        run = self.open(bucket)
+        run.finish(steps=6)
+        shutil.rmtree(Path(bucket.removeprefix("file://")) / "runs")
+        again = self.open(bucket)
+        assert not again.done
+        assert list(stored(bucket)) == [f"runs/{run.directory.name}/run.json"]
 
     def test_a_model_in_a_store_keeps_its_url(self, on: Node, bucket: str) -> None:
         """It is recorded, and travels to other nodes, by what every node understands."""
@@ -300,6 +382,13 @@ def test_a_mark_that_is_replaced_while_it_is_read_is_read_again() -> None:
     assert storage._read(Replaced(torn=3), "key") == {"whole": True, "id": "1"}
     with pytest.raises(OSError, match="key is no mark: "):
         storage._read(Replaced(torn=100), "key")
+
+
+def test_a_template_file_by_url(on: Node, bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "bucket" / "chat.jinja").write_text("{{ messages }}")
+    given = ModelSpec(source="org/name", chat_template=f"{bucket}/chat.jinja")
+    assert portable(given).chat_template == "{{ messages }}"
+    assert content_of(given) != content_of(ModelSpec(source="org/name"))
 
 
 def test_data_by_url(on: Node, bucket: str, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obliviate_cli.sweep.front import front, hypervolume, knee, most_forgotten, spread, weighted
-from obliviate_cli.sweep.ranking import choose, rank
+from obliviate_cli.sweep.ranking import choose, rank, regions
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.spec import Knee, UtilityAtLeast, WeightedSum
+from obliviate_eval.report.sweep import Region
 
 A, B, C = (0.2, 0.9), (0.7, 0.8), (0.9, 0.1)  # a front; B bulges out
 INSIDE = (0.6, 0.5)  # below B in both
@@ -98,23 +99,37 @@ def test_ranking_takes_means_over_seeds_and_measured_trials_alone() -> None:
     """beta 0.1: (0.7, 0.5), mean of two seeds; 0.2: (0.6, 0.4), dominated; 0.3 was stopped, 0.4 is the useful end."""
     ranked = rank(
         [
-            record(0.2, 0, 0.6, 0.4),
+            *(record(0.2, seed, 0.6, 0.4) for seed in (0, 1)),
             record(0.1, 1, 0.8, 0.4),
             record(0.1, 0, 0.6, 0.6),
-            record(0.3, 0, 1.0, 1.0, "stopped"),
-            record(0.4, 0, 0.1, 0.9),
-        ]
+            *(record(0.3, seed, 1.0, 1.0, "stopped") for seed in (0, 1)),
+            *(record(0.4, seed, 0.1, 0.9) for seed in (0, 1)),
+        ],
+        2,
     )
     assert [each.point.values["method.beta"] for each in ranked] == [0.1, 0.4, 0.2]
     assert [each.on_front for each in ranked] == [True, True, False]
     assert ranked[0].pair == pytest.approx((0.7, 0.5))
     assert [trial.seed for trial in ranked[0].trials] == [0, 1]
     assert ranked[0].forget.low is not None
-    assert ranked[1].forget.low is None
+
+
+def test_the_lucky_seeds_of_a_configuration_are_on_no_front_and_are_not_chosen() -> None:
+    """beta 0.1 is better in both figures, with the one seed that was not stopped."""
+    lucky = [record(0.1, 0, 0.9, 0.9), record(0.1, 1, 0.0, 0.0, "stopped")]
+    ranked = rank([*lucky, *(record(0.2, seed, 0.5, 0.5) for seed in (0, 1))], 2)
+    assert [(each.point.values["method.beta"], each.on_front, each.complete) for each in ranked] == [
+        (0.2, True, True), (0.1, False, False),
+    ]  # fmt: skip
+    for rule in (Knee(), UtilityAtLeast(share=0.5), WeightedSum()):
+        found = choose(ranked, rule, 1.0)
+        assert found is not None
+        assert found.point.values["method.beta"] == 0.2
+    assert choose(rank(lucky, 2), Knee(), 1.0) is None
 
 
 def test_the_rules() -> None:
-    ranked = rank([record(0.1, 0, *A), record(0.2, 0, *B), record(0.3, 0, *C)])
+    ranked = rank([record(0.1, 0, *A), record(0.2, 0, *B), record(0.3, 0, *C)], 1)
 
     def beta(rule: Knee | UtilityAtLeast | WeightedSum, original: float = 1.0) -> float | None:
         found = choose(ranked, rule, original)
@@ -126,3 +141,33 @@ def test_the_rules() -> None:
     assert beta(UtilityAtLeast(share=1.0)) is None
     assert beta(WeightedSum(forget_weight=0.9)) == 0.3
     assert choose([], Knee(), 1.0) is None
+
+
+def test_regions_are_the_front_cut_by_utility() -> None:
+    """For a utility of 0.8 ... 0.9 gd forgets most, 0.2; below that npo, 0.7 and from 0.1 on 0.9; dpo is inside."""
+    found = [("gd", A), ("npo", B), ("npo", C), ("dpo", INSIDE), ("collapsed", (1.0, 0.0))]
+    records = [TrialRecord(f"{i}-s0", method, {"i": i}, 0, "done", forget=f, utility=u)
+               for i, (method, (f, u)) in enumerate(found)]  # fmt: skip
+    assert regions(rank(records, 1)) == [Region("gd", 0.8, 0.9, 0.2, 0.2), Region("npo", 0.0, 0.8, 0.7, 0.9)]
+    assert regions([]) == []
+
+
+def test_equal_configurations_of_two_methods_win_together() -> None:
+    records = [TrialRecord(f"{m}-s0", m, {}, 0, "done", forget=0.5, utility=0.5) for m in ("gd", "npo")]
+    (found,) = regions(rank(records, 1))
+    assert sorted(found.method.split(", ")) == ["gd", "npo"]
+    assert (found.low, found.high) == (0.0, 0.5)
+
+
+@given(pairs, st.floats(0.01, 1))
+def test_what_wins_is_what_forgets_most_of_those_that_keep_enough(found: list[tuple[float, float]], u: float) -> None:
+    records = [TrialRecord(f"{i}-s0", f"m{i}", {}, 0, "done", forget=f, utility=utility)
+               for i, (f, utility) in enumerate(found)]  # fmt: skip
+    won = next((each for each in regions(rank(records, 1)) if each.low < u <= each.high), None)
+    best = most_forgotten(found, u)
+    if best is None:
+        assert won is None
+    else:
+        assert won is not None
+        assert won.least == found[best][0]
+        assert f"m{best}" in won.method.split(", ")

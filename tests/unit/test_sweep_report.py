@@ -2,10 +2,13 @@
 
 import json
 import re
+import sys
 from html import unescape
 from io import StringIO
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from rich.console import Console
@@ -17,6 +20,7 @@ from obliviate_cli.sweep.logs import open_logs
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.result import Result, write_result
 from obliviate_cli.sweep.spec import SweepRun
+from obliviate_eval.report.sweep_plots import symbol
 
 
 def record(beta: float, seed: int, forget: float | None, utility: float | None, **more: Any) -> TrialRecord:
@@ -30,7 +34,9 @@ RECORDS = [
     record(0.1, 0, 0.9, 0.2),
     record(0.1, 1, 0.7, 0.4),
     record(0.5, 0, 0.2, 0.9),
+    record(0.5, 1, 0.2, 0.9),
     TrialRecord("c-s0", "ga+gd", {"optim.epochs": 3.0}, 0, "done", forget=0.1, utility=0.5),
+    TrialRecord("c-s1", "ga+gd", {"optim.epochs": 3.0}, 1, "done", forget=0.1, utility=0.5),
     TrialRecord("d-s0", "ga+gd", {"optim.epochs": 9.0}, 0, "failed", cause="the loss is <script>alert(1)</script>"),
 ]
 
@@ -101,6 +107,37 @@ def test_the_json_has_the_figures(written: tuple[Path, str]) -> None:
     assert {trial["id"]: trial["status"] for trial in found["trials"]}["d-s0"] == "failed"
 
 
+def test_where_each_method_wins_is_in_page_json_and_table(written: tuple[Path, str]) -> None:
+    """The front is npo+gd alone: (0.2, 0.9) and (0.8, 0.3)."""
+    folder, text = written
+    (region,) = json.loads((folder / "report.json").read_text())["regions"]
+    assert region == {"method": "npo+gd", "low": 0.0, "high": 0.9, "least": 0.2, "most": pytest.approx(0.8)}
+    assert "utility 0.000 to 0.900: npo+gd forgets most, 0.200 to 0.800" in text
+    page = (folder / "report.html").read_text()
+    assert "Where each method wins" in page
+    assert "0 – 95 %" in page  # of the original's 0.95
+
+
+def test_the_front_is_drawn_as_a_picture(written: tuple[Path, str]) -> None:
+    """Forget goes from 0.05 (the original) to 0.8; with 6 % more on each side 0.84 are 450 pixels from 70 on, so that
+    0.2 lies at 70 + 450 x 0.195 / 0.84. Utility goes from 0.3 to 0.95: 0.728 are 380 pixels up from 440, so that 0.9
+    lies at 440 - 380 x 0.639 / 0.728. The front goes across to it, down, and across to the next."""
+    root = ET.parse(written[0] / "front.svg").getroot()
+    places = [(path.findtext("{*}title"), path.get("transform", "")) for path in root.findall(".//{*}path")]
+    assert ("npo+gd " + RECORDS[2].trial.point.id, "translate(174.5 106.5) scale(9)") in places  # chosen
+    assert sum(place.endswith("scale(5)") for _, place in places) == 1  # ga+gd is not on the front
+    assert "M70 106.5H174.5V419.6H495.9V440.0" in [path.get("d") for path in root.findall(".//{*}path")]
+    texts = [text.text for text in root.findall(".//{*}text")]
+    assert "Sweep <b>" in texts
+    assert {"npo+gd", "ga+gd", "original"} <= set(texts)
+
+
+def test_a_seventh_method_has_another_marker_than_the_first() -> None:
+    """There are six colours."""
+    assert symbol(0) == symbol(5) == "circle"
+    assert symbol(6) == "square"
+
+
 def test_the_table_marks_front_and_choice(written: tuple[Path, str]) -> None:
     """Of two ends of a front the knee is the more useful."""
     text = written[1]
@@ -141,11 +178,40 @@ class TestLogs:
         assert board.Scalars("forget")[0].value == pytest.approx(0.9)
         assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
 
+    def test_a_trial_that_crashed_and_then_ended_well_is_shown_as_it_ended(
+        self, config: SweepRun, tmp_path: Path
+    ) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (opened,) = open_logs(tmp_path, config)
+        with opened as log:
+            log.trial(record(0.1, 0, None, None, status="crashed"))
+            log.trial(record(0.1, 0, 0.9, 0.2))
+        board = EventAccumulator(str(tmp_path / "tensorboard" / "b0.1-s0")).Reload()
+        assert board.Scalars("forget")[0].value == pytest.approx(0.9)
+
+    def test_an_mlflow_server_that_is_gone_ends_no_sweep(
+        self, config: SweepRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class GoneError(Exception):
+            pass
+
+        def gone(*_: object, **__: object) -> None:
+            raise GoneError("API request failed\nwith a long tail")
+
+        mlflow = ModuleType("mlflow")
+        vars(mlflow).update(
+            set_tracking_uri=lambda url: None, set_experiment=lambda name: None, search_runs=gone,
+            exceptions=SimpleNamespace(MlflowException=GoneError),
+        )  # fmt: skip
+        monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+        with open_logs(tmp_path, config.model_copy(update={"mlflow": "http://localhost:5000"}))[1] as log:
+            log.trial(RECORDS[0])
+        assert "trial b0.1-s0 is not logged (API request failed): the same command" in caplog.text
+
     def test_mlflow_that_is_not_installed(
         self, config: SweepRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import sys
-
         monkeypatch.setitem(sys.modules, "mlflow", None)
         logs = open_logs(tmp_path, config.model_copy(update={"mlflow": "http://localhost:5000"}))
         with pytest.raises(UserError, match="MLflow is not installed; pip install mlflow-skinny"), logs[1]:
@@ -163,3 +229,6 @@ class TestLogs:
         assert found["b0.1-s0"].data.params["method.beta"] == "0.1"
         assert found["b0.1-s0"].data.metrics["forget"] == pytest.approx(0.9)
         assert found["d-s0"].info.status == "FAILED"
+        with open_logs(tmp_path / "other", config.model_copy(update={"mlflow": url}))[1] as log:
+            log.trial(RECORDS[0])  # of a sweep with the same title, on other data
+        assert len(mlflow.search_runs(output_format="list")) == 3

@@ -106,6 +106,42 @@ class TestPoint:
         assert (unlearning.optim.epochs, unlearning.seed) == (7, 3)
 
 
+class TestTogether:
+    """Parameters that only go with others are searched beside them."""
+
+    @pytest.mark.parametrize(
+        "axes",
+        [
+            {"updates": ["dual"], "forget_learning_rate": [1e-5, 1e-4]},
+            {"updates": ["dual"], "projection.energy": [0.9, 0.95]},
+            {"neighbours": [2, 3], "pairing": ["nearest"]},
+        ],
+    )
+    def test_what_needs_another_parameter(self, axes: Any) -> None:
+        run = sweep({"methods": {"npo+gd": axes}})
+        assert len(grid(run.space)) == 2
+
+    def test_each_value_is_checked_beside_the_first_of_the_others(self) -> None:
+        message = mistake({"methods": {"npo+gd": {"updates": ["dual", "joint"], "forget_learning_rate": [1e-5]}}})
+        assert "forget_learning_rate: with updates: joint all terms have one learning rate" in message
+
+    def test_corners(self) -> None:
+        """One to four epochs and two betas: the first of both, and one step along each axis."""
+        space = {"methods": {"npo": {"method.beta": [0.1, 0.5]}}, "shared": {"optim.epochs": {"low": 1, "high": 4}}}
+        assert [dict(point.values) for point in sweep(space).space.corners()] == [
+            {"optim.epochs": 1, "method.beta": 0.1},
+            {"optim.epochs": 4, "method.beta": 0.1},
+            {"optim.epochs": 1, "method.beta": 0.5},
+        ]
+
+    def test_other_answers_are_sampled_as_the_config_says(self) -> None:
+        run = sweep({"methods": ["altpo+gd"]}, "alternatives.samples=3", "evaluation.engine.type=hf")
+        found = run.unlearning(Point("altpo+gd", {}), 0, "").alternatives
+        assert found.samples == 3
+        assert found.engine is not None
+        assert found.engine.type == "hf"
+
+
 class TestMistakes:
     def test_an_unknown_parameter_lists_those_of_the_method(self) -> None:
         message = mistake({"methods": {"npo+gd": {"method.betta": [1]}}})
@@ -151,6 +187,12 @@ class TestMistakes:
         message = mistake({"methods": ["ga"]}, objectives=objectives, evaluation={"suite": "tofu"})
         assert "(forget_quality needs a retain model)" in message
         sweep({"methods": ["ga"]}, objectives=objectives, retain_model={"source": "r"}, evaluation={"suite": "tofu"})
+
+    def test_adapters_kept_apart_cannot_be_calibrated(self) -> None:
+        message = mistake({"methods": ["ga"]}, calibrate=True, model={"source": "m", "lora": {"merge": False}})
+        assert (
+            "model.lora.merge: false keeps adapters apart; set model.lora.merge: true, or calibrate: false" in message
+        )
 
     def test_a_seed_twice(self) -> None:
         assert "seeds: [1, 1] holds one twice" in mistake({"methods": ["ga"]}, seeds=[1, 1])

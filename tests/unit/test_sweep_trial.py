@@ -1,7 +1,10 @@
 """One trial in this process: what it tells, what it records, what is not done again, and how it fails."""
 
+import re
 import shutil
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,17 @@ from test_cli import FORGET, RETAIN, write_rows
 from obliviate.config import UnlearnRun, build, load
 from obliviate.errors import UserError
 from obliviate.models import content_of
+from obliviate.runs import DONE_FILE, Run
 from obliviate_cli.stages import unlearn_job
 from obliviate_cli.sweep import trial as trials
 from obliviate_cli.sweep.calibrate import calibrate
-from obliviate_cli.sweep.promote import promote
+from obliviate_cli.sweep.promote import find_trial, promote
+from obliviate_cli.sweep.ranking import rank
 from obliviate_cli.sweep.records import Trial, TrialRecord, read_records
 from obliviate_cli.sweep.result import BASE, Result, write_result
-from obliviate_cli.sweep.run import open_sweep
+from obliviate_cli.sweep.run import open_sweep, sweep
 from obliviate_cli.sweep.space import Point
-from obliviate_cli.sweep.spec import SweepRun
+from obliviate_cli.sweep.spec import Objectives, SweepRun
 from obliviate_cli.sweep.trial import Shared, perform
 
 POINT = Point("npo+gd", {"method.beta": 0.5})
@@ -94,9 +99,11 @@ def test_it_tells_the_signal_and_then_the_figures(shared: Shared) -> None:
 
 
 def test_what_is_done_is_told_again_without_doing_it(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its figures from the first signal on: a scheduler that now stops it keeps them from no sampler."""
     told = run(shared)
     monkeypatch.setattr(trials, "_train_and_measure", None)
-    assert run(shared) == told
+    figures = {"forget": told[-1]["forget"], "utility": told[-1]["utility"]}
+    assert run(shared) == [{**each, **figures} for each in told]
 
 
 def test_another_sweep_over_the_same_point_finds_the_model(config: SweepRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +136,54 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_cause(shared: Shared) ->
     assert "Lower optim.learning_rate" in record.cause
     assert all("forget" not in each for each in told)
     assert run(shared, Point("npo+gd", {"optim.learning_rate": 1e30})) == []  # for good: not tried again
+
+
+def test_a_trial_without_signals_tells_its_figures_alone() -> None:
+    """A task vector's training is not looked at: a point and a signal made up for it would move the schedulers' bar."""
+    record = TrialRecord("ab-s0", "task_vector", {}, 0, "done", forget=0.4, utility=0.6)
+    assert trials._final(record) == {"forget": 0.4, "utility": 0.6}
+
+
+def test_what_can_be_mended_is_tried_again(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that cannot be reached is no property of the trial."""
+
+    def full(*_: object) -> None:
+        raise UserError("runs: no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "_train_here", full)
+        assert run(shared) == []
+    assert (only(shared).status, only(shared).cause) == ("crashed", "runs: no space left")
+    run(shared)
+    assert only(shared).status == "done"
+
+
+def test_a_trial_that_others_measure_already_waits_for_them(shared: Shared) -> None:
+    """Those of a driver that was just killed, or of another sweep: what they find is taken."""
+    run(shared)
+    record = only(shared)
+    assert record.evaluation is not None
+    folder = Path(record.evaluation)
+    done = (folder / DONE_FILE).read_bytes()
+    (folder / DONE_FILE).unlink()
+    (shared.directory / "trials" / f"{record.id}.json").unlink()
+    other = Run(folder, "")
+    held, left = threading.Event(), threading.Event()
+
+    def measure() -> None:
+        with other.locked():
+            held.set()
+            left.wait(20)
+            (folder / DONE_FILE).write_bytes(done)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    assert held.wait(20)
+    timer = threading.Timer(0.5, left.set)
+    timer.start()
+    run(shared)
+    thread.join()
+    assert only(shared) == replace(record, train_s=only(shared).train_s, evaluate_s=only(shared).evaluate_s)
 
 
 def test_the_reproducing_command_lands_in_the_same_run(shared: Shared, tmp_path: Path) -> None:
@@ -183,6 +238,24 @@ class TestPromote:
         assert (folder.parent / "run.json").exists()
         with pytest.raises(UserError, match="best is there already; give another name"):
             promote(record.id, "best", tmp_path / "runs", Console(quiet=True))
+        for name in ("../best", "a/b", ".."):
+            with pytest.raises(UserError, match=f"--name: {re.escape(name)}: give a plain name"):
+                promote(record.id, name, tmp_path / "runs", Console(quiet=True))
+
+    def test_a_trial_of_two_sweeps_with_two_models_is_not_guessed(self, shared: Shared, tmp_path: Path) -> None:
+        """The same method, values and seed on other data have the same id."""
+        run(shared)
+        record, other = only(shared), shared.directory.with_name("sweep-other-0123456789")
+        replace(record, run=str(tmp_path / "elsewhere")).write(other)
+        here = f"{shared.directory.name}/{record.id}"
+        with pytest.raises(UserError, match="2 sweeps have it, each with a model of its own; give one of sweep-other"):
+            promote(record.id, "x", tmp_path / "runs", Console(quiet=True))
+        promote(here, "x", tmp_path / "runs", Console(quiet=True))
+        assert (tmp_path / "runs" / "models" / "x" / "model" / "config.json").exists()
+        replace(record, status="stopped").write(other)
+        assert find_trial(tmp_path / "runs", record.id) == record
+        record.write(other)  # another sweep over the same point found the same model
+        assert find_trial(tmp_path / "runs", record.id) == record
 
     def test_what_cannot_be_promoted(self, shared: Shared, tmp_path: Path) -> None:
         runs, quiet = tmp_path / "runs", Console(quiet=True)
@@ -196,6 +269,32 @@ class TestPromote:
             promote("ab", None, runs, quiet)
         with pytest.raises(UserError, match="has no model any more"):
             promote("ab-s1", None, runs, quiet)
+
+
+def test_other_figures_are_not_taken_for_those_of_the_front(shared: Shared) -> None:
+    """The same trial, evaluation and utility, and another figure of forgetting: mixed models are looked at anew."""
+    run(shared)
+    result = Result.of(shared.config, shared.directory, shared.target.source, (0.1, 0.0))  # any utility is enough
+    (found,) = calibrate(result, shared, Console(quiet=True))
+    assert (found.share, found.forget) == (1.0, only(shared).forget)
+    objectives = Objectives(forget="tofu_model_utility")
+    other = replace(shared, config=shared.config.model_copy(update={"objectives": objectives}))
+    records = tuple(replace(record, forget=0.123) for record in result.records)
+    changed = replace(result, config=other.config, records=records, ranked=tuple(rank(records, 1)))
+    assert [each.forget for each in calibrate(changed, other, Console(quiet=True))] == [0.123]
+
+
+def test_a_sweep_that_runs_already_is_not_run_beside_it(config: SweepRun) -> None:
+    opened = open_sweep(config, config.data.load())
+    with opened.locked(), pytest.raises(UserError, match="another process is writing this run"):
+        sweep(config, Console(quiet=True))
+
+
+def test_data_that_a_method_cannot_use_is_told_before_anything_runs(config: SweepRun, tmp_path: Path) -> None:
+    data = config.data.model_copy(update={"retain": None})
+    with pytest.raises(UserError, match=r"NPO\+GD needs a retain set and the data has none"):
+        sweep(config.model_copy(update={"data": data}), Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_cannot_be_written(config: SweepRun, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from obliviate.data.rows import Row
+from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
 from obliviate.models import decoder_layers
-from obliviate.schema import LoraSpec, ProjectionSpec, SharpnessSpec
+from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
 from obliviate.train.model import ScoredModel, build
@@ -37,6 +38,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "dual": {"updates": "dual", "forget_learning_rate": 5e-4},
     "sharpness": {"sharpness": SharpnessSpec(rho=0.05)},
     "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
+    "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},
     "all": {"updates": "dual", "sharpness": SharpnessSpec(rho=0.05), "projection": ProjectionSpec(energy=0.8, texts=5)},
 }
 STEPS, CUT_AFTER = 3, 2
@@ -58,6 +60,16 @@ class AllBut:
     def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> list[bool]:
         assert len(said) == len(rows)
         return [row not in self.rows for row in rows]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A rule that lacks what it reads, as the first worker's node may."""
+
+    max_new_tokens: int = 3
+
+    def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> list[bool]:
+        raise UserError("encoder: /nowhere: no folder with a model")
 
 
 def dropping(folder: Path, world: int) -> Job:
@@ -92,6 +104,11 @@ def trained_in_a_group(folder: Path, world: int) -> None:
     alternating = three_steps(folder, folder / f"alternating {world}", METHODS["opt_out"])
     train(replace(alternating, updates="alternating"), quiet)
     train(dropping(folder, world), quiet)
+    unreadable = replace(dropping(folder, world), directory=folder / f"unreadable {world}", drop=Unreadable())
+    try:
+        train(unreadable, quiet)
+    except UserError as error:
+        (folder / f"unreadable {world} {dist.get_rank()}.txt").write_text(str(error))
     if world == 4:
         return
     for name in VARIANTS:
@@ -162,6 +179,13 @@ def test_more_workers_than_rows_are_left_change_nothing(groups: Path, world: int
     assert [line["step"] for line in one] == [line["step"] for line in more]
     assert len(one) > 2
     assert curve(groups / f"dropping {world}") == pytest.approx(curve(groups / "dropping 1"), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rule_that_the_first_worker_cannot_ask_ends_all_of_them(groups: Path, world: int) -> None:
+    for rank in range(world):
+        told = (groups / f"unreadable {world} {rank}.txt").read_text()
+        assert told == "early_drop: encoder: /nowhere: no folder with a model"
 
 
 @pytest.mark.parametrize("world", [2, 4])

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from obliviate.runs import write_whole
 from obliviate_eval.report.build import HERE, environment, label, plotly_script, script_hash
-from obliviate_eval.report.plots import looks
+from obliviate_eval.report.plots import Look, looks
 from obliviate_eval.report.sweep_plots import front_chart, parallel_coordinates
 from obliviate_eval.statistics import Figure
 
@@ -55,6 +55,17 @@ class Mixed:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Where a method wins: of what was measured, nothing with a utility above `low` and up to `high` forgets more."""
+
+    method: str  # several where their figures are equal
+    low: float  # the utility of the front's next point, 0 after the last
+    high: float  # the highest of its own
+    least: float  # forgotten at `high`
+    most: float  # forgotten just above `low`
+
+
+@dataclass(frozen=True)
 class SweepReport:
     title: str
     forget: str  # name of the figure
@@ -63,6 +74,7 @@ class SweepReport:
     hypervolume: float
     rule: str
     configurations: Sequence[Configuration]
+    regions: Sequence[Region]
     others: Sequence[Ended] = ()
     mixed: Sequence[Mixed] = ()
     notes: Sequence[str] = field(default=())
@@ -70,9 +82,8 @@ class SweepReport:
 
 def build_sweep_report(report: SweepReport, path: Path) -> None:
     """Write it whole."""
-    measured, others = ([each.method for each in part] for part in (report.configurations, report.others))
-    methods = list(dict.fromkeys([*measured, *others]))
-    look = looks([(method, "unlearned") for method in methods])
+    look = looks_of(report)
+    methods = [each.name for each in look]
     charts = [front_chart(report, look), parallel_coordinates(report, look)]
     script = (HERE / "report.js").read_text(encoding="utf-8")
     plotly_hash, plotly = plotly_script()
@@ -98,3 +109,9 @@ def build_sweep_report(report: SweepReport, path: Path) -> None:
         )
     )
     write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8") and None)
+
+
+def looks_of(report: SweepReport) -> list[Look]:
+    """Of each method, the measured ones first."""
+    methods = dict.fromkeys(each.method for part in (report.configurations, report.others) for each in part)
+    return looks([(method, "unlearned") for method in methods])

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from obliviate_eval.report.plots import ABSENT, Chart, Look, error_bars, plain_figure, spoken
+from obliviate_eval.report.plots import ABSENT, DASHES, UNLEARNED_COLOURS, Chart, Look, error_bars, plain_figure, spoken
 
 if TYPE_CHECKING:
     from obliviate_eval.report.sweep import Configuration, SweepReport
 
 ORIGINAL_COLOUR = "#66707d"
+SYMBOLS = ("circle", "square", "triangle-up", "cross")  # one after the other as the colours are used up
 LOG_FROM = 20.0  # an axis of positive numbers whose largest is this many times its smallest is drawn in the logarithm
 
 
@@ -36,7 +37,7 @@ def front_chart(report: "SweepReport", looks: Sequence[Look]) -> Chart:
             name=escape(look.name), mode="markers", cliponaxis=False, meta=index,
             marker={
                 "color": look.colour, "line": {"width": 1},
-                "symbol": ["star" if each.chosen else "circle" for each in own],
+                "symbol": ["star" if each.chosen else symbol(index) for each in own],
                 "size": [18 if each.chosen else 13 if each.on_front else 9 for each in own],
                 "opacity": [1 if each.on_front or each.chosen else 0.4 for each in own],
             },
@@ -82,7 +83,8 @@ def parallel_coordinates(report: "SweepReport", looks: Sequence[Look]) -> Chart:
             described += [_described(each, report)] * (len(names) + 1)
         figure.add_scatter(
             x=x, y=y, mode="lines+markers", name=escape(look.name), meta=index, connectgaps=False,
-            line={"color": look.colour, "width": 1.25}, marker={"color": look.colour, "size": 5},
+            line={"color": look.colour, "width": 1.25, "dash": DASHES[_turn(index) % len(DASHES)]},
+            marker={"color": look.colour, "size": 5, "symbol": symbol(index)},
             customdata=described, hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
     ticks = [f"{escape(name.replace('_', ' '))}<br>{escape(scales[name].ends)}" for name in names]
@@ -116,6 +118,15 @@ class _Scale:
         if self._texts:
             return ", ".join(self._texts)
         return f"{self._low:.3g}" if self._low == self._high else f"{self._low:.3g} – {self._high:.3g}"
+
+
+def symbol(index: int) -> str:
+    """Of the method in that place: methods beyond the colours have one again, with another marker."""
+    return SYMBOLS[_turn(index) % len(SYMBOLS)]
+
+
+def _turn(index: int) -> int:
+    return index // len(UNLEARNED_COLOURS)
 
 
 def _described(each: "Configuration", report: "SweepReport") -> str:

@@ -6,11 +6,11 @@ generates, token for token.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
+from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.guardrail import guarded_question, guarded_system_prompt
@@ -191,7 +191,7 @@ def _template(tokenizer: "PreTrainedTokenizerBase", chosen: str | None) -> str:
         return own
     if "{{" in chosen or "{%" in chosen:
         return chosen
-    path = Path(chosen).expanduser()
+    path = storage.fetch(storage.local(chosen).expanduser())
     if not path.is_file():
         raise UserError(f"model.chat_template: {chosen}: no such file; give plain, a .jinja file, or Jinja text")
     return path.read_text(encoding="utf-8")

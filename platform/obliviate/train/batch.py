@@ -57,11 +57,9 @@ class Texts:
         match each:
             case Pass.FORGET:
                 return each, item.anchor, 0
-            case Pass.FORGET_IDK:
+            case Pass.FORGET_IDK | Pass.FORGET_MARKED_IDK:
                 own = self._forget[item.anchor].refusals
                 return each, item.anchor, int(item.alternative * len(own)) if own else item.refusal
-            case Pass.FORGET_MARKED_IDK:
-                return each, item.anchor, item.refusal
             case Pass.RETAIN_MARKED:
                 return each, item.anchor, item.retain
             case Pass.FORGET_MISMATCH:
@@ -114,7 +112,8 @@ class Texts:
         if each is Pass.RETAIN_MARKED:
             row = self._retain[second]
         else:
-            row = replace(self._forget[forget], answer=self._refusals[second])
+            row = self._forget[forget]
+            row = replace(row, answer=(row.refusals or self._refusals)[second])
         return replace(row, question=marked(row.question, [entity]))
 
     def _other(self, item: Item) -> int:

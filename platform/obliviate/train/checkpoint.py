@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim import Optimizer
 
 from obliviate import storage
-from obliviate.errors import UserError
+from obliviate.errors import DivergedError, UserError
 from obliviate.train.together import together
 
 META_FILE = "meta.json"
@@ -76,6 +76,17 @@ def discard(folder: Path, step: int) -> None:
     if dist.get_rank() == 0:
         storage.remove(_path(folder, step))
     dist.barrier()
+
+
+def stop(folder: Path, step: int, reason: str) -> NoReturn:
+    """Raise DivergedError for what came of the step after that many. All workers come here together.
+
+    A checkpoint of the weights that it began with is no good one.
+    """
+    discard(folder, step)
+    good = latest(folder)
+    kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
+    raise DivergedError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
 
 
 def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:

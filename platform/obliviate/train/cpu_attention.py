@@ -12,9 +12,6 @@ import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from obliviate import attention
-
-NAME = "obliviate_products"
 LONGEST = 512  # tokens
 
 
@@ -35,7 +32,8 @@ def product_attention(
     masked = attention_mask is not None and attention_mask.dtype == torch.bool
     biased = dropout > 0 or others.get("position_bias") is not None or others.get("cache") is not None
     short = 1 < length == key_BGTD.shape[2] <= LONGEST
-    if query_BHTD.dtype != torch.bfloat16 or biased or not short or not (causal or masked):
+    here = query_BHTD.device.type == "cpu" and query_BHTD.dtype == torch.bfloat16
+    if not here or biased or not short or not (causal or masked):
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query_BHTD, key_BGTD, value_BGTD, attention_mask, scaling=scaling, dropout=dropout, **others
         )
@@ -47,6 +45,3 @@ def product_attention(
     weights = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min).softmax(-1)
     out = weights.view(rows * groups, -1, length) @ value_BGTD.reshape(rows * groups, length, width)
     return out.view(rows, heads, length, width).transpose(1, 2), None
-
-
-attention.register(NAME, product_attention)

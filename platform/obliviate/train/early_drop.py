@@ -62,13 +62,21 @@ class EarlyDrop:
         return kept * -(-workers // len(kept)) if kept else []
 
     def measure(self, model: ScoredModel, texts: Texts, *, size: int, device: torch.device) -> dict[str, Any]:
-        """What to log of it: the rows that are dropped from here on, and how many are left. All workers call it."""
+        """What to log of it: the rows that are dropped from here on, and how many are left. All workers call it.
+
+        Raises UserError, on all of them, where the first one's rule does: it may lack what the rule reads.
+        """
         asked = [index for index in range(len(self.rows)) if index not in self.dropped]
         said = _said(model, texts, asked, self.rule.max_new_tokens, size=size, device=device)
         verdict: list[list[int]] = [[]]
-        if dist.get_rank() == 0:
-            forgotten = self.rule([self.rows[i] for i in asked], [said[i] for i in asked])
-            verdict = [[i for i, gone in zip(asked, forgotten, strict=True) if gone]]
+
+        def ask() -> None:
+            if dist.get_rank() == 0:
+                forgotten = self.rule([self.rows[i] for i in asked], [said[i] for i in asked])
+                verdict[0] = [i for i, gone in zip(asked, forgotten, strict=True) if gone]
+
+        if cause := together(ask):
+            raise UserError(f"early_drop: {cause}")
         dist.broadcast_object_list(verdict)
         self.dropped |= set(verdict[0])
         return {"dropped": verdict[0], "left": len(self.rows) - len(self.dropped)}

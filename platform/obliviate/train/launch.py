@@ -9,7 +9,7 @@ from typing import Any
 
 from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
-from obliviate.errors import UserError
+from obliviate.errors import DivergedError, UserError
 from obliviate.schema import ClusterSpec
 from obliviate.train.log import PUBLISH_EVERY_S, STEPS_FILE, read_steps
 from obliviate.train.loop import Job
@@ -63,7 +63,7 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
                 f"the workers' logs are in {os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs/train"
             ) from error
     if outcome.error is not None:
-        raise UserError(outcome.error)
+        raise (DivergedError if outcome.diverged else UserError)(outcome.error)
 
 
 class _Follower:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
 from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, compares, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
-from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, SharpnessSpec
+from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
@@ -36,6 +36,7 @@ from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
 from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update, Updates, plan_updates
 from obliviate.train.projection import retain_projection
+from obliviate.train.rectification import Rectification
 from obliviate.train.reference import Reference, compute, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
@@ -68,6 +69,7 @@ class Job:
     forget_learning_rate: float | None = None  # of the former; None: that of `optim`
     sharpness: SharpnessSpec | None = None
     projection: ProjectionSpec | None = None
+    rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
 
     @property
     def schedule(self) -> Schedule:
@@ -100,8 +102,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 
     `report` is not Ray Train's: that one waits for the controller's next poll, seconds at every step.
 
-    Raises UserError where a loss or its gradient stops being finite, or a checkpoint can't be written; the last good
-    checkpoint stays: one that a step with finite losses has followed.
+    Raises DivergedError where a loss or its gradient stops being finite, UserError where a checkpoint can't be written;
+    the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
     trainer = _Trainer(job, device)
@@ -112,7 +114,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
         if not trainer.items(step):
             continue  # nothing of this step's rows is left to forget
         metrics = trainer.step(step) | trainer.signal(step + 1) | trainer.early_drop(step + 1)
-        checkpoint.prune(job.directory / CHECKPOINTS, job.optim.keep_checkpoints)
+        checkpoint.prune(trainer.checkpoints, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
         if report is not None:
@@ -121,13 +123,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
             with due.saving():
                 if log is not None:
                     log.publish()
-                checkpoint.save(
-                    job.directory / CHECKPOINTS,
-                    step + 1,
-                    trainer.weights,
-                    trainer.model,
-                    trainer.optimizers,
-                )
+                checkpoint.save(trainer.checkpoints, step + 1, trainer.weights, trainer.model, trainer.optimizers)
     if log is not None:
         log.close()
     return trainer.model
@@ -136,6 +132,7 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 class _Trainer:
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device = job, device
+        self.checkpoints = job.directory / CHECKPOINTS
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.schedule = job.schedule
         if job.optim.batch_size < self.world:
@@ -152,7 +149,7 @@ class _Trainer:
         passes = list(dict.fromkeys((job.anchor, *(each.text for each in self.needs))))
         for step in range(self.schedule.steps):
             self.texts.encode(passes, self.schedule.step(step))
-        apart = job.sharpness is not None
+        apart = job.sharpness is not None or job.rectification is not None
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)
@@ -165,6 +162,8 @@ class _Trainer:
         )
         states = 1 + max(update.optimizer for update in self.updates)
         self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
+        spec = job.rectification
+        self.rectification = None if spec is None else Rectification(self.model, self.optimizers[0], spec.share)
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
         check_layers(self.terms, self.model)  # a forward pass: from here on the parameters may be gathered ones
@@ -177,7 +176,7 @@ class _Trainer:
 
     def resume(self) -> int:
         """Steps already done."""
-        path = checkpoint.latest(self.job.directory / CHECKPOINTS)
+        path = checkpoint.latest(self.checkpoints)
         if path is None:
             return 0
         step, self.weights = checkpoint.load(path, self.model, self.optimizers)
@@ -228,14 +227,18 @@ class _Trainer:
             if phase.of_forget and self.job.sharpness is not None:
                 with perturbed(self.model, self.job.sharpness.rho):
                     seen += self._gradients(step, phase)[1]
+            if phase.of_forget and self.rectification is not None:
+                self.rectification.hold()
             tokens += seen
+        if self.rectification is not None:
+            self.rectification.rectify()
         projection = self.projection if update.of_forget else None
         if projection is not None:
             projection.project_gradients(self.model)
         norm = clip(self.model.parameters(), self.job.optim.max_grad_norm)
         if not isfinite(norm):  # a step would make weights of it that no later check could undo
             losses = ", ".join(f"{self.names[index]} {part:.4g}" for index, part in parts.items())
-            self._stop(step, f"the gradient's norm is {norm}, at losses of {losses}")
+            checkpoint.stop(self.checkpoints, step, f"the gradient's norm is {norm}, at losses of {losses}")
         optimizer = self.optimizers[update.optimizer]
         if update.of_forget and self.job.forget_learning_rate is not None:
             rate *= self.job.forget_learning_rate / self.job.optim.learning_rate
@@ -384,12 +387,4 @@ class _Trainer:
     def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
         for index, part in parts.items():
             if not isfinite(part):
-                self._stop(step, f"the loss of {self.names[index]} is {part}")
-
-    def _stop(self, step: int, reason: str) -> NoReturn:
-        """All workers come here together. A checkpoint of the weights that this step began with is no good one."""
-        folder = self.job.directory / CHECKPOINTS
-        checkpoint.discard(folder, step)
-        good = checkpoint.latest(folder)
-        kept = "there is no good checkpoint before it" if good is None else f"the last good checkpoint is {good}"
-        raise UserError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
+                checkpoint.stop(self.checkpoints, step, f"the loss of {self.names[index]} is {part}")

@@ -26,11 +26,12 @@ from obliviate.methods import Term
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
-from obliviate.train import cpu_attention
+from obliviate.train import packing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Wanted = Mapping[str, tuple[slice, Tensor, Collection[AnyStat]]]  # pass -> its rows, where [B, T], and what
+Read = tuple[Tensor, dict[int | str, Tensor]]  # final hidden states [B, T, D], and what layers put out
 
 
 class ScoredModel(nn.Module):
@@ -42,6 +43,7 @@ class ScoredModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.packs = packing.can_pack(self.causal_lm)
         self.reference_head: Head | None = None  # plain tensors, not parameters: neither sharded nor trained
 
     def forward(
@@ -52,16 +54,20 @@ class ScoredModel(nn.Module):
         reference_ND: Mapping[str, Tensor],
         keep_hidden: Mapping[str, tuple[slice, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
-        """ "<pass>/<stat>" -> [B, T] of that pass's texts, or [B, T, D] of an activation, which is at every position.
+        """ "<pass>/<stat>" -> [B, T] of that pass's texts, or [B, T, D] of an activation, which is at every position
+        (0 on padding where the texts were packed).
 
         `keep_hidden` adds "<pass>/hidden" -> [N, D], the final hidden states that predict the tokens it marks.
-        A flat dictionary of tensors, because FSDP2 looks for the outputs that a backward pass starts from.
+        A flat dictionary of tensors, because FSDP2 looks for the outputs that a backward pass starts from. Where
+        nothing is wanted the texts keep their padding: whoever hooks into layers sees [B, T, D].
         """
-        causal = self.causal_lm
         layers = {stat.layer for *_, stats in wanted.values() for stat in stats if isinstance(stat, Activation)}
-        with _outputs(causal, layers) as activations:
-            hidden_BTD = causal.get_decoder()(input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False)[0]
-        head = head_of(causal)
+        places = [(rows, wanted_BT) for rows, wanted_BT, _ in wanted.values()] + [*(keep_hidden or {}).values()]
+        real_BT = attention_BT.bool()
+        padded = not places or any((wanted_BT & ~real_BT[rows]).any() for rows, wanted_BT in places)
+        read = self._read_padded if padded or not self.packs else self._read_packed
+        hidden_BTD, activations = read(input_ids_BT, real_BT, layers)
+        head = head_of(self.causal_lm)
         out: dict[str, Tensor] = {}
         for name, (rows, wanted_BT, stats) in wanted.items():
             # Copies: FSDP2 hooks into outputs, and a hook on a view is easily lost.
@@ -76,6 +82,18 @@ class ScoredModel(nn.Module):
         for name, (rows, wanted_BT) in (keep_hidden or {}).items():
             out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
         return out
+
+    def _read_padded(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str]) -> Read:
+        with _outputs(self.causal_lm, layers) as activations:
+            decoder = self.causal_lm.get_decoder()
+            hidden_BTD = decoder(input_ids=input_ids_BT, attention_mask=real_BT.long(), use_cache=False)[0]
+        return hidden_BTD, activations
+
+    def _read_packed(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str]) -> Read:
+        with _outputs(self.causal_lm, layers) as activations:
+            hidden_1ND = self.causal_lm.get_decoder()(**packing.pack(input_ids_BT, real_BT), use_cache=False)[0]
+        unpacked = {layer: packing.unpack(found_1ND, real_BT) for layer, found_1ND in activations.items()}
+        return packing.unpack(hidden_1ND, real_BT), unpacked
 
     @torch.no_grad()
     def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
@@ -185,8 +203,7 @@ def build(
     """
     model, _ = load_pretrained(spec, dtype=torch.float32)
     model.config.use_cache = False
-    if device.type == "cpu":
-        attention.use(model, cpu_attention.NAME)
+    attention.use(model, packing.NAME)
     if spec.lora is not None:
         model = add_lora(model, spec.lora, seed)
     if trainable is not None:

@@ -12,7 +12,7 @@ from statistics import fmean
 import torch
 
 from obliviate.data.schedule import Item
-from obliviate.errors import UserError
+from obliviate.errors import DivergedError
 from obliviate.methods import Pass, Positions
 from obliviate.scoring import Stat
 from obliviate.train.batch import Texts, collate
@@ -51,8 +51,8 @@ def measure(
 ) -> dict[str, float | None]:
     """Mean probability of the true answers, "forget" and "retain"; None where there are no rows.
 
-    Every worker measures all rows: with sharded weights all must make the same forward passes. Raises UserError where
-    the model has collapsed and a probability is not a number.
+    Every worker measures all rows: with sharded weights all must make the same forward passes. Raises DivergedError
+    where the model has collapsed and a probability is not a number.
     """
     model.eval()
     found = {
@@ -67,7 +67,7 @@ def measure(
         ]
         signal[each] = fmean(probabilities) if probabilities else None
         if not all(map(isfinite, probabilities)):
-            raise UserError(
+            raise DivergedError(
                 f"the model has collapsed: the probability of a {each} answer is not a number. Lower "
                 "optim.learning_rate or the forget objective's weight"
             )

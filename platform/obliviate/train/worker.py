@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from obliviate import storage
-from obliviate.errors import UserError
+from obliviate.errors import DivergedError, UserError
 from obliviate.train.export import export
 from obliviate.train.loop import Job, train
 
@@ -16,6 +16,7 @@ class Outcome:
     """A user's mistake travels as a value: raised, Ray would take it for a crash and try again."""
 
     error: str | None = None
+    diverged: bool = False  # whether it is a DivergedError
 
 
 def work(config: dict[str, Any]) -> Outcome:
@@ -33,5 +34,5 @@ def work(config: dict[str, Any]) -> Outcome:
     try:
         export(train(job, device=device), job.model, folder)
     except UserError as error:
-        return Outcome(error=str(error))
+        return Outcome(error=str(error), diverged=isinstance(error, DivergedError))
     return Outcome()

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from obliviate.errors import UserError
+from obliviate.nodes import Nodes
 
 SPEC_OF = {"RayCluster": (), "RayJob": ("rayClusterSpec",), "RayService": ("rayClusterConfig",)}
 GPU = "nvidia.com/gpu"
@@ -46,12 +47,9 @@ def groups_of(document: Mapping[str, Any], where: str) -> list[Group]:
     return [_group(each, where) for each in spec.get("workerGroupSpecs") or []]
 
 
-def capacity(groups: Sequence[Group]) -> dict[str, float]:
-    """Of each of Ray's resources, what all groups may add up to."""
-    return {
-        "CPU": sum(group.pods * group.cpus for group in groups),
-        "GPU": sum(group.pods * group.gpus for group in groups),
-    }
+def nodes_of(groups: Sequence[Group]) -> list[Nodes]:
+    """As many as the groups may grow to."""
+    return [Nodes(group.pods, group.cpus, group.gpus) for group in groups]
 
 
 def _group(group: Mapping[str, Any], where: str) -> Group:

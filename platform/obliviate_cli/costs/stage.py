@@ -65,7 +65,7 @@ def train(
     """`share`: of a GPU, that each worker has."""
     cluster = cluster.share(share)
     seconds = training.times(work, cluster, workers, at_a_time, workers * at_a_time * share)
-    memory, host = work.memory_bytes(workers), work.host_bytes(workers, cluster)
+    memory, host = work.memory_bytes(workers), work.host_bytes(workers * at_a_time, cluster, share)
     limit = _limit(seconds, memory, host, cluster)
     return Stage(
         title,

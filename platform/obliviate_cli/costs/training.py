@@ -9,10 +9,10 @@ product of m values with an m x n matrix is 2mn floating-point operations (FLOPs
 - Head, each position that is scored: 2VD forward, as much for recomputation, for the hidden states' gradient, and for
   the weight's where it is trained (obliviate.scoring).
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state,
-  4 where a term compares with the initial weight), 4 a frozen one, over W; what is gathered in the compute dtype:
-  everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a token, layer and hidden
-  unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention matrix), with
-  checkpointing 2 of them and one whole layer.
+  4 where a term compares with the initial weight, 8 for rectified gradients), 4 a frozen one, over W; what is gathered
+  in the compute dtype: everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a
+  token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention
+  matrix), with checkpointing 2 of them and one whole layer.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -31,6 +31,7 @@ ADAM_BYTES = 28  # read: parameter, gradient, two moments; written: parameter, t
 ACTIVATION_BYTES = 34  # a token, layer and hidden unit, in 16 bits
 MASTER_BYTES, STATE_BYTES = 4, 16  # of a frozen parameter; of a trained one
 MOMENT_BYTES, INITIAL_BYTES = 8, 4  # of a trained parameter: a further state of Adam; its first value, kept
+RECTIFIED_BYTES = 8  # of a trained parameter: its forget gradient, held, and the running mean of the regularizers'
 SCORING_BYTES = 4 * 32 * 2**20  # a few blocks of logits
 
 
@@ -108,9 +109,12 @@ class Training:
         activations = tokens * ACTIVATION_BYTES * self.compute_bytes / 2 * size.hidden_size * layers
         return state / workers + gathered * self.compute_bytes + activations + SCORING_BYTES
 
-    def host_bytes(self, workers: int, cluster: Cluster) -> float:
-        """Of one node while models load: every worker holds all of its own in float32 before it is sharded."""
-        return MASTER_BYTES * self.size.parameters * min(workers, cluster.gpus_per_node)
+    def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0) -> float:
+        """Of one node while models load: every worker holds all of its own in float32 before it is sharded.
+
+        `workers` of all runs that start together, each with this `share` of a GPU.
+        """
+        return MASTER_BYTES * self.size.parameters * min(workers, round(cluster.gpus_per_node / share))
 
 
 @dataclass(frozen=True)

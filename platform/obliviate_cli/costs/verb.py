@@ -9,10 +9,11 @@ from rich.table import Table
 
 from obliviate.config import RunSpec, load
 from obliviate.errors import UserError
+from obliviate.nodes import Nodes, total
 from obliviate_cli.console import open_console
 from obliviate_cli.costs.estimate import stages
 from obliviate_cli.costs.hardware import GPUS, Cluster
-from obliviate_cli.costs.manifest import capacity, read_groups
+from obliviate_cli.costs.manifest import nodes_of, read_groups
 from obliviate_cli.costs.stage import CURES, Stage
 from obliviate_cli.jobs.needs import check_fits
 from obliviate_cli.jobs.verb import KINDS, verb_of
@@ -33,29 +34,30 @@ class Offer:
 def plan(path: Path, overrides: list[str], offer: Offer) -> None:
     """Raises UserError for a config that asks for more than there is."""
     config, console = load(KINDS[verb_of(path)], path, overrides), open_console()
-    cluster, has = _cluster(config, offer)
-    check_fits(config, has)
-    show(stages(config, cluster), cluster, offer.gpu, has["GPU"], console)
+    cluster, nodes = _cluster(config, offer)
+    check_fits(config, nodes)
+    show(stages(config, cluster), cluster, offer.gpu, total(nodes)["GPU"], console)
 
 
-def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, dict[str, float]]:
-    """The cluster, and what it has of each of Ray's resources."""
+def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, list[Nodes]]:
+    """The cluster, and the nodes that it is made of."""
     if offer.gpu not in GPUS:
         raise UserError(f"--gpu {offer.gpu}: is not known; known: {', '.join(GPUS)}")
     gpu = GPUS[offer.gpu]
     figures = {"network_bytes_per_s": offer.network_gbit * 1e9 / 8, "utilization": offer.utilization}
     if offer.manifest is None:
-        gpus = inf if offer.gpus is None else float(offer.gpus)
-        return Cluster(gpu, offer.gpus_per_node, **figures), {"CPU": inf, "GPU": gpus}
+        whole, rest = (inf, 0) if offer.gpus is None else divmod(offer.gpus, offer.gpus_per_node)
+        nodes = [Nodes(whole, inf, offer.gpus_per_node), Nodes(1, inf, rest)]
+        return Cluster(gpu, offer.gpus_per_node, **figures), [each for each in nodes if each.count]
     groups = read_groups(offer.manifest)
-    has = capacity(groups)
+    nodes = nodes_of(groups)
     with_gpus = [group for group in groups if group.gpus]
     if not with_gpus:
-        check_fits(config, has)  # a config that asks for GPUs in so many words is told by their key
+        check_fits(config, nodes)  # a config that asks for GPUs in so many words is told by their key
         names = ", ".join(group.name for group in groups) or "there is none"
         raise UserError(f"{offer.manifest}: no worker group has nvidia.com/gpu ({names}); only GPUs are estimated")
     node = max(with_gpus, key=lambda group: group.gpus)
-    return Cluster(gpu, round(node.gpus), host_memory_bytes=node.memory_bytes, **figures), has
+    return Cluster(gpu, round(node.gpus), host_memory_bytes=node.memory_bytes, **figures), nodes
 
 
 def show(found: list[Stage], cluster: Cluster, gpu: str, gpus: float, console: Console) -> None:

@@ -25,7 +25,7 @@ from obliviate.scoring import needs_reference
 from obliviate.train.phases import plan_updates
 from obliviate.train.reference import scored_at
 from obliviate_cli.costs.evaluation import Measuring
-from obliviate_cli.costs.training import INITIAL_BYTES, MOMENT_BYTES, STATE_BYTES, Training
+from obliviate_cli.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, Training
 from obliviate_cli.stages import check_data, rows_to_learn
 from obliviate_eval.collect import answers_of
 from obliviate_eval.records import SCORED, Probe
@@ -47,7 +47,8 @@ def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
     """Raises UserError where a term needs what the data does not have."""
     check_data(config, corpus)
     needs = union_of_needs(config.terms)
-    updates = plan_updates(config.terms, needs, config.updates, forget_apart=config.sharpness is not None)
+    apart = config.sharpness is not None or config.rectification is not None
+    updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
     phases = [phase for update in updates for phase in update.phases if phase.trained]
     # A sharpness-aware update runs over its texts a second time, with the weights moved.
     rounds = [phase for phase in phases for _ in range(2 if phase.of_forget and config.sharpness is not None else 1)]
@@ -78,7 +79,10 @@ def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
         reference_texts=of_reference,
         rounds=len(rounds),
         updates=len(updates),
-        state_bytes=STATE_BYTES + MOMENT_BYTES * (states - 1) + (INITIAL_BYTES if of_weights else 0),
+        state_bytes=STATE_BYTES
+        + MOMENT_BYTES * (states - 1)
+        + (INITIAL_BYTES if of_weights else 0)
+        + (RECTIFIED_BYTES if config.rectification is not None else 0),
     )
 
 

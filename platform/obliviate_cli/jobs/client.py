@@ -58,6 +58,7 @@ def connect(address: str) -> Any:
 def explained(address: str) -> Iterator[None]:
     """What goes wrong with a request to the cluster, as a UserError in one line."""
     from ray.exceptions import AuthenticationError
+    from ray.util.state.exception import RayStateApiException
 
     try:
         yield
@@ -69,7 +70,7 @@ def explained(address: str) -> Iterator[None]:
             f"--address {address}: {have}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
             "cluster's (kubectl get secret NAME -o jsonpath='{.data.auth_token}' | base64 -d)"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, RayStateApiException) as error:
         # requests' exceptions are OSErrors; a server that is no Ray dashboard answers with other JSON, or none
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"--address {address}: the cluster's jobs API answers with an error: {reason}") from error

@@ -23,6 +23,8 @@ def attach(client: Any, job: str, address: str, console: Console) -> int:
     Ctrl-C leaves the job running, with INTERRUPTED. Raises UserError where there is no such job, or the connection is
     lost.
     """
+    from aiohttp import ClientError
+
     with explained(address):
         client.get_job_status(job)
     try:
@@ -32,7 +34,7 @@ def attach(client: Any, job: str, address: str, console: Console) -> int:
         console.print(f"\njob {job} goes on; to see it again: {how_to_attach(job, address)}")
         console.print(f"to stop it: ray job stop {job} --address {address}")
         return INTERRUPTED
-    except (OSError, RuntimeError) as error:  # aiohttp's and requests' exceptions are OSErrors
+    except (OSError, RuntimeError, ClientError) as error:  # requests' exceptions are OSErrors
         reason = " ".join(str(error).split())
         raise UserError(f"job {job}: connection lost ({reason}); it goes on: {how_to_attach(job, address)}") from error
     console.print(f"job {job}: {details.status.lower()}")

@@ -4,13 +4,13 @@ What a config leaves out is decided on the cluster, by what is there. What it as
 job waiting until somebody looks, so it is refused before there is a job.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from obliviate.cluster import check_capacity
+from obliviate import nodes
 from obliviate.schema import ClusterSpec, EngineSpec
 
 
@@ -27,11 +27,10 @@ def needs(config: BaseModel) -> list[Need]:
     return [need for need in _in("", config, at_a_time) if any(need.resources.values())]
 
 
-def check_fits(config: BaseModel, capacity: Mapping[str, float]) -> None:
-    """`capacity`: what the cluster has, or may grow to, of each resource. Raises UserError for what is more."""
+def check_fits(config: BaseModel, on: Sequence[nodes.Nodes]) -> None:
+    """`on`: the nodes that the cluster has, or may grow to. Raises UserError for what they have no room for."""
     for need in needs(config):
-        for resource, each in need.resources.items():
-            check_capacity(need.key, need.count, resource, each, capacity.get(resource, 0.0))
+        nodes.check_fits(need.key, need.count, need.resources, on)
 
 
 def _in(key: str, value: Any, at_a_time: int) -> Iterator[Need]:

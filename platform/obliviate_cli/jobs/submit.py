@@ -5,8 +5,10 @@ cluster's image holds another version of the package or none. The libraries that
 """
 
 import json
+import logging
 import os
 import shlex
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from rich.console import Console
 from obliviate.config import RunSpec, load
 from obliviate.config_file import files
 from obliviate.errors import UserError
+from obliviate.nodes import Nodes, places
 from obliviate.runs import REVISION_VARIABLE, provenance
 from obliviate_cli.jobs import capacity
 from obliviate_cli.jobs.client import connect, explained
@@ -46,8 +49,9 @@ def submit(
     check_paths(run, config, folder)
     client = connect(address)
     with explained(address):
-        check_cluster(run, client)
-        command = ["python", "-m", "obliviate_cli", verb, os.path.relpath(config, folder), *overrides]
+        check_cluster(run, driver_cpus, client)
+        there = os.path.relpath(config.parent.resolve() / config.name, folder.resolve())
+        command = ["python", "-m", "obliviate_cli", verb, there, *overrides]
         job: str = client.submit_job(
             entrypoint=shlex.join(command),
             runtime_env=runtime_env(folder),
@@ -69,6 +73,10 @@ def check_paths(run: RunSpec, config: Path, folder: Path) -> None:
                 f"{file}: is not in the working directory {folder}, which is what the job gets; "
                 "submit from a folder that holds it"
             )
+        if _is_ignored(file.resolve(), folder.resolve()):
+            raise UserError(
+                f"{file}: does not go along with the job, for a .gitignore or .rayignore names it; take it out of there"
+            )
     runs: str = getattr(run, "runs", "/")
     if not Path(runs).is_absolute() and "://" not in runs:
         raise UserError(
@@ -79,6 +87,20 @@ def check_paths(run: RunSpec, config: Path, folder: Path) -> None:
     key, given = ("address", getattr(run, "address", None)) if cluster is None else ("cluster.address", cluster.address)
     if given is not None:
         raise UserError(f"{key}: {given}: a job runs on the cluster that it is submitted to; leave it out: {key}=null")
+
+
+def _is_ignored(file: Path, folder: Path) -> bool:
+    """As Ray decides it when it packs the folder: by the ignore files of each folder on the way."""
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    by_git = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE) != "1"
+    excludes: list[Any] = []
+    for path in (*reversed(file.relative_to(folder).parents), file.relative_to(folder)):
+        excludes += get_excludes_from_ignore_files(folder / path, by_git, logging.getLogger(__name__))
+        if any(matches(folder / path) for matches in excludes):
+            return True
+    return False
 
 
 def runtime_env(folder: Path) -> dict[str, Any]:
@@ -93,29 +115,35 @@ def runtime_env(folder: Path) -> dict[str, Any]:
     }
 
 
-def check_cluster(run: RunSpec, client: Any) -> None:
-    """Raises UserError where the config asks for more than the cluster has and may grow to."""
-    if not needs(run):
+def check_cluster(run: RunSpec, driver_cpus: float | None, client: Any) -> None:
+    """Raises UserError where the cluster has no room for what the config asks for, nor may grow to have it."""
+    if not needs(run) and driver_cpus is None:
         return
     try:
-        check_fits(run, live_resources(client))
+        check_room(run, driver_cpus, live_nodes(client))
     except UserError:
-        check_fits(run, grown_resources(client))
+        check_room(run, driver_cpus, grown_nodes(client))
 
 
-def live_resources(client: Any) -> dict[str, float]:
-    """Of all nodes that are up."""
+def check_room(run: RunSpec, driver_cpus: float | None, nodes: Sequence[Nodes]) -> None:
+    """Raises UserError where the nodes have none for the config's workers, or for the command itself."""
+    check_fits(run, nodes)
+    if driver_cpus is not None and places(nodes, driver_cpus, 0.0) < 1:
+        raise UserError(
+            f"--driver-cpus {driver_cpus:g}: no node of the cluster has so many CPUs; lower it, or leave it out: the "
+            "command then runs on the head node"
+        )
+
+
+def live_nodes(client: Any) -> list[Nodes]:
     from ray.util.state import list_nodes
 
-    total: dict[str, float] = {}
-    for node in list_nodes(address=client.get_address(), filters=[("state", "=", "ALIVE")], detail=True, limit=10_000):
-        for resource, amount in node.resources_total.items():
-            total[resource] = total.get(resource, 0.0) + amount
-    return total
+    live = list_nodes(address=client.get_address(), filters=[("state", "=", "ALIVE")], detail=True, limit=10_000)
+    return [Nodes(1, node.resources_total.get("CPU", 0.0), node.resources_total.get("GPU", 0.0)) for node in live]
 
 
-def grown_resources(client: Any) -> dict[str, float]:
-    """With what an autoscaler may add. A job asks for it, for the dashboard does not tell."""
+def grown_nodes(client: Any) -> list[Nodes]:
+    """With those that an autoscaler may add. A job asks for them, for the dashboard does not tell."""
     environment = runtime_env(Path.cwd())
     del environment["working_dir"]
     job = client.submit_job(entrypoint=f"python -m {capacity.__name__}", runtime_env=environment)
@@ -125,5 +153,4 @@ def grown_resources(client: Any) -> dict[str, float]:
     if details.status != "SUCCEEDED":
         last = output.strip().rpartition("\n")[2]
         raise UserError(f"the cluster could not run a job that asks for its resources: {details.message} {last}")
-    found: dict[str, float] = json.loads(output.strip().rpartition("\n")[2])
-    return found
+    return [Nodes(**each) for each in json.loads(output.strip().rpartition("\n")[2])]

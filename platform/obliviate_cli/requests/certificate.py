@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.runs import write_json, write_whole
 
@@ -105,7 +106,8 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
     UserError where the file is no certificate, was changed, or was signed with another key.
     """
     try:
-        signed = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        text = storage.fetch(storage.local(path)).read_text(encoding="utf-8")
+        signed = json.loads(text, object_pairs_hook=_unique)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the JSON file of a certificate") from error
     except _TwiceError as error:

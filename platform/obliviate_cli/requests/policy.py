@@ -9,6 +9,7 @@ from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.schema import Spec
 from obliviate_cli.requests.measurement import Measurement
+from obliviate_eval.metrics import AnyMetric
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.records import Probe
 from obliviate_eval.spec import EvaluationSpec
@@ -65,7 +66,7 @@ class Policy(Spec):
         suite = SUITES[spec.suite]
         of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
         of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
-        own = {metric.type: metric for metric in suite.metrics}
+        own: dict[str, AnyMetric] = {metric.type: metric for metric in suite.metrics}
         on_sets = {
             f"{name}.{metric.type}": metric
             for name, role in sets

@@ -55,6 +55,7 @@ class Runner:
         while (batch := self._claim()) is not None:
             numbers = ", ".join(str(request.id) for request in batch.requests)
             self.console.print(f"batch {batch.id} ({batch.state}): request {numbers}, from {batch.base}")
+            storage.fetch_loose(self.folder(batch))  # another node may have begun it
             with Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
                 while batch.state not in ENDED:
                     lease.check()
@@ -132,8 +133,8 @@ class Runner:
         for request in batch.requests:
             statement = self._statement(batch, request, weights)
             path = write_certificate(folder, f"certificate-{request.id}", statement, key)
-            self.console.print(f"certificate of request {request.id}: {path}")
-            certificates[request.id] = str(path)
+            certificates[request.id] = storage.name(path)
+            self.console.print(f"certificate of request {request.id}: {certificates[request.id]}")
         return self.ledger.fulfil(batch, self.owner, certificates)
 
     def _measure(self, batch: Batch, when: str, model: str, path: Path) -> None:
@@ -149,11 +150,12 @@ class Runner:
     def _earlier(self) -> dict[int, tuple[Row, ...]]:
         """The texts of fulfilled requests, from the folders of their batches; without those that were deleted there."""
         paths = {
-            request.id: _texts_of(Path(request.certificate).parent, request)
+            request.id: _texts_of(storage.local(request.certificate).parent, request)
             for request in self.ledger.requests(self.config.alias)
             if request.state is RequestState.FULFILLED and request.certificate is not None
         }
-        return {number: read_rows(path) for number, path in paths.items() if path.exists()}
+        left = {number: path for number, path in paths.items() if not storage.is_removed(path)}
+        return {number: read_rows(path) for number, path in left.items() if storage.fetch(path).exists()}
 
     def _statement(self, batch: Batch, request: Request, weights: str) -> dict[str, Any]:
         """By which config the model was made, and by which policy it was judged, is on disk: the config of this run may

@@ -4,6 +4,7 @@ from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
 from obliviate.guardrail import HIDING, NOT_REMOVED
+from obliviate.schema import FilePath
 from obliviate_cli.requests.policy import Policy
 from obliviate_eval.spec import EvaluationSpec
 
@@ -16,9 +17,9 @@ class RequestsRun(UnlearnRun):
 
     ledger: str  # path of a SQLite file, or postgresql://...
     alias: str = Field("production", min_length=1)  # the name that the server follows
-    aliases: str = "aliases.json"  # the file with what names stand for
+    aliases: FilePath = "aliases.json"  # the file with what names stand for
     policy: Policy
-    key: str  # private key that signs the certificates
+    key: FilePath  # private key that signs the certificates
     batch_requests: int = Field(20, ge=1)  # unlearned together at most
     due_after_hours: float = Field(0.0, ge=0)  # how long the oldest request waits for others to come
     lease_s: float = Field(300.0, ge=1)  # a runner that was not heard of for so long has died

@@ -30,7 +30,7 @@ class Work(Protocol):
     """The seam between the runner, which keeps the ledger, and what takes hours. Both may be called again."""
 
     def unlearn(self, base: str, forget: Path, retain: Path | None) -> str:
-        """The folder of the new model: `base` without the rows of `forget`. The paths are JSON-lines files."""
+        """The new model, by the name that every node knows: `base` without the rows of `forget`, a JSON-lines file."""
         ...
 
     def measure(
@@ -57,8 +57,9 @@ class Stages:
 
     def unlearn(self, base: str, forget: Path, retain: Path | None) -> str:
         shared = {name: getattr(self.config, name) for name in UnlearnRun.model_fields}
-        data = FilesData(forget=str(forget), retain=None if retain is None else str(retain))
-        return str(stages.unlearn(UnlearnRun(**{**shared, "model": self._from(base), "data": data}), self.console))
+        data = FilesData(forget=storage.name(forget), retain=None if retain is None else storage.name(retain))
+        config = UnlearnRun(**{**shared, "model": self._from(base), "data": data})
+        return storage.name(stages.unlearn(config, self.console))
 
     def measure(
         self, name: str, model: str, requests: Mapping[int, Sequence[Row]], kept: Sequence[EvaluationSet]
@@ -93,7 +94,7 @@ class Stages:
             for metric, figure in figures.items()
         }
         return Measurement(
-            evaluation=str(folder),
+            evaluation=storage.name(folder),
             requests={
                 number: {
                     **{name: figure for name, figure in found.aggregates.items() if name in of_forget},

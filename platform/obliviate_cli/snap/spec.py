@@ -11,7 +11,7 @@ from obliviate.config import RunSpec, UnlearnRun, build, expand_method
 from obliviate.schema import ClusterSpec, EngineSpec, GenerationSpec, ModelSpec, OptimSpec
 from obliviate_cli.entity import Subject
 from obliviate_cli.snap.positives import NearMisses
-from obliviate_cli.snap.questions import AnyQuestions, TemplateQuestions
+from obliviate_cli.snap.questions import AnyQuestions, ModelQuestions, TemplateQuestions
 from obliviate_cli.snap.replies import AnyReplies, TemplateReplies
 
 PLACEHOLDER = {"type": "files", "forget": "forget.jsonl", "retain": "retain.jsonl"}  # for rows that are not yet made
@@ -23,7 +23,7 @@ class SnapRun(RunSpec):
     model: ModelSpec
     entity: Subject
     neighbours: tuple[Subject, ...]  # one half trained on, the other measured
-    questions: tuple[AnyQuestions, ...] = Field((TemplateQuestions(),), min_length=1)
+    questions: tuple[AnyQuestions, ...] = Field((TemplateQuestions(), ModelQuestions()), min_length=1)
     replies: AnyReplies = TemplateReplies()
     positives: NearMisses = NearMisses()
     generation: GenerationSpec = GenerationSpec(max_new_tokens=64)  # the model's own answers, before it forgets

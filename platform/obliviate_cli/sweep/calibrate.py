@@ -18,7 +18,7 @@ from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
 from obliviate_cli.stages import MODEL, original_weights
 from obliviate_cli.sweep.front import Pair
-from obliviate_cli.sweep.ranking import Ranked, choose, rank
+from obliviate_cli.sweep.ranking import Ranked, choose
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.result import Result
 from obliviate_cli.sweep.trial import QUIET, Shared, objectives
@@ -45,10 +45,11 @@ def calibrate(result: Result, shared: Shared, console: Console) -> tuple[Calibra
     config = shared.config
     needed = config.calibrate_to * result.original[1]
     measure = Measure(
-        shared.corpus, shared.evaluation, config.cluster.address, Path(config.runs), QUIET, config.measures_here
-    )
+        shared.corpus, shared.evaluation, config.cluster.address, Path(config.runs), QUIET, config.measures_here,
+        wait=True,
+    )  # fmt: skip
     found = []
-    for method in dict.fromkeys(each.point.method for each in result.ranked):
+    for method in dict.fromkeys(each.point.method for each in result.ranked if each.complete):
         chosen = _of_method(result, method)
         found.append(_calibrate(chosen.trials[0], needed, result.original, shared, measure))
         console.print(
@@ -60,7 +61,7 @@ def calibrate(result: Result, shared: Shared, console: Console) -> tuple[Calibra
 
 def _of_method(result: Result, method: str) -> Ranked:
     """What the rule takes among the method's configurations; where none meets it, the most useful one."""
-    own = [each for each in rank(result.records) if each.point.method == method]
+    own = [each for each in result.ranked if each.point.method == method and each.complete]
     return choose(own, result.config.choose, result.original[1]) or max(own, key=lambda each: each.utility.mean)
 
 
@@ -68,7 +69,8 @@ def _calibrate(record: TrialRecord, needed: float, original: Pair, shared: Share
     assert record.run is not None
     unlearned = storage.fetch(storage.local(record.run) / MODEL)
     source = original_weights(shared.target, shared.config.runs)
-    config = {"trial": record.id, "needed": needed, "evaluation": record.evaluation}
+    figures = shared.config.objectives.model_dump()
+    config = {"trial": record.id, "needed": needed, "evaluation": record.evaluation, "objectives": figures}
     models = {"original": storage.name(source), "unlearned": storage.name(unlearned)}
     run = Run.open(Path(shared.config.runs), "calibrate", record.id, config, models)
     with run.locked(wait=True):  # two looks at one sweep may want it at once

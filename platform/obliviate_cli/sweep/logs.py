@@ -1,6 +1,7 @@
 """Trials for other tools to look at: TensorBoard with HParams, and MLflow where it is installed."""
 
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.spec import SweepRun
+
+log = logging.getLogger(__name__)
 
 TENSORBOARD = "tensorboard"  # folder in that of the sweep, one below it for each trial
 
@@ -25,7 +28,7 @@ def open_logs(directory: Path, config: SweepRun) -> Sequence[AbstractContextMana
     """Raises UserError where MLflow is asked for and is not there."""
     logs: list[AbstractContextManager[TrialLog]] = [_tensorboard(directory / TENSORBOARD)]
     if config.mlflow is not None:
-        logs.append(_mlflow(config.mlflow, config.title))
+        logs.append(_mlflow(config.mlflow, config.title, directory.name))
     return logs
 
 
@@ -34,10 +37,9 @@ class _TensorBoard:
         self._folder = folder
 
     def trial(self, record: TrialRecord) -> None:
-        if (self._folder / record.id).exists():  # written by the run that is being resumed
-            return
         from torch.utils.tensorboard import SummaryWriter
 
+        storage.remove(self._folder / record.id)  # of the run that is being resumed: it may have ended otherwise
         with SummaryWriter(str(self._folder / record.id)) as board:
             for signal in record.signals:
                 for name in ("signal", "forget_probability", "retain_probability"):
@@ -53,29 +55,37 @@ def _tensorboard(folder: Path) -> Iterator[TrialLog]:
 
 
 class _MLflow:
-    def __init__(self, mlflow: ModuleType) -> None:
-        self._mlflow = mlflow
+    def __init__(self, mlflow: ModuleType, sweep: str) -> None:
+        self._mlflow, self._sweep = mlflow, sweep
 
     def trial(self, record: TrialRecord) -> None:
+        """Once, of a sweep that is resumed too; and again where it has ended otherwise."""
         status = "FINISHED" if record.status in ("done", "stopped") else "FAILED"
-        known = self._mlflow.search_runs(
-            filter_string=f"tags.trial = '{record.id}' and attributes.status = '{status}'", output_format="list"
-        )
-        if known:
-            return
-        self._mlflow.start_run(run_name=record.id, tags={"trial": record.id, "ended": record.status})
-        self._mlflow.log_params(_parameters(record))
-        for signal in record.signals:
-            found = {name: value for name, value in signal.items() if isinstance(value, float)}
-            self._mlflow.log_metrics(found, step=signal["step"])
-        self._mlflow.log_metrics(_figures(record))
-        if record.cause:
-            self._mlflow.set_tag("cause", record.cause)
-        self._mlflow.end_run(status=status)
+        tags = {"sweep": self._sweep, "trial": record.id, "ended": record.status}
+        same = [f"tags.{name} = '{value}'" for name, value in tags.items()]
+        try:
+            # One that was cut off while it was written has another status.
+            found = " and ".join([*same, f"attributes.status = '{status}'"])
+            if not self._mlflow.search_runs(filter_string=found, output_format="list"):
+                self._write(record, tags, status)
+        except self._mlflow.exceptions.MlflowException as error:
+            first = str(error).partition("\n")[0]
+            log.warning("mlflow: trial %s is not logged (%s): the same command logs it later", record.id, first)
+
+    def _write(self, record: TrialRecord, tags: dict[str, str], status: str) -> None:
+        with self._mlflow.start_run(run_name=record.id, tags=tags):
+            self._mlflow.log_params(_parameters(record))
+            for signal in record.signals:
+                found = {name: value for name, value in signal.items() if isinstance(value, float)}
+                self._mlflow.log_metrics(found, step=signal["step"])
+            self._mlflow.log_metrics(_figures(record))
+            if record.cause:
+                self._mlflow.set_tag("cause", record.cause)
+            self._mlflow.end_run(status=status)
 
 
 @contextmanager
-def _mlflow(url: str, experiment: str) -> Iterator[TrialLog]:
+def _mlflow(url: str, experiment: str, sweep: str) -> Iterator[TrialLog]:
     try:
         mlflow = importlib.import_module("mlflow")
     except ImportError as error:
@@ -86,7 +96,7 @@ def _mlflow(url: str, experiment: str) -> Iterator[TrialLog]:
     except mlflow.exceptions.MlflowException as error:
         first = str(error).partition("\n")[0]
         raise UserError(f"mlflow: {url}: cannot be used ({first}); give a server's or a folder's URL") from error
-    yield _MLflow(mlflow)
+    yield _MLflow(mlflow, sweep)
 
 
 def _parameters(record: TrialRecord) -> dict[str, Any]:

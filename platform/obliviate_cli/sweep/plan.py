@@ -3,18 +3,17 @@
 from collections import Counter
 
 from obliviate import storage
+from obliviate.data.rows import Corpus, require_training_texts
 from obliviate.data.schedule import Schedule
 from obliviate_cli.stages import check_data
 from obliviate_cli.sweep.sampler import Sampler, open_sampler
-from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import OptunaSampler, SweepRun
 
 
 def sweep(config: SweepRun) -> list[str]:
     """Raises UserError where a method cannot run on the data."""
     corpus = config.data.load()
-    for method in config.space.methods:
-        check_data(config.unlearning(Point(method, {}), 0, ""), corpus)
+    check_methods(config, corpus)
     sampler = open_sampler(config, ())
     trials = sampler.count * len(config.seeds)
     lines = [f"warning: {warning}" for warning in corpus.warnings]
@@ -29,6 +28,13 @@ def sweep(config: SweepRun) -> list[str]:
     if not isinstance(config.sampler, OptunaSampler):
         lines += _steps(config, sampler, len(corpus.forget))
     return [*lines, f"report in {storage.name(storage.local(config.runs))}"]
+
+
+def check_methods(config: SweepRun, corpus: Corpus) -> None:
+    """Raises UserError where a method cannot run on the data, before anything is computed for its trials."""
+    require_training_texts(corpus)
+    for point in config.space.corners():
+        check_data(config.unlearning(point, 0, ""), corpus)
 
 
 def _steps(config: SweepRun, sampler: Sampler, anchors: int) -> list[str]:

@@ -20,6 +20,8 @@ def promote(trial: str, name: str | None, runs: Path, console: Console) -> Path:
 
     Raises UserError where there is no such trial, it has no model, or the name is taken.
     """
+    if name is not None and (name in (".", "..") or Path(name).name != name):
+        raise UserError(f"--name: {name}: give a plain name, without a folder before it")
     record = find_trial(runs, trial)
     if record.status != "done" or record.run is None:
         why = f": {record.cause}" if record.cause else ""
@@ -37,15 +39,28 @@ def promote(trial: str, name: str | None, runs: Path, console: Console) -> Path:
 
 
 def find_trial(runs: Path, trial: str) -> TrialRecord:
-    """The record of the trial whose id begins with `trial`. Raises UserError where it is none, or several."""
-    found: dict[str, TrialRecord] = {}
-    for folder in storage.children(storage.local(runs)):
-        for record in read_records(folder) if folder.name.startswith("sweep-") else ():
-            # Several sweeps may hold the same trial, stopped in one of them and done in another.
-            if record.id.startswith(trial) and (record.id not in found or record.status == "done"):
-                found[record.id] = record
+    """The record of the trial whose id begins with `trial`; with the name of a sweep's folder and a slash before it, of
+    that sweep alone. Raises UserError where it is none, or several.
+
+    Ids are of method, values and seed: sweeps on other data, or of another model, have trials of the same id.
+    """
+    sweep, _, beginning = trial.rpartition("/")
+    found = {
+        f"{folder.name}/{record.id}": record
+        for folder in storage.children(storage.local(runs))
+        if folder.name.startswith("sweep-") and sweep in ("", folder.name)
+        for record in read_records(folder)
+        if record.id.startswith(beginning)
+    }
     if not found:
         raise UserError(f"{trial}: no sweep in {runs} has such a trial; its report lists them (other runs: --runs)")
-    if len(found) > 1:
-        raise UserError(f"{trial}: {len(found)} trials begin so: {', '.join(sorted(found))}; give one of them")
-    return next(iter(found.values()))
+    ids = sorted({record.id for record in found.values()})
+    if len(ids) > 1:
+        raise UserError(f"{trial}: {len(ids)} trials begin so: {', '.join(ids)}; give one of them")
+    models = {record.run: name for name, record in found.items() if record.status == "done"}
+    if len(models) > 1:
+        raise UserError(
+            f"{trial}: {len(models)} sweeps have it, each with a model of its own; give one of "
+            f"{', '.join(sorted(models.values()))}"
+        )
+    return found[next(iter(models.values()), next(iter(found)))]

@@ -14,8 +14,8 @@ from obliviate_cli.sweep.space import Point
 
 TRIALS = "trials"  # folder of the records in that of the sweep
 
-# stopped: by the scheduler. failed: for good (a loss that is not finite). crashed: its process died, or a bug; the same
-# command tries it again.
+# stopped: by the scheduler. failed: for good (a loss that is not finite). crashed: its process died, or what it needs
+# was out of reach; the same command tries it again.
 Status = Literal["running", "done", "stopped", "failed", "crashed"]
 
 

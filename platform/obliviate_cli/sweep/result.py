@@ -15,16 +15,18 @@ from obliviate import storage
 from obliviate.runs import write_json, write_whole
 from obliviate_cli.reporting import REPORT, REPORT_JSON
 from obliviate_cli.sweep.front import Pair, Spread, hypervolume
-from obliviate_cli.sweep.ranking import Ranked, choose, rank
+from obliviate_cli.sweep.ranking import Ranked, choose, rank, regions
 from obliviate_cli.sweep.records import TrialRecord, read_records
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.report.sweep import Configuration, Ended, Mixed, SweepReport, build_sweep_report
+from obliviate_eval.report.sweep_picture import draw_front
 from obliviate_eval.statistics import Figure
 
 if TYPE_CHECKING:
     from obliviate_cli.sweep.calibrate import Calibrated
 
 BASE = "unlearn.yaml"  # what all trials' configs share, in the sweep's folder
+PICTURE = "front.svg"
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Result:
     def of(cls, config: SweepRun, directory: Path, source: str, original: Pair) -> "Result":
         """From the records in the sweep's folder."""
         records = tuple(read_records(directory))
-        ranked = tuple(rank(records))
+        ranked = tuple(rank(records, len(config.seeds)))
         return cls(config, directory, source, original, records, ranked, choose(ranked, config.choose, original[1]))
 
     @property
     def hypervolume(self) -> float:
-        return hypervolume([each.pair for each in self.ranked])
+        """Of the front."""
+        return hypervolume([each.pair for each in self.ranked if each.on_front])
 
     def command(self, record: TrialRecord) -> str:
         """What makes this trial's model alone: it lands in the same run."""
@@ -55,13 +58,18 @@ class Result:
 
 
 def write_result(result: Result, console: Console) -> None:
-    """The common config, the report as HTML and as JSON, and a table on the terminal."""
+    """The common config, the report as HTML and as JSON, the front as a picture, and a table on the terminal."""
     base = {**result.config.base(result.source), "runs": storage.name(storage.local(result.config.runs))}
     text = yaml.safe_dump(base, sort_keys=False, allow_unicode=True)
     write_whole(result.directory / BASE, lambda path: path.write_text(text, encoding="utf-8"))
-    build_sweep_report(_report(result), result.directory / REPORT)
+    report = _report(result)
+    build_sweep_report(report, result.directory / REPORT)
+    draw_front(report, result.directory / PICTURE)
     write_json(result.directory / REPORT_JSON, _json(result))
     console.print(_table(result))
+    for region in report.regions:
+        forgotten = f"{region.least:.3f}" + ("" if region.most == region.least else f" to {region.most:.3f}")
+        console.print(f"utility {region.low:.3f} to {region.high:.3f}: {region.method} forgets most, {forgotten}")
     for each in result.calibrated:
         console.print(f"at equal utility: {each.method} forget {each.forget:.3f}, utility {each.utility:.3f}")
     unmeasured = [record for record in result.records if record.status in ("failed", "crashed")]
@@ -71,6 +79,7 @@ def write_result(result: Result, console: Console) -> None:
         console.print(f"no configuration meets choose.type={result.config.choose.type}")
     else:
         console.print(f"chosen: {result.command(result.chosen.trials[0])}")
+    console.print(f"picture of the front: {storage.name(result.directory / PICTURE)}")
     console.print(f"report: {storage.name(result.directory / REPORT)}")
 
 
@@ -79,6 +88,8 @@ def _report(result: Result) -> SweepReport:
     notes = ["Intervals are 95 % Student t intervals over seeds; a configuration with one seed has none."]
     if any(record.status == "stopped" for record in result.records):
         notes.append("Trials that the scheduler stopped were not measured: a front without them may miss points.")
+    if short := sum(not each.complete for each in result.ranked):
+        notes.append(f"Not measured with every seed, and so not on the front: {short} of the configurations.")
     return SweepReport(
         title=result.config.title,
         forget=names.forget,
@@ -99,6 +110,7 @@ def _report(result: Result) -> SweepReport:
             )
             for each in result.ranked
         ],
+        regions=regions(result.ranked),
         others=[
             Ended(record.id, record.method, record.values, record.status, record.steps, record.cause)
             for record in result.records
@@ -127,11 +139,13 @@ def _json(result: Result) -> dict[str, Any]:
                 "values": dict(each.point.values),
                 "forget": asdict(each.forget),
                 "utility": asdict(each.utility),
+                "complete": each.complete,
                 "on_front": each.on_front,
                 "commands": [result.command(trial) for trial in each.trials],
             }
             for each in result.ranked
         ],
+        "regions": [asdict(each) for each in regions(result.ranked)],
         "calibrated": [asdict(each) for each in result.calibrated],
         "trials": [{key: value for key, value in asdict(record).items() if key != "signals"}
                    for record in result.records],

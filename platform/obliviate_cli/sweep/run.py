@@ -6,9 +6,9 @@ again. Tune's own state, pickles of one version of the code, is not needed for i
 
 import os
 from dataclasses import dataclass, replace
+from itertools import product
 from math import floor
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,15 +17,17 @@ from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure
 from obliviate.data.rows import Corpus
 from obliviate.models import content_of, materialise
 from obliviate.runs import Run, content_hash
+from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.compare import make_models, train_judge
 from obliviate_cli.measure import Measure
 from obliviate_cli.sweep.calibrate import calibrate
 from obliviate_cli.sweep.front import Pair
+from obliviate_cli.sweep.plan import check_methods
 from obliviate_cli.sweep.records import read_records
 from obliviate_cli.sweep.result import Result, write_result
 from obliviate_cli.sweep.sampler import Sampler, open_sampler
-from obliviate_cli.sweep.spec import ASHAScheduler, MedianScheduler, SweepRun
-from obliviate_cli.sweep.trial import Shared, objectives, run_trial
+from obliviate_cli.sweep.spec import NoScheduler, SweepRun
+from obliviate_cli.sweep.trial import QUIET, Shared, objectives, run_trial
 from obliviate_cli.sweep.watch import Watch
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
@@ -50,21 +52,26 @@ def sweep(config: SweepRun, console: Console) -> Result:
     """Run what is not done yet; the result, which is on disk with its report. Raises UserError."""
     for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Trials may run in another folder than this command.
+    config = config.model_copy(update={"runs": storage.name(storage.local(config.runs))})
     corpus = config.data.load()
     for warning in corpus.warnings:
         console.print(f"warning: {warning}", style="yellow")
+    check_methods(config, corpus)
     run = open_sweep(config, corpus)
-    known = list({each.trial.point.id: each.trial.point for each in read_records(run.directory)}.values())
-    sampler = open_sampler(config, known)
-    ensure_ray(config.cluster.address, dashboard=not config.in_process)
-    places = place(config)
-    shared, original = _share(places.applied_to(config), run, corpus, places, console)
-    with Watch(run.directory, config, sampler.count * len(config.seeds), console) as watch:
-        _tune(shared, sampler, places, watch)
-    result = Result.of(config, run.directory, shared.target.source, original)
-    if config.calibrate:
-        result = replace(result, calibrated=calibrate(result, shared, console))
-    write_result(result, console)
+    with run.locked():
+        known = list({each.trial.point.id: each.trial.point for each in read_records(run.directory)}.values())
+        sampler = open_sampler(config, known)
+        ensure_ray(config.cluster.address, dashboard=not config.in_process)
+        places = place(config)
+        shared, original = _share(places.applied_to(config), run, corpus, places, console)
+        with Watch(run.directory, config, sampler.count * len(config.seeds), console) as watch:
+            _tune(shared, sampler, places, watch)
+        result = Result.of(config, run.directory, shared.target.source, original)
+        if config.calibrate:
+            write_result(result, QUIET)  # there is a report, whatever becomes of the rest
+            result = replace(result, calibrated=calibrate(result, shared, console))
+        write_result(result, console)
     return result
 
 
@@ -110,16 +117,19 @@ def place(config: SweepRun) -> Places:
 
 
 def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: Console) -> tuple[Shared, Pair]:
-    """What all trials share, computed once: models, judge, evaluations; and the original's figures."""
+    """What all trials share, computed once: models, judge, evaluations, sampled answers; and the original's figures."""
     spec = config.evaluation
     if config.train_nli is not None:
         spec = spec.model_copy(update={"nli": train_judge(config.train_nli, config, console)})
     target, retain = make_models(config, console)
     folder = storage.local(config.runs) / f"base-{content_hash(target.source)[:10]}"
     target = target.model_copy(update={"source": materialise(target, folder.absolute()), "lora": None})
-    measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console, config.measures_here)
+    measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console, config.measures_here, wait=True)
     reference = None if retain is None else measure("retain", retain)
     original = measure("target", target, reference)
+    for method, seed in product(config.space.methods, config.seeds):
+        # Here, where engines find room: in a trial they would wait for what the trial itself holds.
+        with_alternatives(config.unlearning(config.space.first(method), seed, target.source), corpus, console)
     shared = Shared(run.directory, config, corpus, spec, target, reference, max(1, int(places.cpus)))
     return shared, objectives(Evaluation.read(original / METRICS_FILE), config)
 
@@ -127,6 +137,7 @@ def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: 
 def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> None:
     from ray import tune
 
+    from obliviate_cli.sweep.scheduler import open_scheduler
     from obliviate_cli.sweep.search import Search
 
     config, folder = shared.config, shared.directory / TUNE
@@ -143,10 +154,12 @@ def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> Non
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=Search(sampler, config.seeds),
-            scheduler=_scheduler(config),
+            scheduler=open_scheduler(config),
             num_samples=sampler.count * len(config.seeds),
             max_concurrent_trials=places.concurrency,
-            reuse_actors=True,  # judges and libraries stay loaded from trial to trial
+            # Judges and libraries stay loaded from trial to trial; but a training on workers of its own only ends with
+            # the process that started it, which therefore a scheduler must be able to end.
+            reuse_actors=config.in_process or isinstance(config.scheduler, NoScheduler),
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -162,23 +175,3 @@ def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> Non
         tuner.fit()
     finally:
         storage.remove(folder)
-
-
-def _scheduler(config: SweepRun) -> Any:
-    """On the signal. The last rung of successive halving lies before the end: a trained model is also measured."""
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
-
-    on_signal = {"time_attr": "point", "metric": "signal", "mode": "max"}
-    match config.scheduler:
-        case ASHAScheduler(grace=grace, reduction_factor=factor):
-            return AsyncHyperBandScheduler(
-                **on_signal,
-                grace_period=grace,
-                reduction_factor=factor,
-                max_t=config.signal.points - 1,
-                stop_last_trials=False,
-            )
-        case MedianScheduler(grace=grace, min_trials=trials):
-            return MedianStoppingRule(**on_signal, grace_period=grace + 1, min_samples_required=trials)
-        case _:
-            return FIFOScheduler()

@@ -97,6 +97,20 @@ class Space(Spec):
         """A method's own axis stands before a shared one of the same name."""
         return {**self.shared, **self.methods[method]}
 
+    def first(self, method: str) -> "Point":
+        """Every axis at its first value."""
+        return Point(method, {name: axis.ends[0] for name, axis in self.axes(method).items()})
+
+    def corners(self) -> Iterator["Point"]:
+        """Of each method the first point, and those that differ from it along one axis: every value of a list, both
+        ends of a range."""
+        for method in self.methods:
+            first = self.first(method)
+            yield first
+            for name, axis in self.axes(method).items():
+                for value in axis.ends[1:]:
+                    yield Point(method, {**first.values, name: value})
+
     def check_names(self) -> None:
         """Raises UserError for a parameter that a method does not have; lists those that it has."""
         for method in self.methods:

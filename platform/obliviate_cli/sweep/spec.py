@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from obliviate.config import UnlearnRun, build
+from obliviate.config import AlternativesSpec, UnlearnRun, build
+from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Spec
 from obliviate_cli.compare import ComparedModels
 from obliviate_cli.sweep.space import Point, Space
@@ -118,11 +119,8 @@ class SweepRun(ComparedModels):
     @model_validator(mode="after")
     def _check_space(self) -> "SweepRun":
         self.space.check_names()
-        for method in self.space.methods:
-            self.unlearning(Point(method, {}), 0, "")
-            for name, axis in self.space.axes(method).items():
-                for value in axis.ends:
-                    self.unlearning(Point(method, {name: value}), 0, "")
+        for point in self.space.corners():
+            check_measured_bare(self.unlearning(point, 0, "").method.type)
         return self
 
     @model_validator(mode="after")
@@ -146,6 +144,15 @@ class SweepRun(ComparedModels):
         return self
 
     @model_validator(mode="after")
+    def _weights_can_be_mixed(self) -> "SweepRun":
+        if self.calibrate and self.model.lora is not None and not self.model.lora.merge:
+            raise ValueError(
+                "calibrate: true mixes whole weights, and model.lora.merge: false keeps adapters apart; set "
+                "model.lora.merge: true, or calibrate: false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _seeds_differ(self) -> "SweepRun":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} holds one twice; give each once")
@@ -157,9 +164,16 @@ class SweepRun(ComparedModels):
             "model": {**self.model.model_dump(mode="json"), "source": source or self.model.source},
             "data": self.data.model_dump(mode="json"),
             "optim": self.optim.model_dump(mode="json"),
+            "alternatives": self.sampling.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),
             "runs": self.runs,
         }
+
+    @property
+    def sampling(self) -> AlternativesSpec:
+        """Of other answers, by the evaluation's engine where no other is given."""
+        engine = self.alternatives.engine or self.evaluation.engine
+        return self.alternatives.model_copy(update={"engine": engine})
 
     def unlearning(self, point: Point, seed: int, source: str) -> UnlearnRun:
         """The full config of one trial. Raises UserError where the method refuses a value."""

@@ -5,6 +5,7 @@ trial finds them, another sweep over the same point does too, and a trial that w
 """
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
-from obliviate.errors import UserError
+from obliviate.errors import DivergedError, UserError
 from obliviate.methods import TaskVector
 from obliviate.models import content_of, locate
 from obliviate.runs import Run, content_hash, whole_folder
@@ -38,6 +39,7 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation
 
 Report = Callable[[dict[str, Any]], None]
 QUIET = Console(quiet=True)
+STOPPING_S = 60  # how long a stopped trial may take to leave its process: Tune drops a next one that finds it busy
 REFERENCE = "reference"  # folder in that of the sweep: the original's constants, which its trials share
 
 
@@ -70,7 +72,7 @@ def _measure(shared: Shared) -> Measure:
     """Kept from trial to trial of one process: judges are loaded once, not once a trial."""
     config = shared.config
     return Measure(
-        shared.corpus, shared.evaluation, config.cluster.address, Path(config.runs), QUIET, in_process=config.in_process
+        shared.corpus, shared.evaluation, config.cluster.address, Path(config.runs), QUIET, config.in_process, wait=True
     )
 
 
@@ -79,14 +81,16 @@ def run_trial(tuned: Mapping[str, Any], shared: Shared, folders: tuple[str, str 
     import torch
     from ray import tune
 
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(STOPPING_S))
     torch.set_num_threads(shared.threads)
     trial = Trial(shared.config.canonical(Point(tuned["method"], tuned["values"])), tuned["seed"])
     perform(trial, shared.at(folders), tune.report)
 
 
 def perform(trial: Trial, shared: Shared, report: Report) -> None:
-    """Everything of one trial. What fails for good (a loss that is not finite) is recorded with its cause, not raised:
-    Tune would start the trial again, and the same would come of it.
+    """Everything of one trial. What the trial itself cannot mend is recorded with its cause, not raised: Tune would
+    start it again, and the same would come of it. A loss that is not finite is so for good; anything else, a full disk
+    or a store out of reach, may be mended before the same command tries again.
 
     A trial that the scheduler stops leaves through SystemExit, out of `report`.
     """
@@ -99,8 +103,10 @@ def perform(trial: Trial, shared: Shared, report: Report) -> None:
     record.write(shared.directory)
     try:
         _train_and_measure(record, config, shared, report)
-    except UserError as error:
+    except DivergedError as error:
         replace(record, status="failed", cause=str(error)).write(shared.directory)
+    except UserError as error:
+        replace(record, status="crashed", cause=str(error)).write(shared.directory)
 
 
 def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, report: Report) -> None:
@@ -231,13 +237,22 @@ def objectives(evaluation: Evaluation, config: SweepRun) -> tuple[float, float]:
 
 
 def _final(record: TrialRecord) -> dict[str, Any]:
-    last = dict(record.signals[-1]) if record.signals else {"signal": 0.0, "point": 0}
-    return {**last, "point": last["point"] + 1, "forget": record.forget, "utility": record.utility}
+    """Its figures, one point after the last signal; without a signal there is no point, and schedulers leave it out."""
+    figures = {"forget": record.forget, "utility": record.utility}
+    if not record.signals:
+        return figures
+    last = record.signals[-1]
+    return {**last, "point": last["point"] + 1, **figures}
 
 
 def _replay(record: TrialRecord, report: Report) -> None:
-    """Tell Tune again what is on disk, so that schedulers and samplers know it; nothing is computed."""
+    """Tell Tune again what is on disk, so that schedulers and samplers know it; nothing is computed.
+
+    Figures go with every signal: should the scheduler, which sees the trials in another order than before, stop it now,
+    the sampler still learns them.
+    """
+    figures = {"forget": record.forget, "utility": record.utility} if record.status == "done" else {}
     for metrics in record.signals:
-        report(dict(metrics))
-    if record.status == "done":
+        report({**metrics, **figures})
+    if figures:
         report(_final(record))

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obliviate_cli.sweep.logs import TrialLog, open_logs
-from obliviate_cli.sweep.ranking import rank
+from obliviate_cli.sweep.ranking import Ranked, rank
 from obliviate_cli.sweep.records import Trial, TrialRecord, read_records
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import SweepRun
@@ -29,6 +29,7 @@ class Watch(Callback):  # type: ignore[misc]
     def __init__(self, directory: Path, config: SweepRun, total: int, console: Console) -> None:
         self._directory, self._config, self._total, self._console = directory, config, total, console
         self._logs: list[TrialLog] = []
+        self._records: dict[str, TrialRecord] = {}  # of ended trials, those of an earlier run among them
         self._told: dict[str, list[Mapping[str, Any]]] = {}  # of trials that run: what they told
         self._ended = 0
         self._live: Live | None = None
@@ -40,6 +41,7 @@ class Watch(Callback):  # type: ignore[misc]
 
     def __enter__(self) -> "Watch":
         self._logs = [self._stack.enter_context(log) for log in open_logs(self._directory, self._config)]
+        self._records = {record.id: record for record in read_records(self._directory)}
         if self._console.is_terminal:
             self._live = self._stack.enter_context(Live(console=self._console, refresh_per_second=2))
         return self
@@ -56,7 +58,7 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "forget" not in result and "signal" in result:
+        if "signal" in result and "forget" not in result:
             names = ("point", "step", "steps", *BUSY)
             self._told[_ours(trial, self._config).id].append({name: result[name] for name in names})
             self._show()
@@ -80,14 +82,18 @@ class Watch(Callback):  # type: ignore[misc]
 
     def _end(self, record: TrialRecord) -> None:
         self._told.pop(record.id, None)
+        self._records[record.id] = record
         self._ended += 1
         for log in self._logs:
             log.trial(record)
         if self._live is None:
             self._console.print(f"sweep: {self._ended}/{self._total} {_line(record)}")
-            on_front = [each.trials[0].id for each in rank(read_records(self._directory)) if each.on_front]
+            on_front = [each.trials[0].id for each in self._ranked() if each.on_front]
             self._console.print(f"  front: {', '.join(on_front) or 'empty'}")
         self._show()
+
+    def _ranked(self) -> list[Ranked]:
+        return rank(list(self._records.values()), len(self._config.seeds))
 
     def _show(self) -> None:
         if self._live is not None:
@@ -99,7 +105,7 @@ class Watch(Callback):  # type: ignore[misc]
             table.add_column(name, overflow="fold")
         for name in (self._config.objectives.forget, self._config.objectives.utility, ""):
             table.add_column(name.replace("_", " "), justify="right")
-        for each in rank(read_records(self._directory))[:ROWS]:
+        for each in self._ranked()[:ROWS]:
             style = "bold green" if each.on_front else ""
             figures = (f"{each.forget.mean:.3f}", f"{each.utility.mean:.3f}", "front" if each.on_front else "")
             table.add_row(each.point.id, each.point.method, Text(_values(each.point.values)), *figures, style=style)

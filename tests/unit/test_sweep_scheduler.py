@@ -1,0 +1,85 @@
+"""Which trials are stopped, told as Ray Tune tells it: no Ray runs here."""
+
+from typing import Any
+
+from ray.tune.schedulers import TrialScheduler
+from test_sweep_space import sweep
+
+from obliviate_cli.sweep.scheduler import open_scheduler
+
+
+class Tuned:
+    """Ray Tune's trial, and its controller, as far as schedulers look at them."""
+
+    def __init__(self, name: str, status: str = "RUNNING") -> None:
+        self.trial_id, self.status = name, status
+
+
+class Controller:
+    """Another trial waits for its turn all the time."""
+
+    def get_live_trials(self) -> list[Tuned]:
+        return [Tuned("waiting", "PENDING")]
+
+
+def scheduler(**spec: Any) -> Any:
+    return open_scheduler(sweep({"methods": ["ga"]}, scheduler=spec, signal={"points": 4}))
+
+
+def told(rule: Any, trial: Tuned, signals: list[float]) -> list[str]:
+    rule.on_trial_add(None, trial)
+    return [
+        rule.on_trial_result(Controller(), trial, {"point": point, "signal": signal})
+        for point, signal in enumerate(signals, 1)
+    ]
+
+
+GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+class TestMedian:
+    def test_it_stops_what_is_below_the_median_of_the_others_means(self) -> None:
+        """At point 2 (grace 1) the means of the others are 0.4, 0.5 and 0.6: a best signal of 0.45 is below 0.5."""
+        rule = scheduler(type="median", min_trials=3)
+        for name, signal in (("a", 0.4), ("b", 0.5), ("c", 0.6)):
+            assert told(rule, Tuned(name), [signal] * 4) == [GO] * 4
+        assert told(rule, Tuned("d"), [0.45, 0.45]) == [GO, STOP]
+        assert told(rule, Tuned("e"), [0.45, 0.55]) == [GO, GO]
+
+    def test_it_waits_for_others_without_pausing(self) -> None:
+        """A paused trial would lose its process, and what it has trained since its last checkpoint."""
+        rule = scheduler(type="median", min_trials=3)
+        assert told(rule, Tuned("a"), [0.1] * 4) == [GO] * 4
+
+    def test_a_trial_that_failed_before_its_first_signal_is_not_compared(self) -> None:
+        rule = scheduler(type="median", min_trials=1)
+        failed = Tuned("failed")
+        rule.on_trial_add(None, failed)
+        rule.on_trial_complete(None, failed, {"done": True})
+        assert told(rule, Tuned("a"), [0.5] * 4) == [GO] * 4
+        assert told(rule, Tuned("b"), [0.4] * 2) == [GO, STOP]
+
+
+class TestAsha:
+    def test_the_best_third_goes_on_and_what_is_trained_is_measured(self) -> None:
+        """Points 1 to 4 and a factor of 3: rungs at 1 and 3, and none at 4."""
+        rule = scheduler(type="asha")
+        assert told(rule, Tuned("a"), [0.5] * 4) == [GO] * 4
+        assert told(rule, Tuned("b"), [0.4]) == [STOP]
+        assert told(rule, Tuned("c"), [0.6, 0.6, 0.6, 0.1]) == [GO] * 4
+
+    def test_a_trial_without_a_signal_decides_nothing_of_the_others(self) -> None:
+        """A task vector has its figures alone; taken for a signal of 0 it would let the worst pass."""
+        rule = scheduler(type="asha")
+        assert told(rule, Tuned("a"), [0.5]) == [GO]
+        for name in ("b", "c", "d"):
+            trial = Tuned(name)
+            rule.on_trial_add(None, trial)
+            assert rule.on_trial_result(None, trial, {"forget": 0.5, "utility": 0.5}) == GO
+            rule.on_trial_complete(None, trial, {"forget": 0.5, "utility": 0.5})
+        assert told(rule, Tuned("e"), [0.4]) == [STOP]
+
+
+def test_without_a_scheduler_all_go_on() -> None:
+    rule = scheduler(type="none")
+    assert [told(rule, Tuned(name), [signal] * 4) for name, signal in (("a", 0.9), ("b", 0.0))] == [[GO] * 4] * 2
