@@ -78,11 +78,17 @@ def read(path: Path) -> dict[str, Any]:
 def with_file(path: Path, overrides: Sequence[str], message: str) -> str:
     """A message that begins with a key, after the name of the file that has the key: the config, or its base.
 
-    As it is where neither has it, where the command line gives it, and where the message begins with something else.
+    As it is where neither has it, where the command line gives it, and where the message begins with something else,
+    such as the key with the value that it came to: that may be a default.
     """
-    keys = message.partition(":")[0].split(".")
+    named = message.partition(":")[0]
+    keys = named.split(".")
     given = [override.partition("=")[0].split(".") for override in overrides]
-    if message.startswith(str(path)) or any(keys[: len(each)] == each or each[: len(keys)] == keys for each in given):
+    if (
+        "=" in named
+        or message.startswith(str(path))
+        or any(keys[: len(each)] == each or each[: len(keys)] == keys for each in given)
+    ):
         return message
     depths = {file: _depth(_read_one(file), keys) for file in files(path)}
     nearest = max(depths, key=lambda file: depths[file])  # of equally near ones the config, which is over its base

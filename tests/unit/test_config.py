@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, load
+from obliviate.config_file import with_file
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.methods import ALIASES, FORGET_TYPES, GA, GD, KL, ME, NPO, REGULARIZER_TYPES
@@ -371,3 +372,25 @@ def test_any_mapping_is_a_config_or_a_mistake_in_one_line(values: dict[str, Any]
             message = str(error)
         assert message.startswith("here: ")
         assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "override", "file"),
+    [
+        ("optim.epochs: 0 is too few", (), "run.yaml"),
+        ("data.split: is not there", (), "base.yaml"),
+        ("data.people.0: is nobody", (), "base.yaml"),
+        ("model.lora: is not for it", (), "run.yaml"),  # which has the model, if without the key: it goes there
+        ("optim.epochs: 0 is too few", ("optim.epochs=0",), None),
+        ("optim.epochs: 0 is too few", ("optim={epochs: 0}",), None),
+        ("cluster.workers=2: too many", (), None),  # the value is in the message: it may be a default
+        ("evaluation.nli: is not there", (), None),
+        ("batch 3: policy not met", (), None),
+        ("somewhere/file.jsonl, line 3: not JSON", (), None),
+    ],
+)
+def test_which_file_has_the_key(tmp_path: Path, message: str, override: tuple[str, ...], file: str | None) -> None:
+    (tmp_path / "base.yaml").write_text("data: {split: forget01, people: [ada]}\noptim: {epochs: 3}\nmodel: {}\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("base: base.yaml\noptim: {epochs: 0}\ncluster: {workers: 1}\nmodel: {source: x}\n")
+    assert with_file(path, override, message) == (message if file is None else f"{tmp_path / file}: {message}")

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import requests_world
 from obliviate.config import UnlearnRun, build
-from obliviate.data.rows import Row
+from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import Run
 from obliviate.train.loop import Job
 from obliviate_cli import nearness, stages
+from obliviate_cli.requests.work import Stages
 
 
 @pytest.fixture
@@ -130,3 +132,15 @@ def test_a_run_that_another_process_writes_is_left_alone(tiny: Path, tmp_path: P
     ):
         unlearn(tiny, tmp_path)
     assert len(jobs) == 1
+
+
+def test_a_batchs_model_says_how_it_was_made(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    """Also to a runner whose config has another method by now."""
+    first = requests_world.config(tmp_path, "ledger.sqlite", model={"source": str(tiny), "max_length": 64})
+    write_rows(tmp_path / "forget.jsonl", requests_world.ROWS[:2])
+    write_rows(tmp_path / "retain.jsonl", requests_world.ROWS[2:])
+    console = Console(quiet=True)
+    model = Stages(first, console).unlearn(str(tiny), tmp_path / "forget.jsonl", tmp_path / "retain.jsonl")
+    other = requests_world.config(tmp_path, "ledger.sqlite", method="npo+gd", seed=3)
+    made = Stages(other, console).recipe(model)
+    assert (made.label, made.seed, made.model.source) == ("ME+GD", 0, str(tiny))
