@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate_cli.sweep.front import front, hypervolume, knee, most_forgotten, spread, weighted
+from obliviate_cli.sweep.front import best_first, front, hypervolume, knee, most_forgotten, spread, weighted
 from obliviate_cli.sweep.ranking import choose, rank, regions
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.spec import Knee, UtilityAtLeast, WeightedSum
@@ -171,3 +171,17 @@ def test_what_wins_is_what_forgets_most_of_those_that_keep_enough(found: list[tu
         assert won is not None
         assert won.least == found[best][0]
         assert f"m{best}" in won.method.split(", ")
+
+
+class TestBestFirst:
+    def test_layers_and_within_each_the_farthest(self) -> None:
+        """The front is 0, 1, 2, 4: the area of 1 is the largest (0.36); from it 0 is farthest (0.46 against 0.41 of 4),
+        then 4, then 2. Pair 3 is dominated by 1."""
+        pairs = [(0.95, 0.3), (0.6, 0.6), (0.5, 0.65), (0.4, 0.4), (0.3, 0.88)]
+        assert best_first(pairs) == [1, 0, 4, 2, 3]
+
+    def test_of_equal_pairs_all_come(self) -> None:
+        assert sorted(best_first([(0.5, 0.5)] * 3)) == [0, 1, 2]
+
+    def test_of_nothing(self) -> None:
+        assert best_first([]) == []

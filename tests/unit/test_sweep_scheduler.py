@@ -60,24 +60,51 @@ class TestMedian:
         assert told(rule, Tuned("b"), [0.4] * 2) == [GO, STOP]
 
 
+def pairs_told(rule: Any, name: str, forgets: list[float], keeps: list[float | None]) -> list[str]:
+    """At point 1, 2, ... that much is forgotten, and kept."""
+    trial = Tuned(name)
+    rule.on_trial_add(None, trial)
+    return [
+        rule.on_trial_result(
+            Controller(), trial, {"point": point, "forget_probability": 1 - forget, "retain_probability": keep}
+        )
+        for point, (forget, keep) in enumerate(zip(forgets, keeps, strict=True), 1)
+    ]
+
+
 class TestAsha:
-    def test_the_best_third_goes_on_and_what_is_trained_is_measured(self) -> None:
-        """Points 1 to 4 and a factor of 3: rungs at 1 and 3, and none at 4."""
-        rule = scheduler(type="asha")
-        assert told(rule, Tuned("a"), [0.5] * 4) == [GO] * 4
-        assert told(rule, Tuned("b"), [0.4]) == [STOP]
-        assert told(rule, Tuned("c"), [0.6, 0.6, 0.6, 0.1]) == [GO] * 4
+    def test_what_others_dominate_is_stopped(self) -> None:
+        """Points 1 to 4 and a factor of 2: rungs at 1 and 2, none at 4, so that what was trained is measured."""
+        rule = scheduler(type="asha", reduction_factor=2)
+        assert pairs_told(rule, "a", [0.5] * 4, [0.5] * 4) == [GO] * 4
+        assert pairs_told(rule, "b", [0.4], [0.5]) == [STOP]
+        assert pairs_told(rule, "c", [0.6, 0.6, 0.1, 0.1], [0.6] * 4) == [GO] * 4
+
+    def test_the_ends_of_the_front_go_on(self) -> None:
+        """Nobody dominates anybody. By areas alone, 0.25, 0.22, 0.09 and 0.24, the end would be stopped; of four two go
+        on: the largest area, and the farthest from it."""
+        rule = scheduler(type="asha", reduction_factor=2)
+        assert pairs_told(rule, "middle", [0.5], [0.5]) == [GO]
+        assert pairs_told(rule, "near", [0.55], [0.4]) == [STOP]
+        assert pairs_told(rule, "end", [0.1], [0.9]) == [GO]
+        assert pairs_told(rule, "between", [0.4], [0.6]) == [STOP]
+
+    def test_without_a_retain_set_only_forgetting_counts(self) -> None:
+        rule = scheduler(type="asha", reduction_factor=2)
+        assert pairs_told(rule, "a", [0.5], [None]) == [GO]
+        assert pairs_told(rule, "b", [0.4], [None]) == [STOP]
+        assert pairs_told(rule, "c", [0.6], [None]) == [GO]
 
     def test_a_trial_without_a_signal_decides_nothing_of_the_others(self) -> None:
         """A task vector has its figures alone; taken for a signal of 0 it would let the worst pass."""
-        rule = scheduler(type="asha")
-        assert told(rule, Tuned("a"), [0.5]) == [GO]
+        rule = scheduler(type="asha", reduction_factor=2)
+        assert pairs_told(rule, "a", [0.5], [0.5]) == [GO]
         for name in ("b", "c", "d"):
             trial = Tuned(name)
             rule.on_trial_add(None, trial)
             assert rule.on_trial_result(None, trial, {"forget": 0.5, "utility": 0.5}) == GO
             rule.on_trial_complete(None, trial, {"forget": 0.5, "utility": 0.5})
-        assert told(rule, Tuned("e"), [0.4]) == [STOP]
+        assert pairs_told(rule, "e", [0.4], [0.5]) == [STOP]
 
 
 def test_without_a_scheduler_all_go_on() -> None:

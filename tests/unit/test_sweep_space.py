@@ -198,5 +198,7 @@ class TestMistakes:
         assert "seeds: [1, 1] holds one twice" in mistake({"methods": ["ga"]}, seeds=[1, 1])
 
     def test_a_grace_that_never_ends(self) -> None:
-        message = mistake({"methods": ["ga"]}, scheduler={"type": "asha", "grace": 5}, signal={"points": 5})
+        message = mistake({"methods": ["ga"]}, scheduler={"type": "median", "grace": 5}, signal={"points": 5})
         assert "scheduler.grace: 5 is not below signal.points: 5" in message
+        message = mistake({"methods": ["ga"]}, scheduler={"type": "asha", "grace": 2}, signal={"points": 5})
+        assert "scheduler.grace: 2 times reduction_factor 3 is above signal.points: 5" in message

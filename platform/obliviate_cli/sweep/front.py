@@ -5,7 +5,7 @@ Pure functions of (forget, utility) pairs. Shapes: a list of pairs in, indices i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import dist, sqrt
 from statistics import fmean, stdev
 
 from scipy.stats import t as student_t
@@ -27,6 +27,26 @@ def front(pairs: Sequence[Pair]) -> list[int]:
             found.append(index)
             best = (forget, utility)
     return found[::-1]
+
+
+def best_first(pairs: Sequence[Pair]) -> list[int]:
+    """All indices, by layers: the front, the front of the rest, and so on (Srinivas and Deb 1994).
+
+    Of a layer first the pair that alone dominates the largest area, then always the one farthest from those taken, so
+    that the first few of any number are spread over the front (an epsilon-net; Schmucker et al. 2021,
+    arXiv:2106.12639).
+    """
+    order: list[int] = []
+    left = list(range(len(pairs)))
+    while left:
+        layer = [left[place] for place in front([pairs[index] for index in left])]
+        left = [index for index in left if index not in layer]
+        taken = [max(layer, key=lambda index: pairs[index][0] * pairs[index][1])]
+        while len(taken) < len(layer):
+            rest = (index for index in layer if index not in taken)
+            taken.append(max(rest, key=lambda index: min(dist(pairs[index], pairs[other]) for other in taken)))
+        order += taken
+    return order
 
 
 def hypervolume(pairs: Sequence[Pair], reference: Pair = (0.0, 0.0)) -> float:

@@ -44,7 +44,8 @@ class NoScheduler(Spec):
 
 
 class ASHAScheduler(Spec):
-    """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): at each rung the best 1/factor go on."""
+    """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934) for a front (Schmucker et al. 2021,
+    arXiv:2106.12639): at each rung the best 1/factor go on, by layers of the front, and spread over a layer."""
 
     type: Literal["asha"] = "asha"
     grace: int = Field(1, ge=1)  # points of the signal before the first rung
@@ -60,7 +61,8 @@ class MedianScheduler(Spec):
 
 
 class SignalSpec(Spec):
-    """The cheap figure that schedulers decide on: (1 - forget probability) x retain probability of the true answers."""
+    """What schedulers decide on: 1 - forget probability and retain probability of the true answers; `median` on their
+    product."""
 
     points: int = Field(9, ge=1)  # how often in a training, in equal shares of its steps
     rows: int = Field(32, ge=1)  # looked at, of the forget set and of the retain set
@@ -136,11 +138,18 @@ class SweepRun(ComparedModels):
 
     @model_validator(mode="after")
     def _grace_ends_before_training_does(self) -> "SweepRun":
-        if not isinstance(self.scheduler, NoScheduler) and self.scheduler.grace >= self.signal.points:
-            raise ValueError(
-                f"scheduler.grace: {self.scheduler.grace} is not below signal.points: {self.signal.points}; every "
-                "trial would have ended before one could be stopped"
-            )
+        points = self.signal.points
+        match self.scheduler:
+            case ASHAScheduler(grace=grace, reduction_factor=factor) if grace * factor > points:
+                raise ValueError(
+                    f"scheduler.grace: {grace} times reduction_factor {factor:g} is above signal.points: {points}; the "
+                    "last rung lies a factor before the end, so that no trial could be stopped"
+                )
+            case MedianScheduler(grace=grace) if grace >= points:
+                raise ValueError(
+                    f"scheduler.grace: {grace} is not below signal.points: {points}; every trial would have ended "
+                    "before one could be stopped"
+                )
         return self
 
     @model_validator(mode="after")
