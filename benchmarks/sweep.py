@@ -163,12 +163,9 @@ def halving(source: Path, folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
     for seed in seeds:
         shared = {"space": GRID, "seeds": [seed], "concurrency": CORES, "cluster": {"cpus_per_worker": 1}}
         grid, _ = timed(config(source, folder / f"grid-{seed}", **shared))
-        asha, _ = timed(
-            config(
-                source, folder / f"asha-{seed}", **shared,
-                sampler={"type": "random", "trials": len(grid.records), "seed": seed}, scheduler={"type": "asha", "reduction_factor": 2.5},
-            )
-        )  # fmt: skip
+        sampler = {"type": "random", "trials": len(grid.records), "seed": seed}
+        halved = {"sampler": sampler, "scheduler": {"type": "asha", "reduction_factor": 2.5}}
+        asha, _ = timed(config(source, folder / f"asha-{seed}", **shared, **halved))
         assert len(asha.records) == len(grid.records)
         steps.append([sum(record.steps for record in result.records) for result in (grid, asha)])
         fractions.append(steps[-1][1] / steps[-1][0])
