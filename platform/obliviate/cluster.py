@@ -6,6 +6,7 @@ Resources are Ray's logical ones (CPUs, GPUs): they decide what is placed where,
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from math import floor
 from urllib.parse import urlsplit
 
@@ -112,6 +113,19 @@ def check_resources(what: str, count: int, cpus: float, gpus: float) -> None:
     has = capacity()
     for resource, each in (("CPU", cpus), ("GPU", gpus)):
         check_capacity(what, count, resource, each, has[resource])
+    room = sum(_room(node, cpus, gpus, count) for node in _live_nodes())
+    if room < count and not ray_state.get_max_resources_from_cluster_config():
+        raise UserError(
+            f"{what}={count}: asked for {count} x {cpus:g} CPUs and {gpus:g} GPUs, each on one node, and the cluster's "
+            f"nodes have room for {room}: lower {what} or what each is given"
+        )
+
+
+def _room(node: Mapping[str, float], cpus: float, gpus: float, most: int) -> int:
+    """How many times a node holds so much, `most` if nothing is asked for; a fraction of a GPU is of one GPU."""
+    of_cpus = floor(node.get("CPU", 0.0) / cpus + 1e-6) if cpus else most
+    of_gpus = floor(node.get("GPU", 0.0) / max(gpus, 1)) * max(1, floor(1 / gpus + 1e-6)) if gpus else most
+    return min(of_cpus, of_gpus)
 
 
 def check_capacity(what: str, count: int, resource: str, each: float, has: float) -> None:

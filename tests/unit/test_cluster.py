@@ -67,6 +67,18 @@ def test_more_workers_than_the_cluster_holds(nodes: Nodes) -> None:
         cluster.check_resources("engine.replicas", 2, 1.0, 1.0)
 
 
+def test_each_must_find_room_on_one_node(nodes: Nodes) -> None:
+    """16 CPUs on two nodes hold no trial of 12, and 1.8 of two GPUs not three of 0.6."""
+    nodes({"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0})
+    cluster.check_resources("concurrency", 4, 4.0, 0.5)
+    with pytest.raises(UserError, match=r"concurrency=1: asked for 1 x 12 CPUs and 0 GPUs, each on one node.* for 0:"):
+        cluster.check_resources("concurrency", 1, 12.0, 0.0)
+    with pytest.raises(UserError, match=r"concurrency=3: .*, and the cluster's nodes have room for 2: lower concurre"):
+        cluster.check_resources("concurrency", 3, 1.0, 0.6)
+    nodes({"CPU": 8.0}, growth={"CPU": 64})  # nodes of what size is for the autoscaler to say
+    cluster.check_resources("concurrency", 1, 12.0, 0.0)
+
+
 @pytest.fixture
 def init_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """What would have been handed to ray.init; RAY_ADDRESS and RAY_AUTH_MODE unset, and put back afterwards."""
