@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from obliviate.errors import UserError
 from obliviate.models import content_of
 from obliviate.runs import DONE_FILE, Run
 from obliviate_cli.stages import unlearn_job
+from obliviate_cli.sweep import run as sweeps
 from obliviate_cli.sweep import trial as trials
 from obliviate_cli.sweep.calibrate import calibrate
 from obliviate_cli.sweep.promote import find_trial, promote
@@ -295,6 +297,15 @@ def test_data_that_a_method_cannot_use_is_told_before_anything_runs(config: Swee
     with pytest.raises(UserError, match=r"NPO\+GD needs a retain set and the data has none"):
         sweep(config.model_copy(update={"data": data}), Console(quiet=True))
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_mlflow_that_is_not_there_is_told_before_anything_runs(
+    config: SweepRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setattr(sweeps, "ensure_ray", None)
+    with pytest.raises(UserError, match="MLflow is not installed"):
+        sweep(config.model_copy(update={"mlflow": "http://localhost:5000"}), Console(quiet=True))
 
 
 def test_a_folder_that_cannot_be_written(config: SweepRun, tmp_path: Path) -> None:

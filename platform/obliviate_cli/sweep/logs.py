@@ -37,16 +37,19 @@ class _TensorBoard:
         self._folder = folder
 
     def trial(self, record: TrialRecord) -> None:
+        # One that crashed may end well when the same command tries it again: then it has two folders.
+        folder = self._folder / (record.id if record.settled else f"{record.id}-{record.status}")
+        if folder.exists():  # written by the run that is being resumed
+            return
         from torch.utils.tensorboard import SummaryWriter
 
-        storage.remove(self._folder / record.id)  # of the run that is being resumed: it may have ended otherwise
-        with SummaryWriter(str(self._folder / record.id)) as board:
+        with SummaryWriter(str(folder)) as board:
             for signal in record.signals:
                 for name in ("signal", "forget_probability", "retain_probability"):
                     if signal[name] is not None:
                         board.add_scalar(name, signal[name], signal["step"])
             board.add_hparams(_parameters(record), _figures(record), run_name=".")
-        storage.upload_tree(self._folder / record.id)
+        storage.upload_tree(folder)
 
 
 @contextmanager

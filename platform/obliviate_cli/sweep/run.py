@@ -5,6 +5,7 @@ again. Tune's own state, pickles of one version of the code, is not needed for i
 """
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 from math import floor
@@ -22,6 +23,7 @@ from obliviate_cli.compare import make_models, train_judge
 from obliviate_cli.measure import Measure
 from obliviate_cli.sweep.calibrate import calibrate
 from obliviate_cli.sweep.front import Pair
+from obliviate_cli.sweep.logs import open_logs
 from obliviate_cli.sweep.plan import check_methods
 from obliviate_cli.sweep.records import read_records
 from obliviate_cli.sweep.result import Result, write_result
@@ -62,6 +64,9 @@ def sweep(config: SweepRun, console: Console) -> Result:
     with run.locked():
         known = list({each.trial.point.id: each.trial.point for each in read_records(run.directory)}.values())
         sampler = open_sampler(config, known)
+        with ExitStack() as stack:  # a log that cannot be opened is told now, not after hours
+            for log in open_logs(run.directory, config):
+                stack.enter_context(log)
         ensure_ray(config.cluster.address, dashboard=not config.in_process)
         places = place(config)
         shared, original = _share(places.applied_to(config), run, corpus, places, console)
