@@ -203,6 +203,21 @@ class TestRunning:
         assert statement["request"]["texts"] == [HASHES[0]]
         assert statement["model"] == {"alias": "production", "before": served, "after": served}
 
+    def test_a_batch_that_was_begun_in_another_folder_of_runs(self, ledger: Ledger, tmp_path: Path) -> None:
+        """Without its texts the old model would pass for one that has forgotten."""
+        ledger.add("production", "base", "ann", HASHES[:1])
+        first = runner(config(tmp_path, str(tmp_path / "ledger.sqlite")), tmp_path)
+        batch = ledger.claim("production", first.owner, 0, due_after_s=0, most=1)
+        assert batch is not None
+        first.baseline(batch)
+        with pytest.raises(
+            UserError, match=r"^runs: .*/other/.*/forget\.jsonl is missing; give the folder of runs that"
+        ):
+            work_off(tmp_path, runs=str(tmp_path / "other"))
+        assert ledger.request("production", 1).state == "running"
+        work_off(tmp_path)
+        assert ledger.request("production", 1).state == "fulfilled"
+
     def test_a_config_that_changes_on_the_way(self, ledger: Ledger, tmp_path: Path) -> None:
         """The first runner dies after it promoted. What the certificate says is how the model was made and judged,
         not what the config of the second runner says; and both models are measured alike."""

@@ -94,10 +94,10 @@ class Runner:
         return self.ledger.advance(batch, self.owner, BatchState.BASELINE)
 
     def unlearn(self, batch: Batch) -> Batch:
-        folder = self.folder(batch)
-        forget, retain = folder / FORGET, folder / RETAIN
+        folder, gone = self.folder(batch), self.ledger.forgotten(batch.alias)
         model = batch.base
-        if forget.exists():
+        if not all(gone.issuperset(request.hashes) for request in batch.requests):
+            forget, retain = _present(folder / FORGET), folder / RETAIN
             model = self.work.unlearn(batch.base, forget, retain if retain.exists() else None)
         return self.ledger.advance(batch, self.owner, BatchState.UNLEARNED, model=model)
 
@@ -204,9 +204,13 @@ def _texts_of(folder: Path, request: Request) -> Path:
 
 
 def _read(path: Path, kind: type[S]) -> S:
+    return kind.model_validate_json(_present(path).read_text(encoding="utf-8"))
+
+
+def _present(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"runs: {path} is missing; give the folder of runs that the batch was begun in")
-    return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    return path
 
 
 def _time(since_epoch_s: float) -> str:
