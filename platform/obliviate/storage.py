@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -350,7 +350,10 @@ def _copy(source_path: str, destination_path: str, *, source: Any = None, destin
 
 def _in_unfinished(files: Any, key: str) -> bool:
     """Whether the folder that it lies in is unfinished: a promoted model is uploaded with its whole run."""
-    mark = files.get_file_info(f"{PurePosixPath(key).parent}/{MARK}")
+    around, _, _ = key.rpartition("/")
+    if not around:  # a whole bucket
+        return False
+    mark = files.get_file_info(f"{around}/{MARK}")
     return bool(mark.is_file) and not _says_whole(files, mark.path)
 
 

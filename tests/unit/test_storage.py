@@ -230,6 +230,13 @@ class TestFolders:
         assert storage.is_folder(path) == whole
         assert storage.fetch(path).exists() == whole
 
+    def test_a_whole_bucket_lies_in_no_folder(self) -> None:
+        class Bucket:
+            def get_file_info(self, key: str) -> None:
+                pytest.fail(f"asked for {key}, of which no store can have a bucket")
+
+        assert not storage._in_unfinished(Bucket(), "bucket")
+
     def test_two_nodes_that_upload_the_same_folder(
         self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
