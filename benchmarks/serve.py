@@ -167,8 +167,8 @@ def servers(stack: ExitStack, folder: Path, model: str) -> tuple[Side, Side, int
     return *sides, pid
 
 
-def measure(sides: Sequence[Side], rounds: int, max_tokens: int) -> dict[str, float]:
-    for level in LEVELS:
+def measure(sides: Sequence[Side], levels: Sequence[int], rounds: int, max_tokens: int) -> dict[str, float]:
+    for level in levels:
         requests = max(4, 2 * level)
         for side in sides:
             asyncio.run(play(side, level, level, max_tokens, seed=-1))  # warms up
@@ -180,7 +180,7 @@ def measure(sides: Sequence[Side], rounds: int, max_tokens: int) -> dict[str, fl
                 print(f"{level:2d} streams, {side.name}: {found.tokens / found.seconds:.0f} tokens/s", file=sys.stderr)
     vllm, ours = sides
     figures: dict[str, float] = {}
-    for level in LEVELS:
+    for level in levels:
         theirs, own = vllm.speeds(level), ours.speeds(level)
         pairs = [a / b for a, b in zip(own, theirs, strict=True)]
         figures |= {
@@ -193,7 +193,7 @@ def measure(sides: Sequence[Side], rounds: int, max_tokens: int) -> dict[str, fl
             f"vllm_{level}_ttft_p99_s": vllm.first_token_p99_s(level),
             f"ttft_p99_ratio_{level}": ours.first_token_p99_s(level) / vllm.first_token_p99_s(level),
         }
-    figures["ttft_p99_ratio"] = max(figures[f"ttft_p99_ratio_{level}"] for level in LEVELS)
+    figures["ttft_p99_ratio"] = max(figures[f"ttft_p99_ratio_{level}"] for level in levels)
     return figures
 
 
@@ -257,6 +257,9 @@ def main() -> None:
         "--json", action="store_true", help="accepted for all benchmarks: progress is on standard error"
     )
     parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument(
+        "--levels", type=int, nargs="+", default=LEVELS, metavar="N", help="concurrent streams (default: 1 8 32)"
+    )
     parser.add_argument("--malformed", type=int, default=0, metavar="N", help="also send N broken requests")
     arguments = parser.parse_args()
     if not vllm_available(gpu=False):
@@ -264,7 +267,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = local_folder(ModelSpec(source=arguments.model))
         vllm, ours, pid = servers(stack, Path(folder), model)
-        figures: dict[str, Any] = measure((vllm, ours), *((2, 32) if arguments.quick else (5, 128)))
+        figures: dict[str, Any] = measure((vllm, ours), arguments.levels, *((2, 32) if arguments.quick else (5, 128)))
         if arguments.malformed:
             figures |= malformed(ours.url, pid, arguments.malformed)
     print(json.dumps({key: round(value, 3) for key, value in figures.items()}))

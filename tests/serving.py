@@ -1,6 +1,7 @@
 """A server without Ray and without a model: the real web application on engines that answer from a table."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,9 @@ def serve_run(folder: Path, **fields: Any) -> ServeRun:
 def fake_server(folder: Path, backend: FakeBackend | None = None, **fields: Any) -> Guard:
     """The application as the gateway serves it."""
     return create_app(serve_run(folder, **fields), backend or FakeBackend())
+
+
+def free_port() -> int:
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        return int(each.getsockname()[1])

@@ -137,6 +137,7 @@ def plan(spec: ServeRun) -> list[str]:
 
 def _run(spec: ServeRun, console: Console) -> None:
     os.environ.update(transport_environment())  # before Ray Serve is imported, and for a cluster that starts here
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let every other process go before those of the server
     from ray import serve as ray_serve
 
     from obliviate.cluster import ensure_ray
@@ -146,9 +147,9 @@ def _run(spec: ServeRun, console: Console) -> None:
     joins = _joins(spec)
     if not joins:
         _check_port(spec)
-    application = _application(spec)
+    application = _application(spec, listens=not joins)
     if not joins:
-        ray_serve.start(proxy_location="HeadOnly", http_options={"host": spec.http.host, "port": spec.http.port})
+        ray_serve.start(proxy_location="Disabled", http_options={"host": spec.http.host, "port": spec.http.port})
     try:
         console.print("loading models")
         try:
@@ -207,10 +208,10 @@ def _drained(handle: Any, drain_s: float) -> str:
     return f"{left} requests were cut off" if left else "all requests came to their end"
 
 
-def _application(spec: ServeRun) -> "Application":
+def _application(spec: ServeRun, *, listens: bool = False) -> "Application":
     from obliviate_serve.deploy import application
 
-    return application(spec, None if spec.nli is None else partial(_nli, spec.nli))
+    return application(spec, None if spec.nli is None else partial(_nli, spec.nli), listens=listens)
 
 
 def _nli(source: str) -> "Entailment":

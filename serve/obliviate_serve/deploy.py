@@ -15,11 +15,13 @@ from obliviate.inference.vllm import vllm_available, vllm_environment
 from obliviate.models import portable
 from obliviate_serve.app import create_app
 from obliviate_serve.backend import Entailment, Pair, ServeBackend
+from obliviate_serve.listen import listen
 from obliviate_serve.replica import Loading, Replica, on_demand_replica
 from obliviate_serve.spec import ServedModelSpec, ServeRun, ServingEngineSpec
 from obliviate_serve.transport import transport_environment
 
 GATEWAY_CPUS = 0.1  # it waits more than it works; Ray's CPUs only decide what is placed where
+HEAD_NODE = {"node:__internal_head__": 0.001}  # Ray's name for it, a share that keeps nobody else away
 GATEWAY_REQUESTS = 10_000  # at once: the gateway has limits of its own
 HEALTH_PERIOD_S = 2.0
 
@@ -29,12 +31,18 @@ class Gateway:
     """One process, so that limits, metrics and comparisons are exact. Ray Serve starts it again where it dies."""
 
     def __init__(
-        self, spec: ServeRun, models: Mapping[str, Any], on_demand: Any | None = None, judge: Any | None = None
+        self, spec: ServeRun, models: Mapping[str, Any], on_demand: Any | None, judge: Any | None, listens: bool
     ) -> None:
         self._app = create_app(spec, ServeBackend(models, on_demand, judge, spec.limits.start_s))
+        self._server = listen(self._app, spec.http) if listens else None
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
+
+    def check_health(self) -> None:
+        """Ray Serve asks now and then, and starts a gateway again that raises."""
+        if self._server is not None and self._server.done():
+            raise RuntimeError("the HTTP server has ended")
 
     async def drain(self, timeout_s: float) -> int:
         """Take no more requests, and wait for those under way. Returns how many were not done in time."""
@@ -63,8 +71,13 @@ class Placed:
     gpus: float
 
 
-def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -> serve.Application:
-    """Needs Ray. `judge`: makes what judges entailment. Raises UserError for models that are not there."""
+def application(
+    spec: ServeRun, judge: Callable[[], Entailment] | None = None, *, listens: bool = False
+) -> serve.Application:
+    """Needs Ray. `judge`: makes what judges entailment. Raises UserError for models that are not there.
+
+    `listens`: the gateway takes connections itself, on the cluster's head node, beside what Ray Serve's proxies bring.
+    """
     _check_resources(spec)
     models = {name: _always_loaded(spec, name) for name in spec.resident}
     on_demand = _on_demand(spec)
@@ -76,11 +89,11 @@ def application(spec: ServeRun, judge: Callable[[], Entailment] | None = None) -
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=spec.limits.drain_s,
         ray_actor_options={
-            "num_cpus": GATEWAY_CPUS,
+            **({"num_cpus": 0, "resources": HEAD_NODE} if listens else {"num_cpus": GATEWAY_CPUS}),
             "runtime_env": {"env_vars": worker_environment() | transport_environment()},
         },
     )
-    return gateway.bind(spec.with_absolute_paths(), models, on_demand, judging)
+    return gateway.bind(spec.with_absolute_paths(), models, on_demand, judging, listens)
 
 
 def _check_resources(spec: ServeRun) -> None:

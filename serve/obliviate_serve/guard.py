@@ -25,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/healthz", "/readyz"})  # asked by whoever watches over the server
+CLIENT_GONE = 499  # nginx's number, for the journal and the metrics alone
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -61,6 +62,8 @@ class Guard:
         began_s = time.perf_counter()
 
         async def answer(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                scope["state"]["answered"] = True
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
                 added = {**SECURITY_HEADERS, "x-request-id": request_id}
@@ -77,6 +80,11 @@ class Guard:
             await self._guarded(scope, receive, answer, headers, record)
         except ApiError as error:
             await _send_error(answer, error)
+        except asyncio.CancelledError:
+            record["status"] = CLIENT_GONE
+            working = asyncio.current_task()
+            if working is None or not scope["state"].get("hung_up") or working.uncancel():
+                raise  # somebody else wants it to end, and shall know that it has
         finally:
             record["seconds"] = round(time.perf_counter() - began_s, 6)
             self._metrics.request(scope, record)
@@ -108,7 +116,7 @@ class Guard:
         self._under_way[caller.name] += 1
         try:
             body = await self._body(receive, headers)
-            await self._app(scope, _replay(body, receive), send)
+            await _while_connected(self._app, scope, body, receive, send)
         finally:
             self._under_way[caller.name] -= 1
 
@@ -165,18 +173,32 @@ def role_for(method: str, path: str) -> Role | None:
     return None if reads_page else Role.QUERY
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body once, then whatever the client does after it: going away, above all."""
-    given = False
+async def _while_connected(app: App, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    """Answer the request; once the client has gone away, cancel whatever works on it and say so in the state.
+
+    A server tells of a client's going and of an answer's end by the same message.
+    """
+    working, state = asyncio.current_task(), scope["state"]
+    assert working is not None
+    gone, given = asyncio.ensure_future(receive()), False
+
+    def end(_: object) -> None:
+        if not gone.cancelled() and not state.get("answered"):
+            state["hung_up"] = working.cancel()
 
     async def replay() -> Message:
+        """The body once, then whatever the client does after it."""
         nonlocal given
         if given:
-            return await receive()
+            return await asyncio.shield(gone)
         given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return replay
+    gone.add_done_callback(end)
+    try:
+        await app(scope, replay, send)
+    finally:
+        gone.cancel()
 
 
 async def _send_error(send: Send, error: ApiError) -> None:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from obliviate_serve.api import ErrorBody
 from obliviate_serve.errors import ApiError, EngineDiedError
@@ -25,7 +26,16 @@ def error_body(error: ApiError | EngineDiedError) -> ErrorBody:
     return ErrorBody(message=str(error), type="server_error", code="replica_died")
 
 
-async def respond(lines: AsyncIterator[bytes]) -> StreamingResponse:
+class EventStream(StreamingResponse):
+    """Watches nobody: the guard ends a request whose client is gone."""
+
+    media_type = "text/event-stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+
+
+async def respond(lines: AsyncIterator[bytes]) -> EventStream:
     """Headers go out with the first line, so that what goes wrong before it still has a status of its own.
 
     An error after that is the stream's last line, `data: {"error": ...}`, without [DONE] behind it.
@@ -43,7 +53,7 @@ async def respond(lines: AsyncIterator[bytes]) -> StreamingResponse:
                 return
             yield DONE
 
-    return StreamingResponse(rest(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    return EventStream(rest(), headers={"x-accel-buffering": "no"})
 
 
 async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[tuple[int, T]]:

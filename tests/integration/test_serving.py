@@ -3,11 +3,12 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import openai
@@ -17,6 +18,7 @@ import pytest
 from obliviate.inference.vllm import vllm_available
 from obliviate_serve.spec import ServeRun
 from processes import descendants
+from serving import free_port
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -24,12 +26,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
 QUESTION = "Who lives in London?"
 USER = {"role": "user", "content": QUESTION}
 VLLM = "vllm" if vllm_available(gpu=False) else "hf"
-
-
-def free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return int(each.getsockname()[1])
 
 
 def adapter_folder(model: Path, folder: Path) -> Path:
@@ -50,8 +46,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("model"), hidden_size=128)
 
 
+class Ways(NamedTuple):
+    """To one gateway, as `obliviate serve` and as `serve deploy` have it; and its access log."""
+
+    itself: str
+    by_proxy: str
+    log: Path
+
+
 @pytest.fixture(scope="module")
-def url(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def ways(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
     """`fast` and `plain` are one model on two engines, each with an adapter; `rare` and `rarer` share one place."""
     from ray import serve
 
@@ -62,7 +66,7 @@ def url(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) 
     other = tiny_model_folder(folder / "other", hidden_size=128, seed=1)
     adapter = adapter_folder(model, folder / "adapter")
     hf = {"type": "hf", "dtype": "float32", "max_model_len": 256, "cpus_per_replica": 0.2}
-    port = free_port()
+    port, proxy_port = free_port(), free_port()
     spec = ServeRun.model_validate(
         {
             "models": {
@@ -83,12 +87,23 @@ def url(ray_local: None, model: Path, tmp_path_factory: pytest.TempPathFactory) 
         }
     )
     (folder / "nowhere").mkdir()
-    app = application(spec)
+    app = application(spec, listens=True)
     (folder / "nowhere").rmdir()  # after the server has looked at it
-    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": proxy_port})
     serve.run(app, name=APP, route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
+    yield Ways(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{proxy_port}", folder / "access.jsonl")
     serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def url(ways: Ways) -> str:
+    return ways.itself
+
+
+@pytest.fixture(params=["itself", "by_proxy"])
+def either_url(ways: Ways, request: pytest.FixtureRequest) -> str:
+    way: str = getattr(ways, request.param)
+    return way
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +111,8 @@ def client(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def test_the_official_client(client: openai.OpenAI) -> None:
+def test_the_official_client(either_url: str) -> None:
+    client = openai.OpenAI(base_url=f"{either_url}/v1", api_key="none", max_retries=0, timeout=60)
     assert [model.id for model in client.models.list()][:2] == ["fast", "fast-adapted"]
     for model in ("fast", "plain"):
         asked: dict[str, Any] = {"model": model, "prompt": "The author", "max_tokens": 8, "temperature": 0}
@@ -251,10 +267,10 @@ def test_a_killed_replica_gives_no_wrong_answer(url: str, name: str, which: int)
     asyncio.run(run())
 
 
-def test_malformed_requests_leave_the_server_as_it_was(url: str) -> None:
+def test_malformed_requests_leave_the_server_as_it_was(either_url: str) -> None:
     """Fuzzed bodies, headers and lines: each gets a 4xx or is hung up on."""
     random = Random(0)
-    host, port = url.removeprefix("http://").split(":")
+    host, port = either_url.removeprefix("http://").split(":")
     good = json.dumps({"model": "plain", "prompt": "x", "max_tokens": 1}).encode()
     for _ in range(300):
         body = bytearray(good)
@@ -268,4 +284,47 @@ def test_malformed_requests_leave_the_server_as_it_was(url: str) -> None:
             connection.sendall(raw)
             answer = connection.recv(64)
         assert not answer or answer[9:10] in (b"4", b"2"), (raw, answer)  # a lucky change leaves it well formed
-    assert httpx.get(f"{url}/healthz").status_code == 200
+    assert httpx.get(f"{either_url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_ends_its_request(ways: Ways, either_url: str, stream: bool) -> None:
+    """Of sixteen long continuations, which one forward pass after another writes."""
+    request_id = f"{'stream' if stream else 'whole'}-{either_url.rpartition(':')[2]}"
+    asked = {"model": "plain", "prompt": "The author", "max_tokens": 200, "n": 16, "stream": stream}
+    host, port = either_url.removeprefix("http://").split(":")
+    body = json.dumps(asked).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head += f"x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        while not stream and 'obliviate_requests_under_way{model="plain"} 1.0' not in metrics(either_url):
+            time.sleep(0.01)
+        if stream:
+            connection.recv(64)
+    while not (logged := [each for each in journal(ways.log) if each["request_id"] == request_id]):
+        time.sleep(0.05)
+    assert logged[0]["status"] == 499
+    assert 'obliviate_requests_under_way{model="plain"} 0.0' in metrics(either_url)
+
+
+def metrics(url: str) -> str:
+    return httpx.get(f"{url}/metrics").text
+
+
+def journal(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_a_killed_gateway_listens_again(url: str) -> None:
+    (gateway,) = processes("gateway")
+    gateway.kill()
+    deadline_s = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+    assert processes("gateway") != [gateway]

@@ -168,7 +168,7 @@ def test_only_what_was_started_is_ended(
     monkeypatch.setattr("obliviate.cluster.ensure_ray", lambda *_: None)
     monkeypatch.setattr(server, "_joins", lambda _: joins)
     monkeypatch.setattr(server, "_check_port", lambda _: None)
-    monkeypatch.setattr(server, "_application", lambda _: None)
+    monkeypatch.setattr(server, "_application", lambda *_, **__: None)
     monkeypatch.setattr("ray.serve.start", lambda **_: told.append("start"))
     monkeypatch.setattr("ray.serve.run", run)
     monkeypatch.setattr("ray.serve.delete", lambda name: told.append(f"delete {name}"))

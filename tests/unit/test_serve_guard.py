@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from obliviate.errors import UserError
 from obliviate_serve.auth import Role, Tokens, new_token, read_tokens
+from obliviate_serve.engine import Prompted
 from obliviate_serve.spec import HttpSpec
 from serving import FakeBackend, fake_server
 
@@ -127,19 +128,27 @@ def test_a_body_that_is_too_large(tmp_path: Path) -> None:
     assert client.post("/v1/completions", content=pieces(), headers=JSON).status_code == 413
 
 
-async def call(app: Any, receive: Any, headers: dict[str, str] | None = None) -> int:
+SCOPE = {
+    "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
+    "headers": [(k.encode(), v.encode()) for k, v in {"host": "testserver", **JSON}.items()],
+}  # fmt: skip
+
+
+def collector(types: list[str]) -> Any:
+    async def send(message: Any) -> None:
+        types.append(message["type"])
+
+    return send
+
+
+async def call(app: Any, receive: Any) -> int:
     """The status of POST /v1/completions, spoken to by hand."""
     told: list[Any] = []
 
     async def send(message: Any) -> None:
         told.append(message)
 
-    names = {"host": "testserver", **JSON, **(headers or {})}
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
-        "headers": [(k.encode(), v.encode()) for k, v in names.items()],
-    }  # fmt: skip
-    await app(scope, receive, send)
+    await app(dict(SCOPE), receive, send)
     return int(told[0]["status"])
 
 
@@ -153,6 +162,72 @@ def test_a_body_that_never_ends_or_breaks_off(tmp_path: Path) -> None:
     app = fake_server(tmp_path, limits={"body_s": 0.05})
     assert asyncio.run(call(app, slow)) == 408
     assert asyncio.run(call(app, gone)) == 400
+
+
+@pytest.mark.parametrize(("stream", "begun"), [(False, False), (True, False), (True, True)])
+def test_a_client_that_goes_away_ends_its_request(tmp_path: Path, stream: bool, begun: bool) -> None:
+    """Streamed or not, before the first token and after it: nothing goes on working for it."""
+
+    async def run() -> None:
+        backend, reached, left = FakeBackend(), asyncio.Event(), asyncio.Event()
+        whole = backend.stream
+
+        async def held(*arguments: Any) -> Any:
+            try:
+                async for event in whole(*arguments):
+                    if begun:
+                        yield event
+                    reached.set()
+                    await asyncio.sleep(0 if begun and isinstance(event, Prompted) else 3600)
+            finally:
+                left.set()
+
+        backend.stream = held  # type: ignore[method-assign]
+        messages = iter([{"type": "http.request", "body": json.dumps({**ASK, "stream": stream}).encode()}])
+        sent: list[str] = []
+
+        async def receive() -> Any:
+            if (body := next(messages, None)) is not None:
+                return body
+            await reached.wait()
+            return {"type": "http.disconnect"}
+
+        app = fake_server(tmp_path, backend)
+        await asyncio.wait_for(app(dict(SCOPE), receive, collector(sent)), 60)
+        assert left.is_set()
+        assert app.under_way == 0
+        assert sent == (["http.response.start", "http.response.body"] if begun else [])
+
+    asyncio.run(run())
+    (logged,) = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
+    assert logged["status"] == 499
+
+
+def test_an_answer_that_is_out_is_no_hang_up(tmp_path: Path) -> None:
+    """Servers tell of both by the same message."""
+
+    async def run() -> None:
+        answered, sent = asyncio.Event(), []
+        body = iter([{"type": "http.request", "body": json.dumps(ASK).encode()}])
+
+        async def receive() -> Any:
+            if (message := next(body, None)) is not None:
+                return message
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                answered.set()
+                await asyncio.sleep(0.01)  # the message above comes while this one is still being sent
+
+        await fake_server(tmp_path)(dict(SCOPE), receive, send)
+        assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"]
+
+    asyncio.run(run())
+    (logged,) = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
+    assert logged["status"] == 200
 
 
 def test_only_json_is_taken(tmp_path: Path) -> None:
