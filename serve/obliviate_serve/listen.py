@@ -13,7 +13,7 @@ from obliviate_serve.guard import Guard
 from obliviate_serve.spec import HttpSpec
 
 BACKLOG = 2048  # connections that wait to be taken
-KEEP_ALIVE_S = 90.0  # that an idle connection is kept open, as Ray Serve's proxy does
+KEEP_ALIVE_S = 90  # that an idle connection is kept open, as Ray Serve's proxy does
 
 
 def listen(app: Guard, http: HttpSpec) -> "asyncio.Task[None]":
@@ -24,6 +24,12 @@ def listen(app: Guard, http: HttpSpec) -> "asyncio.Task[None]":
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     listener = socket.create_server((http.host, http.port), family=family, backlog=BACKLOG)
     config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, backlog=BACKLOG, timeout_keep_alive=int(KEEP_ALIVE_S)
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # the guard writes one
+        proxy_headers=False,  # nothing here asks where a client is
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     return asyncio.get_running_loop().create_task(uvicorn.Server(config).serve(sockets=[listener]))
