@@ -103,6 +103,15 @@ def test_a_key_that_is_added_once_more(certificate: Path) -> None:
         verify(certificate)
 
 
+@pytest.mark.parametrize("request_of", [[], {"texts": 5, "requester": "user-17"}, {"texts": []}])
+def test_a_request_of_nothing_that_is_signed_all_the_same(tmp_path: Path, request_of: Any) -> None:
+    make_key(tmp_path / "key")
+    parts = dict.fromkeys(("promoted", "model", "method", "hashes", "policy", "measurements", "code"), "")
+    path = write_bare(tmp_path, {"format": "obliviate certificate 1", **parts, "request": request_of})
+    with pytest.raises(UserError, match="its request must be an object with requester and texts"):
+        verify(path)
+
+
 def test_a_statement_of_nothing_that_is_signed_all_the_same(tmp_path: Path) -> None:
     make_key(tmp_path / "key")
     path = write_bare(tmp_path, {"format": "obliviate certificate 1", "promoted": "today"})

@@ -132,6 +132,9 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
         raise UserError(f"{path}: is a {signed['statement'].get('format')!r}; this version reads {FORMAT!r}")
     if lacking := STATED - set(signed["statement"]):
         raise UserError(f"{path}: its statement lacks {', '.join(sorted(lacking))}; {FORMAT!r} never does")
+    request = signed["statement"]["request"]
+    if not isinstance(request, dict) or not isinstance(request.get("texts"), list) or "requester" not in request:
+        raise UserError(f"{path}: its request must be an object with requester and texts; {FORMAT!r} always has both")
     return signed["statement"], fingerprint(own)
 
 
