@@ -15,7 +15,6 @@ from obliviate_cli.costs.work import finetuning, measuring, scoring, unlearning
 from obliviate_cli.fuse import FuseRun
 from obliviate_cli.measure import EvaluateRun
 from obliviate_cli.sweep.sampler import open_sampler
-from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.spec import EvaluationSpec
 
@@ -131,14 +130,14 @@ def _continual(config: ContinualRun, cluster: Cluster) -> list[Stage]:
 
 
 def _sweep(config: SweepRun, cluster: Cluster) -> list[Stage]:
-    """Every method gets an equal share of the trials, all of which run to their end with the config's own values."""
+    """Every method gets an equal share of the trials; all run to their end, at the first value of every axis."""
     corpus = config.data.load()
     trials = open_sampler(config, ()).count * len(config.seeds)
     methods = list(config.space.methods)
     found = _made(config, cluster)
     for index, method in enumerate(methods):
         share = len(range(index, trials, len(methods)))
-        run = config.unlearning(Point(method, {}), 0, "")
+        run = config.unlearning(config.space.first(method), 0, "")
         found.append(_unlearn(run, corpus, cluster, repeats=share, at_a_time=config.concurrency))
     evaluated = _evaluate(
         "each trial's model",

@@ -6,6 +6,7 @@ product of m values with an m x n matrix is 2mn floating-point operations (FLOPs
 - Forward, each token: 2N, and 4TD a layer for attention (scores and mixing, not halved for causality). Backward: as
   much again for the activations' gradients, and once more for the weights' where they are trained; attention has no
   weights but two factors with a gradient each: twice its forward. Activation checkpointing: the forward once more.
+  Texts count as of one length; of different ones attention alone reads the padding.
 - Head, each position that is scored: 2VD forward, as much for recomputation, for the hidden states' gradient, and for
   the weight's where it is trained (obliviate.scoring).
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state,
