@@ -118,7 +118,8 @@ def test_another_token_is_refused(cluster: RayCluster, folder: Path) -> None:
     assert done.stderr.startswith(
         f"error: --address {cluster.dashboard}: the token is refused; set RAY_AUTH_MODE=token"
     )
-    unlearn = (*OBLIVIATE, "unlearn", "run.yaml", "seed=7", f"cluster.address={cluster.gcs}")  # a finished run needs none
+    # Another seed than the other tests': a run that is done needs no cluster.
+    unlearn = (*OBLIVIATE, "unlearn", "run.yaml", "seed=7", f"cluster.address={cluster.gcs}")
     direct = cluster.run(*unlearn, folder=folder, RAY_AUTH_TOKEN="0" * 32)
     assert direct.returncode == 2
     assert f"error: cluster.address={cluster.gcs}: the cluster asks for another token; set " in direct.stderr
