@@ -67,7 +67,7 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
         ) from error
     except ConnectionError as error:  # the port is open; Ray says no more where the token is refused early
         raise UserError(
-            f"cluster.address={address}: Ray does not answer: it is still starting, or the cluster asks for another token; "
+            f"cluster.address={address}: Ray does not answer: it is starting, or the cluster asks for another token; "
             "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
         ) from error
     except RuntimeError as error:
