@@ -230,6 +230,10 @@ class TestRectification:
         assert self.rectified(([-1], [1, 1])) == [[-0.5, 0.5]]
         assert self.rectified((None, [1, 1])) == [None]
 
+    def test_a_mean_too_short_to_square_says_no_direction(self) -> None:
+        """1e-30 squared is 0 in float32."""
+        assert self.rectified(([-1, 1], [1e-30, 0])) == [[-1, 1]]
+
     @given(data=st.lists(st.tuples(*[st.floats(-5, 5, width=32)] * 4), min_size=1, max_size=4))
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     def test_it_never_runs_against_what_is_kept_and_is_no_longer_than_it_was(
