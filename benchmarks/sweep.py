@@ -42,6 +42,7 @@ from obliviate_cli.sweep.trial import Shared, perform
 PEOPLE = FictitiousData(people=8, questions_per_person=5, forget_people=2)
 CORES = 2
 SEEDS = (0, 1, 2)
+PARTS = ("halving", "overhead")
 GRID = {
     "methods": {
         "npo+gd": {"method.beta": [0.1, 0.2, 0.5]},
@@ -198,8 +199,13 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="accepted for all benchmarks: progress is on standard error"
     )
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, with commas: {', '.join(PARTS)}")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of ASHA against the grid")
     arguments = parser.parse_args()
+    only = arguments.only.split(",")
+    if unknown := set(only) - set(PARTS):
+        parser.error(f"--only: {', '.join(sorted(unknown))}: no such part; known: {', '.join(PARTS)}")
+    found: dict[str, Any] = {}
     began_s = time.perf_counter()
     ensure_ray("local")
     ray_start_s = time.perf_counter() - began_s
@@ -207,8 +213,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = target(folder)
-        found = halving(source, folder, SEEDS[: arguments.seeds])
-        found |= overhead(source, folder, rounds, epochs)
+        found |= halving(source, folder, SEEDS[: arguments.seeds]) if "halving" in only else {}
+        found |= overhead(source, folder, rounds, epochs) if "overhead" in only else {}
     found |= {"ray_start_s": ray_start_s}
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))
 

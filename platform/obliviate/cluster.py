@@ -18,6 +18,7 @@ from obliviate.kuberay import growth
 from obliviate.nodes import Nodes, check_fits, places, total
 
 CONNECT_TIMEOUT_S = 5.0
+SET_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
 
 
 # OpenMP threads that wait by spinning take the core that the one they wait for needs: beside any other load a training
@@ -61,14 +62,11 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
             logging_level=logging.ERROR,
         )
     except AuthenticationError as error:
-        raise UserError(
-            f"cluster.address={address}: the cluster asks for another token; set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
-        ) from error
+        raise UserError(f"cluster.address={address}: the cluster asks for another token; {SET_TOKEN}") from error
     except ConnectionError as error:  # the port is open; Ray says no more where the token is refused early
         raise UserError(
             f"cluster.address={address}: Ray does not answer: it is starting, or the cluster asks for another token; "
-            "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+            f"{SET_TOKEN}"
         ) from error
     except RuntimeError as error:
         if not str(error).startswith("Version mismatch"):

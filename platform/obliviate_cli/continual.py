@@ -60,10 +60,9 @@ class ContinualRun(RunSpec):
     @model_validator(mode="after")
     def _check_methods(self) -> "ContinualRun":
         for each in self.methods:
-            self.unlearning(each, 2, self.model, self.model)  # the first step has no reference of its own
+            # Of the second step: the first has no reference of its own.
+            check_measured_bare(self.unlearning(each, 2, self.model, self.model).method.type)
         check_names([self.name_of(each) for each in self.methods])
-        for each in self.methods:
-            check_measured_bare(self.unlearning(each, 1, self.model, self.model).method.type)
         if self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter; the next step starts from a whole model: set true"

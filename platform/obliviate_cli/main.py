@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.errors import UserError
-from obliviate_cli.mistakes import in_file
+from obliviate_cli.mistakes import names_file
 from obliviate_cli.requests import commands as requests
 
 app = typer.Typer(
@@ -39,57 +39,57 @@ def demo(overrides: Overrides = None, dry_run: DryRun = False) -> None:
 
 
 @app.command()
+@names_file
 def compare(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Fine-tune, unlearn with several methods, evaluate all models, and report."""
     from obliviate_cli import verbs
 
-    with in_file(config, overrides):
-        verbs.compare(config, overrides or [], dry_run)
+    verbs.compare(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def continual(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Unlearn one forget set after another, and measure all of them after every step."""
     from obliviate_cli import continual
 
-    with in_file(config, overrides):
-        continual.main(config, overrides or [], dry_run)
+    continual.main(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def finetune(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Teach a model the data: all of it, or all but the forget set (a retain model)."""
     from obliviate_cli import verbs
 
-    with in_file(config, overrides):
-        verbs.finetune(config, overrides or [], dry_run)
+    verbs.finetune(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Remove the forget set from a model."""
     from obliviate_cli import verbs
 
-    with in_file(config, overrides):
-        verbs.unlearn(config, overrides or [], dry_run)
+    verbs.unlearn(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def fuse(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model."""
     from obliviate_cli import fuse
 
-    with in_file(config, overrides):
-        fuse.main(config, overrides or [], dry_run)
+    fuse.main(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def erase(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Teach a task by examples in the prompt that are forgotten exactly, and say what that costs."""
     from obliviate_cli import erase
 
-    with in_file(config, overrides):
-        erase.main(config, overrides or [], dry_run)
+    erase.main(config, overrides or [], dry_run)
 
 
 @app.command()
@@ -130,42 +130,43 @@ def rescore(
 
 
 @app.command("make-questions")
+@names_file
 def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Make questions and answers about an entity and its neighbours, to unlearn the entity with."""
     from obliviate_cli import entity
 
-    with in_file(config, overrides):
-        entity.main(config, overrides or [], dry_run)
+    entity.main(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def snap(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Forget an entity, from its name and texts: negative instructions, hard positives, and training on them."""
     from obliviate_cli.snap import verbs
 
-    with in_file(config, overrides):
-        verbs.main(config, overrides or [], dry_run)
+    verbs.main(config, overrides or [], dry_run)
 
 
 @app.command("probe-knowledge")
+@names_file
 def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Find the questions that a model really answers, so that forgetting is measured on what was known."""
     from obliviate_cli import probe
 
-    with in_file(config, overrides):
-        probe.main(config, overrides or [], dry_run)
+    probe.main(config, overrides or [], dry_run)
 
 
 @app.command()
+@names_file
 def serve(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Serve models over HTTP: OpenAI's interface, probes and comparisons."""
     from obliviate_cli import serve as server
 
-    with in_file(config, overrides):
-        server.serve(config, overrides or [], dry_run)
+    server.serve(config, overrides or [], dry_run)
 
 
 @app.command("serve-promote")
+@names_file
 def serve_promote(
     config: Config,
     alias: Annotated[str, typer.Argument(help="The name that clients ask for, for example production.")],
@@ -174,8 +175,7 @@ def serve_promote(
     """Let a served name stand for another model, without a restart."""
     from obliviate_cli import serve as server
 
-    with in_file(config, None):
-        server.promote(config, alias, model)
+    server.promote(config, alias, model)
 
 
 @app.command("serve-token")
@@ -190,6 +190,7 @@ def serve_token(
 
 
 @app.command()
+@names_file
 def submit(
     config: Config,
     address: Address,
@@ -208,10 +209,7 @@ def submit(
     from obliviate_cli.console import open_console
     from obliviate_cli.jobs.submit import submit
 
-    with in_file(config, overrides):
-        code = submit(
-            config, overrides or [], address, open_console(), verb=verb, driver_cpus=driver_cpus, follow=follow
-        )
+    code = submit(config, overrides or [], address, open_console(), verb=verb, driver_cpus=driver_cpus, follow=follow)
     raise typer.Exit(code)
 
 
@@ -245,12 +243,12 @@ app.add_typer(sweep, name="sweep")
 
 
 @sweep.command("run")
+@names_file
 def sweep_run(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run the trials that are not done yet, and report the front. The same as sweep CONFIG."""
     from obliviate_cli.sweep import verbs
 
-    with in_file(config, overrides):
-        verbs.sweep(config, overrides or [], dry_run)
+    verbs.sweep(config, overrides or [], dry_run)
 
 
 @sweep.command("promote")
@@ -266,6 +264,7 @@ def sweep_promote(
 
 
 @app.command()
+@names_file
 def plan(
     config: Config,
     overrides: Overrides = None,
@@ -283,8 +282,7 @@ def plan(
     """Estimate what a config costs on a cluster of GPUs, and what limits it first."""
     from obliviate_cli.costs import verb
 
-    with in_file(config, overrides):
-        verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
+    verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
 
 
 @app.command()

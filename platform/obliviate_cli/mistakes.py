@@ -1,8 +1,10 @@
 """A mistake that shows only after the config was read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from obliviate.errors import UserError
 
@@ -17,3 +19,14 @@ def in_file(config: Path, overrides: Sequence[str] | None) -> Iterator[None]:
         from obliviate.config_file import with_file  # brings YAML and pydantic, which `--help` does not wait for
 
         raise UserError(with_file(config, overrides or (), str(error))) from error
+
+
+def names_file(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, whose mistakes name the file given as its `config`."""
+
+    @wraps(command)
+    def named(**given: Any) -> None:  # Typer gives every argument by its name
+        with in_file(given["config"], given.get("overrides")):
+            command(**given)
+
+    return named

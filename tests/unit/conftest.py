@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from stores import bucket, on  # noqa: F401
 from tiny import tiny_model_folder
 
 

@@ -1,6 +1,6 @@
 """How the forget objective's updates are made: own optimiser state, sharpness, projection, alone and together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,19 @@ def largest_difference(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> 
     return max(float((one[name] - two[name]).abs().max()) for name in one)
 
 
+def assert_resumes_bit_for_bit(make: Callable[[str], Job]) -> None:
+    """`make` gives the job in a folder of that name, with a checkpoint at every step."""
+
+    def dies(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 3:
+            raise KeyboardInterrupt
+
+    whole = ends(make("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(make("cut"), dies)
+    assert largest_difference(whole, ends(make("cut"))) == 0
+
+
 @pytest.mark.usefixtures("process_group")
 class TestDual:
     def run(self, tiny: Path, folder: Path, terms: tuple[Term, ...] = (GA(), GD()), **fields: Any) -> Job:
@@ -68,14 +81,7 @@ class TestDual:
                 projection=ProjectionSpec(energy=0.7, texts=4),
             )  # fmt: skip
 
-        def dies(metrics: Mapping[str, Any]) -> None:
-            if metrics["step"] == 3:
-                raise KeyboardInterrupt
-
-        whole = ends(make("whole"))
-        with pytest.raises(KeyboardInterrupt):
-            train(make("cut"), dies)
-        assert largest_difference(whole, ends(make("cut"))) == 0
+        assert_resumes_bit_for_bit(make)
 
 
 class TestSharpness:
@@ -263,15 +269,8 @@ class TestRectification:
             run = job(tiny, tmp_path / folder, (NPO(), GD()), checkpoint_every_steps=1, warmup_steps=0)
             return replace(run, rectification=RectificationSpec(share=share))
 
-        def dies(metrics: Mapping[str, Any]) -> None:
-            if metrics["step"] == 3:
-                raise KeyboardInterrupt
-
-        whole = ends(make("whole"))
-        with pytest.raises(KeyboardInterrupt):
-            train(make("cut"), dies)
-        assert largest_difference(whole, ends(make("cut"))) == 0
-        assert largest_difference(whole, ends(make("other", share=1))) > 0
+        assert_resumes_bit_for_bit(make)
+        assert largest_difference(ends(make("whole")), ends(make("other", share=1))) > 0
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ class ScoredModel(nn.Module):
         places = [(rows, wanted_BT) for rows, wanted_BT, _ in wanted.values()] + [*(keep_hidden or {}).values()]
         real_BT = attention_BT.bool()
         padded = not places or any((wanted_BT & ~real_BT[rows]).any() for rows, wanted_BT in places)
-        read = self._read_padded if padded or not self.packs else self._read_packed
-        hidden_BTD, activations = read(input_ids_BT, real_BT, layers)
+        packs = self.packs and not padded
+        hidden_BTD, activations = self._read(input_ids_BT, real_BT, layers, packs=packs)
         head = head_of(self.causal_lm)
         out: dict[str, Tensor] = {}
         for name, (rows, wanted_BT, stats) in wanted.items():
@@ -83,17 +83,15 @@ class ScoredModel(nn.Module):
             out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
         return out
 
-    def _read_padded(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str]) -> Read:
+    def _read(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str], *, packs: bool) -> Read:
+        plain = {"input_ids": input_ids_BT, "attention_mask": real_BT.long()}
+        inputs = packing.pack(input_ids_BT, real_BT) if packs else plain
         with _outputs(self.causal_lm, layers) as activations:
-            decoder = self.causal_lm.get_decoder()
-            hidden_BTD = decoder(input_ids=input_ids_BT, attention_mask=real_BT.long(), use_cache=False)[0]
-        return hidden_BTD, activations
-
-    def _read_packed(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str]) -> Read:
-        with _outputs(self.causal_lm, layers) as activations:
-            hidden_1ND = self.causal_lm.get_decoder()(**packing.pack(input_ids_BT, real_BT), use_cache=False)[0]
+            hidden = self.causal_lm.get_decoder()(**inputs, use_cache=False)[0]
+        if not packs:
+            return hidden, activations
         unpacked = {layer: packing.unpack(found_1ND, real_BT) for layer, found_1ND in activations.items()}
-        return packing.unpack(hidden_1ND, real_BT), unpacked
+        return packing.unpack(hidden, real_BT), unpacked
 
     @torch.no_grad()
     def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:

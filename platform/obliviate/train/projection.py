@@ -16,7 +16,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
@@ -25,6 +24,7 @@ from obliviate.schema import ProjectionSpec
 from obliviate.train.batch import Texts
 from obliviate.train.gram import grams, leading_directions, linear_layers
 from obliviate.train.model import ScoredModel
+from obliviate.train.shards import local
 
 
 def retain_projection(
@@ -65,12 +65,12 @@ class Projection:
     def project_gradients(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                self._project(name, _local(parameter.grad))
+                self._project(name, local(parameter.grad))
 
     @contextmanager
     def projecting(self, model: nn.Module) -> Iterator[None]:
         """Around an optimiser's step: what it changes is projected afterwards. Holds a copy of the trained weights."""
-        trained = {name: _local(each).detach() for name, each in model.named_parameters() if each.requires_grad}
+        trained = {name: local(each).detach() for name, each in model.named_parameters() if each.requires_grad}
         before = {name: weight.clone() for name, weight in trained.items()}
         yield
         for name, weight in trained.items():
@@ -85,8 +85,3 @@ class Projection:
             change_OD.zero_()
         else:
             change_OD -= (change_OD @ basis_DK) @ basis_DK.T
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This worker's part, sharing memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

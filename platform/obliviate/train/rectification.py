@@ -15,8 +15,9 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from obliviate.train.shards import local
 
 MEAN = "retain_gradient"  # of a parameter's state
 
@@ -60,12 +61,7 @@ class Rectification:
 
 def _product(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Inner product over all pairs, and over the shards of all workers."""
-    shares = [(_local(one) * _local(other)).sum(dtype=torch.float64) for one, other in pairs]
+    shares = [(local(one) * local(other)).sum(dtype=torch.float64) for one, other in pairs]
     total = torch.stack(shares).sum()
     dist.all_reduce(total)
     return float(total)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This worker's part."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -60,6 +60,8 @@ def explained(address: str) -> Iterator[None]:
     from ray.exceptions import AuthenticationError
     from ray.util.state.exception import RayStateApiException
 
+    from obliviate.cluster import SET_TOKEN
+
     try:
         yield
     except UserError:
@@ -67,8 +69,8 @@ def explained(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         have = "the token is refused" if "Authentication failed" in str(error) else "the cluster asks for a token"
         raise UserError(
-            f"--address {address}: {have}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
-            "cluster's (kubectl get secret NAME -o jsonpath='{.data.auth_token}' | base64 -d)"
+            f"--address {address}: {have}; {SET_TOKEN} "
+            "(kubectl get secret NAME -o jsonpath='{.data.auth_token}' | base64 -d)"
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError, RayStateApiException) as error:
         # requests' exceptions are OSErrors; a server that is no Ray dashboard answers with other JSON, or none

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from obliviate_cli.mistakes import in_file
+from obliviate_cli.mistakes import names_file
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the served model, its data and the policy.")]
 Number = Annotated[int, typer.Argument(help="Of the request.")]
@@ -16,6 +16,7 @@ certificate = typer.Typer(help="Certificates of fulfilled requests: keys, and ch
 
 
 @request.command()
+@names_file
 def add(
     config: Config,
     requester: Annotated[str, typer.Option("--by", help="Who asks: an id that means nothing to others.")],
@@ -26,38 +27,38 @@ def add(
     """Take a request into the ledger."""
     from obliviate_cli.requests import verbs
 
-    with in_file(config, overrides):
-        verbs.add(config, overrides or [], requester, texts, entity)
+    verbs.add(config, overrides or [], requester, texts, entity)
 
 
 @request.command("list")
+@names_file
 def list_requests(config: Config, overrides: Overrides = None) -> None:
     """Show every request and its state."""
     from obliviate_cli.requests import verbs
 
-    with in_file(config, overrides):
-        verbs.show(config, overrides or [])
+    verbs.show(config, overrides or [])
 
 
 @request.command()
+@names_file
 def status(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Show all about one request."""
     from obliviate_cli.requests import verbs
 
-    with in_file(config, overrides):
-        verbs.status(config, overrides or [], number)
+    verbs.status(config, overrides or [], number)
 
 
 @request.command()
+@names_file
 def retry(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Let a failed request wait again, after a change of method or policy."""
     from obliviate_cli.requests import verbs
 
-    with in_file(config, overrides):
-        verbs.retry(config, overrides or [], number)
+    verbs.retry(config, overrides or [], number)
 
 
 @request.command()
+@names_file
 def run(
     config: Config,
     overrides: Overrides = None,
@@ -66,8 +67,7 @@ def run(
     """Unlearn what is due, judge it by the policy, promote the model, and certify."""
     from obliviate_cli.requests import verbs
 
-    with in_file(config, overrides):
-        verbs.run(config, overrides or [], dry_run)
+    verbs.run(config, overrides or [], dry_run)
 
 
 @certificate.command()
