@@ -57,7 +57,7 @@ def test_a_job_that_is_left_goes_on_and_is_found_again(cluster: RayCluster, fold
     )  # fmt: skip
     assert followed.stdout is not None
     job = followed.stdout.readline().removeprefix("job: ").strip()
-    assert job.startswith("raysubmit_"), followed.stderr
+    assert job.startswith("unlearn-"), followed.stderr
     followed.stdout.readline()  # its output has begun
     followed.send_signal(signal.SIGINT)
     out, _ = followed.communicate(timeout=60)
@@ -127,7 +127,7 @@ def test_another_token_is_refused(cluster: RayCluster, folder: Path) -> None:
 
 
 def test_a_job_that_there_is_not(cluster: RayCluster, folder: Path) -> None:
-    done = cluster.run(*OBLIVIATE, "attach", "raysubmit_none", "--address", cluster.dashboard, folder=folder)
+    done = cluster.run(*OBLIVIATE, "attach", "unlearn-none", "--address", cluster.dashboard, folder=folder)
     assert done.returncode == 2
     assert "does not exist" in done.stderr
     assert done.stderr.count("\n") == 1

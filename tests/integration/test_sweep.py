@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from markupsafe import escape
 from rich.console import Console
 
 from obliviate.config import build
-from obliviate_cli.sweep.records import TRIALS, TrialRecord, read_records
+from obliviate_cli.sweep.records import TRIALS, Trial, TrialRecord, read_records
 from obliviate_cli.sweep.result import Result
-from obliviate_cli.sweep.run import sweep
+from obliviate_cli.sweep.run import open_sweep, sweep
+from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import SweepRun
 from processes import descendants
 from tiny import tiny_sources
@@ -145,27 +147,21 @@ def _done(runs: Path) -> list[TrialRecord]:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_trial_of_two_workers_is_stopped_and_the_next_one_runs(sources: Path, tmp_path: Path) -> None:
-    """As with one worker above; the last is as good as the first, so that it goes on to its end."""
+def test_trials_of_two_workers(sources: Path, tmp_path: Path) -> None:
+    """Ray Train inside Ray Tune: a trial that learns nothing is stopped beside one that is done, and the next one runs,
+    with each figure as in a process of its own."""
+    (alone,) = run(values(sources, tmp_path / "alone", [1e-2])).records
     workers = {"address": "local", "workers": 2, "cpus_per_worker": 0.5, "gpus_per_worker": 0}
-    given = values(sources, tmp_path, [1e-2, 1e-7, 2e-2], scheduler={"type": "asha", "reduction_factor": 2})
-    records = by_rate(run({**given, "cluster": workers}).records)
-    assert {rate: record.status for rate, record in records.items()} == {1e-2: "done", 1e-7: "stopped", 2e-2: "done"}
+    halving = {"type": "asha", "reduction_factor": 2}
+    given = values(sources, tmp_path / "both", [2e-2, 1e-7, 1e-2], scheduler=halving, cluster=workers)
+    config = build(SweepRun, given, where="test")
+    done = TrialRecord.start(Trial(config.canonical(Point("ga+gd", {"optim.learning_rate": 2e-2})), 0))
+    measured = {name: getattr(alone, name) for name in ("status", "signals", "forget", "utility", "steps")}
+    replace(done, **measured).write(open_sweep(config, config.data.load()).directory)
 
-
-@pytest.mark.usefixtures("ray_local")
-def test_a_trial_of_two_workers_learns_the_same_as_one_of_one(sources: Path, tmp_path: Path) -> None:
-    """Ray Train inside Ray Tune, each figure as in a process of its own."""
-    alone = run(values(sources, tmp_path / "alone", [1e-2]))
-    both = run(
-        values(
-            sources, tmp_path / "both", [1e-2],
-            cluster={"address": "local", "workers": 2, "cpus_per_worker": 0.5, "gpus_per_worker": 0},
-        )
-    )  # fmt: skip
-    (one,), (two,) = alone.records, both.records
-    assert two.status == "done", two.cause
-    assert [each["point"] for each in two.signals] == [1, 2, 3, 4]
-    for mine, theirs in zip(one.signals, two.signals, strict=True):
+    found = by_rate(sweep(config, Console(quiet=True)).records)
+    assert {rate: record.status for rate, record in found.items()} == {2e-2: "done", 1e-7: "stopped", 1e-2: "done"}
+    assert [each["point"] for each in found[1e-2].signals] == [1, 2, 3, 4]
+    for mine, theirs in zip(alone.signals, found[1e-2].signals, strict=True):
         assert mine["signal"] == pytest.approx(theirs["signal"], rel=1e-4)
-    assert one.forget == pytest.approx(two.forget, abs=1e-3)
+    assert alone.forget == pytest.approx(found[1e-2].forget, abs=1e-3)

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from rich.console import Console
@@ -52,13 +53,15 @@ def submit(
         check_cluster(run, driver_cpus, client)
         there = os.path.relpath(config.parent.resolve() / config.name, folder.resolve())
         command = ["python", "-m", "obliviate_cli", verb, there, *overrides]
-        job: str = client.submit_job(
+        job = f"{verb}-{token_hex(8)}"
+        console.print(f"job: {job}")  # before the cluster has it: whoever interrupts now can find it, and stop it
+        client.submit_job(
+            submission_id=job,
             entrypoint=shlex.join(command),
             runtime_env=runtime_env(folder),
             entrypoint_num_cpus=driver_cpus,
             metadata={"obliviate": verb},
         )
-    console.print(f"job: {job}")
     if follow:
         return attach(client, job, address, console)
     console.print(f"to follow it: {how_to_attach(job, address)}")
