@@ -12,7 +12,8 @@ from obliviate.schema import ModelSpec
 
 
 def not_removed(model: ModelSpec) -> str | None:
-    """By its guardrail, or by the method that one of our runs trained it with; None where neither hides anything."""
+    """By its guardrail, or by a method that one of our runs trained it with, or what it was trained on from; None where
+    nothing hides anything."""
     if model.guardrail is not None:
         return label(model.guardrail)
     try:
@@ -23,8 +24,9 @@ def not_removed(model: ModelSpec) -> str | None:
         return None
     if not record.is_file():
         return None
-    made = json.loads(record.read_text(encoding="utf-8"))
-    method = made["config"].get("method")  # of an unlearning run; other runs have none
-    if not isinstance(method, dict) or method["type"] not in HIDING:
-        return None
-    return f"{method['type']}, {NOT_REMOVED}"
+    made = json.loads(record.read_text(encoding="utf-8"))["config"]
+    method = made.get("method")  # of an unlearning run; other runs have none
+    if isinstance(method, dict) and method["type"] in HIDING:
+        return f"{method['type']}, {NOT_REMOVED}"
+    began = made.get("model")  # what is hidden there is still in what was trained on from it
+    return None if began is None else not_removed(ModelSpec(source=began["source"]))

@@ -65,9 +65,8 @@ def rescore(
         )
     _print(found, titles, open_console())
     if output is not None:
-        write_json(
-            storage.local(output), {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()}
-        )
+        figures = {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()}
+        write_json(storage.local(output), {run: {"title": titles[run], **each} for run, each in figures.items()})
 
 
 def _here(run: Path) -> Path:

@@ -90,12 +90,15 @@ def test_the_server_says_which_models_were_only_taught_to_hide(tmp_path: Path) -
     (made / "model").mkdir(parents=True)
     write_json(made / RUN_FILE, {"verb": "unlearn", "config": {"method": {"type": "icku"}}})
     source = str(made / "model")
+    further = tmp_path / "further"  # trained on from it: what is hidden is still there
+    (further / "model").mkdir(parents=True)
+    config = {"method": {"type": "npo"}, "model": {"source": source}}
+    write_json(further / RUN_FILE, {"verb": "unlearn", "config": config})
     (tmp_path / "aliases.json").write_text(json.dumps({"folder": source}))
-    spec = ServeRun.model_validate(
-        {"models": {"taught": {"source": source}}, "aliases_file": str(tmp_path / "aliases.json")}
-    )
+    models = {"taught": {"source": source}, "further": {"source": str(further / "model")}}
+    spec = ServeRun.model_validate({"models": models, "aliases_file": str(tmp_path / "aliases.json")})
     shown = {each.id: each.guardrail for each in Names(spec).listing().data}
-    assert shown == dict.fromkeys(("taught", "folder"), "icku, not removed from the weights")
+    assert shown == dict.fromkeys(("taught", "further", "folder"), "icku, not removed from the weights")
 
 
 def test_the_server_says_which_models_are_guarded() -> None:
