@@ -29,6 +29,7 @@ from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
+from obliviate.train.heap import keep_freed_memory
 from obliviate.train.initial import InitialWeights
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
@@ -106,6 +107,8 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     trainer = _Trainer(job, device)
     start = trainer.resume()
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None

@@ -1,0 +1,34 @@
+import ctypes
+import resource
+import subprocess
+import sys
+
+import pytest
+
+# 64 times 4,096 pages of 4 KiB, in a process of its own: the setting is the process's.
+CODE = """
+import resource, sys
+import torch
+from obliviate.train.heap import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+else:
+    import ctypes
+    ctypes.CDLL(None).mallopt(-3, 2**20)  # as glibc begins, before it learns larger thresholds
+torch.zeros(2**22).add_(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(64):
+    torch.zeros(2**22).add_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_a_freed_block_is_taken_again_without_new_pages() -> None:
+    faults = {}
+    for mode in ("give back", "keep"):
+        command = [sys.executable, "-c", CODE, mode]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        faults[mode] = int(done.stdout)
+    assert faults["give back"] >= 64 * 2**24 // resource.getpagesize()
+    assert faults["keep"] < faults["give back"] / 8  # the heap grows to its size at first
