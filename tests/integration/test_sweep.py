@@ -146,6 +146,7 @@ def _done(runs: Path) -> list[TrialRecord]:
     return [record for folder in folders for record in read_records(folder) if record.status == "done"]
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_trials_of_two_workers(sources: Path, tmp_path: Path) -> None:
     """Ray Train inside Ray Tune: a trial that learns nothing is stopped beside one that is done, and the next one runs,
