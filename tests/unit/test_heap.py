@@ -7,14 +7,15 @@ import pytest
 
 # 64 times 4,096 pages of 4 KiB, in a process of its own: the setting is the process's.
 CODE = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from obliviate.train.heap import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of one size
 if sys.argv[1] == "keep":
     keep_freed_memory()
 else:
-    import ctypes
-    ctypes.CDLL(None).mallopt(-3, 2**20)  # as glibc begins, before it learns larger thresholds
+    libc.mallopt(-3, 2**20)  # as glibc begins, before it learns larger thresholds
 torch.zeros(2**22).add_(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(64):
