@@ -30,6 +30,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from _parts import add_only
 from torch import Tensor
 
 from obliviate.cluster import ensure_ray
@@ -348,7 +349,7 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="accepted for all benchmarks: progress is on standard error"
     )
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, with commas: {', '.join(PARTS)}")
+    add_only(parser, PARTS)
     parser.add_argument("--tofu", help="folder with TOFU's files; without it, the generated people")
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--encoder", default=MINILM)
@@ -363,20 +364,17 @@ def main() -> None:
         return
     arguments.cores = len(os.sched_getaffinity(0))
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
-    only = arguments.only.split(",")
-    if unknown := set(only) - set(PARTS):
-        parser.error(f"--only: {', '.join(sorted(unknown))}: no such part; known: {', '.join(PARTS)}")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = ModelSpec(source=materialise(ModelSpec(source=arguments.model), Path(folder) / "base"))
-        found |= memory() if "memory" in only else {}
-        found |= cached(arguments, model, Path(folder)) if "cached" in only else {}
-        if set(only) & {"vllm", "hf", "replicas", "gpu"}:
+        found |= memory() if "memory" in arguments.only else {}
+        found |= cached(arguments, model, Path(folder)) if "cached" in arguments.only else {}
+        if set(arguments.only) & {"vllm", "hf", "replicas", "gpu"}:
             ensure_ray("local")
-        if kinds := [kind for kind in ("vllm", "hf") if kind in only]:
+        if kinds := [kind for kind in ("vllm", "hf") if kind in arguments.only]:
             found |= compare(arguments, model, kinds)
-        found |= replicas(arguments, model) if "replicas" in only else {}
-        found |= gpu(arguments, model, Path(folder)) if "gpu" in only else {}
+        found |= replicas(arguments, model) if "replicas" in arguments.only else {}
+        found |= gpu(arguments, model, Path(folder)) if "gpu" in arguments.only else {}
     print(json.dumps(found))
 
 

@@ -10,9 +10,10 @@ budget is optimiser steps; the hypervolume is of the measured front. Utility is 
 of the world the model has never known anything, and a harmonic mean with it would be noise. Against us: more than 40 %
 of the grid's steps, or less than 98 % of its hypervolume.
 
+Parts (--only): overhead, halving (ASHA against the grid).
+
 JSON keys: overhead, asha_budget_fraction, hypervolume_ratio, asha_time_fraction (of seconds, the cost of its signal
-included), medians with _low and _high over rounds or seeds;
-bare_s, sweep_s, ray_start_s, grid_steps, asha_steps.
+included), medians with _low and _high over rounds or seeds; bare_s, sweep_s, ray_start_s, grid_steps, asha_steps.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from _parts import add_only
 from rich.console import Console
 
 from obliviate.cluster import ensure_ray
@@ -205,12 +207,9 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="accepted for all benchmarks: progress is on standard error"
     )
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, with commas: {', '.join(PARTS)}")
+    add_only(parser, PARTS)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of ASHA against the grid")
     arguments = parser.parse_args()
-    only = arguments.only.split(",")
-    if unknown := set(only) - set(PARTS):
-        parser.error(f"--only: {', '.join(sorted(unknown))}: no such part; known: {', '.join(PARTS)}")
     found: dict[str, Any] = {}
     began_s = time.perf_counter()
     ensure_ray("local")
@@ -219,8 +218,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = target(folder)
-        found |= halving(source, folder, SEEDS[: arguments.seeds]) if "halving" in only else {}
-        found |= overhead(source, folder, rounds, epochs) if "overhead" in only else {}
+        found |= halving(source, folder, SEEDS[: arguments.seeds]) if "halving" in arguments.only else {}
+        found |= overhead(source, folder, rounds, epochs) if "overhead" in arguments.only else {}
     found |= {"ray_start_s": ray_start_s}
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))
 

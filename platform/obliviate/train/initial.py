@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
 from obliviate.methods import ParameterRegularizer
+from obliviate.train.shards import whole
 
 
 class InitialWeights:
@@ -47,8 +48,8 @@ def directions(count: int, dimension: int, seed: tuple[int, ...]) -> Tensor:
 
 def _rows(parameter: Tensor) -> Tensor:
     """The whole parameter, detached, as rows: a vector is one, and of more dimensions the first counts the rows."""
-    whole = (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
-    return whole.view(1, -1) if whole.ndim < 2 else whole.flatten(1)
+    values = whole(parameter).detach()
+    return values.view(1, -1) if values.ndim < 2 else values.flatten(1)
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from obliviate import attention
 from obliviate.errors import UserError
@@ -27,6 +26,7 @@ from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
 from obliviate.train import packing
+from obliviate.train.shards import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -84,8 +84,10 @@ class ScoredModel(nn.Module):
         return out
 
     def _read(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str], *, packs: bool) -> Read:
-        plain = {"input_ids": input_ids_BT, "attention_mask": real_BT.long()}
-        inputs = packing.pack(input_ids_BT, real_BT) if packs else plain
+        if packs:
+            inputs = packing.pack(input_ids_BT, real_BT)
+        else:
+            inputs = {"input_ids": input_ids_BT, "attention_mask": real_BT.long()}
         with _outputs(self.causal_lm, layers) as activations:
             hidden = self.causal_lm.get_decoder()(**inputs, use_cache=False)[0]
         if not packs:
@@ -113,8 +115,8 @@ class ScoredModel(nn.Module):
     def copy_head(self, dtype: torch.dtype) -> Head:
         """A frozen copy of the present output layer, for KL to the reference. Every worker calls it."""
         head = head_of(self.causal_lm)
-        bias = None if head.bias_V is None else _whole(head.bias_V).to(dtype)
-        return head._replace(weight_VD=_whole(head.weight_VD).to(dtype), bias_V=bias)
+        bias = None if head.bias_V is None else _copy(head.bias_V).to(dtype)
+        return head._replace(weight_VD=_copy(head.weight_VD).to(dtype), bias_V=bias)
 
     @property
     def causal_lm(self) -> Any:
@@ -251,6 +253,6 @@ def _restrict(model: nn.Module, trainable: re.Pattern[str]) -> None:
         parameter.requires_grad_(name in chosen)
 
 
-def _whole(parameter: Tensor) -> Tensor:
+def _copy(parameter: Tensor) -> Tensor:
     """The unsharded values of a parameter, detached and copied."""
-    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().clone()
+    return whole(parameter).detach().clone()

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from obliviate.schema import OptimSpec
+from obliviate.train.shards import whole
 
 
 def adamw(model: torch.nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
@@ -30,4 +30,4 @@ def adamw(model: torch.nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
 def clip(parameters: Iterable[torch.nn.Parameter], limit: float | None) -> float:
     """The gradient's norm over all workers, before it is clipped to `limit`."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return float(whole(norm))

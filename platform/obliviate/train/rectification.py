@@ -49,9 +49,9 @@ class Rectification:
                 mean.add_(parameter.grad, alpha=self._share)
         pairs = [(forget, mean) for forget, mean in zip(self._forget, means, strict=True) if forget is not None]
         along = _product(pairs) if pairs else 0.0
-        square = _product(zip(means, means, strict=True))
+        square = _product(zip(means, means, strict=True)) if along < 0 else 0.0
         # A mean so short that its square underflows says nothing of a direction.
-        excess = along / square if along < 0 and square > torch.finfo(torch.float32).tiny else 0.0
+        excess = along / square if square > torch.finfo(torch.float32).tiny else 0.0
         for parameter, forget, mean in zip(self._trained, self._forget, means, strict=True):
             parameter.grad = forget
             if excess:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
+
+from obliviate.train.shards import whole
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def perturbed(model: nn.Module, rho: float) -> Iterator[None]:
     """
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    norm = _whole(torch.nn.utils.get_total_norm(gradients))
+    norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
     before = [parameter.detach().clone() for parameter in trained]
     with torch.no_grad():
         for parameter, gradient in zip(trained, gradients, strict=True):
@@ -32,7 +33,3 @@ def perturbed(model: nn.Module, rho: float) -> Iterator[None]:
         with torch.no_grad():
             for parameter, kept in zip(trained, before, strict=True):
                 parameter.copy_(kept)
-
-
-def _whole(norm: Tensor) -> float:
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
