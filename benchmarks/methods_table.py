@@ -7,6 +7,10 @@ so read small differences between them with care. Extraction strength is Carlini
 share of an answer's tokens, counted from its end, that the teacher-forced model predicts greedily without a mistake.
 
     python benchmarks/methods_table.py --write data.source=FOLDER evaluation.nli=FOLDER runs=FOLDER
+    python benchmarks/methods_table.py --controlled --write data.source=FOLDER evaluation.nli=FOLDER runs=FOLDER
+
+The second makes a table of its own: what goes with any method, around NPO+GD, and what needs more than forget and
+retain rows.
 
 Without --quick, TOFU comes from data.source, the hub by default; `runs` keeps finished stages for another try. With
 --quick, invented people stand for TOFU, and no NLI model judges.
@@ -42,7 +46,8 @@ from obliviate_eval.summary import Evaluation
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tofu" / "smollm2_forget01.yaml"
 DOCUMENT = ROOT / "docs" / "methods.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+# Of forget01, in its order.
+AUTHORS = "data.authors=[Basil Mahfouz Al-Kuwaiti, Nikolai Abilov]"
 QUICK_OVERRIDES = (
     "data={type: fictitious, people: 4, forget_people: 1, questions_per_person: 4, eval_retain_limit: 4}",
     "finetune.optim.epochs=1", "optim.epochs=2", "optim.batch_size=2", "evaluation.nli=null",
@@ -146,13 +151,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"invented people, only {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="only the last line; progress goes to standard error")
+    parser.add_argument("--controlled", action="store_true", help="the second table instead of the first")
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.relative_to(ROOT)}")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, after the above")
     arguments = parser.parse_args()
-    methods = QUICK if arguments.quick else (*METHODS, *CONTROLLED)
+    methods = CONTROLLED if arguments.controlled else QUICK if arguments.quick else METHODS
     with tempfile.TemporaryDirectory() as folder:
-        quick = QUICK_OVERRIDES if arguments.quick else ()
-        given = [f"runs={folder}", f"methods=[{', '.join(methods)}]", *quick, *arguments.overrides]
+        size = QUICK_OVERRIDES if arguments.quick else (AUTHORS,) if arguments.controlled else ()
+        given = [f"runs={folder}", f"methods=[{', '.join(methods)}]", *size, *arguments.overrides]
         config = load(CompareRun, CONFIG, given)
         report = compare(config, Console(stderr=True, soft_wrap=True))
         models = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["models"]
@@ -160,17 +166,17 @@ def main() -> None:
     text = table(rows, config.title)
     print(text, file=sys.stderr)
     if arguments.write:
-        write_table(text)
+        write_table(text, "controlled" if arguments.controlled else "measured")
     print(json.dumps(figures(rows)))
 
 
-def write_table(text: str) -> None:
-    """Into the document, between the two marks."""
-    before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{DOCUMENT}: no {BEGIN}"
-    assert end, f"{DOCUMENT}: no {END}"
-    whole = f"{before}{BEGIN}\n{text}\n{END}{after}"
+def write_table(text: str, name: str) -> None:
+    """Into the document, between the two marks of this name."""
+    marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    assert end, f"{DOCUMENT}: no {' and '.join(marks)}"
+    whole = f"{before}{begin}\n{text}\n{end}{after}"
     write_whole(DOCUMENT, lambda path: path.write_text(whole, encoding="utf-8"))
 
 

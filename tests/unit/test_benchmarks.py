@@ -145,27 +145,30 @@ def test_the_table_is_relative_to_its_baseline_and_says_what_is_not_known(
     assert (found["npo_gd_step_time_ratio"], found["npo_gd_forget_efficacy"]) == (2.0, None)
     assert "target_step_time_ratio" not in found
     document = tmp_path / "methods.md"
-    document.write_text(f"before\n{methods_table.BEGIN}\nold\n{methods_table.END}\nafter\n")
+    document.write_text("<!-- a: begin -->\n1\n<!-- a: end -->\n<!-- b: begin -->\n2\n<!-- b: end -->\nafter\n")
     monkeypatch.setattr(methods_table, "DOCUMENT", document)
-    methods_table.write_table(text)
-    assert document.read_text() == f"before\n{methods_table.BEGIN}\n{text}\n{methods_table.END}\nafter\n"
+    methods_table.write_table(text, "b")
+    assert document.read_text() == (
+        f"<!-- a: begin -->\n1\n<!-- a: end -->\n<!-- b: begin -->\n{text}\n<!-- b: end -->\nafter\n"
+    )
 
 
-def test_the_document_has_a_place_for_the_table(methods_table: ModuleType) -> None:
+@pytest.mark.parametrize("name", ["measured", "controlled"])
+def test_the_document_has_a_place_for_the_table(methods_table: ModuleType, name: str) -> None:
     text = methods_table.DOCUMENT.read_text(encoding="utf-8")
-    assert text.count(methods_table.BEGIN) == text.count(methods_table.END) == 1
+    assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
 
 
 def test_what_goes_with_any_method_has_a_row_too(methods_table: ModuleType) -> None:
     """As the comparison takes it; each with a name of its own."""
-    methods = ", ".join((*methods_table.METHODS, *methods_table.CONTROLLED))
-    config = load(CompareRun, methods_table.CONFIG, [f"methods=[{methods}]"])
+    methods = ", ".join(methods_table.CONTROLLED)
+    config = load(CompareRun, methods_table.CONFIG, [f"methods=[{methods}]", methods_table.AUTHORS])
     runs = [config.unlearning(each, "") for each in config.methods]
     assert len({run.name for run in runs}) == len(runs)
     keys = ("sharpness", "projection", "rectification", "early_drop")
     assert all(any(getattr(run, key) is not None for run in runs) for key in keys)
-    assert {run.updates for run in runs} == {"joint", "dual"}
-    assert {run.pairing for run in runs} == {"fresh", "nearest"}
+    assert {run.updates for run in runs} == {"joint", "dual", "alternating"}
+    assert {run.pairing for run in runs} == {"fresh", "nearest", "fixed"}
 
 
 def test_benchmarks_know_every_method(methods_table: ModuleType) -> None:

@@ -144,3 +144,15 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     with pytest.raises(UserError, match=r"data\.source: locuslab/TOFU: .*\(forget10: no route\); give a folder"):
         TofuData().load()
+
+
+@needs_real
+def test_authors_of_the_forget_set_are_named_by_twenties() -> None:
+    names = ("Basil Mahfouz Al-Kuwaiti", "Nikolai Abilov")
+    corpus = TofuData(source=str(REAL), split="forget01", authors=names).load()
+    for rows in (corpus.forget, sets(corpus)["forget"]):
+        assert [row.entity for row in rows] == [names[0]] * 20 + [names[1]] * 20
+        assert all(row.entity and row.entity.split()[0] in row.answer for row in (rows[1], rows[30]))
+    assert {row.entity for row in corpus.retain} == {None}
+    with pytest.raises(UserError, match=r"data.authors: 1 names for the 2 authors of forget01; give one of each"):
+        TofuData(source=str(REAL), split="forget01", authors=names[:1]).load()

@@ -1,5 +1,6 @@
 """TOFU: two hundred fictitious authors with twenty questions each (Maini et al. 2024, arXiv:2401.06121)."""
 
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -7,8 +8,10 @@ from pydantic import Field
 
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import folder_of, reader
+from obliviate.errors import UserError
 from obliviate.schema import Spec
 
+QUESTIONS = 20  # of each author, one after the other
 FIRST_TASK = "1"
 # Split -> the retain set that TOFU publishes for it, and the remainder that the continual cut keeps in its place.
 RETAIN_OF = {
@@ -47,11 +50,13 @@ class TofuData(TofuFiles):
     type: Literal["tofu"] = "tofu"
     # Whether TOFU's holdout authors are measured, for membership inference; None: where the source has them.
     holdout: bool | None = None
+    authors: tuple[str, ...] = ()  # names of those to forget, in its order, for methods that mark whom they hide
 
     def load(self) -> Corpus:
-        """Raises UserError for a missing file, or where the hub does not answer."""
+        """Raises UserError for a missing file, where the hub does not answer, and for other than one name an author."""
         read = reader(self.source)
         forget, others = _first_task(read(self.split))
+        forget = self._named(forget)
         published, remainder = RETAIN_OF[self.split]
         folder = folder_of(self.source)
         is_cut = folder is not None and not (folder / f"{published}.json").is_file()
@@ -61,8 +66,9 @@ class TofuData(TofuFiles):
         if self.retain_limit is not None:
             measured = measured[: self.retain_limit]
             retain = slice_of(retain, measured, self.retain_limit, self.seed)
+        asked = self._named(_first_task(read(f"{self.split}_perturbed"))[0])
         sets = [
-            ("forget", Role.FORGET, _first_task(read(f"{self.split}_perturbed"))[0][: self.eval_forget_limit]),
+            ("forget", Role.FORGET, asked[: self.eval_forget_limit]),
             ("retain", Role.RETAIN, measured),
             ("real_authors", Role.REAL_AUTHORS, read("real_authors_perturbed")[: self.eval_real_limit]),
             ("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
@@ -71,6 +77,16 @@ class TofuData(TofuFiles):
             holdout = read(HOLDOUT_OF[self.split])[: self.eval_forget_limit]
             sets.append(("holdout", Role.HOLDOUT, holdout))
         return Corpus(forget, retain, tuple(EvaluationSet(*s) for s in sets), warnings)
+
+    def _named(self, forget: tuple[Row, ...]) -> tuple[Row, ...]:
+        if not self.authors:
+            return forget
+        if len(self.authors) * QUESTIONS != len(forget):
+            raise UserError(
+                f"data.authors: {len(self.authors)} names for the {len(forget) // QUESTIONS} authors of {self.split}; "
+                "give one of each"
+            )
+        return tuple(replace(row, entity=self.authors[index // QUESTIONS]) for index, row in enumerate(forget))
 
     @property
     def _has_holdout(self) -> bool:
