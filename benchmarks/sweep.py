@@ -140,7 +140,7 @@ def bare(given: SweepRun) -> float:
     torch.set_num_threads(CORES)
     began_s = time.perf_counter()
     corpus = given.data.load()
-    measure = Measure(corpus, given.evaluation, None, Path(given.runs), QUIET, in_process=True)
+    measure = Measure(corpus, given.evaluation, None, Path(given.runs), QUIET, within=True)
     measure("target", given.model)
     shared = Shared(Path(given.runs) / "bare", given, corpus, given.evaluation, given.model, None, CORES)
     sampler = open_sampler(given, ())

@@ -59,9 +59,9 @@ def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, lay
     return folder
 
 
-def tiny_sources(folder: Path) -> Path:
+def tiny_sources(folder: Path, *, hidden_size: int = 32) -> Path:
     """A folder with a tiny model in `model`, and questions with answers in `forget.jsonl` and `retain.jsonl`."""
-    tiny_model_folder(folder / "model")
+    tiny_model_folder(folder / "model", hidden_size=hidden_size)
     for name, count in (("forget", 8), ("retain", 10)):
         rows = [
             {"question": f"Where does {name} {i} live?", "answer": f"{name} {i} lives in London."} for i in range(count)

@@ -238,6 +238,15 @@ def load_config(spec: ModelSpec) -> Any:
         raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
 
 
+def same_architecture(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether an engine that runs the one can take the other's weights: their configs differ in no number."""
+    first, second = (load_config(spec).to_dict() for spec in (one, other))
+    for config in (first, second):
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+    return bool(first == second)
+
+
 def materialise(spec: ModelSpec, folder: Path) -> str:
     """What names a model that engines can open: folder, URL or hub id; a GGUF is written to `folder` first, once."""
     located = locate(spec.source)

@@ -1,7 +1,7 @@
 """Evaluation as a stage: each model's records and figures are a run of their own, done once."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation
 if TYPE_CHECKING:
     from obliviate.data.text import TextEncoder
     from obliviate.inference.engine import WhiteBox
+    from obliviate.inference.on_demand import OnDemand
     from obliviate_eval.harness import Tasks
     from obliviate_eval.judges import Judges
 
@@ -68,8 +69,9 @@ class EvaluateRun(RunSpec):
 class Measure:
     """Measures one model after another; encoder and NLI model are loaded once, at the first that needs them.
 
-    `in_process`: a Hugging Face engine in this process instead of engines on Ray actors, for a process that has the
-    device to itself already. `wait`: for another process that measures the same, instead of giving up.
+    `within`: what this process holds is enough, for one that has the device to itself already. A Hugging Face engine is
+    then opened in it, and vLLM's replicas stay open from model to model; otherwise engines take resources of their own
+    for each. `wait`: for another process that measures the same, instead of giving up.
     """
 
     corpus: Corpus
@@ -77,8 +79,9 @@ class Measure:
     address: str | None
     runs: Path
     console: Console
-    in_process: bool = False
+    within: bool = False
     wait: bool = False
+    _kept: "OnDemand | None" = field(default=None, init=False)
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
@@ -140,8 +143,8 @@ class Measure:
 
     @contextmanager
     def _engine(self, model: ModelSpec, folder: Path, stage: "_Stage") -> "Iterator[WhiteBox]":
-        """What it says is on disk as it comes, in `folder`."""
-        if self.in_process:
+        """What engines on Ray actors say is on disk as it comes, in `folder`."""
+        if self.within and self.spec.engine.type == "hf":
             from obliviate.inference.hf import HFEngine
 
             yield HFEngine.open(model, self.spec.engine)
@@ -149,8 +152,18 @@ class Measure:
         from obliviate.inference.journal import Journal
         from obliviate.inference.on_demand import OnDemand
 
-        with OnDemand(model, self.spec.engine, self.address, stage.update) as engines:
-            yield Journal(engines, folder)
+        if not self.within:
+            with OnDemand(model, self.spec.engine, self.address, stage.update) as engines:
+                yield Journal(engines, folder)
+            return
+        if self._kept is None:
+            self._kept = OnDemand(model, self.spec.engine, self.address, stage.update, within=True)
+        with ExitStack() as on_error:
+            on_error.enter_context(self._kept)
+            self._kept.load(model, stage.update)
+            yield Journal(self._kept, folder)
+            self._kept.rest()
+            on_error.pop_all()
 
     def _tasks(self, engine: "WhiteBox", encoder: "TextEncoder", model: ModelSpec) -> "Tasks":
         """Of the lm-evaluation-harness."""

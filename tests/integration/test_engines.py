@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 import torch
 
 from obliviate.data.text import Encoded
@@ -21,6 +22,7 @@ from obliviate.errors import UserError
 from obliviate.inference import pool as pool_module
 from obliviate.inference.engine import Engine, Generation, ScoredText
 from obliviate.inference.hf import HFEngine
+from obliviate.inference.on_demand import OnDemand
 from obliviate.inference.pool import EnginePool
 from obliviate.inference.vllm import vllm_available
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
@@ -103,17 +105,47 @@ def test_vllm_in_bfloat16_is_close_to_hugging_face(model: ModelSpec) -> None:
         assert fmean(one.logp) == pytest.approx(fmean(other.logp), abs=0.03)
 
 
-@needs_vllm
-def test_a_collapsed_model_answers_on_vllm(tmp_path: Path) -> None:
-    model = ModelSpec(source=str(tiny_model_folder(tmp_path, hidden_size=128)))
-    collapsed, _ = load_pretrained(model, dtype=torch.float32)
-    for parameter in collapsed.parameters():
+def _collapsed(folder: Path) -> ModelSpec:
+    """All weights NaN: an engine must answer all the same."""
+    model = ModelSpec(source=str(tiny_model_folder(folder, hidden_size=128)))
+    weights, _ = load_pretrained(model, dtype=torch.float32)
+    for parameter in weights.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    collapsed.save_pretrained(tmp_path)
-    with EnginePool(model, spec("vllm")) as pool:
-        generations, scored = ask(pool, model)
-    assert all(len(g.token_ids) == 16 for (g,) in generations)
-    assert all(math.isnan(logp) for text in scored for logp in text.logp)
+    weights.save_pretrained(folder)
+    return model
+
+
+@needs_vllm
+def test_a_running_vllm_takes_the_weights_of_the_next_model(model: ModelSpec, tmp_path: Path) -> None:
+    """What trials of a sweep do, within what their process holds: no resources of the cluster, no second start."""
+    other = ModelSpec(source=str(tiny_model_folder(tmp_path / "other", seed=1, hidden_size=128)))
+    collapsed = _collapsed(tmp_path / "collapsed")
+    wider = ModelSpec(source=str(tiny_model_folder(tmp_path / "wider", hidden_size=256)))
+    told: list[int] = []
+    with OnDemand(model, spec("vllm"), "local", lambda done, *_: told.append(done), within=True) as engines:
+        free = ray.available_resources()["CPU"]
+        assert furthest(ask(engines, model)[1], in_process(model, "float32")[1]) < 1e-4
+        assert ray.available_resources()["CPU"] == free
+        (first,) = replicas()
+        engines.rest()
+        engines.load(other, lambda *_: None)
+        seen = len(told)
+        generations, scored = ask(engines, other)
+        assert len(told) == seen
+        assert replicas() == [first]
+        exact_generations, exact = in_process(other, "float32")
+        assert generations == exact_generations
+        assert furthest(scored, exact) < 1e-4
+        first.kill()  # one that starts again begins with the present model
+        assert furthest(ask(engines, other)[1], exact) < 1e-4
+        (second,) = replicas()
+        engines.load(collapsed, lambda *_: None)
+        generations, scored = ask(engines, collapsed)
+        assert all(len(g.token_ids) == 16 for (g,) in generations)
+        assert all(math.isnan(logp) for text in scored for logp in text.logp)
+        assert replicas() == [second]
+        engines.load(wider, lambda *_: None)
+        assert psutil.wait_procs([second], timeout=30)[1] == []
 
 
 @needs_vllm
@@ -154,7 +186,7 @@ def test_a_pool_loses_nothing_when_a_replica_is_killed(model: ModelSpec) -> None
 
 def test_a_text_that_kills_two_replicas_is_named(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fragile(pool_module.Replica):
-        def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
+        def score(self, model: ModelSpec, texts: Sequence[Encoded]) -> list[ScoredText]:
             if any(text.input_ids[0] == 7 for text in texts):
                 os._exit(1)
             return [ScoredText((), ()) for _ in texts]

@@ -152,7 +152,7 @@ def test_an_evaluation_on_two_engines_loses_a_node(cluster: RayCluster, sources:
     run_and_lose_a_node(cluster, "evaluate", values, tmp_path, begun, "Replica")
     (run,) = (tmp_path / "runs").iterdir()
     config = build(EvaluateRun, values, where="test")
-    measure = Measure(config.data.load(), config.evaluation, None, tmp_path / "alone", QUIET, in_process=True)
+    measure = Measure(config.data.load(), config.evaluation, None, tmp_path / "alone", QUIET, within=True)
     expected = Evaluation.read(measure("tiny", config.models["tiny"]) / METRICS_FILE)
     found = Evaluation.read(run / METRICS_FILE)
     for name, figures in expected.sets.items():

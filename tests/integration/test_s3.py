@@ -143,7 +143,7 @@ def test_an_evaluation_and_its_report(bucket: str, sources: str, cache: Path) ->
         "runs": f"{bucket}/evaluations",
     }  # fmt: skip
     config = build(EvaluateRun, values, where="test")
-    measure = Measure(config.data.load(), config.evaluation, None, Path(config.runs), QUIET, in_process=True)
+    measure = Measure(config.data.load(), config.evaluation, None, Path(config.runs), QUIET, within=True)
     folder = measure("tiny", config.models["tiny"])
     shutil.rmtree(cache)
     written = {each.name for each in storage.children(folder)}

@@ -16,15 +16,21 @@ from markupsafe import escape
 from rich.console import Console
 
 from obliviate.config import build
+from obliviate.inference.vllm import vllm_available
+from obliviate.schema import EngineSpec
+from obliviate_cli.measure import Measure
 from obliviate_cli.sweep.records import TRIALS, Trial, TrialRecord, read_records
 from obliviate_cli.sweep.result import Result
 from obliviate_cli.sweep.run import open_sweep, sweep
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import SweepRun
+from obliviate_cli.sweep.trial import QUIET
+from obliviate_eval.summary import METRICS_FILE, Evaluation
 from processes import descendants
 from tiny import tiny_sources
 
 pytestmark = pytest.mark.integration
+needs_vllm = pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +88,41 @@ def test_the_good_end_the_slow_are_stopped_the_broken_are_recorded(sources: Path
     again = run(given)
     assert again.records == result.records
     assert written_ns(records[1e-2]) == before
+
+
+@needs_vllm
+@pytest.mark.usefixtures("ray_local")
+def test_trials_share_one_vllm(tmp_path: Path) -> None:
+    """The driver's engine measures the original; one other all trials, within what Tune reserved for a trial."""
+    sources = tiny_sources(tmp_path / "sources", hidden_size=128)  # heads of 32, as vLLM's kernels need them
+    engine = {"type": "vllm", "dtype": "float32", "max_model_len": 128}
+    given = values(sources, tmp_path / "runs", [1e-3, 1e-2])
+    given["evaluation"]["engine"] = engine
+    seen: set[int] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            seen.update(process.pid for process in descendants("ray::Replica"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    records = run(given).records
+    ended.set()
+    watcher.join()
+    assert [record.status for record in records] == ["done", "done"]
+    assert len(seen) == 2
+
+    config = build(SweepRun, given, where="test")
+    alone = config.evaluation.model_copy(update={"engine": EngineSpec(type="hf", dtype="float32", max_model_len=128)})
+    measure = Measure(config.data.load(), alone, None, tmp_path / "alone", QUIET, within=True)
+    for record in records:
+        model = config.model.model_copy(update={"source": f"{record.run}/model"})
+        expected = Evaluation.read(measure("alone", model) / METRICS_FILE).sets
+        found = Evaluation.read(Path(str(record.evaluation)) / METRICS_FILE).sets
+        for name in ("forget", "retain"):
+            probability = expected[name]["probability"].value
+            assert found[name]["probability"].value == pytest.approx(probability, abs=1e-5)
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -49,7 +49,7 @@ class Replica:
         self.deadly, self.starts, self.scored = list(deadly), list(starts), 0
         self.score, self.ready = Method(self._score), Method(self._ready)
 
-    def _score(self, texts: Sequence[Encoded]) -> Call:
+    def _score(self, _: ModelSpec, texts: Sequence[Encoded]) -> Call:
         ids = [text.input_ids[0] for text in texts]
 
         def outcome() -> list[ScoredText]:
@@ -62,7 +62,7 @@ class Replica:
 
         return Call(outcome)
 
-    def _ready(self) -> Call:
+    def _ready(self, _: ModelSpec) -> Call:
         how = self.starts.pop(0) if self.starts else "+"
 
         def outcome() -> None:

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 
+from obliviate.data.rows import Row
+from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, KL, ME, NPO, Loss, Pass, Positions, Scores
 from obliviate.models import load_pretrained
@@ -95,6 +97,26 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = weights(train(replace(make("c"), seed=1), quiet))
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_process_that_trains_again_encodes_its_texts_once(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Row] = []
+    original = TextEncoder.encode_row
+
+    def counted(self: TextEncoder, row: Row) -> Encoded:
+        encoded.append(row)
+        return original(self, row)
+
+    monkeypatch.setattr(TextEncoder, "encode_row", counted)
+    first, again, other = (job(tiny, tmp_path / name, METHODS["ga+gd"]) for name in "abc")
+    train(replace(first, forget=FORGET[1:]), quiet)
+    once = len(encoded)
+    train(replace(again, forget=FORGET[1:]), quiet)
+    assert 0 < once == len(encoded)
+    train(other, quiet)
+    assert len(encoded) > once
 
 
 @pytest.mark.parametrize("lora", [None, LoraSpec(rank=2, dropout=0.1)], ids=["full", "lora"])

@@ -8,6 +8,7 @@ from obliviate.cluster import ensure_ray
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.pool import EnginePool, OnChunk, Progress
+from obliviate.models import same_architecture
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
 
@@ -15,11 +16,14 @@ class OnDemand:
     """Satisfies WhiteBox while entered: one pool at a time, of the engine that the spec asks for, or of Hugging Face
     where only that can answer. Raises UserError as EnginePool does, at the first call.
 
-    `address` is that of the Ray cluster, which is joined at the first call, too.
+    `address` is that of the Ray cluster, which is joined at the first call, too; `within` as of EnginePool.
     """
 
-    def __init__(self, model: ModelSpec, spec: EngineSpec, address: str | None, on_progress: Progress) -> None:
+    def __init__(
+        self, model: ModelSpec, spec: EngineSpec, address: str | None, on_progress: Progress, *, within: bool = False
+    ) -> None:
         self._model, self._spec, self._address, self._on_progress = model, spec, address, on_progress
+        self._within = within
         self._pool: EnginePool | None = None
         self._opened = ExitStack()
 
@@ -29,7 +33,21 @@ class OnDemand:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._opened.close()
+        self._close()
+
+    def load(self, model: ModelSpec, on_progress: Progress) -> None:
+        """From now on answer for another model: by the open engines where it has the architecture of the one before."""
+        if self._pool is not None:
+            if model.revision is None and same_architecture(self._model, model):
+                self._pool.load(model, on_progress)
+            else:
+                self._close()
+        self._model, self._on_progress = model, on_progress
+
+    def rest(self) -> None:
+        """Until the next `load`, leave the GPU's memory to others."""
+        if self._pool is not None:
+            self._pool.rest()
 
     def generate(
         self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: OnChunk | None = None
@@ -57,8 +75,12 @@ class OnDemand:
     def _open(self, spec: EngineSpec) -> EnginePool:
         """The open pool, if it is of this engine; else another in its place: two would share the memory."""
         if self._pool is None or (self._pool.spec != spec and self._pool.engine_type != spec.type):
-            self._opened.close()
-            self._pool = None
+            self._close()
             ensure_ray(self._address)
-            self._pool = self._opened.enter_context(EnginePool(self._model, spec, on_progress=self._on_progress))
+            pool = EnginePool(self._model, spec, on_progress=self._on_progress, within=self._within)
+            self._pool = self._opened.enter_context(pool)
         return self._pool
+
+    def _close(self) -> None:
+        self._opened.close()
+        self._pool = None

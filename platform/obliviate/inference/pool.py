@@ -1,6 +1,7 @@
 """An engine made of many: replicas in Ray actors, work in chunks, a dead replica replaced and its chunk redone."""
 
 import logging
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, worker_environment
 from obliviate.data.text import Encoded
@@ -32,43 +33,59 @@ RESTARTS, RESTART_POLL_S = 100, 1.0
 
 
 class Replica:
-    """One engine in one process. Its first call opens it, so that a restarted actor opens it again."""
+    """One engine in one process. Every call names the model, so that a restarted actor opens the right one again."""
 
-    def __init__(self, model: ModelSpec, spec: EngineSpec, cpus: float) -> None:
-        self._model, self._spec, self._cpus = model, spec, cpus
+    def __init__(self, spec: EngineSpec, cpus: float, rests: bool) -> None:
+        self._spec, self._cpus, self._rests = spec, cpus, rests
+        self._model: ModelSpec | None = None
         self._engine: Engine | None = None
 
-    def open(self) -> Engine:
-        if self._engine is None:
-            import torch
-
-            torch.set_num_threads(max(1, int(self._cpus)))
-            if self._spec.type == "vllm":
-                self._engine = VLLMEngine.open(self._model, self._spec)
-            else:
-                from obliviate.inference.hf import HFEngine
-
-                self._engine = HFEngine.open(self._model, self._spec)
+    def open(self, model: ModelSpec) -> Engine:
+        if self._engine is None or model != self._model:
+            self._model = None  # whatever fails on the way, the next call begins anew
+            self._engine = self._with(model)
+            self._model = model
         return self._engine
 
-    def ready(self) -> None:
-        self.open()
+    def _with(self, model: ModelSpec) -> Engine:
+        if isinstance(self._engine, VLLMEngine):
+            self._engine.load(model)
+            return self._engine
+        import torch
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
-        return self.open().generate(prompts, sampling)
+        self._engine = None  # before the next one: two would share the memory
+        torch.set_num_threads(max(1, int(self._cpus)))
+        if self._spec.type == "vllm":
+            return VLLMEngine.open(model, self._spec, rests=self._rests)
+        from obliviate.inference.hf import HFEngine
 
-    def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
-        return self.open().score(texts)
+        return HFEngine.open(model, self._spec)
 
-    def moments(self, texts: Sequence[Encoded]) -> list[ScoredText]:
-        return self._white_box().moments(texts)
+    def ready(self, model: ModelSpec) -> None:
+        self.open(model)
 
-    def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
-        return self._white_box().gradient_norms(texts)
+    def rest(self) -> None:
+        if self._rests and isinstance(self._engine, VLLMEngine):
+            self._model = None  # what is at rest has no weights
+            self._engine.rest()
 
-    def _white_box(self) -> WhiteBox:
+    def generate(
+        self, model: ModelSpec, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec
+    ) -> list[list[Generation]]:
+        return self.open(model).generate(prompts, sampling)
+
+    def score(self, model: ModelSpec, texts: Sequence[Encoded]) -> list[ScoredText]:
+        return self.open(model).score(texts)
+
+    def moments(self, model: ModelSpec, texts: Sequence[Encoded]) -> list[ScoredText]:
+        return self._white_box(model).moments(texts)
+
+    def gradient_norms(self, model: ModelSpec, texts: Sequence[Encoded]) -> list[float | None]:
+        return self._white_box(model).gradient_norms(texts)
+
+    def _white_box(self, model: ModelSpec) -> WhiteBox:
         assert self._spec.type == "hf", "vLLM shows neither moments nor gradients"
-        return cast(WhiteBox, self.open())
+        return cast(WhiteBox, self.open(model))
 
 
 @dataclass(frozen=True)
@@ -108,12 +125,15 @@ def place(spec: EngineSpec) -> Placement:
 class EnginePool:
     """Satisfies Engine while entered. Ray must be initialised (obliviate.cluster.ensure_ray).
 
-    `on_progress` hears of every chunk that is done. Raises UserError where an engine cannot start, and where the same
-    chunk kills two replicas in a row.
+    `on_progress` hears of every chunk that is done. `within`: the replicas run on this node and take nothing of the
+    cluster but what this process holds already, which therefore should be idle while they work. Raises UserError where
+    an engine cannot start, and where the same chunk kills two replicas in a row.
     """
 
-    def __init__(self, model: ModelSpec, spec: EngineSpec, *, on_progress: Progress | None = None) -> None:
-        self._model, self._spec, self._on_progress = model, spec, on_progress
+    def __init__(
+        self, model: ModelSpec, spec: EngineSpec, *, on_progress: Progress | None = None, within: bool = False
+    ) -> None:
+        self._model, self._spec, self._on_progress, self._within = model, spec, on_progress, within
         self._replicas: list[Any] = []
         self._engine_type: str | None = None
 
@@ -131,14 +151,14 @@ class EnginePool:
         self._engine_type = placement.spec.type
         vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
             max_restarts=-1,  # on another node, where it was the node that died
-            runtime_env={"env_vars": worker_environment() | vllm},
-            # Inside a Ray Tune trial actors would be placed in what the trial reserved for itself alone.
-            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+            runtime_env={"env_vars": worker_environment() | vllm | (_own_gpus() if self._within else {})},
+            **(_here() if self._within else _anywhere(placement)),
         )
-        self._replicas = [actor.remote(self._model, placement.spec, placement.cpus) for _ in range(self._spec.replicas)]
+        self._replicas = [
+            actor.remote(placement.spec, placement.cpus, self._within and placement.gpus > 0)
+            for _ in range(self._spec.replicas)
+        ]
         try:
             self._open(placement)
         except BaseException:
@@ -147,7 +167,7 @@ class EnginePool:
         return self
 
     def _open(self, placement: Placement) -> None:
-        opening = [replica.ready.options(max_task_retries=1).remote() for replica in self._replicas]
+        opening = [replica.ready.options(max_task_retries=1).remote(self._model) for replica in self._replicas]
         _, late = ray.wait(opening, num_returns=len(opening), timeout=PLACEMENT_NOTICE_S)
         if late:
             log.warning(
@@ -167,6 +187,18 @@ class EnginePool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._close()
+
+    def load(self, model: ModelSpec, on_progress: Progress | None) -> None:
+        """From now on answer for another model, of the same architecture (obliviate.models.same_architecture).
+
+        A running vLLM reads its weights at the next call.
+        """
+        self._model, self._on_progress = model, on_progress
+
+    def rest(self) -> None:
+        """Until the next call, leave the GPU's memory to others."""
+        for ref in [replica.rest.remote() for replica in self._replicas]:
+            _result(ref)
 
     def _close(self) -> None:
         for replica in self._replicas:
@@ -234,7 +266,8 @@ class EnginePool:
         while left or any(chunk for _, chunk in pending.values()):
             while left and idle:
                 replica, chunk = idle.popleft(), left.popleft()
-                pending[getattr(replica, method).remote([items[i] for i in chunk], *arguments)] = (replica, chunk)
+                call = getattr(replica, method).remote(self._model, [items[i] for i in chunk], *arguments)
+                pending[call] = (replica, chunk)
             (ref,), _ = ray.wait(list(pending), num_returns=1)
             replica, chunk = pending.pop(ref)
             try:
@@ -250,7 +283,7 @@ class EnginePool:
                     left.appendleft(chunk)  # for whoever is free first
                 # Until Ray knows that a node is gone it fails every call to what ran there, at once.
                 sleep(RESTART_POLL_S)
-                pending[replica.ready.remote()] = (replica, [])
+                pending[replica.ready.remote(self._model)] = (replica, [])
                 continue
             idle.append(replica)
             if chunk:
@@ -269,6 +302,28 @@ class EnginePool:
             f"{text[:80]!r} ({len(ids)} tokens), most likely for want of memory; lower engine.chunk_size, "
             "engine.batch_tokens or engine.max_model_len"
         )
+
+
+def _anywhere(placement: Placement) -> dict[str, Any]:
+    """Options of an actor with resources of its own."""
+    return {
+        "num_cpus": placement.cpus,
+        "num_gpus": placement.gpus,
+        # Inside a Ray Tune trial actors would be placed in what the trial reserved for itself alone.
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(placement_group=None),
+    }
+
+
+def _here() -> dict[str, Any]:
+    """Options of an actor that shares what this process holds."""
+    node = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _own_gpus() -> dict[str, str]:
+    """Environment that shows an actor, which asks Ray for no GPU, those of this process."""
+    name = "CUDA_VISIBLE_DEVICES"
+    return {name: os.environ[name]} if name in os.environ else {}
 
 
 def _result(ref: Any) -> Any:

@@ -65,8 +65,8 @@ def local_folder(model: ModelSpec) -> str:
 class VLLMEngine:
     """`model_folder` is a Hugging Face folder or hub id; `stop_ids` alone end a turn.
 
-    The model's own generation defaults (repetition penalty, top-k, ...) are not applied.
-    Raises UserError where vLLM cannot start.
+    The model's own generation defaults (repetition penalty, top-k, ...) are not applied. `rests`: it will be told to
+    (on GPUs). Raises UserError where vLLM cannot start.
     """
 
     def __init__(
@@ -76,9 +76,12 @@ class VLLMEngine:
         spec: EngineSpec,
         stop_ids: Collection[int],
         revision: str | None = None,
+        *,
+        rests: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
+        self._rests, self._resting = rests, False
         with _output() as log:
             try:
                 self._start(model_folder, spec, revision)
@@ -113,12 +116,44 @@ class VLLMEngine:
             # Only whole blocks are shared, and few questions fill the 128 tokens that are the default on CPUs.
             block_size=32 if current_platform.is_cpu() else None,
             disable_log_stats=True,
+            enable_sleep_mode=self._rests,
         )
 
     @classmethod
-    def open(cls, model: ModelSpec, spec: EngineSpec) -> "VLLMEngine":
+    def open(cls, model: ModelSpec, spec: EngineSpec, *, rests: bool = False) -> "VLLMEngine":
         tokenizer = load_tokenizer(model)
-        return cls(local_folder(model), tokenizer, spec, stop_ids(model, tokenizer), model.revision)
+        return cls(local_folder(model), tokenizer, spec, stop_ids(model, tokenizer), model.revision, rests=rests)
+
+    def load(self, model: ModelSpec) -> None:
+        """Read the weights of another model of the same architecture into the running engine; it must have no revision.
+
+        Raises UserError where vLLM cannot read them.
+        """
+        from vllm.platforms import current_platform
+
+        assert model.revision is None, "vLLM reads a path as it is"
+        self._tokenizer = load_tokenizer(model)
+        self._stop_ids = frozenset(stop_ids(model, self._tokenizer))
+        with _output() as log:
+            try:
+                if self._resting:
+                    self._llm.wake_up(tags=["weights"])
+                self._llm.collective_rpc("reload_weights", kwargs={"weights_path": local_folder(model)})
+                if current_platform.is_cpu():
+                    self._llm.apply_model(_pack_again)
+                if self._resting:
+                    self._llm.wake_up(tags=["kv_cache"])
+            except (RuntimeError, ValueError, OSError, AssertionError, LookupError) as error:
+                raise UserError(
+                    f"engine.type=vllm: vLLM could not load {model.source}: {_cause(error, log())}"
+                ) from error
+        self._resting = False
+        self._llm.reset_prefix_cache()  # it holds what the other weights made of the prompts
+
+    def rest(self) -> None:
+        """Leave the GPU's memory to others until the next `load`, which there must be before anything is asked."""
+        self._llm.sleep(level=2)
+        self._resting = True
 
     def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
         from vllm import SamplingParams, TokensPrompt
@@ -186,6 +221,14 @@ class VLLMEngine:
         prompts = [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts]
         outputs: list[Any] = self._llm.generate(prompts, parameters, use_tqdm=False)
         return outputs
+
+
+def _pack_again(model: Any) -> None:
+    """On CPUs layers multiply with a packed copy of their weight. vLLM's reload makes it anew where the file has a
+    weight of the layer's name, which it has not of an output layer that shares the embeddings'."""
+    for layer in model.modules():
+        if hasattr(layer, "cpu_linear") and layer.weight.numel():
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def _answer_statistics(logprobs: Any, text: Encoded) -> Iterator[tuple[float, bool]]:

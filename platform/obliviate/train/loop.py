@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +133,12 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     return trainer.model
 
 
+@lru_cache(maxsize=1)
+def _texts(model: ModelSpec, *rows: Any) -> Texts:
+    """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
+    return Texts(text_encoder(model, load_tokenizer(model)), *rows)
+
+
 class _Trainer:
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device = job, device
@@ -143,8 +150,9 @@ class _Trainer:
                 f"optim.batch_size: {job.optim.batch_size} is less than cluster.workers {self.world}; "
                 "every worker needs an item of each batch"
             )
-        encoder = text_encoder(job.model, load_tokenizer(job.model))
-        self.texts = Texts(encoder, job.forget, job.retain, job.refusals, job.world)
+        self.texts = _texts(
+            job.model.model_copy(update={"lora": None}), job.forget, job.retain, job.refusals, job.world
+        )
         self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])

@@ -195,13 +195,13 @@ class SweepRun(ComparedModels):
 
     @property
     def in_process(self) -> bool:
-        """Whether a trial needs no process but its own: one worker, and an engine without actors."""
-        return self.cluster.workers == 1 and self.evaluation.engine.type == "hf"
+        """Whether a trial trains in its own process, and measures with what that holds: one worker, one replica."""
+        return self.cluster.workers == self.evaluation.engine.replicas == self.evaluation.engine.tensor_parallel == 1
 
     @property
     def measures_here(self) -> bool:
         """Whether the driver measures models itself: without GPUs an actor would only take seconds to start."""
-        return self.in_process and not self.cluster.gpus_per_worker
+        return self.in_process and self.evaluation.engine.type == "hf" and not self.cluster.gpus_per_worker
 
 
 def _at(tree: Any, name: str) -> Any:
