@@ -19,7 +19,9 @@ from obliviate_eval.statistics import Estimate, Figure, means, resample
 from obliviate_eval.suites.base import Suite
 
 METRICS_FILE = "metrics.json"
-COLLAPSED_BELOW = 0.01  # probability a token of answers to be kept; a model that still speaks gives ten times as much
+# Tells of a retain set whether the model still speaks: the first that the suite has. One that does is ten times above.
+SPEAKS = ("probability", "knowledge_memorization", "rouge")
+COLLAPSED_BELOW = 0.01
 
 
 class Evaluation(Spec):
@@ -36,12 +38,7 @@ class Evaluation(Spec):
     @property
     def collapsed(self) -> bool:
         """Whether nothing is left of what was to be kept: what such a model no longer says, it has not forgotten."""
-        kept = [self.sets[name].get("probability") for name, role in self.roles.items() if role is Role.RETAIN]
-        return any(
-            figure.unscored > 0 if figure.value is None else figure.value < COLLAPSED_BELOW
-            for figure in kept
-            if figure is not None
-        )
+        return any(_is_silent(self.sets[name]) for name, role in self.roles.items() if role is Role.RETAIN)
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))
@@ -55,6 +52,15 @@ class Evaluation(Spec):
             raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate the model first") from error
         except ValidationError as error:
             raise UserError(f"{path}: no {METRICS_FILE} of an evaluation; evaluate the model again") from error
+
+
+def _is_silent(figures: Mapping[str, Figure]) -> bool:
+    metric = next((each for each in SPEAKS if each in figures), None)
+    if metric is None:
+        return False
+    value = figures[metric].value
+    # Every answer has a probability, be it not a number; a generation only has what was asked a question.
+    return metric == "probability" and figures[metric].unscored > 0 if value is None else value < COLLAPSED_BELOW
 
 
 def summarise(

@@ -39,6 +39,7 @@ def test_a_collapsed_model_is_answered_and_counted(suite, value: float) -> None:
             assert (row[metric].value, row[metric].unscored) == (None, 3)
     for name, figure in found.comparisons.items():
         assert (figure.value is None) == (name != "leak_bound")
+    assert found.collapsed
     assert found.forget_quality is None
     differences = paired(records, records, suite, resamples=100)
     json.dumps(differences.model_dump(mode="json"), allow_nan=False)
