@@ -7,7 +7,7 @@ METHODS = (
     BASELINE, "ga", "ga+kl", "npo+gd", "npo+kl", "simnpo+gd", "dpo+gd", "altpo+gd", "idk+gd", "idk+ap", "me+gd",
     "npo+gd+wasserstein", "snap",
     "wga+gd", "satimp+gd", "undial", "ceu", "pdu", "rmu", "adaptive_rmu", "llmu",
-    "flat", "jensun", "ihl+gd", "unilogit+gd", "task_vector", "sku", "eul",
+    "flat", "jensun", "ihl+gd", "unilogit+gd", "whp+gd", "task_vector", "sku", "eul",
 )  # fmt: skip
 INSTRUCTIONS = Path(__file__).parents[1] / "configs" / "methods" / "texts" / "instructions.jsonl"
 # What goes with any method, each around NPO+GD; and what needs more than forget and retain rows: iterative contrastive

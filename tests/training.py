@@ -27,6 +27,7 @@ from obliviate.methods import (
     RMU,
     UNDIAL,
     WGA,
+    WHP,
     Activations,
     AdaptiveRMU,
     AltPO,
@@ -83,6 +84,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "jensun": (JensUn(), JS()),
     "ihl+gd": (IHL(), GD()),
     "unilogit+gd": (Unilogit(), GD()),
+    "whp+kl": (WHP(), KL()),
     "icku": (ICKU(), Marked()),
     "eul": (EUL(bound=0.5), KL(), GD()),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
@@ -92,7 +94,9 @@ METHODS: dict[str, tuple[Term, ...]] = {
 def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
     settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
     model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
-    return Job(model, terms, FORGET, RETAIN, REFUSALS, OptimSpec(**settings), 0, "fresh", directory, world=WORLD)
+    reinforced = model if any(isinstance(term, WHP) for term in terms) else None
+    rows = (FORGET, RETAIN, REFUSALS)
+    return Job(model, terms, *rows, OptimSpec(**settings), 0, "fresh", directory, world=WORLD, reinforced=reinforced)
 
 
 def quiet(_: Mapping[str, Any]) -> None: ...

@@ -10,6 +10,7 @@ from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.guardrail import HIDING
 from obliviate.methods import (
+    WHP,
     AnyForgetSpec,
     AnyRegularizerSpec,
     Divergence,
@@ -67,9 +68,13 @@ class TrainingRun(RunSpec):
 
 
 class FinetuneRun(TrainingRun):
-    """Teaches a model the data: all of it (what must forget), or all but the forget set (the retain model)."""
+    """Teaches a model the data: all of it (what must forget), all but the forget set (the retain model), or that alone
+    (the reinforced model of the method whp)."""
 
-    train_on: Literal["all", "retain"] = "all"
+    train_on: Literal["all", "retain", "forget"] = "all"
+
+
+REINFORCEMENT = OptimSpec(epochs=3)  # passes as published (arXiv:2310.02238)
 
 
 class AlternativesSpec(Spec):
@@ -128,6 +133,7 @@ class UnlearnRun(TrainingRun):
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
     )
     alternatives: AlternativesSpec = AlternativesSpec()
+    reinforcement: OptimSpec = REINFORCEMENT  # how the forget set is learned once more before whp
 
     @classmethod
     def long_form(cls, values: Any) -> Any:
@@ -243,6 +249,18 @@ class UnlearnRun(TrainingRun):
     @property
     def label(self) -> str:
         return "+".join(term.type for term in (self.method, *self.regularizers)).upper()
+
+    @property
+    def reinforcing(self) -> FinetuneRun | None:
+        """The training of the reinforced model, where the method rests on one."""
+        if not isinstance(self.method, WHP):
+            return None
+        shared = self.model_dump(include={"data", "cluster", "seed", "runs"})
+        whole = self.model if self.model.lora is None else self.model.model_copy(
+            update={"lora": self.model.lora.model_copy(update={"merge": True})}
+        )  # fmt: skip
+        values = {**shared, "name": "reinforced", "model": whole.model_dump(), "optim": self.reinforcement.model_dump()}
+        return build(FinetuneRun, {**values, "train_on": "forget"}, where="reinforcement")
 
     @property
     def needs_alternatives(self) -> bool:

@@ -30,3 +30,24 @@ class Head(NamedTuple):
         if self.scale != 1.0:
             z_NV = z_NV * self.scale
         return z_NV if self.softcap is None else torch.tanh(z_NV / self.softcap) * self.softcap
+
+
+class GenericHead(NamedTuple):
+    """Of two models' hidden states side by side, [N, D + D']: the first one's logits, less `alpha` times what those of
+    the second, which has learned more, are above them (arXiv:2310.02238)."""
+
+    model: Head
+    reinforced: Head
+    alpha: float
+
+    def block(self, columns: slice) -> "GenericHead":
+        return self._replace(model=self.model.block(columns), reinforced=self.reinforced.block(columns))
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """float32 [N, V]."""
+        own_ND, other_ND = hidden_ND.tensor_split([self.model.weight_VD.shape[-1]], dim=-1)
+        z_NV = self.model.logits(own_ND)
+        return z_NV - self.alpha * (self.reinforced.logits(other_ND) - z_NV).relu()
+
+
+AnyHead = Head | GenericHead

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from obliviate.head import Head
+from obliviate.head import AnyHead, Head
 from obliviate.vocabulary import Softmax, add_at, log_ratio_to_mixture, place
 
 BLOCK_BYTES = 32 * 2**20  # of float32 logits
@@ -54,6 +54,17 @@ class Distilled:
 
 
 @dataclass(frozen=True)
+class Generic:
+    """log p of the token that the generic prediction finds likeliest: z_ref - alpha relu(z_reinforced - z_ref), of the
+    frozen reference and of the same model after it has learned the texts (obliviate.head.GenericHead)."""
+
+    alpha: float
+
+    def __str__(self) -> str:
+        return f"generic_{self.alpha}"
+
+
+@dataclass(frozen=True)
 class Activation:
     """What a layer puts out at the token itself, not at the one before: a vector [D].
 
@@ -66,14 +77,16 @@ class Activation:
         return f"activation_{self.layer}"
 
 
-TokenStat = Stat | Distilled  # a number for each token, of the distribution that predicts it
+TokenStat = Stat | Distilled | Generic  # a number for each token, of the distribution that predicts it
 AnyStat = TokenStat | Activation
 
 
 def needs_reference(stat: AnyStat) -> bool:
     """Whether the statistic compares with the frozen model's distribution."""
-    return stat in (Stat.REFERENCE_KL, Stat.REFERENCE_JS) or (
-        isinstance(stat, Distilled) and stat.teacher == "reference"
+    return (
+        stat in (Stat.REFERENCE_KL, Stat.REFERENCE_JS)
+        or isinstance(stat, Generic)
+        or (isinstance(stat, Distilled) and stat.teacher == "reference")
     )
 
 
@@ -113,7 +126,7 @@ def token_statistics(
     labels_N: Tensor,
     head: Head,
     stats: Set[TokenStat],
-    reference: tuple[Tensor, Head] | None = None,
+    reference: tuple[Tensor, AnyHead] | None = None,
 ) -> dict[TokenStat, Tensor]:
     """Each statistic as float32 [N], differentiable in the hidden states and in the head's weight and bias.
 
@@ -135,7 +148,7 @@ def score_positions(
     wanted_BT: Tensor,
     head: Head,
     stats: Set[TokenStat],
-    reference: tuple[Tensor, Head] | None = None,
+    reference: tuple[Tensor, AnyHead] | None = None,
 ) -> dict[TokenStat, Tensor]:
     """Statistics of the tokens at `wanted_BT`, as [B, T], 0 elsewhere. Position 0 has no predecessor: never wanted.
 
@@ -182,6 +195,7 @@ class _Statistics:
         self._sum_N, self._label_z_N = self._zeros_N, self._zeros_N
         self._largest_N, self._argmax_N = torch.full_like(self._zeros_N, -inf), torch.zeros_like(labels_N)
         self._rival_z_N, self._rival_N = self._largest_N, self._argmax_N
+        self._generic_z_N, self._generic_N, self._of_generic_N = self._largest_N, self._argmax_N, self._zeros_N
         self._to_mixture_N, self._teacher_to_mixture_N = self._zeros_N, self._zeros_N  # KL, of the second passage
         self._vocabulary = 0
 
@@ -203,6 +217,12 @@ class _Statistics:
         if Stat.RIVAL in self._stats:
             wrong_NV = add_at(z_NV.clone(), self._labels_N, columns, torch.full_like(self._zeros_N, -inf))
             self._rival_N, self._rival_z_N = _larger(wrong_NV, columns, self._rival_N, self._rival_z_N)
+        if any(isinstance(stat, Generic) for stat in self._stats):
+            assert reference_z_NV is not None
+            found_N, place_N = reference_z_NV.max(-1)
+            own_N = z_NV.gather(-1, place_N[:, None])[:, 0]
+            self._of_generic_N = torch.where(found_N > self._generic_z_N, own_N, self._of_generic_N)
+            self._generic_N, self._generic_z_N = _larger(reference_z_NV, columns, self._generic_N, self._generic_z_N)
 
     def add_to_divergence(self, z_NV: Tensor, reference_z_NV: Tensor) -> None:
         """A second passage over the blocks: the mixture of two distributions needs both logsumexps beforehand."""
@@ -242,6 +262,8 @@ class _Statistics:
                 return self._largest_N - self._sum_N / self._vocabulary
             case Distilled():
                 return self.lse_N - self._teachers[stat].mean_N
+            case Generic():
+                return self._of_generic_N - self.lse_N
 
     def constants(self) -> dict[TokenStat, Tensor]:
         found = {stat: teacher.lse_N for stat, teacher in self._teachers.items()}
@@ -251,6 +273,7 @@ class _Statistics:
             found[Stat.LOGIT_GAP] = self._argmax_N
         if Stat.RIVAL in self._stats:
             found[Stat.RIVAL] = self._rival_N
+        found |= {stat: self._generic_N for stat in self._stats if isinstance(stat, Generic)}
         if Stat.REFERENCE_JS in self._stats:
             found[Stat.REFERENCE_JS] = torch.stack([found[Stat.REFERENCE_JS], self._to_mixture_N])
         return found
@@ -280,7 +303,7 @@ def _logit_gradient(
     constant_N = torch.zeros_like(lse_N)
     of_p_N = torch.zeros_like(lse_N)
     for stat, grad_N in grads.items():
-        if stat in (Stat.LOGP, Stat.RIVAL):
+        if stat in (Stat.LOGP, Stat.RIVAL) or isinstance(stat, Generic):
             of_p_N = of_p_N - grad_N
         elif stat is Stat.UNIFORM_KL or _compares(stat):
             of_p_N = of_p_N + grad_N
@@ -296,7 +319,7 @@ def _logit_gradient(
     for stat, grad_N in grads.items():
         if stat is Stat.LOGP:
             add_at(dz_NV, labels_N, columns, grad_N)
-        elif stat in (Stat.LOGIT_GAP, Stat.RIVAL):
+        elif stat in (Stat.LOGIT_GAP, Stat.RIVAL) or isinstance(stat, Generic):
             add_at(dz_NV, constants[stat], columns, grad_N)
         elif stat is Stat.REFERENCE_JS:
             assert reference_z_NV is not None
@@ -324,7 +347,7 @@ def _teacher_logits(
 
 
 def _reference_logits(
-    reference: tuple[Tensor, Head] | None, columns: slice, stats: Sequence[TokenStat]
+    reference: tuple[Tensor, AnyHead] | None, columns: slice, stats: Sequence[TokenStat]
 ) -> Tensor | None:
     """Those of the block, where a statistic needs them."""
     if reference is None or not any(map(needs_reference, stats)):
@@ -344,7 +367,7 @@ class _BlockedStatistics(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         stats: tuple[TokenStat, ...],
-        reference: tuple[Tensor, Head] | None,
+        reference: tuple[Tensor, AnyHead] | None,
     ) -> tuple[Tensor, ...]:
         gathered = _Statistics(stats, labels_N)
         head = Head(weight_VD, bias_V, scale, softcap)

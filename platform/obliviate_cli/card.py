@@ -64,7 +64,11 @@ def _what(verb: str, config: dict[str, Any]) -> str:
     where = f"`{data['type']}` data" + (f", split `{data['split']}`" if "split" in data else "")
     how = f"{optim['epochs']:g} epochs, learning rate {optim['learning_rate']:g}, batch {optim['batch_size']}"
     if verb == "finetune":
-        rows = "all rows" if config["train_on"] == "all" else "all rows but the forget set (a retain model)"
+        rows = {
+            "all": "all rows",
+            "retain": "all rows but the forget set (a retain model)",
+            "forget": "the forget set alone",
+        }[config["train_on"]]
         return f"Fine-tuned from `{config['model']['source']}` on {rows} of {where}: {how}."
     objective = _objective(config)
     if verb == "learn":

@@ -12,7 +12,15 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from obliviate import storage
-from obliviate.config import AlternativesSpec, FinetuneRun, RunSpec, UnlearnRun, build, expand_method
+from obliviate.config import (
+    REINFORCEMENT,
+    AlternativesSpec,
+    FinetuneRun,
+    RunSpec,
+    UnlearnRun,
+    build,
+    expand_method,
+)
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
 from obliviate.data.rows import Corpus
@@ -79,6 +87,7 @@ class ComparedModels(RunSpec):
     retain_model: ModelSpec | None = None  # a ready one, where finetune is null
     optim: OptimSpec = OptimSpec()  # of unlearning
     alternatives: AlternativesSpec = AlternativesSpec()
+    reinforcement: OptimSpec = REINFORCEMENT
     evaluation: EvaluationSpec = EvaluationSpec()
     train_nli: JudgeStage | None = None  # takes the place of evaluation.nli
     cluster: ClusterSpec = ClusterSpec()
@@ -135,6 +144,7 @@ class CompareRun(ComparedModels):
                 **self.alternatives.model_dump(),
                 "engine": (self.alternatives.engine or self.evaluation.engine).model_dump(),
             },
+            "reinforcement": self.reinforcement.model_dump(),
             "seed": self.seed,
             "runs": self.runs,
             **method.unlearn,

@@ -9,7 +9,7 @@ from obliviate.methods import TaskVector, compares, union_of_needs
 from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, unlearning
-from obliviate_cli.stages import cut_texts
+from obliviate_cli.stages import cut_texts, rows_to_learn
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def finetune(config: FinetuneRun) -> list[str]:
     corpus = config.data.load()
     work = finetuning(config, corpus)
-    rows = len(corpus.retain) + (len(corpus.forget) if config.train_on == "all" else 0)
+    rows = len(rows_to_learn(config, corpus))
     return [*_warnings(config, corpus), _training(config, f"fine-tune on {rows} rows ({config.train_on})", work)]
 
 
@@ -28,7 +28,8 @@ def unlearn(config: UnlearnRun) -> list[str]:
     work = unlearning(config, corpus)
     load_refusals(config.refusals)  # what is wrong with the file is found now, not when training is to begin
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
-    lines = [*_warnings(config, corpus), _training(config, title, work)]
+    reinforcing = [] if config.reinforcing is None else finetune(config.reinforcing)
+    lines = [*reinforcing, *_warnings(config, corpus), _training(config, title, work)]
     if config.forget_filter is not None:
         lines.append(f"  first scored, and with {config.forget_filter.reference.source}: which rows need no unlearning")
     if missing := rows_without_alternatives(config, corpus):

@@ -37,14 +37,14 @@ MODEL = "model"  # the folder of the trained model in its run
 # come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again. With dropout
 # the number of micro-batches comes back in.
 LEFT_OUT: dict[str, Any] = {
-    **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives"), True),
+    **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement"), True),
     "forget_filter": {"engine"},
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 
 
 def finetune(config: FinetuneRun, console: Console) -> Path:
-    """Train on all rows or on the retain rows; the folder of the model."""
+    """Train on the rows that the config names; the folder of the model."""
     corpus = _load(config, console)
     require_training_texts(corpus)
     rows = rows_to_learn(config, corpus)
@@ -77,6 +77,11 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     if config.reference is not None:
         require_same_vocabulary(config.model, config.reference)
         files["reference"] = content_of(config.reference)
+    reinforced = None
+    if config.reinforcing is not None:
+        source = str(finetune(config.reinforcing, console))
+        reinforced = portable(config.model.model_copy(update={"source": source, "revision": None, "lora": None}))
+        files["reinforced"] = content_of(reinforced)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     if judged is not None:
         write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
@@ -97,6 +102,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         projection=config.projection,
         rectification=config.rectification,
         reference=None if config.reference is None else portable(config.reference),
+        reinforced=reinforced,
     )
     return run, job
 
@@ -130,7 +136,8 @@ def original_weights(model: ModelSpec, runs: str) -> Path:
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
     """Raises UserError where there are none."""
-    rows = corpus.retain if config.train_on == "retain" else (*corpus.forget, *corpus.retain)
+    of_forget = () if config.train_on == "retain" else corpus.forget
+    rows = of_forget if config.train_on == "forget" else (*of_forget, *corpus.retain)
     if not rows:
         raise UserError("train_on: retain: the data has no retain set; give data.retain, or train_on: all")
     return rows

@@ -19,16 +19,18 @@ from obliviate.methods import (
     IHL,
     JS,
     NPO,
+    WHP,
     Disassociation,
     Divergence,
     JensUn,
     Marked,
     Pass,
+    Positions,
     TaskVector,
     Unilogit,
     expand,
 )
-from obliviate.scoring import Stat, TokenScores, token_statistics
+from obliviate.scoring import Generic, Stat, TokenScores, token_statistics
 
 
 def test_a_task_vector_is_the_cross_entropy_of_what_is_to_go() -> None:
@@ -45,6 +47,12 @@ def test_icku_and_marked_are_cross_entropies_behind_the_mark() -> None:
     assert mean(Marked(), {Pass.RETAIN_MARKED: FORGET, Pass.RETAIN: REFUSAL}) == pytest.approx((1 + 2 + 4) / 3)
     assert gradient(ICKU(), Pass.FORGET_MARKED_IDK, [[0.0, -9.0]], [[0, 1]]) == [[0, -1]]
     assert gradient(Marked(), Pass.RETAIN_MARKED, [[0.0, -9.0]], [[0, 1]]) == [[0, -1]]
+
+
+def test_whp_is_the_cross_entropy_of_the_generic_tokens() -> None:
+    scores = {Pass.FORGET: scores_of(Generic(2.0), [[-9.0, -1.0, -4.0]], [[0, 1, 1]])}
+    assert mean(WHP(alpha=2.0), scores) == pytest.approx(2.5)
+    assert WHP(alpha=2.0).needs == {Pass.FORGET: {Generic(2.0): Positions.ANSWER}}
 
 
 def test_divergence_is_minus_kl_and_stops_at_its_bound() -> None:

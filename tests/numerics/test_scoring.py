@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from obliviate import scoring
-from obliviate.head import Head
-from obliviate.scoring import Distilled, Stat, TokenStat, score_positions, token_statistics
+from obliviate.head import GenericHead, Head
+from obliviate.scoring import Distilled, Generic, Stat, TokenStat, score_positions, token_statistics
 
 N, D, V = 7, 5, 11
 LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
-STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT]
+GENERIC = Generic(5.0)
+STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT, GENERIC]
 
 
 def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tensor, Head]) -> dict[TokenStat, Tensor]:
@@ -26,6 +27,7 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
     without_NV = z_NV.detach().masked_fill(true_NV, -inf).softmax(-1)
     return {
         LOWERED: -(lowered_NV * logp_NV).sum(-1),
+        GENERIC: logp_NV.gather(-1, reference_z_NV.argmax(-1)[:, None])[:, 0],
         WITHOUT: -(without_NV * logp_NV).sum(-1),
         Stat.LOGIT_GAP: z_NV.amax(-1) - z_NV.mean(-1),
         Stat.LOGP: logp_NV.gather(-1, labels_N[:, None])[:, 0],
@@ -101,6 +103,19 @@ def test_gradients_of_a_bfloat16_head_are_rounded_once(monkeypatch: pytest.Monke
         assert theirs is not None
         # 8 significant bits of logits, of their gradient and of the result: 3 roundings of 2^-9, on sums of a few terms
         torch.testing.assert_close(ours.double(), theirs, rtol=0.02, atol=0.02)
+
+
+def test_the_generic_prediction_takes_away_what_was_reinforced() -> None:
+    """Logits (3, 2, 1) by the model and (3.5, 1, 1.1) after it has learned more: 3 - 5 * 0.5, 2, 1 - 5 * 0.1."""
+    model, reinforced = Head(torch.tensor([[3.0], [2.0], [1.0]])), Head(torch.tensor([[3.5], [1.0], [1.1]]))
+    head, hidden_ND = GenericHead(model, reinforced, alpha=5.0), torch.ones(1, 2)
+    torch.testing.assert_close(head.logits(hidden_ND), torch.tensor([[0.5, 2.0, 0.5]]))
+    blocks = [head.block(slice(first, first + 2)).logits(hidden_ND) for first in (0, 2)]
+    torch.testing.assert_close(torch.cat(blocks, -1), head.logits(hidden_ND))
+    label = torch.zeros(1, dtype=torch.long)  # the true token is not the likeliest of the generic prediction
+    trained = Head(torch.tensor([[0.0], [log(3)], [0.0]]))
+    found = token_statistics(torch.ones(1, 1), label, trained, {GENERIC}, (hidden_ND, head))
+    assert float(found[GENERIC]) == pytest.approx(log(3 / 5))
 
 
 def test_limits_of_a_uniform_and_of_a_certain_model() -> None:

@@ -73,6 +73,29 @@ def test_dropout_depends_on_how_many_micro_batches_there_are(
     assert len({unlearn(tiny, tmp_path, *dropping, *cut) for cut in cuts}) == 3
 
 
+def test_whp_learns_the_forget_set_once_more_and_only_once(
+    tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(job: Job, cluster: Any, folder: Path, on_step: Any) -> None:
+        shutil.copytree(tiny, folder)
+        jobs.append(job)
+
+    monkeypatch.setattr(stages, "launch", launch)
+    first = unlearn(tiny, tmp_path, "method=whp+gd", "model.lora={rank: 4, merge: false}")
+    reinforcing, training = jobs
+    assert (reinforcing.retain, reinforcing.forget) == (training.forget, ())
+    assert reinforcing.optim.epochs == 3
+    assert reinforcing.model.lora is not None
+    assert reinforcing.model.lora.merge  # whoever compares with it reads whole weights
+    assert training.reinforced is not None
+    assert Path(training.reinforced.source) == reinforcing.directory / "model"
+    assert training.reinforced.lora is None
+    assert "the forget set alone" in (reinforcing.directory / "model" / "README.md").read_text()
+    again = unlearn(tiny, tmp_path, "method={type: whp, alpha: 2}", "model.lora={rank: 4, merge: false}")
+    assert again != first
+    assert len(jobs) == 3
+
+
 def test_a_reference_of_another_vocabulary_is_refused(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
     other = shutil.copytree(tiny, tmp_path / "other")
     text = json.loads((other / "config.json").read_text())

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate.methods import CEU, GD, PDU, RMU, UNDIAL, Activations, AltPO, BoundedGD
+from obliviate.methods import CEU, GD, KL, PDU, RMU, UNDIAL, WHP, Activations, AltPO, BoundedGD
 from obliviate.methods.rmu import direction
 from obliviate.models import load_pretrained
-from obliviate.schema import LoraSpec
+from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
+from tiny import tiny_model_folder
 from training import FORGET, METHODS, job, losses, quiet, weights
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -59,6 +60,21 @@ def test_ceu_leaves_out_the_true_token_and_the_first_of_each_answer(tiny: Path, 
         without_TV[torch.arange(len(labels_T)), labels_T] = float("-inf")
         values.append(-(without_TV.softmax(-1) * z_TV.log_softmax(-1)).sum(-1)[1:])
     assert losses(run)[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
+
+
+def test_whp_begins_at_the_generic_tokens_cross_entropy(tiny: Path, tmp_path: Path) -> None:
+    """Beside KL to the starting model, which compares with that alone."""
+    reinforced = ModelSpec(source=str(tiny_model_folder(tmp_path / "reinforced", seed=1)), compute_dtype="float32")
+    run = job(tiny, tmp_path, (WHP(alpha=5), KL()), batch_size=8, epochs=1, micro_batch_size=3)
+    run = replace(run, reinforced=reinforced)
+    values = []
+    raised = [z_TV for z_TV, *_ in answers(replace(run, model=reinforced))]
+    for (z_TV, *_), reinforced_TV in zip(answers(run), raised, strict=True):
+        generic_T = (z_TV - 5 * (reinforced_TV - z_TV).relu()).argmax(-1)
+        values.append(-z_TV.log_softmax(-1).gather(-1, generic_T[:, None])[:, 0])
+    found = losses(run)
+    assert found[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
+    assert found[1] == pytest.approx(0, abs=1e-6)
 
 
 def test_pdu_flattens_the_logits_that_predict_the_answer(tiny: Path, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ from obliviate.methods.undial import UNDIAL
 from obliviate.methods.unilogit import Unilogit
 from obliviate.methods.wasserstein import Wasserstein
 from obliviate.methods.wga import WGA
+from obliviate.methods.whp import WHP
 from obliviate.methods.world import World
 from obliviate.scoring import AnyStat
 
@@ -75,6 +76,7 @@ __all__ = [
     "RMU",
     "UNDIAL",
     "WGA",
+    "WHP",
     "Activations",
     "AdaptiveRMU",
     "AltPO",
@@ -109,7 +111,7 @@ __all__ = [
 
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
-    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP
 )  # fmt: skip
 AnyRegularizer = (
     GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein

@@ -23,10 +23,11 @@ from torch.distributed import HashStore
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, ParameterRegularizer, Pass, Scores, Term, compares, union_of_needs
+from obliviate.head import GenericHead, Head
+from obliviate.methods import ForgetObjective, Needs, ParameterRegularizer, Pass, Scores, Term, compares, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
-from obliviate.scoring import needs_reference
+from obliviate.scoring import Generic, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
@@ -39,7 +40,7 @@ from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update, Updates, plan_updates
 from obliviate.train.projection import retain_projection
 from obliviate.train.rectification import Rectification
-from obliviate.train.reference import Reference, compute, scored_at
+from obliviate.train.reference import Reference, compute, reference_needs, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Signal, Slices, measure
@@ -61,6 +62,7 @@ class Job:
     pairing: str
     directory: Path  # of the run
     reference: ModelSpec | None = None  # None: the model itself, before the first step
+    reinforced: ModelSpec | None = None  # the model, the forget set learned again, for Generic statistics
     anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
@@ -372,28 +374,43 @@ class _Trainer:
                 items[index % self.world] += part
         if self.drop is not None:  # what is dropped changes who gets which text
             items = [[item for part in items for item in part]] * self.world
+        other, reinforced = self.job.reference, self.job.reinforced
+        kept, head = self._constants(other, self.needs, items)
+        self.model.reference_heads = dict.fromkeys(reference_needs(self.needs)[1], head) if head else {}
+        generic = {each: stat for each, stats in self.needs.items() for stat in stats if isinstance(stat, Generic)}
+        for each, stat in generic.items():
+            assert head is not None
+            assert reinforced is not None
+            learned, learned_head = self._constants(reinforced, {each: {stat: self.needs[each][stat]}}, items)
+            assert learned_head is not None
+            kept.hidden |= {key: torch.cat([kept.hidden[key], own], -1) for key, own in learned.hidden.items()}
+            self.model.reference_heads[each] = GenericHead(head, learned_head, stat.alpha)
+        return kept
+
+    def _constants(
+        self, other: ModelSpec | None, needs: Needs, items: Sequence[Sequence[Item]]
+    ) -> tuple[Reference, Head | None]:
+        """What another model (None: the starting one) leaves behind of each worker's items, and its output layer where
+        hidden states stand for its distributions."""
         shared = None
         if self.job.shared_reference is not None and self.world == 1:
             rows = (self.job.forget, self.job.retain)
-            whose = self.job.reference or self.job.model
-            shared = SharedReference(self.job.shared_reference, whose, self.needs, rows, self.job.refusals)
+            whose = other or self.job.model
+            shared = SharedReference(self.job.shared_reference, whose, needs, rows, self.job.refusals)
         known = Reference() if shared is None else shared.load()
         before = size(known)
-        other = self.job.reference
         model = (
             self.model if other is None else build(other, seed=0, activation_checkpointing=False, device=self.device)
         )
         model.eval()
         kept = compute(
-            model, self.texts, self.needs, items, self.rank, size=self.job.optim.micro_batch_size,
+            model, self.texts, needs, items, self.rank, size=self.job.optim.micro_batch_size,
             max_length=self.job.model.max_length, device=self.device, known=known,
         )  # fmt: skip
         self.model.train()
         if shared is not None:
             shared.add(kept, before)
-        if kept.hidden:
-            self.model.reference_head = model.copy_head(DTYPES[self.job.model.compute_dtype])
-        return kept
+        return kept, model.copy_head(DTYPES[self.job.model.compute_dtype]) if kept.hidden else None
 
     def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
         for index, part in parts.items():

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from obliviate import attention
 from obliviate.errors import UserError
-from obliviate.head import Head
+from obliviate.head import AnyHead, Head
 from obliviate.methods import Term
 from obliviate.models import decoder_layers, head_of, load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
@@ -44,7 +44,8 @@ class ScoredModel(nn.Module):
         super().__init__()
         self.model = model
         self.packs = packing.can_pack(self.causal_lm)
-        self.reference_head: Head | None = None  # plain tensors, not parameters: neither sharded nor trained
+        # Of each pass that compares; plain tensors, not parameters: neither sharded nor trained.
+        self.reference_heads: dict[str, AnyHead] = {}
 
     def forward(
         self,
@@ -74,8 +75,7 @@ class ScoredModel(nn.Module):
             out |= {f"{name}/{s}": activations[s.layer][rows].clone() for s in stats if isinstance(s, Activation)}
             reference = None
             if any(map(needs_reference, stats)):
-                assert self.reference_head is not None
-                reference = (reference_ND[name], self.reference_head)
+                reference = (reference_ND[name], self.reference_heads[name])
             if scored := {stat for stat in stats if not isinstance(stat, Activation)}:
                 scores = score_positions(hidden_BTD[rows], input_ids_BT[rows], wanted_BT, head, scored, reference)
                 out |= {f"{name}/{stat}": value_BT for stat, value_BT in scores.items()}

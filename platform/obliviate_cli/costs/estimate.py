@@ -26,7 +26,7 @@ def stages(config: RunSpec, cluster: Cluster) -> list[Stage]:
             return [_finetune(config, cluster)]
         case UnlearnRun():
             corpus = config.data.load()
-            return [*_filtering([config], corpus, cluster), _unlearn(config, corpus, cluster)]
+            return [*_before([config], corpus, cluster), _unlearn(config, corpus, cluster)]
         case FuseRun():
             return _fuse(config, cluster)
         case EvaluateRun():
@@ -51,10 +51,18 @@ def _unlearn(config: UnlearnRun, corpus: Corpus, cluster: Cluster, repeats: int 
     return _trained(f"unlearn {config.label}", config, work, cluster, repeats, at_a_time)
 
 
-def _filtering(
-    runs: Sequence[UnlearnRun], corpus: Corpus, cluster: Cluster, repeats: int = 1, at_a_time: int = 1
-) -> list[Stage]:
-    """What decides which forget rows need no unlearning, once for all runs that ask it alike."""
+def _before(runs: Sequence[UnlearnRun], corpus: Corpus, cluster: Cluster, repeats: int = 1) -> list[Stage]:
+    """What comes before the runs' own training, once for all that ask it alike."""
+    reinforcing = {run.reinforcing.model_dump_json(): run.reinforcing for run in runs if run.reinforcing is not None}
+    learned = [
+        _trained("learn the forget set again", run, finetuning(run, corpus), cluster, repeats)
+        for run in reinforcing.values()
+    ]
+    return [*learned, *_filtering(runs, corpus, cluster, repeats)]
+
+
+def _filtering(runs: Sequence[UnlearnRun], corpus: Corpus, cluster: Cluster, repeats: int) -> list[Stage]:
+    """What decides which forget rows need no unlearning."""
     found: dict[tuple[str, str], Stage] = {}
     for run in runs:
         if run.forget_filter is None:
@@ -63,7 +71,7 @@ def _filtering(
         for model in (run.model, run.forget_filter.reference):
             work = scoring(model, corpus.forget, engine)
             title = f"filter: score the forget set with {model.source}"
-            found[run.forget_filter.model_dump_json(), model.source] = measure(title, work, cluster, repeats, at_a_time)
+            found[run.forget_filter.model_dump_json(), model.source] = measure(title, work, cluster, repeats)
     return list(found.values())
 
 
@@ -111,8 +119,8 @@ def _compare(config: CompareRun, cluster: Cluster) -> list[Stage]:
     runs = [config.unlearning(method, config.model.source) for method in config.methods]
     models = len(runs) + 1 + (config.finetune is not None or config.retain_model is not None)
     evaluated = _evaluate("each model", config.model, corpus, config.evaluation, cluster, repeats=models)
-    filtered = _filtering(runs, corpus, cluster)
-    return [*_made(config, cluster), *filtered, *(_unlearn(run, corpus, cluster) for run in runs), evaluated]
+    before = _before(runs, corpus, cluster)
+    return [*_made(config, cluster), *before, *(_unlearn(run, corpus, cluster) for run in runs), evaluated]
 
 
 def _continual(config: ContinualRun, cluster: Cluster) -> list[Stage]:
@@ -122,7 +130,7 @@ def _continual(config: ContinualRun, cluster: Cluster) -> list[Stage]:
     found = [] if config.finetune is None else [_finetune(config.finetuning(target), cluster)]
     for method in config.methods:
         run = config.unlearning(method, 1, target, target)
-        found += _filtering([run], tasks.corpus(1), cluster, len(steps))
+        found += _before([run], tasks.corpus(1), cluster, len(steps))
         found.append(_unlearn(run, tasks.corpus(1), cluster, repeats=len(steps)))
     models = 1 + len(steps) * len(config.methods)
     evaluated = _evaluate("each model", target, tasks.corpus(1), config.evaluation, cluster, repeats=models)
@@ -138,6 +146,7 @@ def _sweep(config: SweepRun, cluster: Cluster) -> list[Stage]:
     for index, method in enumerate(methods):
         share = len(range(index, trials, len(methods)))
         run = config.unlearning(config.space.first(method), 0, "")
+        found += _before([run], corpus, cluster)
         found.append(_unlearn(run, corpus, cluster, repeats=share, at_a_time=config.concurrency))
     evaluated = _evaluate(
         "each trial's model",

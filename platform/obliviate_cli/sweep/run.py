@@ -21,6 +21,7 @@ from obliviate.runs import Run, content_hash
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.compare import make_models, train_judge
 from obliviate_cli.measure import Measure
+from obliviate_cli.stages import finetune
 from obliviate_cli.sweep.calibrate import calibrate
 from obliviate_cli.sweep.front import Pair
 from obliviate_cli.sweep.logs import open_logs
@@ -133,8 +134,11 @@ def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: 
     reference = None if retain is None else measure("retain", retain)
     original = measure("target", target, reference)
     for method, seed in product(config.space.methods, config.seeds):
-        # Here, where engines find room: in a trial they would wait for what the trial itself holds.
-        with_alternatives(config.unlearning(config.space.first(method), seed, target.source), corpus, console)
+        # Here, where engines and workers find room: in a trial they would wait for what the trial itself holds.
+        first = config.unlearning(config.space.first(method), seed, target.source)
+        with_alternatives(first, corpus, console)
+        if first.reinforcing is not None:
+            finetune(first.reinforcing, console)
     shared = Shared(run.directory, config, corpus, spec, target, reference, max(1, int(places.cpus)))
     return shared, objectives(Evaluation.read(original / METRICS_FILE), config)
 

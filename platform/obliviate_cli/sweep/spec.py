@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from obliviate.config import AlternativesSpec, UnlearnRun, build
+from obliviate.config import AlternativesSpec, FinetuneRun, UnlearnRun, build
 from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Spec
 from obliviate_cli.compare import ComparedModels
@@ -121,8 +121,15 @@ class SweepRun(ComparedModels):
     @model_validator(mode="after")
     def _check_space(self) -> "SweepRun":
         self.space.check_names()
+        reinforcing: dict[str, FinetuneRun | None] = {}
         for point in self.space.corners():
-            check_measured_bare(self.unlearning(point, 0, "").method.type)
+            run = self.unlearning(point, 0, "")
+            check_measured_bare(run.method.type)
+            if reinforcing.setdefault(point.method, run.reinforcing) != run.reinforcing:
+                raise ValueError(
+                    f"space: {point.method}: its reinforced model is trained before the trials, one for all; leave out "
+                    "axes of model and reinforcement"
+                )
         return self
 
     @model_validator(mode="after")
@@ -174,6 +181,7 @@ class SweepRun(ComparedModels):
             "data": self.data.model_dump(mode="json"),
             "optim": self.optim.model_dump(mode="json"),
             "alternatives": self.sampling.model_dump(mode="json"),
+            "reinforcement": self.reinforcement.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),
             "runs": self.runs,
         }
