@@ -238,13 +238,14 @@ def load_config(spec: ModelSpec) -> Any:
         raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
 
 
-def same_architecture(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether an engine that runs the one can take the other's weights: their configs differ in no number."""
-    first, second = (load_config(spec).to_dict() for spec in (one, other))
-    for config in (first, second):
-        for name in ("_name_or_path", "transformers_version"):
-            config.pop(name, None)
-    return bool(first == second)
+def architecture(spec: ModelSpec) -> dict[str, Any] | None:
+    """The numbers of the model's config: an engine can take the weights of another with the same. None where there is
+    no config, as beside adapters."""
+    try:
+        config: dict[str, Any] = load_config(spec).to_dict()
+    except UserError:
+        return None
+    return {name: value for name, value in config.items() if name not in ("_name_or_path", "transformers_version")}
 
 
 def materialise(spec: ModelSpec, folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Evaluation as a stage: each model's records and figures are a run of their own, done once."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +144,9 @@ class Measure:
     @contextmanager
     def _engine(self, model: ModelSpec, folder: Path, stage: "_Stage") -> "Iterator[WhiteBox]":
         """What engines on Ray actors say is on disk as it comes, in `folder`."""
-        if self.within and self.spec.engine.type == "hf":
+        from obliviate.inference.pool import place
+
+        if self.within and (self.spec.engine.type == "hf" or place(self.spec.engine).spec.type == "hf"):
             from obliviate.inference.hf import HFEngine
 
             yield HFEngine.open(model, self.spec.engine)
@@ -158,12 +160,13 @@ class Measure:
             return
         if self._kept is None:
             self._kept = OnDemand(model, self.spec.engine, self.address, stage.update, within=True)
-        with ExitStack() as on_error:
-            on_error.enter_context(self._kept)
+        try:
             self._kept.load(model, stage.update)
             yield Journal(self._kept, folder)
             self._kept.rest()
-            on_error.pop_all()
+        except BaseException:
+            self._kept.close()
+            raise
 
     def _tasks(self, engine: "WhiteBox", encoder: "TextEncoder", model: ModelSpec) -> "Tasks":
         """Of the lm-evaluation-harness."""

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
+
+from ray.exceptions import RayError
 
 from obliviate.cluster import ensure_ray
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.pool import EnginePool, OnChunk, Progress
-from obliviate.models import same_architecture
+from obliviate.models import architecture
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
 
 class OnDemand:
-    """Satisfies WhiteBox while entered: one pool at a time, of the engine that the spec asks for, or of Hugging Face
+    """Satisfies WhiteBox until closed: one pool at a time, of the engine that the spec asks for, or of Hugging Face
     where only that can answer. Raises UserError as EnginePool does, at the first call.
 
     `address` is that of the Ray cluster, which is joined at the first call, too; `within` as of EnginePool.
@@ -24,6 +27,7 @@ class OnDemand:
     ) -> None:
         self._model, self._spec, self._address, self._on_progress = model, spec, address, on_progress
         self._within = within
+        self._architecture: dict[str, Any] | None = None  # of what vLLM runs
         self._pool: EnginePool | None = None
         self._opened = ExitStack()
 
@@ -33,21 +37,33 @@ class OnDemand:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close()
+        self.close()
 
     def load(self, model: ModelSpec, on_progress: Progress) -> None:
-        """From now on answer for another model: by the open engines where it has the architecture of the one before."""
-        if self._pool is not None:
-            if model.revision is None and same_architecture(self._model, model):
-                self._pool.load(model, on_progress)
-            else:
-                self._close()
+        """From now on answer for another model: by the vLLM that is open, where that can take its weights."""
         self._model, self._on_progress = model, on_progress
+        if self._pool is None:
+            return
+        if model.revision is None and self._architecture is not None and architecture(model) == self._architecture:
+            self._pool.load(model, on_progress)
+        else:
+            self.close()
 
     def rest(self) -> None:
-        """Until the next `load`, leave the GPU's memory to others."""
-        if self._pool is not None:
+        """Until the next `load`, leave the GPU's memory to others. Only vLLM can, and another engine starts quickly."""
+        if self._pool is None:
+            return
+        if self.open_type != "vllm":
+            self.close()
+            return
+        try:
             self._pool.rest()
+        except RayError:  # it has answered all that it was asked
+            self.close()
+
+    def close(self) -> None:
+        self._opened.close()
+        self._pool = self._architecture = None
 
     def generate(
         self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: OnChunk | None = None
@@ -75,12 +91,10 @@ class OnDemand:
     def _open(self, spec: EngineSpec) -> EnginePool:
         """The open pool, if it is of this engine; else another in its place: two would share the memory."""
         if self._pool is None or (self._pool.spec != spec and self._pool.engine_type != spec.type):
-            self._close()
+            self.close()
             ensure_ray(self._address)
             pool = EnginePool(self._model, spec, on_progress=self._on_progress, within=self._within)
             self._pool = self._opened.enter_context(pool)
+            if self.open_type == "vllm":
+                self._architecture = architecture(self._model)
         return self._pool
-
-    def _close(self) -> None:
-        self._opened.close()
-        self._pool = None

@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from time import sleep
 from types import TracebackType
@@ -126,8 +126,8 @@ class EnginePool:
     """Satisfies Engine while entered. Ray must be initialised (obliviate.cluster.ensure_ray).
 
     `on_progress` hears of every chunk that is done. `within`: the replicas run on this node and take nothing of the
-    cluster but what this process holds already, which therefore should be idle while they work. Raises UserError where
-    an engine cannot start, and where the same chunk kills two replicas in a row.
+    cluster but what this process holds already. Raises UserError where an engine cannot start, and where the same chunk
+    kills two replicas in a row.
     """
 
     def __init__(
@@ -148,11 +148,15 @@ class EnginePool:
 
     def __enter__(self) -> "EnginePool":
         placement = place(self._spec)
+        if self._within and placement.gpus:  # this process has its judges, and CUDA's own needs, beside the engine
+            most = min(placement.spec.gpu_memory_utilization, 0.8 * min(placement.gpus, 1.0))
+            narrower = placement.spec.model_copy(update={"gpu_memory_utilization": most})
+            placement = replace(placement, spec=narrower)
         self._engine_type = placement.spec.type
         vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(
-            max_restarts=-1,  # on another node, where it was the node that died
-            runtime_env={"env_vars": worker_environment() | vllm | (_own_gpus() if self._within else {})},
+            max_restarts=-1,  # with resources of their own on another node, where it was the node that died
+            runtime_env={"env_vars": worker_environment() | vllm | (_shared_environment() if self._within else {})},
             **(_here() if self._within else _anywhere(placement)),
         )
         self._replicas = [
@@ -189,10 +193,8 @@ class EnginePool:
         self._close()
 
     def load(self, model: ModelSpec, on_progress: Progress | None) -> None:
-        """From now on answer for another model, of the same architecture (obliviate.models.same_architecture).
-
-        A running vLLM reads its weights at the next call.
-        """
+        """From now on answer for another model, for vLLM one of the same obliviate.models.architecture: it reads the
+        weights at the next call."""
         self._model, self._on_progress = model, on_progress
 
     def rest(self) -> None:
@@ -320,10 +322,11 @@ def _here() -> dict[str, Any]:
     return {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
-def _own_gpus() -> dict[str, str]:
-    """Environment that shows an actor, which asks Ray for no GPU, those of this process."""
-    name = "CUDA_VISIBLE_DEVICES"
-    return {name: os.environ[name]} if name in os.environ else {}
+def _shared_environment() -> dict[str, str]:
+    """Shows an actor, which asks Ray for no GPU, those of this process; and a vLLM in its own process can be told more
+    than one elsewhere (VLLMEngine.load)."""
+    devices = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
+    return {**devices, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 def _result(ref: Any) -> Any:

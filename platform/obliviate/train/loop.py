@@ -136,9 +136,15 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 
 
 @lru_cache(maxsize=1)
-def _texts(model: ModelSpec, *rows: Any) -> Texts:
+def _texts(
+    model: ModelSpec,
+    forget: tuple[Row, ...],
+    retain: tuple[Row, ...],
+    refusals: tuple[str, ...],
+    world: tuple[Row, ...],
+) -> Texts:
     """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
-    return Texts(text_encoder(model, load_tokenizer(model)), *rows)
+    return Texts(text_encoder(model, load_tokenizer(model)), forget, retain, refusals, world)
 
 
 class _Trainer:

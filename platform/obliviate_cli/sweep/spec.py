@@ -203,8 +203,10 @@ class SweepRun(ComparedModels):
 
     @property
     def in_process(self) -> bool:
-        """Whether a trial trains in its own process, and measures with what that holds: one worker, one replica."""
-        return self.cluster.workers == self.evaluation.engine.replicas == self.evaluation.engine.tensor_parallel == 1
+        """Whether a trial trains in its own process, and measures with what that holds."""
+        engine, gpus = self.evaluation.engine, self.cluster.gpus_per_worker
+        alike = engine.replicas == engine.tensor_parallel == 1 and engine.gpus_per_replica in (None, gpus)
+        return self.cluster.workers == 1 and (engine.type == "hf" or alike)
 
     @property
     def measures_here(self) -> bool:

@@ -5,6 +5,7 @@ trial finds them, another sweep over the same point does too, and a trial that w
 """
 
 import fcntl
+import gc
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -182,10 +183,13 @@ def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
         if step["step"] <= done:
             on_step(step)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with single_process():
-        export(train(job, on_step, device=device), job.model, folder)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # the evaluation, and the other trials on this GPU, need what training held
+    try:
+        with single_process():
+            export(train(job, on_step, device=device), job.model, folder)
+    finally:  # the evaluation, and the other trials on this GPU, need what training held: FSDP2's models are cycles
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _near(model: ModelSpec, shared: Shared) -> ModelSpec:
