@@ -37,7 +37,10 @@ def case(method: str, source: str, folder: Path) -> int:
     run = build(UnlearnRun, {**values, "optim": optim}, where=method)
     corpus = run.data.load()
     forget = tuple(replace(row, alternatives=row.perturbed_answers) for row in corpus.forget)  # what AltPO would sample
-    job = Job(run.model, run.terms, forget, corpus.retain, REFUSALS, run.optim, 0, "fresh", folder)
+    reinforced = None if run.reinforcing is None else run.model  # of its size: what it has learned takes no memory
+    job = Job(
+        run.model, run.terms, forget, corpus.retain, REFUSALS, run.optim, 0, "fresh", folder, reinforced=reinforced
+    )  # fmt: skip
     with single_process():
         train(job)
     peak: int = read_steps(folder)[-1]["peak_memory_bytes"]
