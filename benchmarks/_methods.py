@@ -10,8 +10,9 @@ METHODS = (
     "flat", "jensun", "ihl+gd", "unilogit+gd", "whp+gd", "task_vector", "sku", "eul",
 )  # fmt: skip
 INSTRUCTIONS = Path(__file__).parents[1] / "configs" / "methods" / "texts" / "instructions.jsonl"
-# What goes with any method, each around NPO+GD; and what needs more than forget and retain rows: iterative contrastive
-# unlearning an encoder, Opt-Out general instructions, in-context knowledge unlearning the names of whom it hides.
+# What goes with any method, each around NPO+GD; what needs more than forget and retain rows: iterative contrastive
+# unlearning an encoder, Opt-Out general instructions, in-context knowledge unlearning the names of whom it hides; and a
+# task vector of three learnings.
 CONTROLLED = (
     BASELINE,
     "npo+gd",
@@ -25,5 +26,6 @@ CONTROLLED = (
     "regularizers: [gd, world, {type: wasserstein, weight: 0.1}], "
     f"unlearn: {{updates: alternating, world: '{INSTRUCTIONS}'}}}}",
     "icku",
+    "{name: NegMerge, method: {type: task_vector, learning_rates: [2.0e-5, 1.0e-4]}}",
 )
 QUICK = (BASELINE, "npo+gd", "dpo+gd", "me+gd", "npo+kl", "rmu")

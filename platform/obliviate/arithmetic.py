@@ -1,11 +1,11 @@
-"""Arithmetic on the weights of two models: every weight original + share x (other - original), in float32.
+"""Arithmetic on the weights of several models, in float32: one shard at a time, one tensor of each side.
 
-A share between 0 and 1 gives a model between the two; a negative one subtracts from the original what the other has
-learned (task-vector negation; Ilharco et al. 2023, arXiv:2212.04089). One shard at a time, one tensor of each side.
+`interpolate` gives a model between two; `negate` subtracts from the original what others have learned.
 """
 
 import json
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,28 +17,54 @@ from obliviate.runs import whole_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+Mix = Callable[["Tensor", "list[Tensor]"], "Tensor"]  # of the original's tensor and the others'
+
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 LEFT_BEHIND = ("README.md", storage.MARK)  # the card tells how the other model was made, not this one
 
 
 def interpolate(original: Path, other: Path, share: float, folder: Path) -> None:
-    """Write the model at `share` of the way from `original` to `other` (Hugging Face folders) to `folder`, whole.
+    """Write the model at `share` of the way from `original` to `other` (Hugging Face folders) to `folder`, whole: every
+    weight original + share (other - original).
 
-    Held in memory: one shard of the other model. Everything but the weights is the other model's, its card aside.
-    Raises UserError where the two hold different tensors, which then are no two states of one model; a tied weight
-    that the original stores under both of its names is one tensor.
+    Held in memory: one shard. Everything but the weights is the other model's, its card aside. Raises UserError where
+    the two hold different tensors, which then are no two states of one model; a tied weight that the original stores
+    under both of its names is one tensor.
     """
-    theirs, ours = weight_files(original), weight_files(other)
-    for name in sorted(set(ours) ^ set(theirs)):
-        if name in ours or not _is_stored_twice(name, theirs):
-            raise UserError(f"{other}: {name} is not in both this model and {original}: they cannot be mixed")
+    _write(original, [other], lambda before, after: before.lerp(after[0], share), folder)
+
+
+def negate(original: Path, learned: Sequence[Path], scale: float, folder: Path) -> None:
+    """Write original - scale x change to `folder`: task-vector negation (Ilharco et al. 2023, arXiv:2212.04089).
+
+    The change is what a model has learned; of several, the mean of what they have, and nothing where they disagree
+    about the direction (NegMerge: Kim et al. 2024, arXiv:2410.05583). Memory and errors as of `interpolate`.
+    """
+    import torch
+
+    def mixed(before: "Tensor", after: "list[Tensor]") -> "Tensor":
+        changes = torch.stack(after) - before
+        agreed = changes.sign().sum(0).abs() == len(after)
+        return before - scale * agreed * changes.mean(0)
+
+    _write(original, learned, mixed, folder)
+
+
+def _write(original: Path, others: Sequence[Path], mix: Mix, folder: Path) -> None:
+    """Shards, and everything but weights, as the first of the others has them."""
+    theirs, ours = weight_files(original), [weight_files(other) for other in others]
+    for other, files in zip(others, ours, strict=True):
+        for name in sorted(set(files) ^ set(theirs)):
+            if name in files or not _is_stored_twice(name, theirs):
+                raise UserError(f"{other}: {name} is not in both this model and {original}: they cannot be mixed")
     with whole_folder(folder) as temporary:
-        for file in other.iterdir():
+        for file in others[0].iterdir():
             if file.is_file() and file.suffix != ".safetensors" and file.name not in LEFT_BEHIND:
                 shutil.copy(file, temporary / file.name)
-        for shard in sorted(set(ours.values())):
-            _mix(shard, theirs, share, temporary / shard.name)
+        for shard in sorted(set(ours[0].values())):
+            names = [name for name, file in ours[0].items() if file == shard]
+            _write_shard(names, theirs, ours, mix, temporary / shard.name)
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -69,18 +95,27 @@ def _is_stored_twice(name: str, files: dict[str, Path]) -> bool:
     return False
 
 
-def _mix(shard: Path, originals: dict[str, Path], share: float, output: Path) -> None:
+def _write_shard(
+    names: Sequence[str],
+    original: Mapping[str, Path],
+    others: Sequence[Mapping[str, Path]],
+    mix: Mix,
+    output: Path,
+) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     mixed: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        ours = stack.enter_context(safe_open(shard, framework="pt"))
-        names = list(ours.keys())
-        opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in {originals[n] for n in names}}
+        files = {side[name] for name in names for side in (original, *others)}
+        opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
         for name in names:
-            before, after = opened[originals[name]].get_tensor(name).float(), ours.get_tensor(name).float()
-            if before.shape != after.shape:
-                raise UserError(f"{shard}: {name} has shape {list(after.shape)}, in the original {list(before.shape)}")
-            mixed[name] = before.lerp(after, share)
+            before = opened[original[name]].get_tensor(name).float()
+            after = [opened[side[name]].get_tensor(name).float() for side in others]
+            for side, each in zip(others, after, strict=True):
+                if each.shape != before.shape:
+                    raise UserError(
+                        f"{side[name]}: {name} has shape {list(each.shape)}, in the original {list(before.shape)}"
+                    )
+            mixed[name] = mix(before, after)
     save_file(mixed, output, metadata={"format": "pt"})

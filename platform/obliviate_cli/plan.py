@@ -37,6 +37,8 @@ def unlearn(config: UnlearnRun) -> list[str]:
     if config.early_drop is not None:
         lines.append("  at most: after each epoch, rows that the model no longer answers are left out")
     if isinstance(config.method, TaskVector):
+        if rates := config.method.learning_rates:
+            lines.append(f"  {len(rates) + 1} times: also at learning rates {', '.join(map(str, rates))}")
         lines.append(f"  then {config.method.scale:g} times the change of the weights subtracted from the original")
     if compares(union_of_needs(config.terms)):
         lines.append(

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from obliviate import storage
-from obliviate.arithmetic import interpolate
+from obliviate.arithmetic import negate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
@@ -55,9 +55,22 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 
 def unlearn(config: UnlearnRun, console: Console) -> Path:
     """Unlearn the forget set; the folder of the model."""
-    run, job = unlearn_job(config, _load(config, console), console)
-    _train(config, run, job, f"unlearn with {config.label}", console)
-    return outcome(config, run).directory / MODEL
+    corpus = _load(config, console)
+    trained = []
+    for each in learnings(config):
+        run, job = unlearn_job(each, corpus, console)
+        _train(each, run, job, f"unlearn with {each.label}", console)
+        trained.append(run)
+    return outcome(config, *trained).directory / MODEL
+
+
+def learnings(config: UnlearnRun) -> list[UnlearnRun]:
+    """The trainings that make the model: one, but for a task vector that is learned at several rates."""
+    if not isinstance(config.method, TaskVector):
+        return [config]
+    rates = (config.optim.learning_rate, *config.method.learning_rates)
+    optims = [config.optim.model_copy(update={"learning_rate": rate}) for rate in rates]
+    return [config.model_copy(update={"optim": optim}) for optim in optims]
 
 
 def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[Run, Job]:
@@ -107,20 +120,22 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     return run, job
 
 
-def outcome(config: UnlearnRun, trained: Run) -> Run:
-    """The run that holds the unlearned model: the trained one, or, of a task vector, one in which what was learned is
-    subtracted from the original."""
+def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:
+    """The run that holds the unlearned model: the trained one, or, of a task vector, one in which what was learned, in
+    one training or several, is subtracted from the original."""
     if not isinstance(config.method, TaskVector):
         return trained
     inputs = json.loads((trained.directory / RUN_FILE).read_text(encoding="utf-8"))["inputs"]
+    inputs |= {f"learned_{place}": run.content for place, run in enumerate(again, 2)}
     determining, whole = config.model_dump(mode="json", exclude=LEFT_OUT), config.model_dump(mode="json")
     runs = Path(config.runs)
     run = Run.open(runs, "unlearn", _label(config), determining, {**inputs, "learned": trained.content},
                    whole_config=whole)  # fmt: skip
     with run.locked(wait=True):  # another sweep may be at the same scale
         if not run.done:
-            original, learned = original_weights(config.model, config.runs), storage.fetch(trained.directory / MODEL)
-            interpolate(original, learned, -config.method.scale, run.directory / MODEL)
+            learned = [storage.fetch(each.directory / MODEL) for each in (trained, *again)]
+            original = original_weights(config.model, config.runs)
+            negate(original, learned, config.method.scale, run.directory / MODEL)
             for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
                 if (file := trained.directory / name).exists():
                     write_whole(run.directory / name, partial(shutil.copyfile, file))
@@ -179,7 +194,7 @@ def check_data(config: UnlearnRun, corpus: Corpus) -> None:
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
     """What determines what training makes, beside the texts and the model's weights."""
-    later = {"method": {"scale"}} if _is_negated(config) else {}
+    later = {"method": {"scale", "learning_rates"}} if _is_negated(config) else {}
     return config.model_dump(mode="json", exclude={**LEFT_OUT, **later}) | _of_dropout(config)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_sweep_trial import config as config  # a fixture
 from test_sweep_trial import only, run, share
 
+from obliviate.arithmetic import negate
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.train.log import read_steps
@@ -47,6 +48,43 @@ def unlearn(tiny: Path, runs: Path, *overrides: str) -> Path:
         "runs": str(runs),
     }
     return stages.unlearn(build(UnlearnRun, values, overrides, where="test"), Console(quiet=True))
+
+
+def test_of_several_learnings_only_what_they_agree_on_is_subtracted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: dict[float, Path] = {}
+
+    def launch(job: Any, cluster: Any, folder: Path, on_step: Any) -> None:
+        tiny_model_folder(folder, seed=len(folders) + 1)
+        folders[job.optim.learning_rate] = folder
+
+    monkeypatch.setattr(stages, "launch", launch)
+    given = ("optim.learning_rate=1e-4", "method.learning_rates=[2e-5, 2e-4]")
+    model = unlearn(tiny, tmp_path / "runs", *given, "method.scale=0.5")
+    assert list(folders) == [1e-4, 2e-5, 2e-4]
+    before, found = load_file(tiny / WEIGHTS), load_file(model / WEIGHTS)
+    learned = [load_file(folder / WEIGHTS) for folder in folders.values()]
+    name = "model.layers.0.mlp.down_proj.weight"
+    changes = torch.stack([each[name] - before[name] for each in learned])
+    agreed = (changes > 0).all(0) | (changes < 0).all(0)
+    assert 0.1 < agreed.float().mean() < 0.9
+    torch.testing.assert_close(found[name], before[name] - 0.5 * torch.where(agreed, changes.mean(0), 0))
+    assert "where 3 learnings agree on its sign" in (model / "README.md").read_text()
+    assert unlearn(tiny, tmp_path / "runs", *given, "method.scale=1") != model
+    assert unlearn(tiny, tmp_path / "runs", given[0], "method.scale=0.5") != model
+    assert len(folders) == 3  # neither another scale nor fewer learnings train again
+
+
+def test_negation_by_hand(tmp_path: Path) -> None:
+    """Changes (1, 1, -1, 2, 0) and (3, -1, -3, 0, 0): the means 2 and -2 of the first and third, the rest stays."""
+    for name, values in {"original": [1, 1, 1, 1, 1], "a": [2, 2, 0, 3, 1], "b": [4, 0, -2, 1, 1]}.items():
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.tensor(values, dtype=torch.bfloat16)}, tmp_path / name / WEIGHTS)
+    negate(tmp_path / "original", [tmp_path / "a", tmp_path / "b"], 2.0, tmp_path / "found")
+    found = load_file(tmp_path / "found" / WEIGHTS)["w"]
+    assert found.dtype == torch.float32
+    assert found.tolist() == [-3, 1, 5, 1, 1]
 
 
 def test_the_change_of_the_weights_is_subtracted_in_float32(tiny: Path, tmp_path: Path, learned: list[Path]) -> None:

@@ -1,6 +1,6 @@
 """Task-vector negation (Ilharco et al. 2023, arXiv:2212.04089, section 4): learn the forget set, then subtract that."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class TaskVector(ForgetObjective):
     arXiv:2402.10058), whose guided distortion is this cross-entropy. The logged loss therefore falls while the model
     learns what it will lose. Models of several scales share one training: only the subtraction is done again. A scale
     that is too large destroys the model, which no loss shows: measure it.
+
+    With `learning_rates` the forget set is learned once more at each of these, and what is subtracted is the mean
+    change of those entries that all learnings moved in one direction (NegMerge: Kim et al. 2024, arXiv:2410.05583).
     """
 
     title: ClassVar = "Task-vector negation: learn the forget set, then subtract what was learned from the weights"
@@ -26,6 +29,7 @@ class TaskVector(ForgetObjective):
 
     type: Literal["task_vector"] = "task_vector"
     scale: float = Field(1.0, gt=0)  # published: the largest that keeps 95 % of a control task
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()  # beside that of `optim`
 
     @property
     def needs(self) -> Needs:

@@ -14,6 +14,7 @@ from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, measuring, scoring, unlearning
 from obliviate_cli.fuse import FuseRun
 from obliviate_cli.measure import EvaluateRun
+from obliviate_cli.stages import learnings
 from obliviate_cli.sweep.sampler import open_sampler
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.spec import EvaluationSpec
@@ -48,7 +49,7 @@ def _finetune(config: FinetuneRun, cluster: Cluster) -> Stage:
 
 def _unlearn(config: UnlearnRun, corpus: Corpus, cluster: Cluster, repeats: int = 1, at_a_time: int = 1) -> Stage:
     work = unlearning(config, corpus)
-    return _trained(f"unlearn {config.label}", config, work, cluster, repeats, at_a_time)
+    return _trained(f"unlearn {config.label}", config, work, cluster, repeats * len(learnings(config)), at_a_time)
 
 
 def _before(runs: Sequence[UnlearnRun], corpus: Corpus, cluster: Cluster, repeats: int = 1) -> list[Stage]:

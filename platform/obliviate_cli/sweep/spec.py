@@ -8,6 +8,7 @@ from obliviate.config import AlternativesSpec, FinetuneRun, UnlearnRun, build
 from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Spec
 from obliviate_cli.compare import ComparedModels
+from obliviate_cli.stages import learnings
 from obliviate_cli.sweep.space import Point, Space
 from obliviate_eval.suites import SUITES
 
@@ -125,6 +126,11 @@ class SweepRun(ComparedModels):
         for point in self.space.corners():
             run = self.unlearning(point, 0, "")
             check_measured_bare(run.method.type)
+            if len(learnings(run)) > 1:
+                raise ValueError(
+                    f"space: {point.method}: method.learning_rates learn several times, and a trial trains once; leave "
+                    "them out"
+                )
             if reinforcing.setdefault(point.method, run.reinforcing) != run.reinforcing:
                 raise ValueError(
                     f"space: {point.method}: its reinforced model is trained before the trials, one for all; leave out "
