@@ -31,7 +31,7 @@ from obliviate.runs import Run, content_hash
 from obliviate.schema import ClusterSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
 from obliviate_cli.measure import Measure
 from obliviate_cli.reporting import REPORT, model_report, write
-from obliviate_cli.stages import finetune, unlearn
+from obliviate_cli.stages import finetune, like, unlearn
 from obliviate_eval.spec import EvaluationSpec
 
 NEEDED_ACCURACY = 0.9  # of a trained NLI judge, on held-out people: below it entailment figures mean little
@@ -213,8 +213,3 @@ def behind_marks(model: ModelSpec, run: UnlearnRun, corpus: Corpus) -> ModelSpec
         return model
     targets = tuple(dict.fromkeys(row.entity for row in corpus.forget if row.entity is not None))
     return model.model_copy(update={"guardrail": GuardrailSpec(type="in_context", targets=targets)})
-
-
-def like(model: ModelSpec, folder: Path) -> ModelSpec:
-    """The trained model, laid out as its base was."""
-    return model.model_copy(update={"source": storage.name(folder), "lora": None, "revision": None})

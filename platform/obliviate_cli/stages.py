@@ -45,7 +45,10 @@ LEFT_OUT: dict[str, Any] = {
 
 def finetune(config: FinetuneRun, console: Console) -> Path:
     """Train on the rows that the config names; the folder of the model."""
-    corpus = _load(config, console)
+    return _finetune(config, _load(config, console), console)
+
+
+def _finetune(config: FinetuneRun, corpus: Corpus, console: Console) -> Path:
     require_training_texts(corpus)
     rows = rows_to_learn(config, corpus)
     run = _open(config, "finetune", config.name or f"{config.data.type}-{config.train_on}", corpus)
@@ -77,24 +80,24 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     """The run that trains for this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
     check_data(config, corpus)
+    reinforcing, files = config.reinforcing, {}
+    reinforced = None if reinforcing is None else like(config.model, _finetune(reinforcing, corpus, console))
+    if reinforced is not None:
+        files["reinforced"] = content_of(reinforced)
     corpus, judged = with_filter(config, corpus, console)
     check_data(config, corpus)  # of what the filter leaves
     corpus = with_alternatives(config, corpus, console)
     if _is_negated(config):
         original_weights(config.model, config.runs)  # what cannot be subtracted from is told before training
     refusals = load_refusals(config.refusals)
-    files = {} if config.refusals is None else {"refusals": content_hash(refusals)}
+    if config.refusals is not None:
+        files["refusals"] = content_hash(refusals)
     world = () if config.world is None else load_world(config.world)
     if world:
         files["world"] = content_hash([asdict(row) for row in world])
     if config.reference is not None:
         require_same_vocabulary(config.model, config.reference)
         files["reference"] = content_of(config.reference)
-    reinforced = None
-    if config.reinforcing is not None:
-        source = str(finetune(config.reinforcing, console))
-        reinforced = portable(config.model.model_copy(update={"source": source, "revision": None, "lora": None}))
-        files["reinforced"] = content_of(reinforced)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     if judged is not None:
         write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))
@@ -115,9 +118,14 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         projection=config.projection,
         rectification=config.rectification,
         reference=None if config.reference is None else portable(config.reference),
-        reinforced=reinforced,
+        reinforced=None if reinforced is None else portable(reinforced),
     )
     return run, job
+
+
+def like(model: ModelSpec, folder: Path) -> ModelSpec:
+    """The trained model, laid out as its base was."""
+    return model.model_copy(update={"source": storage.name(folder), "lora": None, "revision": None})
 
 
 def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:

@@ -323,8 +323,8 @@ def _here() -> dict[str, Any]:
 
 
 def _shared_environment() -> dict[str, str]:
-    """Shows an actor, which asks Ray for no GPU, those of this process; and a vLLM in its own process can be told more
-    than one elsewhere (VLLMEngine.load)."""
+    """Shows an actor, which asks Ray for no GPU, those of this process; and keeps vLLM in the actor's process, where
+    VLLMEngine.load reaches the model."""
     devices = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
     return {**devices, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 

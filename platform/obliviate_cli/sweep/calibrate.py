@@ -14,9 +14,8 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.arithmetic import interpolate
 from obliviate.runs import Run
-from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
-from obliviate_cli.stages import MODEL, original_weights
+from obliviate_cli.stages import MODEL, like, original_weights
 from obliviate_cli.sweep.front import Pair
 from obliviate_cli.sweep.ranking import Ranked, choose
 from obliviate_cli.sweep.records import TrialRecord

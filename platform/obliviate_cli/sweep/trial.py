@@ -29,9 +29,8 @@ from obliviate.train.checkpoint import latest
 from obliviate.train.log import read_steps
 from obliviate.train.loop import CHECKPOINTS, Job, Reporter
 from obliviate.train.signal import Signal
-from obliviate_cli.compare import like
 from obliviate_cli.measure import Measure
-from obliviate_cli.stages import MODEL, finish, outcome, unlearn_job
+from obliviate_cli.stages import MODEL, finish, like, outcome, unlearn_job
 from obliviate_cli.sweep.records import Trial, TrialRecord
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import FORGET_QUALITY, SweepRun
