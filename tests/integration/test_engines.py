@@ -120,7 +120,6 @@ def test_a_running_vllm_takes_the_weights_of_the_next_model(model: ModelSpec, tm
     """What trials of a sweep do, within what their process holds: no resources of the cluster, no second start."""
     other = ModelSpec(source=str(tiny_model_folder(tmp_path / "other", seed=1, hidden_size=128)))
     collapsed = _collapsed(tmp_path / "collapsed")
-    wider = ModelSpec(source=str(tiny_model_folder(tmp_path / "wider", hidden_size=256)))
     told: list[int] = []
     with OnDemand(model, spec("vllm"), "local", lambda done, *_: told.append(done), within=True) as engines:
         free = ray.available_resources()["CPU"]
@@ -132,18 +131,31 @@ def test_a_running_vllm_takes_the_weights_of_the_next_model(model: ModelSpec, tm
         seen = len(told)
         generations, scored = ask(engines, other)
         assert len(told) == seen
-        assert replicas() == [first]
         exact_generations, exact = in_process(other, "float32")
         assert generations == exact_generations
         assert furthest(scored, exact) < 1e-4
-        first.kill()  # one that starts again begins with the present model
-        assert furthest(ask(engines, other)[1], exact) < 1e-4
-        (second,) = replicas()
         engines.load(collapsed, lambda *_: None)
         generations, scored = ask(engines, collapsed)
         assert all(len(g.token_ids) == 16 for (g,) in generations)
         assert all(math.isnan(logp) for text in scored for logp in text.logp)
-        assert replicas() == [second]
+        assert replicas() == [first]
+
+
+@needs_vllm
+@pytest.mark.cluster
+def test_a_kept_vllm_starts_again_with_the_present_model_or_for_another_architecture(
+    model: ModelSpec, tmp_path: Path
+) -> None:
+    other = ModelSpec(source=str(tiny_model_folder(tmp_path / "other", seed=1, hidden_size=128)))
+    wider = ModelSpec(source=str(tiny_model_folder(tmp_path / "wider", hidden_size=256)))
+    _, exact = in_process(other, "float32")
+    with OnDemand(model, spec("vllm"), "local", lambda *_: None, within=True) as engines:
+        ask(engines, model)
+        engines.load(other, lambda *_: None)
+        (first,) = replicas()
+        first.kill()
+        assert furthest(ask(engines, other)[1], exact) < 1e-4
+        (second,) = replicas()
         engines.load(wider, lambda *_: None)
         assert psutil.wait_procs([second], timeout=30)[1] == []
 

@@ -91,6 +91,7 @@ def test_the_good_end_the_slow_are_stopped_the_broken_are_recorded(sources: Path
 
 
 @needs_vllm
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_trials_share_one_vllm(tmp_path: Path) -> None:
     """The driver's engine measures the original; one other all trials, within what Tune reserved for a trial."""

@@ -5,6 +5,7 @@ divided by its count over the whole step, so the result depends on neither worke
 how many micro-batches a step has.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -416,7 +417,11 @@ class _Trainer:
         self.model.train()
         if shared is not None:
             shared.add(kept, before)
-        return kept, model.copy_head(DTYPES[self.job.model.compute_dtype]) if kept.hidden else None
+        head = model.copy_head(DTYPES[self.job.model.compute_dtype]) if kept.hidden else None
+        if other is not None:
+            del model
+            gc.collect()  # FSDP2's models are cycles
+        return kept, head
 
     def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
         for index, part in parts.items():
