@@ -1,5 +1,5 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
-# make test-cluster: the tests that start clusters of several nodes, an object store, or engines and workers for trials.
+# make test-cluster: the tests that start clusters of several nodes, an object store, or engines, workers and second drivers of sweeps.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3

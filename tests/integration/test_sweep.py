@@ -157,6 +157,7 @@ def _kill_a_trial(runs: Path, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.cluster
 def test_a_killed_driver_goes_on_where_it_stopped(sources: Path, tmp_path: Path) -> None:
     """The driver and its Ray are killed once a trial is done; the same command finishes, that trial untouched."""
     given = values(sources, tmp_path / "runs", [1e-3, 3e-3, 1e-2], seeds=[0, 1])
