@@ -207,9 +207,7 @@ class _Statistics:
             # KL from differences: both means alone are large, and nearly cancel where the distributions are close.
             teacher.add(teacher_z_NV, teacher_z_NV - z_NV if stat is Stat.REFERENCE_KL else z_NV)
         if Stat.LOGP in self._stats:
-            index_N, inside_N = place(self._labels_N, columns)
-            found_N = z_NV.gather(-1, index_N[:, None])[:, 0]
-            self._label_z_N = torch.where(inside_N, found_N, self._label_z_N)
+            self._label_z_N = _taken(z_NV, self._labels_N, columns, self._label_z_N)
         if Stat.UNIFORM_KL in self._stats or Stat.LOGIT_GAP in self._stats:
             self._sum_N = self._sum_N + z_NV.sum(-1)
         if Stat.LOGIT_GAP in self._stats:
@@ -219,10 +217,8 @@ class _Statistics:
             self._rival_N, self._rival_z_N = _larger(wrong_NV, columns, self._rival_N, self._rival_z_N)
         if any(isinstance(stat, Generic) for stat in self._stats):
             assert reference_z_NV is not None
-            found_N, place_N = reference_z_NV.max(-1)
-            own_N = z_NV.gather(-1, place_N[:, None])[:, 0]
-            self._of_generic_N = torch.where(found_N > self._generic_z_N, own_N, self._of_generic_N)
             self._generic_N, self._generic_z_N = _larger(reference_z_NV, columns, self._generic_N, self._generic_z_N)
+            self._of_generic_N = _taken(z_NV, self._generic_N, columns, self._of_generic_N)
 
     def add_to_divergence(self, z_NV: Tensor, reference_z_NV: Tensor) -> None:
         """A second passage over the blocks: the mixture of two distributions needs both logsumexps beforehand."""
@@ -277,6 +273,12 @@ class _Statistics:
         if Stat.REFERENCE_JS in self._stats:
             found[Stat.REFERENCE_JS] = torch.stack([found[Stat.REFERENCE_JS], self._to_mixture_N])
         return found
+
+
+def _taken(z_NV: Tensor, tokens_N: Tensor, columns: slice, otherwise_N: Tensor) -> Tensor:
+    """The logits of these tokens, where they are of this block."""
+    index_N, inside_N = place(tokens_N, columns)
+    return torch.where(inside_N, z_NV.gather(-1, index_N[:, None])[:, 0], otherwise_N)
 
 
 def _larger(z_NV: Tensor, columns: slice, argmax_N: Tensor, largest_N: Tensor) -> tuple[Tensor, Tensor]:

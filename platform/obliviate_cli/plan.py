@@ -28,8 +28,9 @@ def unlearn(config: UnlearnRun) -> list[str]:
     work = unlearning(config, corpus)
     load_refusals(config.refusals)  # what is wrong with the file is found now, not when training is to begin
     title = f"unlearn {len(corpus.forget)} rows with {config.label}, retain set of {len(corpus.retain)}"
-    reinforcing = [] if config.reinforcing is None else finetune(config.reinforcing)
-    lines = [*reinforcing, *_warnings(config, corpus), _training(config, title, work)]
+    reinforcing = config.reinforcing
+    before = [] if reinforcing is None else finetune(reinforcing)
+    lines = [*before, *_warnings(config, corpus), _training(config, title, work)]
     if config.forget_filter is not None:
         lines.append(f"  first scored, and with {config.forget_filter.reference.source}: which rows need no unlearning")
     if missing := rows_without_alternatives(config, corpus):

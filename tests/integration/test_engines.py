@@ -17,6 +17,7 @@ import pytest
 import ray
 import torch
 
+from engines import needs_vllm
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference import pool as pool_module
@@ -24,14 +25,12 @@ from obliviate.inference.engine import Engine, Generation, ScoredText
 from obliviate.inference.hf import HFEngine
 from obliviate.inference.on_demand import OnDemand
 from obliviate.inference.pool import EnginePool
-from obliviate.inference.vllm import vllm_available
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from processes import descendants
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
-needs_vllm = pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")
 
 QUESTIONS = ["Who lives in London?", "Where was Basil born?", "What is it?", "Who was the first on the moon in 1969?"]
 ANSWERS = ["Ada Lovelace lives in London.", "Kuwait City", "I do not know anything about that.", "Neil Armstrong"]

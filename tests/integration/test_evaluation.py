@@ -13,12 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
+from engines import needs_vllm
 from obliviate.config_file import load
 from obliviate.data.text import Encoded
 from obliviate.inference.hf import HFEngine
 from obliviate.inference.on_demand import OnDemand
 from obliviate.inference.pool import EnginePool
-from obliviate.inference.vllm import vllm_available
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_cli.console import open_console
@@ -108,7 +108,7 @@ def test_a_killed_driver_redoes_only_what_is_missing(
         assert record.answers[Probe.ANSWER][0].logp == pytest.approx(expected.logp, abs=1e-4)
 
 
-@pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")
+@needs_vllm
 def test_what_vllm_cannot_measure_is_measured_on_hugging_face(model: Path) -> None:
     spec = ModelSpec(source=str(model))
     encoder = text_encoder(spec, load_tokenizer(spec))

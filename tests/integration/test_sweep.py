@@ -15,8 +15,8 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 
+from engines import needs_vllm
 from obliviate.config import build
-from obliviate.inference.vllm import vllm_available
 from obliviate.schema import EngineSpec
 from obliviate_cli.measure import Measure
 from obliviate_cli.sweep.records import TRIALS, Trial, TrialRecord, read_records
@@ -30,7 +30,6 @@ from processes import descendants
 from tiny import tiny_sources
 
 pytestmark = pytest.mark.integration
-needs_vllm = pytest.mark.skipif(not vllm_available(gpu=False), reason="vLLM for CPUs is not installed")
 
 
 @pytest.fixture(scope="module")

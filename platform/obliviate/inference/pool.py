@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from time import sleep
 from types import TracebackType
@@ -97,8 +97,9 @@ class Placement:
     gpus: float
 
 
-def place(spec: EngineSpec) -> Placement:
-    """Raises UserError for what the cluster can never hold, and for an engine that is not installed."""
+def place(spec: EngineSpec, *, within: bool = False) -> Placement:
+    """`within` as of EnginePool. Raises UserError for what the cluster can never hold, and for an engine that is not
+    installed."""
     gpus = spec.gpus_per_replica
     if gpus is None:
         gpus = float(spec.tensor_parallel) if cluster_gpus() else 0.0
@@ -114,8 +115,9 @@ def place(spec: EngineSpec) -> Placement:
             log.warning("vLLM is not installed for %s: using the Hugging Face engine", "GPUs" if gpus else "CPUs")
     if spec.tensor_parallel > 1 and (spec.type == "hf" or not gpus):
         raise UserError(f"engine.tensor_parallel={spec.tensor_parallel}: only vLLM on GPUs splits a model; set 1")
-    if 0 < gpus < 1:  # vLLM takes its share of a whole GPU, whatever else is placed there
-        share = min(spec.gpu_memory_utilization, 0.9 * gpus)
+    if gpus and (within or gpus < 1):
+        # vLLM takes its share of a whole GPU, whatever else is placed there; `within`, judges and a CUDA context are.
+        share = min(spec.gpu_memory_utilization, (0.8 if within else 0.9) * min(gpus, 1.0))
         spec = spec.model_copy(update={"gpu_memory_utilization": share})
     cpus = spec.cpus_per_replica or cores_share(spec.replicas, gpus)
     check_resources("engine.replicas", spec.replicas, cpus, gpus)
@@ -147,11 +149,7 @@ class EnginePool:
         return self._engine_type
 
     def __enter__(self) -> "EnginePool":
-        placement = place(self._spec)
-        if self._within and placement.gpus:  # this process has its judges, and CUDA's own needs, beside the engine
-            most = min(placement.spec.gpu_memory_utilization, 0.8 * min(placement.gpus, 1.0))
-            narrower = placement.spec.model_copy(update={"gpu_memory_utilization": most})
-            placement = replace(placement, spec=narrower)
+        placement = place(self._spec, within=self._within)
         self._engine_type = placement.spec.type
         vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(

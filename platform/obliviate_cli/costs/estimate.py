@@ -54,7 +54,7 @@ def _unlearn(config: UnlearnRun, corpus: Corpus, cluster: Cluster, repeats: int 
 
 def _before(runs: Sequence[UnlearnRun], corpus: Corpus, cluster: Cluster, repeats: int = 1) -> list[Stage]:
     """What comes before the runs' own training, once for all that ask it alike."""
-    reinforcing = {run.reinforcing.model_dump_json(): run.reinforcing for run in runs if run.reinforcing is not None}
+    reinforcing = {made.model_dump_json(): made for run in runs if (made := run.reinforcing) is not None}
     learned = [
         _trained("learn the forget set again", run, finetuning(run, corpus), cluster, repeats)
         for run in reinforcing.values()

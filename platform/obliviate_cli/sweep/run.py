@@ -137,8 +137,8 @@ def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: 
         # Here, where engines and workers find room: in a trial they would wait for what the trial itself holds.
         first = config.unlearning(config.space.first(method), seed, target.source)
         with_alternatives(first, corpus, console)
-        if first.reinforcing is not None:
-            finetune(first.reinforcing, console)
+        if (reinforcing := first.reinforcing) is not None:
+            finetune(reinforcing, console)
     shared = Shared(run.directory, config, corpus, spec, target, reference, max(1, int(places.cpus)))
     return shared, objectives(Evaluation.read(original / METRICS_FILE), config)
 

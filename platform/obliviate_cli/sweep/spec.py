@@ -131,7 +131,8 @@ class SweepRun(ComparedModels):
                     f"space: {point.method}: method.learning_rates learn several times, and a trial trains once; leave "
                     "them out"
                 )
-            if reinforcing.setdefault(point.method, run.reinforcing) != run.reinforcing:
+            made = run.reinforcing
+            if reinforcing.setdefault(point.method, made) != made:
                 raise ValueError(
                     f"space: {point.method}: its reinforced model is trained before the trials, one for all; leave out "
                     "axes of model and reinforcement"
