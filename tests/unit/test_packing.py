@@ -1,4 +1,4 @@
-"""Texts packed into one row come out as each does alone: hidden states, statistics and gradients."""
+"""Texts packed into one row, shared beginnings once, come out as each does alone: states, statistics, gradients."""
 
 import pytest
 import torch
@@ -20,9 +20,10 @@ from transformers import (
 from obliviate.attention import use
 from obliviate.scoring import Activation, Stat
 from obliviate.train.model import ScoredModel
-from obliviate.train.packing import NAME, can_pack, pack, packed_attention, unpack
+from obliviate.train.packing import NAME, Layout, can_pack, pack, packed_attention, unpack
 
 LENGTHS = (3, 9, 1, 6)
+OWNED = 3 + 7 + 0 + 2  # the second shares 2 tokens with the first, the fourth 4 with the second, the third all
 SIZES = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 4}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -63,7 +64,11 @@ def texts() -> tuple[Tensor, Tensor]:
     """Token ids [B, T] and which of them are real."""
     torch.manual_seed(1)
     real_BT = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    return torch.randint(1, 50, real_BT.shape) * real_BT, real_BT
+    ids_BT = torch.randint(1, 50, real_BT.shape)
+    ids_BT[:, :2] = ids_BT[0, :2]
+    ids_BT[3, 2:4] = ids_BT[1, 2:4]
+    ids_BT[3, 5] = ids_BT[1, 5]  # alike, but after another token
+    return ids_BT * real_BT, real_BT
 
 
 @pytest.mark.parametrize("make", [llama, qwen3, gemma3, gpt2])
@@ -81,33 +86,51 @@ def test_each_text_is_read_as_if_alone(make, checkpointing) -> None:  # type: ig
     model.zero_grad()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    packed_1ND = decoder(**pack(ids_BT, real_BT), use_cache=False)[0]
-    torch.testing.assert_close(packed_1ND[0], alone_ND, rtol=1e-4, atol=1e-5)
-    packed_1ND[0].backward(direction_ND)
+    inputs = pack(ids_BT, real_BT)
+    packed_1ND = decoder(**inputs, use_cache=False)[0]
+    assert packed_1ND.shape[1] == OWNED
+    apart_ND = unpack(packed_1ND, inputs["attention_mask"])[real_BT]
+    torch.testing.assert_close(apart_ND, alone_ND, rtol=1e-4, atol=1e-5)
+    apart_ND.backward(direction_ND)
     for parameter, grad in zip(decoder.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-4)
 
 
 def test_a_pack_by_hand() -> None:
-    ids_BT = torch.tensor([[7, 8], [9, 0]])
-    packed = pack(ids_BT, torch.tensor([[True, True], [True, False]]))
-    assert packed["input_ids"].tolist() == [[7, 8, 9]]
-    assert packed["position_ids"].tolist() == [[0, 1, 0]]
-    assert packed["attention_mask"].tolist() == [[[[True, False], [True, True]]], [[[True, False], [True, False]]]]
+    ids_BT = torch.tensor([[7, 8], [9, 0], [7, 5]])
+    packed = pack(ids_BT, torch.tensor([[True, True], [True, False], [True, True]]))
+    assert packed["input_ids"].tolist() == [[7, 8, 9, 5]]
+    assert packed["position_ids"].tolist() == [[0, 1, 0, 1]]
+    assert packed["attention_mask"].tolist() == [[[[0, 1], [1, 1]]], [[[2, -1], [1, 0]]], [[[0, 3], [0, 1]]]]
+    layout = Layout.of(packed["attention_mask"])
+    assert layout.owned_BT.tolist() == [[True, True], [True, False], [False, True]]
+    assert layout.real_BT.tolist() == [[True, True], [True, False], [True, True]]
+
+
+def test_padding_is_shared_with_nothing() -> None:
+    """A real token may have the padding's id."""
+    packed = pack(torch.tensor([[7, 0], [7, 0]]), torch.tensor([[True, False], [True, True]]))
+    assert packed["input_ids"].tolist() == [[7, 0]]
+    assert Layout.of(packed["attention_mask"]).owned_BT.tolist() == [[True, False], [False, True]]
 
 
 def test_attention_of_packed_tokens_by_hand() -> None:
     """Equal scores: a token's output is the mean of its own text's values so far."""
-    zeros = torch.zeros(1, 1, 3, 1)
-    value = torch.tensor([2.0, 4.0, 10.0]).reshape(1, 1, 3, 1)
-    mask = pack(torch.zeros(2, 2), torch.tensor([[True, True], [True, False]]))["attention_mask"]
-    out, _ = packed_attention(torch.nn.Module(), zeros, zeros, value, mask, scaling=1.0)
-    assert out.flatten().tolist() == pytest.approx([2.0, 3.0, 10.0])
+    zeros = torch.zeros(1, 1, 4, 1)
+    value = torch.tensor([2.0, 4.0, 10.0, 7.0]).reshape(1, 1, 4, 1).requires_grad_()
+    ids_BT = torch.tensor([[7, 8], [9, 0], [7, 5]])
+    packed = pack(ids_BT, torch.tensor([[True, True], [True, False], [True, True]]))
+    out, _ = packed_attention(torch.nn.Module(), zeros, zeros, value, packed["attention_mask"], scaling=1.0)
+    assert out.flatten().tolist() == pytest.approx([2.0, 3.0, 10.0, 4.5])
+    out.sum().backward()  # the first value counts by itself, and half in each of the tokens behind it
+    assert value.grad is not None
+    assert value.grad.flatten().tolist() == pytest.approx([2.0, 0.5, 1.0, 0.5])
 
 
 def test_unpacked_padding_is_0() -> None:
     packed_1ND = torch.tensor([[[1.0], [2.0], [3.0]]])
-    assert unpack(packed_1ND, torch.tensor([[True, True], [True, False]]))[..., 0].tolist() == [[1, 2], [3, 0]]
+    mask = pack(torch.tensor([[7, 8], [9, 0]]), torch.tensor([[True, True], [True, False]]))["attention_mask"]
+    assert unpack(packed_1ND, mask)[..., 0].tolist() == [[1, 2], [3, 0]]
 
 
 def test_statistics_are_those_of_padded_texts() -> None:
@@ -139,7 +162,7 @@ def test_padding_is_read_only_where_it_is_scored() -> None:
     _, real_BT = texts()
     wanted_BT = real_BT.clone()
     wanted_BT[:, 0] = False
-    assert tokens_read(model, wanted_BT) == (1, sum(LENGTHS))
+    assert tokens_read(model, wanted_BT) == (1, OWNED)
     wanted_BT[0, -1] = True
     assert tokens_read(model, wanted_BT) == (4, max(LENGTHS))
 

@@ -5,15 +5,30 @@ their pages took more than a quarter of the time that steps spent on the process
 """
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-FROM_HEAP_BYTES = 2**25  # blocks below it come from the heap; glibc allows no more
-KEPT_BYTES = 2**30  # free at the heap's end before anything of it is given back
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+NEVER = -1
+DEFAULT_TRIM_BYTES, DEFAULT_MMAPS = 128 * 1024, 65536
 
 
-def keep_freed_memory() -> None:
-    """For the whole process. Without effect where the C library is not glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, FROM_HEAP_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+@contextmanager
+def kept_freed_memory() -> Iterator[None]:
+    """For the whole process, while the block runs; afterwards what is free goes back to the system.
+
+    Blocks of any size come from the heap, of which nothing is given back. Without effect where the C library is not
+    glibc.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim"):  # glibc's own
+        yield
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
+        libc.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_BYTES)
+        libc.malloc_trim(0)

@@ -32,7 +32,7 @@ from obliviate.scoring import Generic, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import DropRule, EarlyDrop
-from obliviate.train.heap import keep_freed_memory
+from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
@@ -111,10 +111,16 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
     trainer = _Trainer(job, device)
     start = trainer.resume()
+    # Not before: a model that is read, or computes references, leaves gaps that no step would fill.
+    with kept_freed_memory() if device.type == "cpu" else nullcontext():
+        _take_steps(trainer, start, report)
+    return trainer.model
+
+
+def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> None:
+    job = trainer.job
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     for step in range(start, trainer.schedule.steps):
@@ -133,7 +139,6 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
                 checkpoint.save(trainer.checkpoints, step + 1, trainer.weights, trainer.model, trainer.optimizers)
     if log is not None:
         log.close()
-    return trainer.model
 
 
 @lru_cache(maxsize=1)

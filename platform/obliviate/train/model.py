@@ -92,8 +92,9 @@ class ScoredModel(nn.Module):
             hidden = self.causal_lm.get_decoder()(**inputs, use_cache=False)[0]
         if not packs:
             return hidden, activations
-        unpacked = {layer: packing.unpack(found_1ND, real_BT) for layer, found_1ND in activations.items()}
-        return packing.unpack(hidden, real_BT), unpacked
+        mask = inputs["attention_mask"]
+        unpacked = {layer: packing.unpack(found_1ND, mask) for layer, found_1ND in activations.items()}
+        return packing.unpack(hidden, mask), unpacked
 
     @torch.no_grad()
     def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
@@ -213,10 +214,11 @@ def build(
     scored = ScoredModel(model)
     world = torch.distributed.get_world_size()
     dtype = DTYPES[spec.compute_dtype]
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype != torch.float32 else None
     keywords: dict[str, Any] = {"mesh": init_device_mesh(device.type, (world,))}
-    if policy is not None:
-        keywords["mp_policy"] = policy
+    if dtype != torch.float32:
+        # Gradients are summed over workers in float32. A single one has nothing to sum; they become float32 after that
+        # all the same, and torch's copies are several times as fast where both sides are of one type.
+        keywords["mp_policy"] = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32 if world > 1 else None)
     for layer in decoder_layers(scored):
         fully_shard(layer, reshard_after_forward=world > 1, **keywords)
     fully_shard(scored, **keywords)
