@@ -4,6 +4,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from once import once  # noqa: F401
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: see obliviate.cluster.THREADS_WAIT
 
 # No test judges times: a slow machine is no failure.

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.train.log import read_steps
+from once import Once
 from processes import descendants
 from tiny import tiny_sources
 
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sources(tmp_path_factory.mktemp("sources"))
+def sources(once: Once) -> Path:
+    return once("ray_train", tiny_sources)
 
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
@@ -65,8 +66,10 @@ def same(first: Path, second: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
-    return unlearned(settings(sources, tmp_path_factory.mktemp("undisturbed")))
+def undisturbed(once: Once, sources: Path, ray_local: None) -> Path:
+    runs = once("undisturbed", lambda runs: unlearned(settings(sources, runs)))
+    (model,) = runs.glob("unlearn-*/model")
+    return model
 
 
 @pytest.mark.usefixtures("ray_local")

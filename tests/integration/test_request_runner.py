@@ -31,7 +31,8 @@ def _without_fsync() -> Iterator[None]:
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["requests_world"])
+# What requests_world imports; itself it would not be found, because the server begins without pytest's paths.
+PROCESSES.set_forkserver_preload(["obliviate.config", "obliviate_cli.requests.runner"])
 PARTS = 4  # that the points to be killed at are divided into, so that no test takes long
 
 

@@ -23,6 +23,7 @@ from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, Sharpn
 from obliviate.train.log import read_steps
 from obliviate.train.loop import Job, train
 from obliviate.train.model import ScoredModel, build
+from once import Once
 from tiny import tiny_model_folder
 from training import FORGET, METHODS, job, quiet, weights
 
@@ -141,15 +142,17 @@ def worker(rank: int, folder: Path) -> None:
             dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that all groups trained in."""
-    folder = tmp_path_factory.mktemp("groups")
+def train_in_groups(folder: Path) -> None:
     tiny_model_folder(folder / "model")
     # Forked from a server that has imported everything once: four times that is most of the time.
     mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
     mp.start_processes(worker, (folder,), nprocs=max(WORLDS), start_method="forkserver")
-    return folder
+
+
+@pytest.fixture(scope="module")
+def groups(once: Once) -> Path:
+    """The folder that all groups trained in."""
+    return once("groups", train_in_groups)
 
 
 def curve(directory: Path) -> list[float]:
