@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from obliviate_serve.backend import Entailment
 
 DRAIN_GRACE_S = 10.0  # beyond limits.drain_s, for the way to the gateway and back
+POLL_S = 0.2  # between two looks at what is loading
 
 
 def serve(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -144,6 +145,7 @@ def _run(spec: ServeRun, console: Console) -> None:
     from obliviate_serve.backend import APP
 
     ensure_ray(spec.address)
+    told = _told_to_stop()  # here, because Ray has just set handlers of its own, which end the process at once
     joins = _joins(spec)
     if not joins:
         _check_port(spec)
@@ -152,12 +154,14 @@ def _run(spec: ServeRun, console: Console) -> None:
         ray_serve.start(proxy_location="Disabled", http_options={"host": spec.http.host, "port": spec.http.port})
     try:
         console.print("loading models")
-        try:
-            handle = ray_serve.run(application, name=APP, route_prefix="/")
-        except RuntimeError as error:  # a replica could not be made; its own error is somewhere in the message
-            raise UserError(f"models: {_cause(str(error))}") from error
-        console.print(f"serving on http://{spec.http.host}:{spec.http.port}")
-        _wait_for_signal()
+        target = ray_serve.RunTarget(application, name=APP, route_prefix="/")
+        (handle,) = ray_serve.run_many(
+            [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
+        if _loaded(told):
+            console.print(f"serving on http://{spec.http.host}:{spec.http.port}")
+            told.wait()
+        # Also where not all is loaded: the gateway answers as soon as a model does, which is known here a little later.
         console.print(f"stopping: requests under way have {spec.limits.drain_s:g} s to come to their end")
         console.print(_drained(handle, spec.limits.drain_s))
     finally:
@@ -239,8 +243,30 @@ def _cause(message: str) -> str:
     return lines[-1] if lines else message.strip().partition("\n")[0]
 
 
-def _wait_for_signal() -> None:
+def _told_to_stop() -> threading.Event:
+    """Set from the first signal on."""
     told = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: told.set())
-    told.wait()
+    return told
+
+
+def _loaded(told: threading.Event) -> bool:
+    """Wait until all that is to be loaded at once is; False where the server is told to stop before.
+
+    Raises UserError where a replica could not be made.
+    """
+    from ray import serve as ray_serve
+    from ray.serve.schema import ApplicationStatus
+
+    from obliviate_serve.backend import APP
+
+    while not told.wait(POLL_S):
+        found = ray_serve.status().applications[APP]
+        if found.status == ApplicationStatus.RUNNING:
+            return True
+        if found.status == ApplicationStatus.DEPLOY_FAILED:
+            # A replica's own error is in what is said of its deployment.
+            messages = [found.message, *(each.message for each in found.deployments.values())]
+            raise UserError("models: " + _cause("\n".join(messages)))
+    return False

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -20,45 +22,69 @@ pytestmark = pytest.mark.integration
 COMMAND = [sys.executable, "-c", "from obliviate_cli.main import main; main()", "serve"]
 
 
-def test_a_server_that_is_told_to_stop_ends_what_it_has_begun(tmp_path: Path) -> None:
-    """It has a Ray of its own, and takes it along."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    config = tmp_path / "serve.yaml"
+@dataclass(frozen=True)
+class Server:
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    url: str
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until(self, so: Callable[[], bool]) -> None:
+        while not so():
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """It has a Ray of its own."""
+    config, log = tmp_path / "serve.yaml", tmp_path / "serve.log"
     values = {
         "models": {"tiny": {"source": str(tiny_model_folder(tmp_path / "model"))}},
         "engine": {"type": "hf", "dtype": "float32", "max_model_len": 256, "cpus_per_replica": 0.2},
-        "http": {"port": port},
+        "http": {"port": (port := free_port())},
         "access_log": str(tmp_path / "access.jsonl"),
         "address": "local",
     }
     config.write_text(yaml.safe_dump(values))
-    asked = {"model": "tiny", "prompt": "The author", "max_tokens": 200, "n": 16, "stream": True}
-    log = tmp_path / "serve.log"
     with log.open("w") as output:
         process = subprocess.Popen([*COMMAND, str(config)], stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_until_ready(url, process, log)
-        started = psutil.Process(process.pid).children(recursive=True)
-        with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=60) as response:
-            lines = response.iter_lines()
-            first = next(lines)
-            process.send_signal(signal.SIGTERM)
-            rest = [line for line in lines if line]
-        assert process.wait(120) == 0
+        yield Server(process, log, f"http://127.0.0.1:{port}")
     finally:
         process.kill()
+
+
+def test_a_server_that_is_told_to_stop_ends_what_it_has_begun(server: Server) -> None:
+    """It takes its Ray along."""
+    asked = {"model": "tiny", "prompt": "The author", "max_tokens": 200, "n": 16, "stream": True}
+    server.wait_until(server.ready)
+    started = psutil.Process(server.process.pid).children(recursive=True)
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=60) as response:
+        lines = response.iter_lines()
+        first = next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert server.process.wait(120) == 0, server.said()
     finished = [json.loads(line[len("data: ") :]) for line in (first, *rest[:-1])]
     assert sum(each["choices"][0]["finish_reason"] is not None for each in finished) == 16
     assert rest[-1] == "data: [DONE]"
-    assert "all requests came to their end" in log.read_text()
+    assert "all requests came to their end" in server.said()
     assert psutil.wait_procs(started, timeout=30)[1] == []
 
 
-def wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    while True:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
+def test_a_server_that_is_told_to_stop_while_it_loads(server: Server) -> None:
+    server.wait_until(lambda: "loading models" in server.said())
+    started = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(120) == 0, server.said()
+    assert "serving on" not in server.said()
+    assert psutil.wait_procs(started, timeout=30)[1] == []

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from obliviate.errors import UserError
 from obliviate_cli import serve as server
 from obliviate_cli.main import app
 from obliviate_serve.auth import read_tokens
+from obliviate_serve.backend import APP
 from obliviate_serve.names import Names
 from obliviate_serve.spec import ServeRun
 
@@ -166,18 +168,19 @@ def test_only_what_was_started_is_ended(
 ) -> None:
     told: list[str] = []
 
-    def run(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("no model")
-
+    replica = SimpleNamespace(message="failed to start 3 times:\n  File x\n  SomeError: no model\n")
+    failed = SimpleNamespace(status="DEPLOY_FAILED", message="Failed to update", deployments={"model-tiny": replica})
     monkeypatch.setattr("obliviate.cluster.ensure_ray", lambda *_: None)
+    monkeypatch.setattr(server, "_told_to_stop", threading.Event)
     monkeypatch.setattr(server, "_joins", lambda _: joins)
     monkeypatch.setattr(server, "_check_port", lambda _: None)
     monkeypatch.setattr(server, "_application", lambda *_, **__: None)
     monkeypatch.setattr("ray.serve.start", lambda **_: told.append("start"))
-    monkeypatch.setattr("ray.serve.run", run)
+    monkeypatch.setattr("ray.serve.run_many", lambda *_, **__: [None])
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications={APP: failed}))
     monkeypatch.setattr("ray.serve.delete", lambda name: told.append(f"delete {name}"))
     monkeypatch.setattr("ray.serve.shutdown", lambda: told.append("shutdown"))
-    with pytest.raises(UserError, match="models: no model"):
+    with pytest.raises(UserError, match=r"models: SomeError: no model$"):
         server.serve(config, [], dry_run=False)
     assert told == ended
 
