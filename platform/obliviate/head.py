@@ -24,7 +24,15 @@ class Head(NamedTuple):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """float32 [N, V]."""
-        z_NV = (hidden_ND.to(self.weight_VD.dtype) @ self.weight_VD.T).float()
+        return self.logits_of(self.product(hidden_ND))
+
+    def product(self, hidden_ND: Tensor) -> Tensor:
+        """h W^T in the weight's type, [N, V]."""
+        return hidden_ND.to(self.weight_VD.dtype) @ self.weight_VD.T
+
+    def logits_of(self, product_NV: Tensor) -> Tensor:
+        """float32 [N, V]; in float32 it may be the product itself."""
+        z_NV = product_NV.float()
         if self.bias_V is not None:
             z_NV = z_NV + self.bias_V.float()
         if self.scale != 1.0:

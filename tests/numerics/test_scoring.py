@@ -1,6 +1,7 @@
 """The blocked statistics against the plain formulas on whole logits: values, gradients, limits, invariances."""
 
 from math import exp, inf, log
+from typing import Any
 
 import pytest
 import torch
@@ -46,11 +47,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kept_bytes", [0, 4 * N * V])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize(
     "stats", [*({stat} for stat in STATS), set(STATS)], ids=lambda s: "+".join(sorted(map(str, s)))
 )
-def test_values_and_gradients_equal_the_plain_formulas(stats: set[TokenStat], softcap: float | None) -> None:
+def test_values_and_gradients_equal_the_plain_formulas(
+    stats: set[TokenStat], softcap: float | None, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "KEPT_BYTES", kept_bytes)
     torch.manual_seed(0)
     hidden = torch.randn(N, D, requires_grad=True)
     weight = torch.randn(V, D, requires_grad=True)
@@ -69,6 +74,31 @@ def test_values_and_gradients_equal_the_plain_formulas(stats: set[TokenStat], so
     ]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("kept_bytes", "trained", "products"), [(2 * N * V, True, 3), (2 * N * V - 1, True, 6), (2 * N * V, False, 3)]
+)
+def test_small_logits_are_kept_for_the_backward_pass(
+    kept_bytes: int, trained: bool, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three blocks of eleven columns in bfloat16, each a product forward, and one backward where they are large."""
+    made: list[Tensor] = []
+    product = Head.product
+
+    def counted(head: Head, hidden_ND: Tensor) -> Tensor:
+        made.append(product(head, hidden_ND))
+        return made[-1]
+
+    monkeypatch.setattr(Head, "product", counted)
+    monkeypatch.setattr(scoring, "KEPT_BYTES", kept_bytes)
+    hidden, head = torch.randn(N, D), Head(torch.randn(V, D).bfloat16().requires_grad_())
+    with torch.set_grad_enabled(trained):
+        logp_N = token_statistics(hidden, torch.zeros(N, dtype=torch.long), head, {Stat.LOGP})[Stat.LOGP]
+    if trained:
+        logp_N.sum().backward()
+    assert len(made) == products
 
 
 @pytest.mark.parametrize("columns", range(1, V + 1))
@@ -190,6 +220,39 @@ def test_the_shift_token_t_is_scored_by_the_hidden_state_before_it() -> None:
     first = torch.tensor([1.0, 0, 0]).log_softmax(0)[0]
     second = torch.tensor([0, 2.0, 0]).log_softmax(0)[1]
     torch.testing.assert_close(logp_BT, torch.stack([torch.tensor(0.0), first, second])[None])
+
+
+def test_tokens_after_the_same_beginning_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the texts 7 8 9, 7 8 6 and 7 8 9 the token 8, and what follows it: three different ones of five. The values
+    are those of each alone, the gradients their sums."""
+    torch.manual_seed(0)
+    ids = torch.tensor([[7, 8, 9], [7, 8, 6], [7, 8, 9]])
+    alike = torch.tensor([[0, 1, 2], [0, 1, 5], [0, 1, 2]])
+    hidden = torch.randn(6, D)[alike].requires_grad_()
+    wanted = torch.tensor([[False, True, True], [False, True, True], [False, False, True]])
+    head = Head(torch.randn(V, D, requires_grad=True))
+    of_token = torch.randn(2, 4)[torch.tensor([0, 1, 0, 1, 1])]  # the frozen model's states behind 7, and behind 7 8
+    reference, upstream_BT = (of_token, Head(torch.randn(V, 4))), torch.randn(3, 3)
+    scored: list[int] = []
+
+    def counted(hidden_ND: Tensor, *others: Any) -> dict[TokenStat, Tensor]:
+        scored.append(len(hidden_ND))
+        return token_statistics(hidden_ND, *others)
+
+    monkeypatch.setattr(scoring, "token_statistics", counted)
+    stats: set[TokenStat] = {Stat.LOGP, Stat.REFERENCE_KL}
+    once = score_positions(hidden, ids, wanted, head, stats, reference, alike)
+    apart = score_positions(hidden, ids, wanted, head, stats, reference)
+    assert scored == [3, 5]
+    torch.testing.assert_close(once, apart)
+    gradients = [
+        torch.autograd.grad(sum(((values[s] * upstream_BT).sum() for s in stats), torch.zeros(())), [hidden, head[0]])
+        for values in (once, apart)
+    ]
+    # A shared state's gradient arrives at the first of its places.
+    for_state = [torch.zeros(6, D).index_add(0, alike.flatten(), grads[0].flatten(0, 1)) for grads in gradients]
+    torch.testing.assert_close(for_state[0], for_state[1])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
 
 
 @pytest.mark.parametrize("stat", [Stat.REFERENCE_KL, LOWERED])

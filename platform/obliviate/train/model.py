@@ -31,7 +31,8 @@ from obliviate.train.shards import whole
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Wanted = Mapping[str, tuple[slice, Tensor, Collection[AnyStat]]]  # pass -> its rows, where [B, T], and what
-Read = tuple[Tensor, dict[int | str, Tensor]]  # final hidden states [B, T, D], and what layers put out
+# Final hidden states [B, T, D], what layers put out, and a number for each token that is the same where texts share it.
+Read = tuple[Tensor, dict[int | str, Tensor], Tensor | None]
 
 
 class ScoredModel(nn.Module):
@@ -67,7 +68,7 @@ class ScoredModel(nn.Module):
         real_BT = attention_BT.bool()
         padded = not places or any((wanted_BT & ~real_BT[rows]).any() for rows, wanted_BT in places)
         packs = self.packs and not padded
-        hidden_BTD, activations = self._read(input_ids_BT, real_BT, layers, packs=packs)
+        hidden_BTD, activations, alike_BT = self._read(input_ids_BT, real_BT, layers, packs=packs)
         head = head_of(self.causal_lm)
         out: dict[str, Tensor] = {}
         for name, (rows, wanted_BT, stats) in wanted.items():
@@ -77,7 +78,10 @@ class ScoredModel(nn.Module):
             if any(map(needs_reference, stats)):
                 reference = (reference_ND[name], self.reference_heads[name])
             if scored := {stat for stat in stats if not isinstance(stat, Activation)}:
-                scores = score_positions(hidden_BTD[rows], input_ids_BT[rows], wanted_BT, head, scored, reference)
+                alike = None if alike_BT is None else alike_BT[rows]
+                scores = score_positions(
+                    hidden_BTD[rows], input_ids_BT[rows], wanted_BT, head, scored, reference, alike
+                )
                 out |= {f"{name}/{stat}": value_BT for stat, value_BT in scores.items()}
         for name, (rows, wanted_BT) in (keep_hidden or {}).items():
             out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
@@ -91,10 +95,10 @@ class ScoredModel(nn.Module):
         with _outputs(self.causal_lm, layers) as activations:
             hidden = self.causal_lm.get_decoder()(**inputs, use_cache=False)[0]
         if not packs:
-            return hidden, activations
+            return hidden, activations, None
         mask = inputs["attention_mask"]
         unpacked = {layer: packing.unpack(found_1ND, mask) for layer, found_1ND in activations.items()}
-        return packing.unpack(hidden, mask), unpacked
+        return packing.unpack(hidden, mask), unpacked, packing.Layout.of(mask).index_BT
 
     @torch.no_grad()
     def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
