@@ -123,7 +123,7 @@ def test_a_running_vllm_takes_the_weights_of_the_next_model(model: ModelSpec, tm
     with OnDemand(model, spec("vllm"), "local", lambda done, *_: told.append(done), within=True) as engines:
         free = ray.available_resources()["CPU"]
         assert furthest(ask(engines, model)[1], in_process(model, "float32")[1]) < 1e-4
-        assert ray.available_resources()["CPU"] == free
+        assert ray.available_resources()["CPU"] >= free  # more where an engine of a test before has gone just now
         (first,) = replicas()
         engines.rest()
         engines.load(other, lambda *_: None)

@@ -78,7 +78,7 @@ def test_a_server_that_is_told_to_stop_ends_what_it_has_begun(server: Server) ->
     assert sum(each["choices"][0]["finish_reason"] is not None for each in finished) == 16
     assert rest[-1] == "data: [DONE]"
     assert "all requests came to their end" in server.said()
-    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert psutil.wait_procs(started, timeout=90)[1] == []
 
 
 def test_a_server_that_is_told_to_stop_while_it_loads(server: Server) -> None:
@@ -87,4 +87,4 @@ def test_a_server_that_is_told_to_stop_while_it_loads(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(120) == 0, server.said()
     assert "serving on" not in server.said()
-    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert psutil.wait_procs(started, timeout=90)[1] == []

@@ -262,7 +262,7 @@ def test_a_killed_replica_gives_no_wrong_answer(url: str, name: str, which: int)
             for text, broken in ends:
                 assert expected.startswith(text) if broken else text == expected
             assert (await client.post("/v1/completions", json=asked)).json()["choices"][0]["text"] == expected
-            assert psutil.wait_procs(all_victims, timeout=20)[1] == []  # an engine dies with its replica
+            assert psutil.wait_procs(all_victims, timeout=90)[1] == []  # an engine dies with its replica
 
     asyncio.run(run())
 

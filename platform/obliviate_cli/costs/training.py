@@ -7,13 +7,13 @@ product of m values with an m x n matrix is 2mn floating-point operations (FLOPs
   much again for the activations' gradients, and once more for the weights' where they are trained; attention has no
   weights but two factors with a gradient each: twice its forward. Activation checkpointing: the forward once more.
   Texts count as of one length; of different ones attention alone reads the padding.
-- Head, each position that is scored: 2VD forward, as much for recomputation, for the hidden states' gradient, and for
-  the weight's where it is trained (obliviate.scoring).
+- Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
+  trained, and for recomputation where a pass's logits are not small enough to be kept (obliviate.scoring).
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state,
   4 where a term compares with the initial weight, 8 for rectified gradients), 4 a frozen one, over W; what is gathered
   in the compute dtype: everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a
   token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention
-  matrix), with checkpointing 2 of them and one whole layer.
+  matrix), with checkpointing 2 of them and one whole layer; logits that are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from obliviate.models import ModelSize
+from obliviate.scoring import KEPT_BYTES
 from obliviate_cli.costs.hardware import Cluster
 
 START_S = 30.0  # processes, imports, CUDA, the process group
@@ -73,6 +74,12 @@ class Training:
         return self.scored * 2 * self.size.vocabulary * self.size.hidden_size
 
     @property
+    def _kept_bytes(self) -> float:
+        """Of the logits of one text of a micro-batch: 0 where they are made again in the backward pass."""
+        each = self.scored * self.size.vocabulary * self.compute_bytes
+        return each if self.micro_items * each <= KEPT_BYTES else 0.0
+
+    @property
     def step_flops(self) -> float:
         """Of all workers together."""
         size = self.size
@@ -80,7 +87,7 @@ class Training:
         attention = self.tokens * size.layers * 4 * self.tokens * size.hidden_size
         backward = self.tokens * 2 * size.body + weights + 2 * attention
         again = self.forward_flops if self.checkpointing else 0.0
-        head = (4 if self.full else 3) * self.head_flops
+        head = (2 + self.full + (not self._kept_bytes)) * self.head_flops
         return self.items * self.texts_per_item * (self.forward_flops + backward + again + head)
 
     @property
@@ -108,7 +115,8 @@ class Training:
         tokens = texts * self.tokens
         layers = size.layers * 2 / ACTIVATION_BYTES + 1 if self.checkpointing else size.layers
         activations = tokens * ACTIVATION_BYTES * self.compute_bytes / 2 * size.hidden_size * layers
-        return state / workers + gathered * self.compute_bytes + activations + SCORING_BYTES
+        logits = texts * self._kept_bytes + SCORING_BYTES
+        return state / workers + gathered * self.compute_bytes + activations + logits
 
     def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0) -> float:
         """Of one node while models load: every worker holds all of its own in float32 before it is sharded.
