@@ -16,6 +16,7 @@ from obliviate.methods import Pass
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.runs import write_whole
 from obliviate.schema import ClusterSpec
+from obliviate.train import heap
 from obliviate.train.batch import Texts
 from obliviate.train.export import PREFIX, export
 from obliviate.train.gram import grams, linear_layers
@@ -61,7 +62,7 @@ def launch_adapters(
         num_cpus=cpus,
         num_gpus=gpus,
         max_retries=cluster.max_failures,
-        runtime_env={"env_vars": worker_environment()},
+        runtime_env={"env_vars": worker_environment() | heap.ENVIRONMENT},
     )
     waiting = list(requests)
     begun: dict[Any, str] = {}  # task -> request

@@ -8,9 +8,15 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+# For processes that train in another thread than their first, as Ray's do: without it such a thread has a heap of its
+# own, which holds no block above 64 MiB.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 NEVER = -1
-DEFAULT_TRIM_BYTES, DEFAULT_MMAPS = 128 * 1024, 65536
+# Once a threshold is set glibc learns no more: these are the largest that it would have learned by itself.
+LEARNED_TRIM_BYTES, LEARNED_MMAP_BYTES = 2**26, 2**25
+DEFAULT_MMAPS = 65536
 
 
 @contextmanager
@@ -30,5 +36,13 @@ def kept_freed_memory() -> Iterator[None]:
         yield
     finally:
         libc.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
-        libc.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, LEARNED_MMAP_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, LEARNED_TRIM_BYTES)
+        give_back()
+
+
+def give_back() -> None:
+    """What is free goes back to the system, also from between blocks in use."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

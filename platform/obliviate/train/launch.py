@@ -11,6 +11,7 @@ from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.errors import DivergedError, UserError
 from obliviate.schema import ClusterSpec
+from obliviate.train import heap
 from obliviate.train.log import PUBLISH_EVERY_S, STEPS_FILE, read_steps
 from obliviate.train.loop import Job
 from obliviate.train.worker import Outcome, work
@@ -49,7 +50,7 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("ERROR"),
-            worker_runtime_env={"env_vars": worker_environment()},
+            worker_runtime_env={"env_vars": worker_environment() | heap.ENVIRONMENT},
         ),
     )
     with _Follower(job.directory, on_step):

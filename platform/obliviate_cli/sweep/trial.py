@@ -174,6 +174,7 @@ def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
     import torch
 
     from obliviate.train.export import export
+    from obliviate.train.heap import give_back
     from obliviate.train.loop import single_process, train
 
     checkpoint = latest(job.directory / CHECKPOINTS)
@@ -187,6 +188,7 @@ def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
             export(train(job, on_step, device=device), job.model, folder)
     finally:  # the evaluation, and the other trials on this GPU, need what training held: FSDP2's models are cycles
         gc.collect()
+        give_back()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
