@@ -50,8 +50,11 @@ class Layout(NamedTuple):
         return cls(index_BT.clamp(min=0), index_BT >= 0, owned_BT.bool())
 
     def spread(self, packed_NX: Tensor) -> Tensor:
-        """[B, T, X], in memory of its own; gradients of a token that texts share add up, always in the same order."""
-        return F.embedding(self.index_BT, packed_NX)
+        """[B, T, X], in memory of its own; gradients of a token that texts share add up, always in the same order.
+
+        In float32: in bfloat16 the sum over many texts would lose the small ones.
+        """
+        return F.embedding(self.index_BT, packed_NX.float()).to(packed_NX.dtype)
 
 
 def pack(input_ids_BT: Tensor, real_BT: Tensor) -> dict[str, Tensor]:
