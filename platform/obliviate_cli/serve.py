@@ -201,13 +201,15 @@ def _joins(spec: ServeRun) -> bool:
 
 def _drained(handle: Any, drain_s: float) -> str:
     """Let requests under way come to their end. What is to be said of it, whatever the gateway does."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     # transport_environment() has handles work in the event loop of their caller; here is none, and Ray Serve needs it
     # until it is shut down.
     handle._init(_run_router_in_separate_loop=True)
     try:
         left = handle.drain.remote(drain_s).result(timeout_s=drain_s + DRAIN_GRACE_S)
-    except TimeoutError:
+    except (TimeoutError, RayError, RayServeException):
         return "the gateway did not answer; what was under way is cut off"
     return f"{left} requests were cut off" if left else "all requests came to their end"
 
@@ -244,10 +246,16 @@ def _cause(message: str) -> str:
 
 
 def _told_to_stop() -> threading.Event:
-    """Set from the first signal on."""
-    told = threading.Event()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: told.set())
+    """Set by the first signal. A second one interrupts whatever is waited for."""
+    told, signals = threading.Event(), (signal.SIGINT, signal.SIGTERM)
+
+    def tell(*_: object) -> None:
+        told.set()
+        for each in signals:
+            signal.signal(each, signal.default_int_handler)
+
+    for each in signals:
+        signal.signal(each, tell)
     return told
 
 
@@ -262,7 +270,9 @@ def _loaded(told: threading.Event) -> bool:
     from obliviate_serve.backend import APP
 
     while not told.wait(POLL_S):
-        found = ray_serve.status().applications[APP]
+        found = ray_serve.status().applications.get(APP)
+        if found is None:
+            raise UserError("address: Ray Serve was stopped on this cluster while the models loaded; start again")
         if found.status == ApplicationStatus.RUNNING:
             return True
         if found.status == ApplicationStatus.DEPLOY_FAILED:
