@@ -55,12 +55,14 @@ class Timed:
     """One case's trainer, stepped when told."""
 
     def __init__(self, case: Case, folder: Path) -> None:
-        spec = ModelSpec(source=str(model(case.layers, folder)), max_length=512)
-        rows = tuple(Row(f"What of {i}?", f"number {i} " * (case.words // 2)) for i in range(2 * ITEMS))
+        # Without a chat template, and of different numbers: the model counts texts that share nothing.
+        spec = ModelSpec(source=str(model(case.layers, folder)), max_length=512, chat_template="raw")
+        rows = [Row(f"{i} of what?", f"number {i} " * (case.words // 2)) for i in range(1, 2 * ITEMS + 1)]
         optim = OptimSpec(epochs=1000, batch_size=ITEMS, micro_batch_size=ITEMS).model_copy(
             update={"activation_checkpointing": case.checkpointing}
         )
-        job = Job(spec, (ME(), GD()), rows, rows, ("No.",), optim, 0, "fresh", folder / "run")
+        forget, retain = tuple(rows[:ITEMS]), tuple(rows[ITEMS:])
+        job = Job(spec, (ME(), GD()), forget, retain, ("No.",), optim, 0, "fresh", folder / "run")
         self._trainer, self._case, self._size = _Trainer(job, torch.device("cpu")), case, model_size(spec)
         encoder = text_encoder(spec, load_tokenizer(spec))
         self._answer = fmean(len(encoder.encode_row(row).answer_ids) for row in rows)
@@ -75,7 +77,7 @@ class Timed:
         tokens = metrics["tokens"] / (2 * ITEMS)
         scored = (tokens - 1 + self._answer) / 2  # ME scores every token, GD the answer
         work = Training(self._size, 1, ITEMS, ITEMS, 2, tokens, scored, checkpointing=self._case.checkpointing)
-        return work.step_flops / elapsed_s
+        return work.step_flops(1) / elapsed_s
 
 
 def model(layers: int, folder: Path) -> Path:

@@ -100,7 +100,8 @@ def main() -> None:
     items, length, steps = arguments.items or (4 if quick else 16), arguments.length or (64 if quick else 512), 4
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = GPUS[arguments.gpu].flops_per_s if device.type == "cuda" else measured_peak(device)
-    rows = [tuple(Row(f"Question {i} of {name}?", "word " * length) for i in range(items)) for name in "fr"]
+    # Nearly nothing shared from their beginning on, which would go through the layers once and be counted every time.
+    rows = [tuple(Row(f"{name}{i}?", "word " * length) for i in range(items)) for name in "fr"]
     count = (WARM + steps) if quick else (WARM + 5 * steps)
     optim = OptimSpec(epochs=count, batch_size=items, micro_batch_size=items, checkpoint_every_steps=10**6)
     found: dict[str, Any] = {
@@ -109,7 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_llama(folder / "llama", SMALL if quick else LLAMA_1B, load_tokenizer(ModelSpec(source=SMOLLM2)))
-        model = ModelSpec(source=str(folder / "llama"), max_length=length)
+        model = ModelSpec(source=str(folder / "llama"), max_length=length, chat_template="raw")
         found["parameters"] = model_size(model).parameters
         for name, terms in COMPARED.items():
             job = Job(model, terms, *rows, REFUSALS, optim, 0, "fresh", folder / name)

@@ -48,24 +48,30 @@ class TestTraining:
         """Forward of a text: 4 x (2 x 100 + 2 x 4 x 4 x 5) = 1440; backward: 800 + 800 + 2 x 640 = 2880; head: 3 x 100
         forward, three times in all: 900. 12 texts."""
         assert WORK.forward_flops == 1440
-        assert WORK.step_flops == 12 * (1440 + 2880 + 900)
+        assert WORK.step_flops(1) == 12 * (1440 + 2880 + 900)
 
     def test_large_logits_are_made_again(self) -> None:
         """2^25 positions of ten logits in 2 bytes, above 2^27: the head's product a fourth time, and nothing kept."""
         large = replace(WORK, scored=2**25)
-        assert large.step_flops - 12 * (1440 + 2880) == 12 * 4 * 2**25 * 100
+        assert large.step_flops(1) - 12 * (1440 + 2880) == 12 * 4 * 2**25 * 100
         assert large.memory_bytes(1) == WORK.memory_bytes(1) - 2 * 3 * 10 * 2
 
+    def test_a_micro_batch_is_no_larger_than_a_workers_share(self) -> None:
+        """Six items with 63 MB of logits each: two on each of three workers are small enough, six on one are not."""
+        work = replace(WORK, scored=1.5 * 2**21)
+        assert replace(work, micro_items=6).step_flops(3) == replace(work, micro_items=2).step_flops(3)
+        assert replace(work, micro_items=6).step_flops(1) > replace(work, micro_items=2).step_flops(1)
+
     def test_checkpointing_runs_forward_once_more(self) -> None:
-        assert replace(WORK, checkpointing=True).step_flops - WORK.step_flops == 12 * 1440
+        assert replace(WORK, checkpointing=True).step_flops(1) - WORK.step_flops(1) == 12 * 1440
 
     def test_the_reference_runs_forward_once(self) -> None:
-        assert replace(WORK, reference_texts=5).flops - WORK.flops == 5 * (1440 + 300)
+        assert replace(WORK, reference_texts=5).flops(1) - WORK.flops(1) == 5 * (1440 + 300)
 
     def test_adapters_have_small_weight_gradients(self) -> None:
         """90 + 10 in adapters: of the 800 for weights' gradients 4 x 2 x 10 stay, of the head's three products two."""
         lora = replace(WORK, size=replace(SIZE, trained=10))
-        assert lora.step_flops == 12 * (1440 + 800 + 80 + 1280 + 600)
+        assert lora.step_flops(1) == 12 * (1440 + 800 + 80 + 1280 + 600)
 
     def test_bytes_that_a_worker_sends(self) -> None:
         """Three micro-batches of two workers; each 2 x 250 gathered and 4 x 150 reduced, half of it sent."""
@@ -144,18 +150,18 @@ class TestCountedByTorch:
 
     def test_full_training(self, model: Path, tmp_path: Path) -> None:
         counted, work = self.counted(tmp_path, model, (ME(), GD()))
-        assert work.step_flops == counted
+        assert work.step_flops(1) == counted
 
     def test_adapters(self, model: Path, tmp_path: Path) -> None:
         """The first layer's inputs need no gradient, which the formula leaves out: less, and not much less."""
         counted, work = self.counted(tmp_path, model, (ME(), GD()), lora=LoraSpec(rank=2, dropout=0))
-        assert 0.85 * work.step_flops < counted < work.step_flops
+        assert 0.85 * work.step_flops(1) < counted < work.step_flops(1)
 
     def test_checkpointing(self, model: Path, tmp_path: Path) -> None:
         """torch stops before a layer's last product, whose result nobody needs: less than the whole forward pass."""
         counted, work = self.counted(tmp_path, model, (ME(), GD()), optim={"activation_checkpointing": True})
-        without = replace(work, checkpointing=False).step_flops
-        assert without + 0.7 * (work.step_flops - without) < counted < work.step_flops
+        without = replace(work, checkpointing=False).step_flops(1)
+        assert without + 0.7 * (work.step_flops(1) - without) < counted < work.step_flops(1)
 
 
 class Collectives(TorchDispatchMode):

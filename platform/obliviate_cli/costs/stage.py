@@ -73,7 +73,7 @@ def train(
         at_a_time,
         workers * share,
         work.steps * work.step_tokens + work.reference_texts * work.tokens,
-        work.flops,
+        work.flops(workers),
         work.steps * workers * work.moved_bytes(workers),
         memory,
         host,

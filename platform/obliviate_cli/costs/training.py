@@ -8,12 +8,13 @@ product of m values with an m x n matrix is 2mn floating-point operations (FLOPs
   weights but two factors with a gradient each: twice its forward. Activation checkpointing: the forward once more.
   Texts count as of one length; of different ones attention alone reads the padding.
 - Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
-  trained, and for recomputation where a pass's logits are not small enough to be kept (obliviate.scoring).
+  trained, and for recomputation where the logits of a kind of text are not small enough to be kept (obliviate.scoring;
+  decided here by their mean). Texts count as if they shared nothing from their beginning on.
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state,
   4 where a term compares with the initial weight, 8 for rectified gradients), 4 a frozen one, over W; what is gathered
   in the compute dtype: everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a
   token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention
-  matrix), with checkpointing 2 of them and one whole layer; logits that are kept.
+  matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of text that are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -73,27 +74,29 @@ class Training:
         """Of one text, forward alone."""
         return self.scored * 2 * self.size.vocabulary * self.size.hidden_size
 
-    @property
-    def _kept_bytes(self) -> float:
+    def _micro_items(self, workers: int) -> int:
+        """Of one forward pass of one worker."""
+        return min(self.micro_items, ceil(self.items / workers))
+
+    def _kept_bytes(self, workers: int) -> float:
         """Of the logits of one text of a micro-batch: 0 where they are made again in the backward pass."""
         each = self.scored * self.size.vocabulary * self.compute_bytes
-        return each if self.micro_items * each <= KEPT_BYTES else 0.0
+        return each if self._micro_items(workers) * each <= KEPT_BYTES else 0.0
 
-    @property
-    def step_flops(self) -> float:
+    def step_flops(self, workers: int) -> float:
         """Of all workers together."""
         size = self.size
         weights = self.tokens * 2 * (size.body if self.full else size.trained)
         attention = self.tokens * size.layers * 4 * self.tokens * size.hidden_size
         backward = self.tokens * 2 * size.body + weights + 2 * attention
         again = self.forward_flops if self.checkpointing else 0.0
-        head = (2 + self.full + (not self._kept_bytes)) * self.head_flops
+        head = (2 + self.full + (not self._kept_bytes(workers))) * self.head_flops
         return self.items * self.texts_per_item * (self.forward_flops + backward + again + head)
 
-    @property
-    def flops(self) -> float:
+    def flops(self, workers: int) -> float:
+        """Of a run, all workers together."""
         reference = self.reference_texts * (self.forward_flops + self.head_flops)
-        return self.steps * self.step_flops + reference
+        return self.steps * self.step_flops(workers) + reference
 
     def micro_batches(self, workers: int) -> int:
         """Of one worker in one step."""
@@ -111,11 +114,11 @@ class Training:
         state = self.state_bytes * size.trained + MASTER_BYTES * (size.parameters - size.trained)
         ends = size.vocabulary * size.hidden_size * (1 if size.tied else 2)
         gathered = size.parameters if workers == 1 else ends + 2 * size.body / size.layers
-        texts = min(self.micro_items, ceil(self.items / workers)) * self.texts_per_item / self.rounds  # at a time
+        texts = self._micro_items(workers) * self.texts_per_item / self.rounds  # at a time
         tokens = texts * self.tokens
         layers = size.layers * 2 / ACTIVATION_BYTES + 1 if self.checkpointing else size.layers
         activations = tokens * ACTIVATION_BYTES * self.compute_bytes / 2 * size.hidden_size * layers
-        logits = texts * self._kept_bytes + SCORING_BYTES
+        logits = texts * self._kept_bytes(workers) + SCORING_BYTES
         return state / workers + gathered * self.compute_bytes + activations + logits
 
     def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0) -> float:
@@ -155,7 +158,7 @@ def step(training: Training, cluster: Cluster, workers: int) -> Step:
     state = ADAM_BYTES * training.size.trained / workers
     again = 4 / 3 if training.checkpointing else 1.0  # forward, forward once more, and backward of twice its length
     return Step(
-        compute_s=training.step_flops / workers / rate,
+        compute_s=training.step_flops(workers) / workers / rate,
         communication_s=training.moved_bytes(workers) / cluster.bandwidth(workers),
         launch_s=training.micro_batches(workers) * training.rounds * training.size.layers * LAUNCH_S * again,
         optimizer_s=training.updates * state / cluster.gpu.memory_bytes_per_s,
