@@ -41,12 +41,12 @@ class Case:
 
 
 CASES = {
-    "shallow_short": Case(4, 20),
-    "shallow_long": Case(4, 150),
-    "middle_short": Case(12, 20),
-    "middle_long": Case(12, 150),
-    "middle_long_checkpointed": Case(12, 150, True),
-    "deep_short": Case(30, 20),
+    "shallow_short": Case(4, 40),
+    "shallow_long": Case(4, 170),
+    "middle_short": Case(12, 40),
+    "middle_long": Case(12, 170),
+    "middle_long_checkpointed": Case(12, 170, True),
+    "deep_short": Case(30, 40),
 }
 QUICK = ("shallow_short", "shallow_long", "middle_short", "middle_long_checkpointed")
 
