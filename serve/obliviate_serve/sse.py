@@ -17,7 +17,8 @@ DONE = b"data: [DONE]\n\n"
 
 
 def line(value: Any) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    """In ASCII: some clients, like httpx's `iter_lines`, would end a line at U+2028 and its like, too."""
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
 
 
 def error_body(error: ApiError | EngineDiedError) -> ErrorBody:

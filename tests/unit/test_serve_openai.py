@@ -121,6 +121,15 @@ def test_chat(client: TestClient, backend: FakeBackend) -> None:
     assert backend.asked[0][2].max_tokens == 1
 
 
+def test_an_event_is_one_line_for_clients_that_end_lines_at_separators_of_unicode(client: TestClient) -> None:
+    asked = {"model": "original", "prompt": "a\u2028b\x85é", "echo": True, "max_tokens": 1, "stream": True}
+    with client.stream("POST", "/v1/completions", json=asked) as response:
+        *events, done = [line for line in response.iter_lines() if line]
+    texts = [json.loads(line.removeprefix("data: "))["choices"][0]["text"] for line in events]
+    assert "".join(texts).startswith("a\u2028b\x85é")
+    assert done == "data: [DONE]"
+
+
 def test_a_streamed_chat_begins_with_the_role(client: TestClient) -> None:
     first, *rest, done = lines(client.post("/v1/chat/completions", json={**CHAT, "stream": True}).text)
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
