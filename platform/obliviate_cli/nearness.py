@@ -13,7 +13,7 @@ import numpy as np
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
-from obliviate.train.early_drop import DropRule
+from obliviate.train.job import DropRule
 from obliviate_eval.judges.similarity import Floats, SentenceEncoder
 
 BLOCK = 512  # forget rows compared with all retain rows at a time

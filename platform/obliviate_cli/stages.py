@@ -22,9 +22,9 @@ from obliviate.models import content_of, load_tokenizer, portable, require_same_
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.train.batch import micro_batch_count
+from obliviate.train.job import CHECKPOINTS, Job
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
-from obliviate.train.loop import CHECKPOINTS, Job
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.card import write_card
 from obliviate_cli.forget_filter import with_filter

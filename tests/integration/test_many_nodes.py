@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from obliviate import storage
 from obliviate.config import UnlearnRun, build
 from obliviate.train.export import export
+from obliviate.train.job import CHECKPOINTS
 from obliviate.train.log import read_steps
-from obliviate.train.loop import CHECKPOINTS, single_process, train
+from obliviate.train.loop import single_process, train
 from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_cli.stages import unlearn_job
 from obliviate_cli.sweep.records import TRIALS, read_records

@@ -20,8 +20,9 @@ from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.runs import write_json
 from obliviate.train.export import export
+from obliviate.train.job import CHECKPOINTS
 from obliviate.train.log import read_steps
-from obliviate.train.loop import CHECKPOINTS, single_process, train
+from obliviate.train.loop import single_process, train
 from obliviate_cli import verbs
 from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_cli.stages import unlearn_job

@@ -10,8 +10,9 @@ import torch
 from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.train import checkpoint
+from obliviate.train.job import CHECKPOINTS, Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import CHECKPOINTS, Job, single_process, train
+from obliviate.train.loop import single_process, train
 from training import job, quiet, weights
 
 

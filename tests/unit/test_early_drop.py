@@ -18,8 +18,9 @@ from obliviate.methods import GA, GD
 from obliviate.models import load_pretrained
 from obliviate.schema import OptimSpec
 from obliviate.train.early_drop import EarlyDrop
+from obliviate.train.job import Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Job, train
+from obliviate.train.loop import train
 from obliviate_cli import nearness
 from obliviate_cli.nearness import Dissimilar, bleu, drop_rule, nearest, nearest_retain
 from training import FORGET, METHODS, RETAIN, job, losses, quiet, weights

@@ -20,8 +20,9 @@ from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.batch import Texts
 from obliviate.train.gram import grams, leading_directions, linear_layers
+from obliviate.train.job import Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Job, train
+from obliviate.train.loop import train
 from obliviate.train.model import build as build_model
 from obliviate.train.rectification import Rectification
 from obliviate.train.sharpness import perturbed

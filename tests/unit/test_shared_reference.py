@@ -8,7 +8,7 @@ import pytest
 from obliviate.methods import DPO, GD, KL, NPO, Term
 from obliviate.schema import ModelSpec
 from obliviate.train import loop, reference
-from obliviate.train.loop import Job
+from obliviate.train.job import Job
 from tiny import tiny_model_folder
 from training import job, losses
 

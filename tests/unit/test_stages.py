@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import Run
-from obliviate.train.loop import Job
+from obliviate.train.job import Job
 from obliviate_cli import nearness, stages
 from obliviate_cli.requests.work import Stages
 
@@ -167,3 +169,12 @@ def test_a_batchs_model_says_how_it_was_made(tiny: Path, tmp_path: Path, jobs: l
     other = requests_world.config(tmp_path, "ledger.sqlite", method="npo+gd", seed=3)
     made = Stages(other, console).recipe(model)
     assert (made.label, made.seed, made.model.source) == ("ME+GD", 0, str(tiny))
+
+
+def test_a_job_is_passed_on_without_what_trains() -> None:
+    """As Ray Train's controller does, for which the workers wait."""
+    heavy = ("transformers", "torch.distributed.fsdp", "torch.distributed.checkpoint")
+    code = f"import sys, obliviate.train.worker; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True,
+                          env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
+    assert done.stdout.strip() == "[]"

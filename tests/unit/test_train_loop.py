@@ -21,8 +21,9 @@ from obliviate.models import load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train import checkpoint
 from obliviate.train.export import export
+from obliviate.train.job import CHECKPOINTS, Job
 from obliviate.train.log import TENSORBOARD, read_steps
-from obliviate.train.loop import CHECKPOINTS, Job, train
+from obliviate.train.loop import train
 from training import FORGET, METHODS, job, losses, quiet, weights
 
 pytestmark = pytest.mark.usefixtures("process_group")

@@ -15,8 +15,9 @@ from obliviate.methods import CEU, GD, KL, PDU, RMU, UNDIAL, WHP, Activations, A
 from obliviate.methods.rmu import direction
 from obliviate.models import load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
+from obliviate.train.job import Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Job, train
+from obliviate.train.loop import train
 from tiny import tiny_model_folder
 from training import FORGET, METHODS, job, losses, quiet, weights
 

@@ -20,8 +20,9 @@ from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
 from obliviate.models import decoder_layers
 from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
+from obliviate.train.job import Job
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Job, train
+from obliviate.train.loop import train
 from obliviate.train.model import ScoredModel, build
 from once import Once
 from tiny import tiny_model_folder

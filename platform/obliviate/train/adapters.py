@@ -20,7 +20,8 @@ from obliviate.train import heap
 from obliviate.train.batch import Texts
 from obliviate.train.export import PREFIX, export
 from obliviate.train.gram import grams, linear_layers
-from obliviate.train.loop import Job, single_process, train
+from obliviate.train.job import Job
+from obliviate.train.loop import single_process, train
 from obliviate.train.worker import Outcome
 
 FACTOR = ".lora_A."  # the layer that reads what the adapted layer reads

@@ -8,7 +8,7 @@ callable, and any method's training can have one.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,22 +19,10 @@ from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.methods import Pass
 from obliviate.train.batch import Texts
+from obliviate.train.job import DropRule
 from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.model import ScoredModel
 from obliviate.train.together import together
-
-
-class DropRule(Protocol):
-    """Travels to the workers as it is; the first of them asks it, and tells the others."""
-
-    @property
-    def max_new_tokens(self) -> int:
-        """That it wants to see of an answer."""
-        ...
-
-    def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> Sequence[bool]:
-        """Of each row, and what the model now says to its question, greedily: is it forgotten?"""
-        ...
 
 
 @dataclass

@@ -12,8 +12,8 @@ from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure
 from obliviate.errors import DivergedError, UserError
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
+from obliviate.train.job import Job
 from obliviate.train.log import PUBLISH_EVERY_S, STEPS_FILE, read_steps
-from obliviate.train.loop import Job
 from obliviate.train.worker import Outcome, work
 
 POLL_S = 0.5

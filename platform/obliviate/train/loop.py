@@ -9,10 +9,8 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,67 +20,30 @@ from torch import Tensor
 from torch.distributed import HashStore
 
 from obliviate.data.rows import Row
-from obliviate.data.schedule import Item, Schedule
+from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.head import GenericHead, Head
-from obliviate.methods import ForgetObjective, Needs, ParameterRegularizer, Pass, Scores, Term, compares, union_of_needs
+from obliviate.methods import ForgetObjective, Needs, ParameterRegularizer, Scores, Term, compares, union_of_needs
 from obliviate.models import load_tokenizer, text_encoder
-from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
+from obliviate.schema import ModelSpec
 from obliviate.scoring import Generic, needs_reference
 from obliviate.train import checkpoint
 from obliviate.train.batch import Batch, Texts, collate, micro_batches
-from obliviate.train.early_drop import DropRule, EarlyDrop
+from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights
+from obliviate.train.job import CHECKPOINTS, Job
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
 from obliviate.train.optimizer import adamw, clip
-from obliviate.train.phases import Phase, Update, Updates, plan_updates
+from obliviate.train.phases import Phase, Update, plan_updates
 from obliviate.train.projection import retain_projection
 from obliviate.train.rectification import Rectification
 from obliviate.train.reference import Reference, compute, reference_needs, scored_at
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
-from obliviate.train.signal import Signal, Slices, measure
-
-CHECKPOINTS = "checkpoints"
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that training needs; travels to the workers as it is."""
-
-    model: ModelSpec
-    terms: tuple[Term, ...]
-    forget: tuple[Row, ...]
-    retain: tuple[Row, ...]
-    refusals: tuple[str, ...]
-    optim: OptimSpec
-    seed: int
-    pairing: str
-    directory: Path  # of the run
-    reference: ModelSpec | None = None  # None: the model itself, before the first step
-    reinforced: ModelSpec | None = None  # the model, the forget set learned again, for Generic statistics
-    anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
-    signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
-    shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
-    world: tuple[Row, ...] = ()  # general instructions
-    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
-    drop: DropRule | None = None  # says which forget rows need no more training
-    updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
-    forget_learning_rate: float | None = None  # of the former; None: that of `optim`
-    sharpness: SharpnessSpec | None = None
-    projection: ProjectionSpec | None = None
-    rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
-
-    @property
-    def schedule(self) -> Schedule:
-        of_retain = self.anchor is Pass.RETAIN
-        anchors = len(self.retain if of_retain else self.forget)
-        counts = (anchors, len(self.retain), len(self.refusals))
-        rest = (len(self.world), self.neighbours, of_retain)
-        return Schedule(*counts, self.optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]
+from obliviate.train.signal import Slices, measure
 
 
 class Reporter(Protocol):

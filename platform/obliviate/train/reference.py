@@ -7,6 +7,7 @@ stand for its distributions.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from obliviate.data.schedule import Item
 from obliviate.methods import Needs, Pass, Positions, widest
 from obliviate.scoring import Activation, AnyStat, TokenScores, needs_reference
 from obliviate.train.batch import Batch, TextKey, Texts, collate
-from obliviate.train.model import ScoredModel
+
+if TYPE_CHECKING:
+    from obliviate.train.model import ScoredModel
 
 
 @dataclass
@@ -52,7 +55,7 @@ def reference_needs(needs: Needs) -> tuple[dict[Pass, Mapping[AnyStat, Positions
 
 
 def compute(
-    model: ScoredModel,
+    model: "ScoredModel",
     texts: Texts,
     needs: Needs,
     items_of_worker: Sequence[Sequence[Item]],
@@ -87,7 +90,7 @@ def compute(
 @torch.no_grad()
 def _keep(
     kept: Reference,
-    model: ScoredModel,
+    model: "ScoredModel",
     each: Pass,
     batch: Batch,
     stats: Mapping[AnyStat, Positions],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,7 +17,9 @@ from obliviate.errors import DivergedError
 from obliviate.methods import Pass, Positions
 from obliviate.scoring import Stat
 from obliviate.train.batch import Texts, collate
-from obliviate.train.model import ScoredModel
+
+if TYPE_CHECKING:
+    from obliviate.train.model import ScoredModel
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Slices:
 
 @torch.no_grad()
 def measure(
-    model: ScoredModel, texts: Texts, slices: Slices, *, size: int, max_length: int, device: torch.device
+    model: "ScoredModel", texts: Texts, slices: Slices, *, size: int, max_length: int, device: torch.device
 ) -> dict[str, float | None]:
     """Mean probability of the true answers, "forget" and "retain"; None where there are no rows.
 
@@ -76,7 +79,7 @@ def measure(
 
 
 def _probabilities(
-    model: ScoredModel, texts: Texts, each: Pass, items: Sequence[Item], max_length: int, device: torch.device
+    model: "ScoredModel", texts: Texts, each: Pass, items: Sequence[Item], max_length: int, device: torch.device
 ) -> list[float]:
     batch = collate(texts, items, {each: {Stat.LOGP: Positions.ANSWER}}, max_length).to(device)
     wanted = {each.value: (batch.rows[each], batch.wanted_BT(each, Positions.ANSWER), (Stat.LOGP,))}

@@ -3,12 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from obliviate import storage
 from obliviate.errors import DivergedError, UserError
-from obliviate.train.export import export
-from obliviate.train.loop import Job, train
+from obliviate.train.job import Job
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,12 @@ def work(config: dict[str, Any]) -> Outcome:
     """`config`: the job, the CPU threads of this worker, and what every node calls the job's directory and the folder
     for the trained model.
     """
+    # Here, because Ray's controller, which only passes this function on, would wait for them first.
     import ray.train
+    import torch
+
+    from obliviate.train.export import export
+    from obliviate.train.loop import train
 
     job: Job = replace(config["job"], directory=storage.local(config["directory"]))
     folder = storage.local(config["folder"])

@@ -1,0 +1,64 @@
+"""What a training is: all that its workers are told. Importing it is cheap for those who only pass a job on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from obliviate.data.rows import Row
+from obliviate.data.schedule import Schedule
+from obliviate.methods import Pass, Term
+from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
+from obliviate.train.phases import Updates
+from obliviate.train.signal import Signal
+
+CHECKPOINTS = "checkpoints"
+
+
+class DropRule(Protocol):
+    """Travels to the workers as it is; the first of them asks it, and tells the others."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """That it wants to see of an answer."""
+        ...
+
+    def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> Sequence[bool]:
+        """Of each row, and what the model now says to its question, greedily: is it forgotten?"""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that training needs; travels to the workers as it is."""
+
+    model: ModelSpec
+    terms: tuple[Term, ...]
+    forget: tuple[Row, ...]
+    retain: tuple[Row, ...]
+    refusals: tuple[str, ...]
+    optim: OptimSpec
+    seed: int
+    pairing: str
+    directory: Path  # of the run
+    reference: ModelSpec | None = None  # None: the model itself, before the first step
+    reinforced: ModelSpec | None = None  # the model, the forget set learned again, for Generic statistics
+    anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
+    signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
+    shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
+    world: tuple[Row, ...] = ()  # general instructions
+    neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
+    drop: DropRule | None = None  # says which forget rows need no more training
+    updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
+    forget_learning_rate: float | None = None  # of the former; None: that of `optim`
+    sharpness: SharpnessSpec | None = None
+    projection: ProjectionSpec | None = None
+    rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
+
+    @property
+    def schedule(self) -> Schedule:
+        of_retain = self.anchor is Pass.RETAIN
+        anchors = len(self.retain if of_retain else self.forget)
+        counts = (anchors, len(self.retain), len(self.refusals))
+        rest = (len(self.world), self.neighbours, of_retain)
+        return Schedule(*counts, self.optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]
