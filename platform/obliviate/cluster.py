@@ -21,8 +21,9 @@ CONNECT_TIMEOUT_S = 5.0
 SET_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
 
 
-# OpenMP threads that wait by spinning take the core that the one they wait for needs: beside any other load a training
-# step was seen to take ten times as long. Sleeping threads cost nothing that could be measured on an idle machine.
+# OpenMP threads that wait by spinning take the core that the one they wait for needs: beside other load a training step
+# takes twice as long, and was seen to take ten times as long. On idle cores sleeping costs a quarter of the speed,
+# which GOMP_SPINCOUNT=10000 in the environment gives back (docs/results.md).
 THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
