@@ -27,9 +27,9 @@ SET_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH 
 THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def worker_environment() -> dict[str, str]:
-    """Environment of every process that computes; variables that the user has set keep their value."""
-    return {name: os.environ.get(name, value) for name, value in THREADS_WAIT.items()}
+def worker_environment(**more: str) -> dict[str, str]:
+    """Environment of every process that computes, `more` of this kind; variables that the user has set keep theirs."""
+    return {name: os.environ.get(name, value) for name, value in (THREADS_WAIT | more).items()}
 
 
 def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:

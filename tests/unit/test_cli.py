@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from command_line import Cli, Result, run_here
+from modules import loaded_by
 from obliviate.config import UnlearnRun, build
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate_cli.console import open_console
@@ -93,10 +94,7 @@ class TestScript:
 
 def test_help_loads_nothing_heavy() -> None:
     """The parser alone is imported before a verb runs: that is what keeps --help quick."""
-    code = f"import sys, obliviate_cli.main; print([name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True,
-                          env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
-    assert done.stdout.strip() == "[]"
+    assert loaded_by("obliviate_cli.main", HEAVY) == []
 
 
 class TestDryRun:

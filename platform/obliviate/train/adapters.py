@@ -63,7 +63,7 @@ def launch_adapters(
         num_cpus=cpus,
         num_gpus=gpus,
         max_retries=cluster.max_failures,
-        runtime_env={"env_vars": worker_environment() | heap.ENVIRONMENT},
+        runtime_env={"env_vars": worker_environment(**heap.ENVIRONMENT)},
     )
     waiting = list(requests)
     begun: dict[Any, str] = {}  # task -> request

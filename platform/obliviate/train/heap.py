@@ -17,6 +17,8 @@ NEVER = -1
 # Once a threshold is set glibc learns no more: these are the largest that it would have learned by itself.
 LEARNED_TRIM_BYTES, LEARNED_MMAP_BYTES = 2**26, 2**25
 DEFAULT_MMAPS = 65536
+LIBC = ctypes.CDLL(None)
+GLIBC = hasattr(LIBC, "malloc_trim")
 
 
 @contextmanager
@@ -26,23 +28,21 @@ def kept_freed_memory() -> Iterator[None]:
     Blocks of any size come from the heap, of which nothing is given back. Without effect where the C library is not
     glibc.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "malloc_trim"):  # glibc's own
+    if not GLIBC:
         yield
         return
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+    LIBC.mallopt(M_MMAP_MAX, 0)
+    LIBC.mallopt(M_TRIM_THRESHOLD, NEVER)
     try:
         yield
     finally:
-        libc.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
-        libc.mallopt(M_MMAP_THRESHOLD, LEARNED_MMAP_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, LEARNED_TRIM_BYTES)
+        LIBC.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
+        LIBC.mallopt(M_MMAP_THRESHOLD, LEARNED_MMAP_BYTES)
+        LIBC.mallopt(M_TRIM_THRESHOLD, LEARNED_TRIM_BYTES)
         give_back()
 
 
 def give_back() -> None:
     """What is free goes back to the system, also from between blocks in use."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    if GLIBC:
+        LIBC.malloc_trim(0)

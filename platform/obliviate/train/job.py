@@ -1,9 +1,12 @@
-"""What a training is: all that its workers are told. Importing it is cheap for those who only pass a job on."""
+"""What a training is: all that its workers are told, and who is told of its steps.
 
-from collections.abc import Sequence
+Importing it is cheap for those who only pass a job on.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
@@ -26,6 +29,12 @@ class DropRule(Protocol):
     def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> Sequence[bool]:
         """Of each row, and what the model now says to its question, greedily: is it forgotten?"""
         ...
+
+
+class Reporter(Protocol):
+    """Told of every finished optimiser step: loss, its parts, rates."""
+
+    def __call__(self, metrics: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,22 @@
 
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.errors import DivergedError, UserError
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
-from obliviate.train.job import Job
+from obliviate.train.job import Job, Reporter
 from obliviate.train.log import PUBLISH_EVERY_S, STEPS_FILE, read_steps
 from obliviate.train.worker import Outcome, work
 
 POLL_S = 0.5
 
-OnStep = Callable[[dict[str, Any]], None]
 
-
-def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> None:
+def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: Reporter) -> None:
     """Train `job` on Ray Train workers and write the model to `folder`; `on_step` gets each logged step.
 
     A worker that dies is started again from the last checkpoint, at most `cluster.max_failures` times. The same job in
@@ -50,7 +46,7 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: OnStep) -> Non
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("ERROR"),
-            worker_runtime_env={"env_vars": worker_environment() | heap.ENVIRONMENT},
+            worker_runtime_env={"env_vars": worker_environment(**heap.ENVIRONMENT)},
         ),
     )
     with _Follower(job.directory, on_step):
@@ -73,7 +69,7 @@ class _Follower:
     Of a run in an object store the log may be on another node, which publishes it now and then.
     """
 
-    def __init__(self, directory: Path, on_step: OnStep) -> None:
+    def __init__(self, directory: Path, on_step: Reporter) -> None:
         self._directory, self._on_step = directory, on_step
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from obliviate.train.batch import Batch, Texts, collate, micro_batches
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights
-from obliviate.train.job import CHECKPOINTS, Job
+from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
@@ -44,12 +44,6 @@ from obliviate.train.reference import Reference, compute, reference_needs, score
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Slices, measure
-
-
-class Reporter(Protocol):
-    """Told of every finished optimiser step, on every worker: loss, its parts, rates."""
-
-    def __call__(self, metrics: Mapping[str, Any]) -> None: ...
 
 
 @contextmanager

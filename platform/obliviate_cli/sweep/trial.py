@@ -26,9 +26,8 @@ from obliviate.models import content_of, locate
 from obliviate.runs import Run, content_hash, whole_folder
 from obliviate.schema import ModelSpec
 from obliviate.train.checkpoint import latest
-from obliviate.train.job import CHECKPOINTS, Job
+from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import read_steps
-from obliviate.train.loop import Reporter
 from obliviate.train.signal import Signal
 from obliviate_cli.measure import Measure
 from obliviate_cli.stages import MODEL, finish, like, outcome, unlearn_job
