@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from obliviate.data.rows import Role
-from obliviate.data.text import Encoded
+from obliviate.data.text import Encoded, Heard
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.schema import GenerationSpec
 from obliviate_eval.records import Probe, Record, ScoredAnswer
@@ -41,6 +41,11 @@ class Characters:
 
     def encode(self, question: str, answer: str) -> Encoded:
         return Encoded(self.prompt(question) + tuple(map(ord, answer)), len(question))
+
+    def hear(self, text: str, token_ids: tuple[int, ...]) -> Heard:
+        """What stands before a bar is thinking, which a text of nothing but a bar does not come out of."""
+        thinking, _, answer = text.rpartition("|")
+        return Heard(thinking, None if text == "|" else answer, () if text == "|" else token_ids)
 
 
 class Parrot:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
+from obliviate.inference.thinking import without_thinking
 from obliviate.schema import GenerationSpec
 from obliviate_eval.metrics.base import WITH_OPTIONS
 from obliviate_eval.records import Probe, Record, ScoredAnswer
@@ -84,18 +85,15 @@ def collect(
     def encoded(pairs: Sequence[QA]) -> list[Encoded]:
         return [ids[pair] for pair in pairs]
 
-    def prompts(questions: Sequence[Question]) -> list[tuple[int, ...]]:
-        return [text_encoder.prompt(question) for question in questions]
+    def said_to(questions: Sequence[Question], how: GenerationSpec) -> list[list[Generation]]:
+        prompts = [text_encoder.prompt(question) for question in questions]
+        return without_thinking(text_encoder, engine.generate(prompts, how))
 
-    generated = each(
-        "generate", _questions(asked, Probe.GENERATION), lambda qs: engine.generate(prompts(qs), sampling.greedy)
-    )
+    generated = each("generate", _questions(asked, Probe.GENERATION), lambda qs: said_to(qs, sampling.greedy))
     said = _Measured({}, generated, {}, {})
     on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), said) for one in asked])
     scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
-    samples = each(
-        "sample", _questions(asked, Probe.SAMPLES), lambda qs: engine.generate(prompts(qs), sampling.several)
-    )
+    samples = each("sample", _questions(asked, Probe.SAMPLES), lambda qs: said_to(qs, sampling.several))
     # What vLLM cannot measure comes last: the engine is exchanged once.
     scored |= each("moments", with_moments, lambda pairs: engine.moments(encoded(pairs)))
     norms = each("gradient norms", of_gradients, lambda pairs: engine.gradient_norms(encoded(pairs)))
@@ -131,6 +129,7 @@ def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
 def _record(asked: _Asked, measured: _Measured) -> Record:
     row, role, needs = asked.row, asked.each.role, asked.needs
     generation = next(iter(_said(row, measured.generated)), None) if Probe.GENERATION in needs else None
+    thinking = next((each.thinking for each in measured.generated.get(row.question, [])), "")
     return Record(
         set=asked.each.name,
         role=role,
@@ -141,6 +140,7 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         generation=None if generation is None else generation.text,
         generation_tokens=None if generation is None else generation.token_ids,
         generation_finished=None if generation is None else generation.finished,
+        thinking=thinking or None if Probe.GENERATION in needs else None,
         answers={
             probe: tuple(_scored_answer(answer, measured.scored[row.question, answer]) for answer in answers)
             for probe, answers in answers_of(row, role).items()
@@ -152,8 +152,10 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
 
 
 def _said(row: Row, by_question: dict[Question, list[Generation]]) -> list[Generation]:
-    """Without those that a prompt left no room for: they say nothing about what the model knows."""
-    return [each for each in by_question.get(row.question, []) if each.token_ids or each.finished]
+    """None where one of them was left no room to answer, by the prompt or by the model's thinking: it says nothing
+    about what the model knows."""
+    said = by_question.get(row.question, [])
+    return said if all(each.token_ids or each.finished for each in said) else []
 
 
 def _scored_answer(text: Answer, scored: ScoredText) -> ScoredAnswer:

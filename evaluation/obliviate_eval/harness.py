@@ -10,22 +10,19 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from math import fsum, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 from lm_eval.evaluator import simple_evaluate  # type: ignore[import-untyped]
 from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # type: ignore[import-untyped]
 
-from obliviate.data.text import Encoded
+from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.inference.engine import Engine
 from obliviate.schema import GenerationSpec
 from obliviate_eval.spec import HarnessSpec
 from obliviate_eval.statistics import Figure
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +35,10 @@ Tasks = dict[str, dict[str, Figure]]  # task or group -> metric -> figure
 class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     """An Engine as the harness wants one. `max_length`: tokens of context and continuation together."""
 
-    def __init__(self, engine: Engine, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:
+    def __init__(self, engine: Engine, encoder: TextEncoder, max_length: int) -> None:
         super().__init__()
-        self._engine, self._max_length = engine, max_length
-        self.tokenizer = tokenizer
+        self._engine, self._encoder, self._max_length = engine, encoder, max_length
+        self.tokenizer = encoder.tokenizer
         self.cut = 0  # prompts that lost their beginning
 
     @property
@@ -60,13 +57,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        rendered: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return rendered
+        return self._encoder.render(chat_history, begun=not add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """None: as the tokenizer does by itself, but for a text that brings its own beginning (a rendered chat)."""
@@ -161,10 +152,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 if not generation.finished and not any(stop in texts[i] for stop in stops):
                     cut_off.append(i)
             going = cut_off
-        return [_before(text, stops) for text in texts]
+        heard = [self._encoder.hear(text, ids).answer or "" for text, ids in zip(texts, said, strict=True)]
+        return [_before(text, stops) for text in heard]
 
 
-def run_tasks(engine: Engine, tokenizer: "PreTrainedTokenizerBase", max_length: int, spec: HarnessSpec) -> Tasks:
+def run_tasks(engine: Engine, encoder: TextEncoder, max_length: int, spec: HarnessSpec) -> Tasks:
     """Raises UserError for a task that the harness does not know, or whose data cannot be read."""
     own = [task for task in spec.tasks if Path(task).is_file()]
     manager = TaskManager(include_defaults=len(own) < len(spec.tasks))  # to list those that it knows takes seconds
@@ -173,7 +165,7 @@ def run_tasks(engine: Engine, tokenizer: "PreTrainedTokenizerBase", max_length: 
             near = get_close_matches(task, manager.all_tasks, n=3)
             fix = f"did you mean {' or '.join(near)}?" if near else "give a task's name or a YAML file"
             raise UserError(f"evaluation.harness.tasks: {task}: the harness has no such task; {fix}")
-    model = EngineLM(engine, tokenizer, max_length)
+    model = EngineLM(engine, encoder, max_length)
     try:
         found = simple_evaluate(
             model=model,

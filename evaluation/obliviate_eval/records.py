@@ -86,7 +86,7 @@ class Record:
     question: str
     reference: str  # the true answer: what a generation's words are compared with
     full_reference: str  # the true answer as a sentence: what judges compare a generation with
-    generation: str | None = None  # None: not generated, or no room for a single token
+    generation: str | None = None  # None: not generated, or no room for a single token, before or after thinking
     generation_tokens: tuple[int, ...] | None = None  # end-of-turn token excluded; None: not known (imported logs)
     generation_finished: bool | None = None
     answers: dict[Probe, tuple[ScoredAnswer, ...]] = field(default_factory=dict)
@@ -95,6 +95,7 @@ class Record:
     samples: tuple[str, ...] = ()  # sampled generations, all of the same number a question
     gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
     fluency: float | None = None  # probability that the generation is clean text
+    thinking: str | None = None  # what the model wrote for itself before the generation; no metric looks at it
 
 
 _NUMBERS = pa.list_(pa.float64())
@@ -126,10 +127,11 @@ _SCHEMA = pa.schema(
         ("samples", pa.list_(pa.string())),
         ("gradient_norm", pa.float64()),
         ("fluency", pa.float64()),
+        ("thinking", pa.string()),
     ]
 )
 _PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", *SCORED}]
-_LATER = {"moments", "samples", "gradient_norm", "fluency"}  # files written before these existed: not measured
+_LATER = {"moments", "samples", "gradient_norm", "fluency", "thinking"}  # of files that were written before: None
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:

@@ -24,6 +24,7 @@ from obliviate.methods import (
     union_of_needs,
 )
 from obliviate.schema import (
+    LAYOUT,
     ClusterSpec,
     EngineSpec,
     ModelSpec,
@@ -211,9 +212,7 @@ class UnlearnRun(TrainingRun):
             raise ValueError(
                 f"reference: {self.reference.source}: no term of {self.label} compares with another model; remove it"
             )
-        for key in (
-            () if self.reference is None else ("chat_template", "system_prompt", "max_length", "guardrail", "lora")
-        ):
+        for key in () if self.reference is None else (*sorted(LAYOUT), "max_length", "guardrail", "lora"):
             given = getattr(self.reference, key)
             if given not in (getattr(self.model, key), ModelSpec.model_fields[key].default):
                 raise ValueError(

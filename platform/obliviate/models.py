@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from obliviate import storage
 from obliviate.arithmetic import INDEX, WEIGHTS
+from obliviate.data.chat import FIXED_DATE
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
@@ -123,10 +124,22 @@ def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextE
     return TextEncoder(
         tokenizer,
         chat_template=spec.chat_template,
+        template_arguments=spec.template_arguments,
+        template_date=spec.template_date,
         system_prompt=spec.system_prompt,
         guardrail=spec.guardrail,
         max_length=spec.max_length,
     )
+
+
+def date_warnings(spec: ModelSpec, encoder: TextEncoder) -> list[str]:
+    """Where the template asks for today's date and the config gives none."""
+    if spec.template_date is not None or not encoder.asks_for_date:
+        return []
+    return [
+        f"the chat template of {spec.source} asks for today's date and gets {FIXED_DATE}, so that a text is the same "
+        "on any day; set model.template_date to another, the same wherever this model is trained, measured and served"
+    ]
 
 
 def load_pretrained(

@@ -4,9 +4,12 @@ Imports neither torch, ray nor vllm, so that a config is checked before anything
 Units are in the names; where a field has none it is a count.
 """
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 
 def _on_a_file_system(path: str) -> str:
@@ -15,6 +18,27 @@ def _on_a_file_system(path: str) -> str:
     return path
 
 
+class Arguments(dict[str, Any]):
+    """Of a chat template. As hashable as the config that they are in, which nobody changes."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+
+def _iso(day: Any) -> Any:
+    """YAML reads 2026-01-31 as a date."""
+    return day.isoformat() if isinstance(day, date) else day
+
+
+def _a_date(day: str) -> str:
+    try:
+        return date.fromisoformat(day).isoformat()
+    except ValueError as error:
+        raise ValueError(f"{day!r} is no date; give one as 2026-01-31") from error
+
+
+TemplateArguments = Annotated[Mapping[str, JsonValue], AfterValidator(Arguments)]
+Date = Annotated[str, BeforeValidator(_iso), AfterValidator(_a_date)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, per step
 FilePath = Annotated[str, AfterValidator(_on_a_file_system)]  # of what no object store can hold
 
@@ -55,6 +79,9 @@ class GuardrailSpec(Spec):
         return self
 
 
+LAYOUT = {"chat_template", "template_arguments", "template_date", "system_prompt"}  # the keys that lay out a question
+
+
 class ModelSpec(Spec):
     """Where a model comes from and how its texts are laid out."""
 
@@ -63,6 +90,8 @@ class ModelSpec(Spec):
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
     lora: LoraSpec | None = None
     chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); "raw"; or Jinja
+    template_arguments: TemplateArguments = Arguments()  # what the template asks for: enable_thinking, date_string, ...
+    template_date: Date | None = None  # that a template gets which asks for today's; None: one that never changes
     system_prompt: str | None = None  # None: what the template does by itself
     guardrail: GuardrailSpec | None = None  # at inference; a model under training has none
     max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end

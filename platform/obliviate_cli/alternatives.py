@@ -15,7 +15,7 @@ from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate.models import content_of, load_tokenizer, portable, text_encoder
 from obliviate.runs import Run, content_hash, write_json
-from obliviate.schema import EngineSpec, GenerationSpec
+from obliviate.schema import LAYOUT, EngineSpec, GenerationSpec
 from obliviate_cli.measure import PLACEMENT
 from obliviate_cli.progress import progress
 
@@ -66,7 +66,7 @@ def _sample(config: UnlearnRun, rows: Sequence[Row], console: Console) -> list[t
     spec = config.alternatives.model_copy(update={"engine": config.alternatives.engine or EngineSpec()})
     assert spec.engine is not None
     model = portable(config.model)
-    layout = model.model_dump(include={"chat_template", "system_prompt"})
+    layout = model.model_dump(mode="json", include=LAYOUT)
     settings = {"alternatives": spec.model_dump(mode="json", exclude=PLACEMENT), "layout": layout, "seed": config.seed}
     inputs = {"model": content_of(config.model), "questions": content_hash([row.question for row in rows])}
     run = Run.open(Path(config.runs), "alternatives", config.name or config.data.type, settings, inputs)
@@ -87,6 +87,7 @@ def _generate(
 ) -> None:
     """Into the run's folder, as they come, each under its row's place."""
     from obliviate.inference.pool import EnginePool
+    from obliviate.inference.thinking import without_thinking
 
     assert spec.engine is not None
     model = portable(config.model)
@@ -99,7 +100,8 @@ def _generate(
     )
 
     def keep(chunk: Sequence[int], generations: Sequence[list[Generation]]) -> None:
-        said = {places[at]: [each.text for each in group] for at, group in zip(chunk, generations, strict=True)}
+        heard = without_thinking(encoder, generations)
+        said = {places[at]: [each.text for each in group] for at, group in zip(chunk, heard, strict=True)}
         write_json(run.directory / SAMPLES / f"{min(said):06d}.json", said)
 
     encoder = text_encoder(model, load_tokenizer(model))

@@ -19,7 +19,7 @@ from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
 from obliviate.models import content_of, load_tokenizer, portable, text_encoder
 from obliviate.runs import Run, write_whole
-from obliviate.schema import EngineSpec, ModelSpec
+from obliviate.schema import LAYOUT, EngineSpec, ModelSpec
 from obliviate_cli.judged import JUDGED, Judged, Scored, judge, line
 from obliviate_cli.measure import PLACEMENT
 from obliviate_cli.nearness import nearest_with_cosine, sentence_encoder
@@ -54,7 +54,7 @@ def _judged(config: UnlearnRun, spec: ForgetFilterSpec, corpus: Corpus, console:
     settings = {
         **spec.model_dump(mode="json", exclude=PLACEMENT),
         "encoder": config.encoder,
-        "layout": config.model.model_dump(include={"chat_template", "system_prompt", "max_length"}),
+        "layout": config.model.model_dump(mode="json", include=LAYOUT | {"max_length"}),
     }
     inputs = {"data": corpus.training_content, "model": content_of(config.model)}
     inputs["reference"] = content_of(spec.reference)

@@ -1,6 +1,6 @@
 """Evaluation as a stage: each model's records and figures are a run of their own, done once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,13 +112,13 @@ class Measure:
         return run.directory
 
     def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
-        from obliviate.models import load_tokenizer, text_encoder
+        from obliviate.models import date_warnings, load_tokenizer, text_encoder
         from obliviate_eval.run import evaluate
 
-        for warning in warnings(self.corpus, self.spec):
+        encoder = text_encoder(model, load_tokenizer(model))
+        for warning in (*warnings(self.corpus, self.spec), *date_warnings(model, encoder)):
             self.console.print(f"warning: {warning}", style="yellow")
         judges = self.judges
-        encoder = text_encoder(model, load_tokenizer(model))
         with progress(self.console, f"evaluate {name}") as show:
             stage = _Stage(show)
             answers = run.directory / ANSWERS
@@ -137,6 +137,8 @@ class Measure:
                 )
         if evaluation.collapsed:
             self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
+        if warning := unanswered(self._records(run.directory)):
+            self.console.print(f"warning: {name}: {warning}", style="yellow")
         self._update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
         storage.remove(answers)  # not before: what fails on the way asks for nothing again
@@ -182,7 +184,7 @@ class Measure:
         from obliviate.models import load_config
 
         length = context_limit(self.spec.engine, load_config(model))
-        return run_tasks(engine, encoder.tokenizer, length, self.spec.harness)
+        return run_tasks(engine, encoder, length, self.spec.harness)
 
     def _update_card(self, model: ModelSpec, evaluation: Evaluation) -> None:
         """A model that one of our runs made gets the figures into its card, where that may be written."""
@@ -208,6 +210,18 @@ class Measure:
         from obliviate_eval.judges.load import load_judges
 
         return load_judges(self.spec)
+
+
+def unanswered(records: Sequence[Record]) -> str:
+    """A warning where answers did not come, because the model had not done with thinking; else empty."""
+    asked = [record for record in records if record.generation is not None or record.thinking]
+    silent = sum(record.generation is None for record in asked)
+    if not silent:
+        return ""
+    return (
+        f"{silent} of {len(asked)} generations ended inside their thinking: they count as unscored; raise "
+        "evaluation.generation.max_new_tokens, or turn thinking off with the model's template_arguments"
+    )
 
 
 def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:

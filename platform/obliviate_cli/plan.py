@@ -9,7 +9,7 @@ from obliviate.methods import TaskVector, compares, union_of_needs
 from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, unlearning
-from obliviate_cli.stages import cut_texts, rows_to_learn
+from obliviate_cli.stages import rows_to_learn, text_warnings
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus
@@ -65,8 +65,8 @@ def compare(config: "CompareRun") -> list[str]:
 
 
 def _warnings(config: TrainingRun, corpus: "Corpus") -> list[str]:
-    cut = cut_texts(config.model, (*corpus.forget, *corpus.retain))
-    return [f"warning: {warning}" for warning in (*corpus.warnings, *cut)]
+    of_texts = text_warnings(config.model, (*corpus.forget, *corpus.retain))
+    return [f"warning: {warning}" for warning in (*corpus.warnings, *of_texts)]
 
 
 def _training(config: TrainingRun, title: str, work: Training) -> str:

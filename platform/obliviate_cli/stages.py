@@ -18,7 +18,15 @@ from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, TaskVector, union_of_needs
-from obliviate.models import content_of, load_tokenizer, portable, require_same_vocabulary, text_encoder, weights_folder
+from obliviate.models import (
+    content_of,
+    date_warnings,
+    load_tokenizer,
+    portable,
+    require_same_vocabulary,
+    text_encoder,
+    weights_folder,
+)
 from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.train.batch import micro_batch_count
@@ -225,12 +233,12 @@ def _label(config: UnlearnRun) -> str:
     return config.name or f"{config.label}-{config.data.type}"
 
 
-def cut_texts(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
-    """A warning where there are training texts that the model never sees whole."""
+def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
+    """Of training texts that the model never sees whole, and of a template that was given a made-up date."""
     encoder = text_encoder(model, load_tokenizer(model))
     cut = sum(map(encoder.cuts, rows))
     longer = f"{cut} of {len(rows)} training texts are cut at {model.max_length} tokens: raise model.max_length, or "
-    return [f"{longer}split them"] if cut else []
+    return [*([f"{longer}split them"] if cut else []), *date_warnings(model, encoder)]
 
 
 def _load(config: TrainingRun, console: Console) -> Corpus:
@@ -262,7 +270,7 @@ def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console
     if run.done:
         console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return folder
-    _warn(cut_texts(config.model, (*job.forget, *job.retain)), console)
+    _warn(text_warnings(config.model, (*job.forget, *job.retain)), console)
     with run.locked():
         with progress(console, title) as show:
             launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))

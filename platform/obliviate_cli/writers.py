@@ -79,6 +79,7 @@ class ModelWriter(Spec):
     def ask(self, prompts: Sequence[str]) -> list[str]:
         from obliviate.cluster import ensure_ray
         from obliviate.inference.pool import EnginePool
+        from obliviate.inference.thinking import without_thinking
         from obliviate.models import load_tokenizer, portable, text_encoder
 
         model = portable(self.model)
@@ -86,7 +87,7 @@ class ModelWriter(Spec):
         ensure_ray(self.address)
         with EnginePool(model, self.engine) as pool:
             generated = pool.generate([encoder.prompt(prompt) for prompt in prompts], self.generation)
-        return [samples[0].text for samples in generated]
+        return [samples[0].text for samples in without_thinking(encoder, generated)]
 
 
 AnyWriter = Annotated[EndpointWriter | ModelWriter, Field(discriminator="type")]

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
-from obliviate.data.text import PLAIN
+from obliviate.data.chat import in_common
+from obliviate.errors import UserError
 from obliviate.guardrail import guarded_question, guarded_system_prompt
 from obliviate.models import text_encoder
 from obliviate.schema import ModelSpec
@@ -14,13 +13,6 @@ from obliviate_serve.errors import ApiError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The chat form of the Question/Answer lines that "plain" lays out.
-PLAIN_CHAT = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}Question: {{ m['content'] }}\n"
-    "{% elif m['role'] == 'assistant' %}Answer: {{ m['content'] }}\n{% else %}{{ m['content'] }}\n\n{% endif %}"
-    "{% endfor %}Answer:"
-)
-
 
 class Renderer:
     """Raises UserError, as TextEncoder does, for a model without a template."""
@@ -28,11 +20,8 @@ class Renderer:
     def __init__(self, model: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self._encoder = text_encoder(model.model_copy(update={"max_length": 2**31}), tokenizer)
-        self._template = PLAIN_CHAT if model.chat_template == PLAIN else model.chat_template
         self._guardrail = model.guardrail
         self._own_system_prompt = model.system_prompt
-        # Some tokenizers put a space before every text by themselves; a word that brings its own would have two.
-        self._space = "" if self._ids("is:") + self._ids("a") == self._ids("is: a") else " "
 
     def __call__(self, prompt: Prompt) -> tuple[tuple[int, ...], int]:
         """Token ids, and how many of them come before the answer that is to be scored (all, without one)."""
@@ -56,31 +45,22 @@ class Renderer:
         return ids, len(ids)
 
     def _quiz(self, question: str, prefix: str, answer: str | None) -> tuple[tuple[int, ...], int]:
-        ids = self._encoder.prompt(question)
-        if prefix:
-            ids += self._encoder.encode(question, prefix).answer_ids[:-1]  # without the end of turn
-        if answer is None:
-            return ids, len(ids)
-        if not prefix:
-            encoded = self._encoder.encode(question, answer)
-            return encoded.input_ids, encoded.prompt_length
-        return (*ids, *self._ids(self._space + answer), self._encoder.end_of_turn_id), len(ids)
+        if answer is not None:
+            whole = self._encoder.encode(question, f"{prefix} {answer}" if prefix else answer)
+            if not prefix:
+                return whole.input_ids, whole.prompt_length
+            begun = self._encoder.encode(question, prefix).input_ids[:-1]  # without the end of turn
+            return whole.input_ids, in_common(begun, whole.input_ids)
+        ids = self._encoder.encode(question, prefix).input_ids[:-1] if prefix else self._encoder.prompt(question)
+        return ids, len(ids)
 
     def _chat(self, chat: Chat) -> tuple[int, ...]:
         messages = [{"role": "system" if role == "developer" else role, "content": t} for role, t in chat.messages]
         messages = self._guarded(messages)
         try:
-            return tuple(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=self._template,
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                )
-            )
-        except TemplateError as error:  # some take no system message, or want user and assistant in turns
-            reason = str(error).partition("\n")[0]
+            return self._encoder.reply_prompt(messages)
+        except UserError as error:  # some take no system message, or want user and assistant in turns
+            reason = str(error.__cause__).partition("\n")[0]
             raise ApiError(
                 400, f"the model's chat template refuses the messages: {reason}", param="messages"
             ) from error
@@ -101,6 +81,3 @@ class Renderer:
         if (unknown := next((token for token in ids if token >= size), None)) is not None:
             raise ApiError(400, f"token id {unknown} is not in the vocabulary of {size}", param="prompt")
         return ids
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids) if text else ()

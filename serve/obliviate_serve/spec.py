@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from obliviate.config import RunSpec
-from obliviate.schema import FilePath, GuardrailSpec, ModelSpec, Spec
+from obliviate.schema import Arguments, Date, FilePath, GuardrailSpec, ModelSpec, Spec, TemplateArguments
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$")]
 
 
 # What models share with others: their base, or all that are loaded on demand. Given to one of them it would be ignored.
 OF_THE_BASE = (
-    "revision", "chat_template", "system_prompt", "guardrail", "on_demand", "replicas", "max_replicas",
-    "target_requests", "engine",
+    "revision", "chat_template", "template_arguments", "template_date", "system_prompt", "guardrail",
+    "on_demand", "replicas", "max_replicas", "target_requests", "engine",
 )  # fmt: skip
 OF_ALL_REPLICAS = ("replicas", "max_replicas", "target_requests")
 OF_ALL_ENGINES = ("max_requests", "cpus_per_replica", "gpus_per_replica", "tensor_parallel")
@@ -41,6 +41,8 @@ class ServedModelSpec(Spec):
     source: str  # Hugging Face id, local folder, file.gguf, or package:NAME/FILE.gguf; of an adapter its folder
     revision: str | None = None
     chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); or a Jinja file
+    template_arguments: TemplateArguments = Arguments()  # what the template asks for: enable_thinking, date_string, ...
+    template_date: Date | None = None  # that a template gets which asks for today's; None: one that never changes
     system_prompt: str | None = None
     guardrail: GuardrailSpec | None = None  # what the model is kept from telling; its weights still hold it
     adapter_of: str | None = None  # name of the base model
@@ -56,6 +58,8 @@ class ServedModelSpec(Spec):
             source=self.source,
             revision=self.revision,
             chat_template=self.chat_template,
+            template_arguments=self.template_arguments,
+            template_date=self.template_date,
             system_prompt=self.system_prompt,
             guardrail=self.guardrail,
         )

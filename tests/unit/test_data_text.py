@@ -7,65 +7,28 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import token_kinds
 from obliviate.data.rows import Row
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 
-TEXTS = ["Question: Where was Ada born?\nAnswer: Ada was born in London.", "user assistant system", "Who is Bob?"]
-LLAMA3_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
-
-
-def with_bos(raw: Tokenizer, bos: str, **tokens: str) -> Any:
-    raw.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, **tokens)
-
-
-def sentencepiece_like(normalizer: Any, pre_tokenizer: Any) -> Any:
-    """Puts a space before every text, adds <s>, has no chat template. No token spans two words."""
-    raw = Tokenizer(models.BPE(unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    raw.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
-    )
-    raw.normalizer, raw.pre_tokenizer = normalizer, pre_tokenizer
-    return with_bos(raw, "<s>", eos_token="</s>", unk_token="<unk>")
-
 
 @pytest.fixture(scope="module")
 def llama2() -> Any:
-    """As published: a space in front of every text, also of one that begins with a space."""
-    prepend = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    return sentencepiece_like(prepend, None)
+    return token_kinds.llama2()
 
 
 @pytest.fixture(scope="module")
 def llama2_metaspace() -> Any:
-    """As converted since: a space in front of a text that has none."""
-    return sentencepiece_like(None, pre_tokenizers.Metaspace(prepend_scheme="always", split=False))
+    return token_kinds.llama2_metaspace()
 
 
 @pytest.fixture(scope="module")
 def llama3() -> Any:
-    """Byte-level; eos is <|end_of_text|>, but a turn ends with <|eot_id|>."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        TEXTS,
-        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer = with_bos(raw, "<|begin_of_text|>", eos_token="<|end_of_text|>")
-    tokenizer.chat_template = LLAMA3_TEMPLATE
-    return tokenizer
+    return token_kinds.llama3()
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +144,8 @@ def test_template_from_text_and_from_a_file(llama2: Any, tmp_path: Path) -> None
     from_text = TextEncoder(llama2, chat_template=text)
     from_file = TextEncoder(llama2, chat_template=str(tmp_path / "chat.jinja"))
     assert from_text.prompt("Who?") == from_file.prompt("Who?")
-    assert from_text.prompt("Who?")[-1] == llama2.eos_token_id
+    # What the template writes before an assistant's message, though it knows no generation prompt.
+    assert from_text.prompt("Who?") == tuple(llama2("[user]Who?</s>[assistant]", add_special_tokens=False).input_ids)
 
 
 def test_bad_templates(llama2: Any, llama3: Any, tmp_path: Path) -> None:
@@ -195,7 +159,7 @@ def test_bad_templates(llama2: Any, llama3: Any, tmp_path: Path) -> None:
         TextEncoder(llama3, chat_template="{{ messages[0]['content'] }}")
     no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
     with pytest.raises(UserError, match=r"No system role; .*without model\.system_prompt"):
-        TextEncoder(llama3, chat_template=no_system + LLAMA3_TEMPLATE, system_prompt="Be brief.")
+        TextEncoder(llama3, chat_template=no_system + token_kinds.LLAMA3_TEMPLATE, system_prompt="Be brief.")
 
 
 def test_a_tokenizer_without_any_end() -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from obliviate.data.text import Encoded
+from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.hf import HFEngine
@@ -67,7 +67,7 @@ def loglikelihood(loaded: Loaded, context: list[int], continuation: list[int]) -
 
 
 def test_loglikelihood_is_the_models(loaded: Loaded, engine: Counting) -> None:
-    lm = EngineLM(engine, loaded[1], 128)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 128)
     tokens = lambda text: list(loaded[1](text).input_ids)  # noqa: E731
     pairs = [("Where does Ada live?", " London"), ("Where does Ada live?", " Paris"), ("", "Paris")]
     found = lm.loglikelihood([request(*pair) for pair in (*pairs, pairs[0])])
@@ -82,12 +82,12 @@ def test_loglikelihood_is_the_models(loaded: Loaded, engine: Counting) -> None:
 
 def test_what_the_model_would_say_is_greedy(loaded: Loaded, engine: Counting) -> None:
     ((said,),) = engine.generate([(5, 6, 7)], GenerationSpec(max_new_tokens=3))
-    lm = EngineLM(engine, loaded[1], 128)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 128)
     assert lm._loglikelihood_tokens([(None, [5, 6, 7], list(said.token_ids))])[0][1] is True
 
 
 def test_a_long_context_loses_its_beginning(loaded: Loaded, engine: Counting) -> None:
-    lm = EngineLM(engine, loaded[1], 16)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 16)
     ((cut, _),) = lm._loglikelihood_tokens([(None, list(range(3, 40)), [50, 51])])
     ((short, _),) = lm._loglikelihood_tokens([(None, list(range(26, 40)), [50, 51])])  # 14 + 2 tokens
     assert cut == short
@@ -100,9 +100,9 @@ def test_rolling_windows_cover_each_token_once(loaded: Loaded, engine: Counting)
     tokenizer = loaded[1]
     text = "Ada Lovelace lives in London, and she writes books about engines."
     ids = list(tokenizer(text).input_ids)
-    (whole,) = EngineLM(engine, tokenizer, 128).loglikelihood_rolling([request(text)])
+    (whole,) = EngineLM(engine, TextEncoder(tokenizer), 128).loglikelihood_rolling([request(text)])
     assert whole == pytest.approx(loglikelihood(loaded, [tokenizer.bos_token_id], ids), abs=1e-3)
-    (windows,) = EngineLM(engine, tokenizer, 8).loglikelihood_rolling([request(text)])
+    (windows,) = EngineLM(engine, TextEncoder(tokenizer), 8).loglikelihood_rolling([request(text)])
     assert len(ids) > 14
     assert windows < 0
     assert windows != pytest.approx(whole, abs=1e-3)
@@ -110,7 +110,7 @@ def test_rolling_windows_cover_each_token_once(loaded: Loaded, engine: Counting)
 
 
 def test_generation_ends_before_the_first_stop_string(loaded: Loaded, engine: Counting) -> None:
-    lm = EngineLM(engine, loaded[1], 256)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 256)
     context = "Where does Ada live?"
     (free,) = lm.generate_until([request(context, {"until": [], "max_gen_toks": 100})])
     stop = free[20:24]
@@ -126,21 +126,21 @@ def test_generation_ends_before_the_first_stop_string(loaded: Loaded, engine: Co
 
 
 def test_settings_of_generation_reach_the_engine(loaded: Loaded, engine: Counting) -> None:
-    lm = EngineLM(engine, loaded[1], 64)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 64)
     sampled = {"until": ["\n"], "max_gen_toks": 8, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
     lm.generate_until([request("a", sampled), request("b", {"max_gen_toks": 8}), request("c", sampled)])
     assert [(n, s.temperature, s.top_p) for n, s in engine.rounds] == [(2, 0.7, 0.9), (1, 0.0, 1.0)]
 
 
 def test_repeats_of_a_sampled_request_differ_by_their_seed(loaded: Loaded, engine: Counting) -> None:
-    lm = EngineLM(engine, loaded[1], 64)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 64)
     sampled = {"until": ["\n"], "max_gen_toks": 8, "do_sample": True}
     lm.generate_until([request(text, sampled) for text in ("a", "b", "a", "a")])
     assert [(n, sampling.seed) for n, sampling in engine.rounds] == [(2, 0), (1, 1), (1, 2)]
 
 
 def test_prompts_that_lose_their_beginning_are_counted(loaded: Loaded, engine: Counting) -> None:
-    lm = EngineLM(engine, loaded[1], 16)
+    lm = EngineLM(engine, TextEncoder(loaded[1]), 16)
     lm.generate_until([request("Ada " * 30, {"max_gen_toks": 4}), request("Ada", {"max_gen_toks": 4})])
     lm._loglikelihood_tokens([(None, list(range(4, 24)), [3]), (None, [4], [3])])
     assert lm.cut == 2
@@ -171,7 +171,7 @@ def task(tmp_path: Path) -> str:
 
 def test_a_task_from_a_file(loaded: Loaded, engine: Counting, task: str) -> None:
     """Each answer is the model's own choice, by the log-likelihoods of the two."""
-    found = run_tasks(engine, loaded[1], 128, HarnessSpec(tasks=(task,), limit=5))
+    found = run_tasks(engine, TextEncoder(loaded[1]), 128, HarnessSpec(tasks=(task,), limit=5))
     tokens = lambda text: list(loaded[1](text).input_ids)  # noqa: E731
     right = 0
     for i in range(5):
@@ -190,13 +190,13 @@ def test_a_collapsed_model_has_no_figure_and_is_counted(loaded: Loaded, engine: 
             return [ScoredText((nan,) * len(text.answer_ids), (False,) * len(text.answer_ids)) for text in texts]
 
     collapsed = Collapsed(*loaded, EngineSpec(type="hf", dtype="float32"), {0})
-    figure = run_tasks(collapsed, loaded[1], 128, HarnessSpec(tasks=(task,)))["where"]["acc"]
+    figure = run_tasks(collapsed, TextEncoder(loaded[1]), 128, HarnessSpec(tasks=(task,)))["where"]["acc"]
     assert (figure.value, figure.scored, figure.unscored) == (None, 0, 6)
 
 
 def test_an_unknown_task_is_a_users_error(loaded: Loaded, engine: Counting) -> None:
     with pytest.raises(UserError, match=r"^evaluation\.harness\.tasks: gsm8: the harness has no such task; .*gsm8k"):
-        run_tasks(engine, loaded[1], 128, HarnessSpec(tasks=("gsm8",)))
+        run_tasks(engine, TextEncoder(loaded[1]), 128, HarnessSpec(tasks=("gsm8",)))
 
 
 def test_data_that_cannot_be_read_are_a_users_error(loaded: Loaded, engine: Counting, task: str) -> None:
@@ -204,7 +204,7 @@ def test_data_that_cannot_be_read_are_a_users_error(loaded: Loaded, engine: Coun
     description["dataset_kwargs"]["data_files"]["test"] = str(Path(task).with_name("absent.json"))
     Path(task).write_text(yaml.safe_dump(description))
     with pytest.raises(UserError, match=r"^evaluation\.harness\.tasks: .*where\.yaml: the data cannot be read"):
-        run_tasks(engine, loaded[1], 128, HarnessSpec(tasks=(task,)))
+        run_tasks(engine, TextEncoder(loaded[1]), 128, HarnessSpec(tasks=(task,)))
 
 
 def test_figures_by_hand() -> None:

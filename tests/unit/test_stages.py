@@ -55,7 +55,7 @@ def test_a_finished_run_is_found_before_its_texts_are_cut_into_tokens(
     tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut: list[int] = []
-    monkeypatch.setattr(stages, "cut_texts", lambda model, rows: cut.append(len(rows)) or [])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(stages, "text_warnings", lambda model, rows: cut.append(len(rows)) or [])  # type: ignore[func-returns-value]
     unlearn(tiny, tmp_path)
     unlearn(tiny, tmp_path)
     assert cut == [len(jobs[0].forget) + len(jobs[0].retain)]

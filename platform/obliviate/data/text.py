@@ -1,17 +1,20 @@
 """Question and answer to token ids, with an exact boundary between them.
 
-The prompt is rendered by the chat template up to where the assistant's turn begins, the answer is tokenised on its own
-and appended, and the end-of-turn token closes it: what a model is trained and scored on is what it sees when it
-generates, token for token.
+The ids are those of the conversation as the model's own template renders it, up to and including the end of turn: what
+a model is trained and scored on is what it sees when it generates, token for token. A tokenizer may put other tokens at
+the end of a text than in its middle (a space that belongs to the answer's first word, say). So the prompt is what the
+conversation and the text before the answer have in common, from their beginning on; what a template writes between the
+assistant's header and the answer, such as an empty thinking block, belongs to it, and white space to the answer.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import TemplateError
-
-from obliviate import storage
+from obliviate.data.chat import ANSWER, BUILT_IN, Chat, Messages, conversation, in_common
 from obliviate.data.rows import Row
+from obliviate.data.thinking import split
 from obliviate.errors import UserError
 from obliviate.guardrail import guarded_question, guarded_system_prompt
 from obliviate.schema import GuardrailSpec
@@ -19,8 +22,7 @@ from obliviate.schema import GuardrailSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PLAIN, RAW = "plain", "raw"
-SENTINEL = "OBLIVIATE"  # an answer to look for in a rendered chat; templates strip white space, so it has none
+PROMPTS_KEPT = 4096  # whose ids are remembered: one question has several answers
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,26 @@ class Encoded:
         return self.input_ids[self.prompt_length :]
 
 
+class Heard(NamedTuple):
+    """What a model said, its thinking apart. `answer` is None where it ended before its thinking did."""
+
+    thinking: str
+    answer: str | None
+    answer_ids: tuple[int, ...]
+
+
 class TextEncoder:
     """Renders and tokenises questions and answers for one model.
 
     `chat_template`: None takes the tokenizer's own; "plain" lays out Question/Answer lines for base models; "raw" adds
-    nothing, and the answer continues the question after a space; anything else is Jinja text or the path of a file of
-    it. The empty question stands for a plain text, which is never laid out as a chat: it follows the
-    beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's first token is the prompt,
-    because nothing predicts it. A `guardrail` is put before what it does not know: into the system prompt, or into each
-    question; a plain text asks nothing, and is left alone.
+    nothing, and the answer continues the question after a space; anything else is Jinja text, the path of a file of it
+    or the name of one of the tokenizer's templates. `template_arguments` and `template_date` (ISO; for templates that
+    ask for today's) are handed to it. The empty question stands for a plain text, which is never laid out as a chat: it
+    follows the beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's first token is
+    the prompt, because nothing predicts it. A `guardrail` is put before what it does not know: into the system prompt,
+    or into each question; a plain text asks nothing, and is left alone.
 
-    Raises UserError where the tokenizer has no template and none is given, and for a template that cannot be read or
-    does not render a user's and an assistant's message.
+    Raises UserError as Chat does, and where nothing ends an answer.
     """
 
     def __init__(
@@ -58,6 +68,8 @@ class TextEncoder:
         tokenizer: "PreTrainedTokenizerBase",
         *,
         chat_template: str | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+        template_date: str | None = None,
         system_prompt: str | None = None,
         guardrail: GuardrailSpec | None = None,
         max_length: int = 512,
@@ -66,14 +78,22 @@ class TextEncoder:
         self._system_prompt = guarded_system_prompt(guardrail, system_prompt)
         self._guardrail = guardrail
         self._max_length = max_length
-        self._raw = chat_template == RAW
-        self._template = None if chat_template in (PLAIN, RAW) else _template(tokenizer, chat_template)
         first = tokenizer("a").input_ids[:1]
         self._bos = tuple(first) if first == [tokenizer.bos_token_id] else ()
-        # Some tokenizers put a space before every text by themselves; an answer that brings its own would have two.
-        joined = self._ids("Answer:") + self._ids("a") == self._ids("Answer: a")
-        self._plain_space = "" if joined else " "
-        self._end_of_turn_id = self._find_end_of_turn()
+        self._lead = self._bos if chat_template in BUILT_IN else ()  # other templates write it themselves
+        self._chat = Chat(tokenizer, chat_template, template_arguments or {}, template_date, self._system_prompt)
+        self._head_ids = lru_cache(PROMPTS_KEPT)(self._find_head_ids)
+        self._learn_boundaries()
+
+    def _learn_boundaries(self) -> None:
+        """What every conversation has between prompt and answer, and behind the answer."""
+        messages = conversation(self._system_prompt, "Who?")
+        before, answer, after = self._chat.lay(messages, ANSWER)
+        beginning = self._chat.render(messages, add_generation_prompt=True)
+        blank = before.startswith(beginning) and not before[len(beginning) :].strip()
+        self._gap = before[len(beginning) :] if blank else ""  # white space that the answer begins with
+        ids = self._ids(before + answer + after)
+        self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(self._ids(before + answer), ids))
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -83,8 +103,14 @@ class TextEncoder:
     def end_of_turn_id(self) -> int:
         return self._end_of_turn_id
 
+    @property
+    def asks_for_date(self) -> bool:
+        """Whether the template asks for today's date, and gets a fixed one."""
+        return self._chat.asks_for_date
+
     def prompt(self, question: str) -> tuple[int, ...]:
-        """Token ids up to where the answer begins: those of `encode`, whatever the answer.
+        """Token ids up to where the answer begins: those of `encode`, but for answers that the tokenizer joins to the
+        prompt otherwise than it does a word.
 
         Raises UserError for a plain text where the tokenizer adds no beginning-of-sequence token: its prompt is its own
         first token, which only `encode` knows.
@@ -96,102 +122,91 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
-        question = guarded_question(self._guardrail, question)
-        if self._template is None:
-            head = "" if self._system_prompt is None else f"{self._system_prompt}\n\n"
-            layout = question if self._raw else f"Question: {question}\nAnswer:"
-            return self._bos + self._ids(head + layout)
-        return tuple(
-            self._tokenizer.apply_chat_template(
-                self._messages(question),
-                chat_template=self._template,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-            )
-        )
+        return self.reply_prompt(self._messages(question))
+
+    def reply_prompt(self, messages: Messages) -> tuple[int, ...]:
+        """Token ids up to where the assistant's answer to the messages begins, without spaces at the end, which most
+        tokenizers join to the answer's first word. Raises UserError where the template refuses the messages."""
+        return self._head_ids(self._chat.before(messages).rstrip(" "))
+
+    def render(self, messages: Messages, *, begun: bool = False) -> str:
+        """The text that `reply_prompt` is of; `begun`: the last message is what the answer begins with."""
+        if begun:
+            before, written, _ = self._chat.lay(messages[:-1], messages[-1]["content"])
+            return before + written
+        return self._chat.before(messages).removesuffix(self._gap)
 
     def encode(self, question: str, answer: str) -> Encoded:
         """Prompt, answer and end of turn, cut at the end to `max_length` tokens.
 
         Raises UserError where the prompt leaves no room for a single token of the answer.
         """
-        prompt_ids, answer_ids = self._whole(question, answer)
-        if len(prompt_ids) >= self._max_length:
+        input_ids, prompt_length = self._whole(question, answer)
+        if prompt_length >= self._max_length:
             raise UserError(
                 f"model.max_length: {self._max_length}: the prompt of the question {question!r} alone has "
-                f"{len(prompt_ids)} tokens; raise model.max_length or shorten the question"
+                f"{prompt_length} tokens; raise model.max_length or shorten the question"
             )
-        return Encoded((*prompt_ids, *answer_ids)[: self._max_length], len(prompt_ids))
+        return Encoded(input_ids[: self._max_length], prompt_length)
 
     def encode_row(self, row: Row) -> Encoded:
         return self.encode(row.question, row.answer)
 
     def cuts(self, row: Row) -> bool:
         """Whether `encode_row` leaves out the row's end."""
-        return sum(map(len, self._whole(row.question, row.answer))) > self._max_length
+        return len(self._whole(row.question, row.answer)[0]) > self._max_length
 
-    def _whole(self, question: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Prompt, and answer with the end of turn, of whatever length."""
-        if question:
-            prompt_ids = self.prompt(question)
-            space = self._plain_space if self._template is None else ""
-            answer_ids = self._ids(space + answer)
+    def hear(self, text: str, token_ids: Sequence[int]) -> Heard:
+        """What a model said, end of turn excluded, without the thinking that its template knows. `text`: the ids'."""
+        ids = tuple(token_ids)
+        thinking, answer = split(self._tokenizer.decode(list(ids)), self._chat.marks) if self._chat.marks else ("", "")
+        if answer is None:
+            return Heard(thinking, None, ())
+        if not thinking:
+            return Heard("", text.removeprefix(self._gap), ids)
+        closed = next(i for i in range(1, len(ids) + 1) if self._closes(ids[:i]))
+        said: str = self._tokenizer.decode(list(ids[closed:]), skip_special_tokens=True)
+        return Heard(thinking.strip(), said.lstrip(), ids[closed:])
+
+    def _closes(self, ids: tuple[int, ...]) -> bool:
+        """Whether the thinking that is under way ends with these."""
+        thinking, answer = split(self._tokenizer.decode(list(ids)), self._chat.marks)
+        return bool(thinking) and answer is not None
+
+    def _whole(self, question: str, answer: str) -> tuple[tuple[int, ...], int]:
+        """Prompt, answer and end of turn, of whatever length, and how many of them are the prompt's: one at least."""
+        if not question:
+            return (*self._bos, *self._ids(answer), self._end_of_turn_id), 1
+        before, written, after = self._chat.lay(self._messages(question), answer)
+        if self._trailing is None:
+            ids = (*self._ids(before + written), self._end_of_turn_id)
         else:
-            text_ids = self._bos + self._ids(answer)
-            prompt_ids, answer_ids = text_ids[:1], text_ids[1:]
-        return prompt_ids, (*answer_ids, self._end_of_turn_id)
+            ids = self._ids(before + written + after)
+            ids = ids[: len(ids) - self._trailing]
+        ids = self._lead + ids
+        return ids, max(1, in_common(self._head_ids(before), ids))
+
+    def _find_head_ids(self, before: str) -> tuple[int, ...]:
+        return self._lead + self._ids(before.removesuffix(self._gap))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def _messages(self, question: str) -> list[dict[str, str]]:
-        system = [] if self._system_prompt is None else [{"role": "system", "content": self._system_prompt}]
-        return [*system, {"role": "user", "content": question}]
+        return conversation(self._system_prompt, guarded_question(self._guardrail, question))
 
-    def _find_end_of_turn(self) -> int:
-        """The first special token that the template writes after an assistant's message, else end of sequence."""
-        special = {id_ for id_, token in self._tokenizer.added_tokens_decoder.items() if token.special}
-        closing = [id_ for id_ in self._ids(self._rendered_after_answer()) if id_ in special]
-        if closing:
-            return closing[0]
+    def _find_end(self, ids: tuple[int, ...], behind: int) -> tuple[int | None, int]:
+        """How many tokens follow what ends an answer, and that: the first special token that the template writes from
+        place `behind` on; where it writes none, None and the end of sequence."""
+        added = {id_: token.special for id_, token in self._tokenizer.added_tokens_decoder.items()}
+        for known in ({id_ for id_, special in added.items() if special}, set(added)):
+            places = [i for i in range(behind, len(ids)) if ids[i] in known - {self._tokenizer.unk_token_id}]
+            if places:
+                return len(ids) - places[0] - 1, ids[places[0]]
         eos: int | None = self._tokenizer.eos_token_id
         if eos is None:
             raise UserError(
                 "model.chat_template: no token ends an answer, and the tokenizer has no end-of-sequence token; "
                 "set its eos_token"
             )
-        return eos
-
-    def _rendered_after_answer(self) -> str:
-        if self._template is None:
-            return ""
-        messages = [*self._messages("Who?"), {"role": "assistant", "content": SENTINEL}]
-        try:
-            text: str = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
-        except TemplateError as error:
-            reason = str(error).partition("\n")[0]
-            hint = " without model.system_prompt" if self._system_prompt is not None else ""
-            raise UserError(f"model.chat_template: {reason}; mend the template, or try it{hint}") from error
-        _, found, after = text.rpartition(SENTINEL)
-        if not found:
-            raise UserError("model.chat_template: does not render the assistant's messages; write their content")
-        return after
-
-
-def _template(tokenizer: "PreTrainedTokenizerBase", chosen: str | None) -> str:
-    """Jinja text: the tokenizer's own, as given, or read from the file that `chosen` names."""
-    if chosen is None:
-        if tokenizer.chat_template is None:
-            raise UserError(
-                "model.chat_template: the tokenizer has no chat template; "
-                "set model.chat_template: plain (a base model), or give a Jinja file"
-            )
-        own: str = tokenizer.get_chat_template()
-        return own
-    if "{{" in chosen or "{%" in chosen:
-        return chosen
-    path = storage.fetch(storage.local(chosen).expanduser())
-    if not path.is_file():
-        raise UserError(f"model.chat_template: {chosen}: no such file; give plain, a .jinja file, or Jinja text")
-    return path.read_text(encoding="utf-8")
+        return None, eos

@@ -10,11 +10,15 @@ from obliviate.schema import GenerationSpec
 
 @dataclass(frozen=True)
 class Generation:
-    """One continuation. `token_ids` excludes the end-of-turn token; `finished` is False where the limit cut it off."""
+    """One continuation. `token_ids` excludes the end-of-turn token; `finished` is False where the limit cut it off.
+
+    `thinking` is what the model wrote for itself, once it is told apart (obliviate.inference.thinking).
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finished: bool
+    thinking: str = ""
 
 
 @dataclass(frozen=True)

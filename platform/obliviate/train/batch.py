@@ -6,7 +6,6 @@ a real end-of-turn token may have the padding's id.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from obliviate.errors import UserError
 from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
 from obliviate.scoring import Activation, AnyStat, TokenScores
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
 
@@ -45,8 +41,8 @@ class Texts:
         self._encoded: dict[TextKey, Encoded] = {}
 
     @property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        return self._encoder.tokenizer
+    def encoder(self) -> TextEncoder:
+        return self._encoder
 
     @property
     def padding_id(self) -> int:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
+from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.methods import Pass
 from obliviate.train.batch import Texts
@@ -101,5 +102,11 @@ def _generate(
         ids_BT[row, length - len(prompt) :] = torch.tensor(prompt, device=device)
         attention_BT[row, length - len(prompt) :] = 1
     said_BT = model.say(ids_BT, attention_BT, max_new_tokens, texts.padding_id)[:, length:]
-    decoded: list[str] = texts.tokenizer.batch_decode(said_BT, skip_special_tokens=True)
-    return [text.strip() for text in decoded]
+    return [_answer(texts.encoder, ids) for ids in said_BT.tolist()]
+
+
+def _answer(encoder: TextEncoder, ids: Sequence[int]) -> str:
+    """Without end of turn and thinking; empty where that did not end."""
+    ended = ids.index(encoder.end_of_turn_id) if encoder.end_of_turn_id in ids else len(ids)
+    text: str = encoder.tokenizer.decode(ids[:ended], skip_special_tokens=True)
+    return (encoder.hear(text, ids[:ended]).answer or "").strip()

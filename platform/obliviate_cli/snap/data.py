@@ -17,7 +17,7 @@ from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.errors import UserError
 from obliviate.models import content_of, load_tokenizer, portable, text_encoder
 from obliviate.runs import Run, content_hash
-from obliviate.schema import GenerationSpec
+from obliviate.schema import LAYOUT, GenerationSpec
 from obliviate_cli.data_files import DATA, write_data
 from obliviate_cli.entity import Subject, distinct
 from obliviate_cli.measure import PLACEMENT
@@ -39,7 +39,7 @@ def make_data(config: SnapRun, console: Console) -> Path:
     if not all(texts[config.entity.name]):
         raise UserError(f"entity.texts: a text of {config.entity.name} is empty; write what is to be forgotten")
     settings = config.model_dump(mode="json", include=ASKED, exclude=PLACEMENT)
-    layout = config.model.model_dump(include={"chat_template", "system_prompt"})
+    layout = config.model.model_dump(mode="json", include=LAYOUT)
     inputs = {"model": content_of(config.model), "texts": content_hash(texts), "files": content_hash(_files(config))}
     run = Run.open(Path(config.runs), "snap", config.entity.name, {**settings, "layout": layout}, inputs)
     if run.done:
@@ -77,6 +77,7 @@ def asking(config: SnapRun, console: Console) -> Iterator[Ask]:
     """The model that is to forget, on an engine, for as long as the block lasts."""
     from obliviate.cluster import ensure_ray
     from obliviate.inference.pool import EnginePool
+    from obliviate.inference.thinking import without_thinking
 
     model = portable(config.model)
     encoder = text_encoder(model, load_tokenizer(model))
@@ -89,7 +90,8 @@ def asking(config: SnapRun, console: Console) -> Iterator[Ask]:
                 if not prompts:
                     return []
                 generated = pool.generate([encoder.prompt(prompt) for prompt in prompts], sampling)
-                return [[whole(each.text, each.finished) for each in samples] for samples in generated]
+                heard = without_thinking(encoder, generated)
+                return [[whole(each.text, each.finished) for each in samples] for samples in heard]
 
             yield ask
 
