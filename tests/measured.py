@@ -36,6 +36,8 @@ def scored(role: Role, right: float, wrong: Sequence[float], **fields: Any) -> R
 class Characters:
     """A text encoder whose tokens are characters: one to one with what the engine below reads."""
 
+    asks_for_date = False
+
     def prompt(self, question: str) -> tuple[int, ...]:
         return tuple(map(ord, question))
 

@@ -48,6 +48,7 @@ class _Measured:
     generated: dict[Question, list[Generation]]
     samples: dict[Question, list[Generation]]
     gradient_norms: dict[QA, float | None]
+    cut: frozenset[QA]
 
 
 def collect(
@@ -90,14 +91,15 @@ def collect(
         return without_thinking(text_encoder, engine.generate(prompts, how))
 
     generated = each("generate", _questions(asked, Probe.GENERATION), lambda qs: said_to(qs, sampling.greedy))
-    said = _Measured({}, generated, {}, {})
+    cut = frozenset(pair for pair, text in ids.items() if text.cut)
+    said = _Measured({}, generated, {}, {}, cut)
     on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), said) for one in asked])
     scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
     samples = each("sample", _questions(asked, Probe.SAMPLES), lambda qs: said_to(qs, sampling.several))
     # What vLLM cannot measure comes last: the engine is exchanged once.
     scored |= each("moments", with_moments, lambda pairs: engine.moments(encoded(pairs)))
     norms = each("gradient norms", of_gradients, lambda pairs: engine.gradient_norms(encoded(pairs)))
-    measured = _Measured(scored, generated, samples, norms)
+    measured = _Measured(scored, generated, samples, norms, cut)
     return [_record(one, measured) for one in asked]
 
 
@@ -142,7 +144,7 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         generation_finished=None if generation is None else generation.finished,
         thinking=thinking or None if Probe.GENERATION in needs else None,
         answers={
-            probe: tuple(_scored_answer(answer, measured.scored[row.question, answer]) for answer in answers)
+            probe: tuple(_scored_answer((row.question, answer), measured) for answer in answers)
             for probe, answers in answers_of(row, role).items()
             if probe in needs
         },
@@ -158,5 +160,6 @@ def _said(row: Row, by_question: dict[Question, list[Generation]]) -> list[Gener
     return said if all(each.token_ids or each.finished for each in said) else []
 
 
-def _scored_answer(text: Answer, scored: ScoredText) -> ScoredAnswer:
-    return ScoredAnswer(text, scored.logp, scored.greedy, scored.mean, scored.variance)
+def _scored_answer(pair: QA, measured: _Measured) -> ScoredAnswer:
+    scored = measured.scored[pair]
+    return ScoredAnswer(pair[1], scored.logp, scored.greedy, scored.mean, scored.variance, pair in measured.cut)

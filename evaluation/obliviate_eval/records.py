@@ -39,7 +39,7 @@ SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED, Probe.MOMENTS)
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """A teacher-forced answer: one value a token, the end-of-turn token included as the last.
+    """A teacher-forced answer: one value a token, the end-of-turn token included as the last, unless it was `cut` off.
 
     `mean` and `variance` are those of log p(v) under p over the vocabulary, where they were measured. Logs of other
     frameworks hold an answer's mean alone: its tokens then all have it, and `greedy` is empty.
@@ -50,6 +50,7 @@ class ScoredAnswer:
     greedy: tuple[bool, ...] = ()  # whether the token was the argmax
     mean: tuple[float, ...] = ()  # nats
     variance: tuple[float, ...] = ()  # nats squared
+    cut: bool = False  # at the model's max_length
 
     @property
     def mean_logp(self) -> float | None:
@@ -68,12 +69,11 @@ class ScoredAnswer:
     def content(self) -> tuple[float, ...] | None:
         """`logp` without the end-of-turn token, which says nothing of the text's words.
 
-        None where the tokens are not known one by one, or are not finite numbers. Of a text that was cut at the
-        model's max_length, the last token is one of its own.
+        None where the tokens are not known one by one, or are not finite numbers.
         """
         if len(self.greedy) != len(self.logp) or not all(map(isfinite, self.logp)):
             return None
-        return self.logp[:-1]
+        return self.logp if self.cut else self.logp[:-1]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ _ANSWERS = pa.list_(
             ("greedy", pa.list_(pa.bool_())),
             ("mean", _NUMBERS),
             ("variance", _NUMBERS),
+            ("cut", pa.bool_()),
         ]
     )
 )
@@ -177,4 +178,5 @@ def _record(row: dict[str, Any]) -> Record:
 
 
 def _answer(found: dict[str, Any]) -> ScoredAnswer:
-    return ScoredAnswer(found["text"], *(tuple(found.get(key) or ()) for key in ("logp", "greedy", "mean", "variance")))
+    tokens: dict[str, Any] = {key: tuple(found.get(key) or ()) for key in ("logp", "greedy", "mean", "variance")}
+    return ScoredAnswer(found["text"], **tokens, cut=bool(found.get("cut")))

@@ -13,9 +13,9 @@ from obliviate import storage
 from obliviate.config_file import build, load
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE
-from obliviate_cli import reporting
+from obliviate_cli import cautions, reporting
 from obliviate_cli.console import open_console
-from obliviate_cli.measure import EvaluateRun, Measure, warnings
+from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_cli.mistakes import in_file
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.suites import SUITES
@@ -57,7 +57,7 @@ def plan(config: EvaluateRun) -> list[str]:
     sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
     probes = ", ".join(sorted(suite.needs))
     lines = [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
-    return [*(f"warning: {warning}" for warning in warnings(corpus, config.evaluation)), *lines]
+    return [*(f"warning: {warning}" for warning in cautions.of_data(corpus, config.evaluation)), *lines]
 
 
 def run(config: EvaluateRun, console: Console) -> list[Path]:

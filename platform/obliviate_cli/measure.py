@@ -1,6 +1,6 @@
 """Evaluation as a stage: each model's records and figures are a run of their own, done once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,19 +14,17 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
-from obliviate.data.rows import Corpus, EvaluationSet
+from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
+from obliviate_cli import cautions
 from obliviate_cli.card import COLLAPSED, write_card
 from obliviate_cli.progress import Update, progress
-from obliviate_eval.collect import answers_of
-from obliviate_eval.metrics import AnyMetric
-from obliviate_eval.records import RECORDS_FILE, Probe, Record, ScoredAnswer
+from obliviate_eval.records import RECORDS_FILE, Record
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
 if TYPE_CHECKING:
@@ -41,10 +39,6 @@ ANSWERS = "answers"  # the folder of what the engine said, chunk by chunk, until
 PLACEMENT = {
     "engine": {"replicas", "cpus_per_replica", "gpus_per_replica", "tensor_parallel", "batch_tokens", "chunk_size",
                "gpu_memory_utilization"},
-}  # fmt: skip
-# What a probe takes of a row; without it there is nothing to ask.
-FIELDS = {
-    "question": Probe.GENERATION, "paraphrased_answer": Probe.PARAPHRASED, "perturbed_answers": Probe.PERTURBED,
 }  # fmt: skip
 
 
@@ -116,7 +110,12 @@ class Measure:
         from obliviate_eval.run import evaluate
 
         encoder = text_encoder(model, load_tokenizer(model))
-        for warning in (*warnings(self.corpus, self.spec), *date_warnings(model, encoder)):
+        found = [
+            *cautions.of_data(self.corpus, self.spec),
+            *date_warnings(model, encoder),
+            *cautions.of_texts(encoder, self.corpus, self.spec.suite, model),
+        ]
+        for warning in found:
             self.console.print(f"warning: {warning}", style="yellow")
         judges = self.judges
         with progress(self.console, f"evaluate {name}") as show:
@@ -137,7 +136,7 @@ class Measure:
                 )
         if evaluation.collapsed:
             self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
-        if warning := unanswered(self._records(run.directory)):
+        if warning := cautions.of_answers(self._records(run.directory)):
             self.console.print(f"warning: {name}: {warning}", style="yellow")
         self._update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
@@ -210,66 +209,6 @@ class Measure:
         from obliviate_eval.judges.load import load_judges
 
         return load_judges(self.spec)
-
-
-def unanswered(records: Sequence[Record]) -> str:
-    """A warning where answers did not come, because the model had not done with thinking; else empty."""
-    asked = [record for record in records if record.generation is not None or record.thinking]
-    silent = sum(record.generation is None for record in asked)
-    if not silent:
-        return ""
-    return (
-        f"{silent} of {len(asked)} generations ended inside their thinking: they count as unscored; raise "
-        "evaluation.generation.max_new_tokens, or turn thinking off with the model's template_arguments"
-    )
-
-
-def warnings(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
-    """About the data, and about what the suite asks of a set that none of its rows has."""
-    suite = SUITES[spec.suite]
-    found = list(corpus.warnings)
-    for each in corpus.evaluation:
-        unscored = {
-            name: [m.type for m in metrics]
-            for name, probe in FIELDS.items()
-            if each.rows
-            and not any(getattr(row, name) for row in each.rows)
-            and (
-                metrics := [
-                    m for m in suite.metrics_of(each.name, each.role) if probe in m.needs and not _scores(m, each)
-                ]
-            )
-        }
-        if unscored:
-            asking = dict.fromkeys(str(metric) for types in unscored.values() for metric in types)
-            found.append(
-                f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
-                f"nothing there; add the field, or take another suite than {spec.suite}"
-            )
-        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.needs}
-        for name, probe in FIELDS.items():
-            lacking = sum(not getattr(row, name) for row in each.rows)
-            if probe in asked and 0 < lacking < len(each.rows):
-                found.append(
-                    f"data: {lacking} of {len(each.rows)} rows of the set {each.name} have no {name}: they count as "
-                    "unscored where a metric needs it"
-                )
-    return found
-
-
-def _scores(metric: AnyMetric, each: EvaluationSet) -> bool:
-    """Whether the metric could score the set's first row, had the engine and all judges answered."""
-    row = each.rows[0]
-    answers = {
-        probe: tuple(ScoredAnswer(text, (-1.0, -1.0), (True, True)) for text in texts)
-        for probe, texts in answers_of(row, each.role).items()
-    }
-    record = Record(
-        each.name, each.role, 0, row.question, row.answer, row.answer, generation=row.answer if row.question else None,
-        generation_tokens=(0, 1), generation_finished=True, answers=answers, similarity=1.0, entailment="entailment",
-        samples=(row.answer,) * 64 if row.question else (), fluency=1.0,
-    )  # fmt: skip
-    return metric.score(record) is not None
 
 
 class _Stage:

@@ -15,6 +15,7 @@ from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
 from obliviate.train.job import DropRule
 from obliviate_eval.judges.similarity import Floats, SentenceEncoder
+from obliviate_eval.words import spaced
 
 BLOCK = 512  # forget rows compared with all retain rows at a time
 
@@ -85,7 +86,9 @@ def bleu(truth: str, said: str) -> float:
     """Of one sentence, in [0, 1]; n-grams no longer than what is said."""
     from sacrebleu import sentence_bleu
 
-    return float(sentence_bleu(said, [truth], smooth_method="none", use_effective_order=True).score) / 100
+    return (
+        float(sentence_bleu(spaced(said), [spaced(truth)], smooth_method="none", use_effective_order=True).score) / 100
+    )
 
 
 def drop_rule(config: UnlearnRun, corpus: Corpus) -> DropRule | None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from measured import answers, record
+from measured import Characters, answers, record
 from modules import loaded_by
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
@@ -20,8 +20,8 @@ from obliviate.runs import DONE_FILE, RUN_FILE, write_json
 from obliviate.schema import ModelSpec
 from obliviate_cli import main as command_line
 from obliviate_cli import measure
+from obliviate_cli.cautions import of_data as warnings
 from obliviate_cli.evaluate import evaluate
-from obliviate_cli.measure import warnings
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, write_records
 from obliviate_eval.spec import EvaluationSpec
@@ -172,7 +172,7 @@ class TestRescore:
         ("metric", "message"),
         [
             ("rogue", "error: rescore: metrics.0.type: 'rogue' is not known; did you mean rouge?\n"),
-            ("rouge k=1", "error: rescore: metrics.0.k: unknown key; known: type\n"),
+            ("rouge k=1", "error: rescore: metrics.0.k: unknown key; known: type, words\n"),
             ("rouge k", "error: --metric 'rouge k': 'k': write parameters as key=value behind the metric's name\n"),
             ("leak_at_k k=[", "error: --metric 'leak_at_k k=[': a value is no YAML: while parsing a flow node\n"),
             ("", f"error: rescore: metrics.0.type: '' is not known; known: {', '.join(KNOWN)}\n"),
@@ -271,7 +271,8 @@ def test_answers_stay_until_the_run_is_done(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(measure, "write_card", card)
     monkeypatch.setattr("obliviate_eval.run.evaluate", lambda *_, **__: evaluation)
     monkeypatch.setattr("obliviate.models.load_tokenizer", lambda _: None)
-    monkeypatch.setattr("obliviate.models.text_encoder", lambda *_: None)
+    monkeypatch.setattr("obliviate.models.text_encoder", lambda *_: Characters())
+    write_records(run.directory / RECORDS_FILE, [])
     console = Console(file=StringIO(), soft_wrap=True)
     spec = EvaluationSpec(suite="tofu", encoder=None, nli=None, fluency=None)
     run_model = ModelSpec(source=str(model))

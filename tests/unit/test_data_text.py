@@ -124,11 +124,12 @@ def test_long_answers_lose_their_end(llama3: Any) -> None:
     whole = TextEncoder(llama3).encode("Who?", "Ada was born in London.")
     size = len(whole.input_ids)
     assert TextEncoder(llama3, max_length=size).encode("Who?", "Ada was born in London.") == whole
-    assert not TextEncoder(llama3, max_length=size).cuts(Row("Who?", "Ada was born in London."))
-    assert TextEncoder(llama3, max_length=size - 1).cuts(Row("Who?", "Ada was born in London."))
+    assert not TextEncoder(llama3, max_length=size).cuts("Who?", "Ada was born in London.")
+    assert TextEncoder(llama3, max_length=size - 1).cuts("Who?", "Ada was born in London.")
     cut = TextEncoder(llama3, max_length=size - 2).encode("Who?", "Ada was born in London.")
     assert cut.input_ids == whole.input_ids[:-2]  # without the end of turn: the model must not learn to stop here
     assert cut.prompt_length == whole.prompt_length
+    assert (cut.cut, whole.cut) == (True, False)
 
 
 def test_a_prompt_without_room_for_an_answer(llama3: Any) -> None:

@@ -176,3 +176,12 @@ def test_accuracy_sums_over_an_options_tokens() -> None:
     false = ScoredAnswer("", (-0.4, -0.4, -0.4, 0.0), (True,) * 4)
     assert Accuracy().score(record(answers={Probe.ANSWER: (true,), Probe.PERTURBED: (false,)})) == 1
     assert Probability().score(record(Role.FORGET, answers={Probe.ANSWER: answers(-1.0)})) == pytest.approx(exp(-1))
+
+
+def test_of_an_answer_that_was_cut_the_last_token_is_its_own() -> None:
+    """Four tokens, the last one wrong: it counts where the answer was cut, and is the end of turn where it was not."""
+    logp, greedy = (-0.1,) * 4, (True, True, True, False)
+    whole = record(answers={Probe.ANSWER: (ScoredAnswer("a", logp, greedy),)})
+    cut = record(answers={Probe.ANSWER: (ScoredAnswer("a", logp, greedy, cut=True),)})
+    assert (ExactMemorization().score(whole), ExactMemorization().score(cut)) == (1, 3 / 4)
+    assert (ExtractionStrength().score(whole), ExtractionStrength().score(cut)) == (1, 0)

@@ -1,9 +1,13 @@
+from dataclasses import replace
+from unicodedata import normalize
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from measured import record
-from obliviate_eval.metrics import Rouge
+from obliviate_eval.metrics import Entailment, KnowledgeMemorization, Rouge, SelfBleu, VerbatimMemorization
+from obliviate_eval.words import UnicodeTokenizer, tokenizer_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,65 @@ def test_between_0_and_1_and_never_less_for_saying_more(reference: str, said: st
     assert after is not None
     assert 0 <= before <= after <= 1
     assert Rouge().score(record(reference=reference, generation=reference)) == 1
+
+
+SCRIPTS = [
+    "我不知道她住在伦敦",
+    "Москва 1969",
+    "مرحبا بالعالم",
+    "हिन्दी भाषा",
+    "สวัสดีครับ",
+    "한국어 문장",
+    "日本語テキスト",
+    "😀👍🏽",
+    "Ünïcödé",
+]
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_any_script_is_read(text: str) -> None:
+    """The published tokenizer finds no word in most of them."""
+    said = record(reference=text, generation=text)
+    assert Rouge().score(said) == 1
+    assert VerbatimMemorization().score(said) == KnowledgeMemorization().score(said) == 1
+    if text in SCRIPTS[2:8]:
+        assert Rouge(words="published").score(said) == 0
+
+
+def test_letters_count_beside_digits() -> None:
+    said = record(reference="Москва 1969", generation="Лондон 1969")
+    assert Rouge().score(said) == 0.5  # one word of two
+    assert Rouge(words="published").score(said) == 1  # the number is all that it sees
+
+
+def test_case_and_composition_are_folded() -> None:
+    decomposed = normalize("NFD", "ÉCOLE Straße")
+    assert Rouge().score(record(reference="école strasse", generation=decomposed)) == 1
+
+
+def test_where_a_script_has_no_spaces_each_character_is_a_word() -> None:
+    assert Rouge().score(record(reference="她住在伦敦", generation="她住在巴黎")) == pytest.approx(3 / 5)
+    mixed = UnicodeTokenizer(stemmer=False).tokenize("她住在London 2号")
+    assert mixed == ["她", "住", "在", "london", "2", "号"]
+
+
+@given(st.text(alphabet=st.characters(codec="ascii"), max_size=40))
+def test_of_ascii_both_tokenizers_make_the_same(text: str) -> None:
+    for stemmer in (True, False):
+        published = tokenizer_of("published", stemmer=stemmer).tokenize(text)
+        assert tokenizer_of("unicode", stemmer=stemmer).tokenize(text) == published
+
+
+def test_entailments_floor_reads_any_script() -> None:
+    said = replace(record(reference="Она живёт в Москве", generation="Она живёт в Москве"), entailment="entailment")
+    assert Entailment().score(said) == 1
+    assert Entailment(words="published").score(said) == 0
+
+
+def test_self_bleu_sees_what_sentences_without_spaces_share() -> None:
+    alike = replace(record(), samples=("她住在伦敦的一座小房子里", "她住在伦敦的一座大房子里"))
+    apart = replace(record(), samples=("她住在伦敦的一座小房子里", "他从来没有写过任何书籍"))
+    scores = SelfBleu().score(alike), SelfBleu().score(apart)
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert scores[0] > 0.5 > 0.1 > scores[1]

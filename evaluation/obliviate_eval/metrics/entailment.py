@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.rouge import rouge_l_recall
 from obliviate_eval.records import Probe, Record
+from obliviate_eval.words import Words
 
 ROUGE_FLOOR = 0.1  # below this ROUGE-L recall NLI models call unrelated or broken text entailed
 
@@ -21,10 +22,11 @@ class Entailment(Metric):
     needs: ClassVar = frozenset({Probe.GENERATION, Probe.ENTAILMENT})
 
     type: Literal["entailment"] = "entailment"
+    words: Words = "unicode"  # of the floor
 
     def score(self, record: Record) -> float | None:
         if record.generation is None or record.entailment is None:
             return None
-        if rouge_l_recall(record.reference, record.generation) < ROUGE_FLOOR:
+        if rouge_l_recall(record.reference, record.generation, self.words) < ROUGE_FLOOR:
             return 0.0
         return float(record.entailment == "entailment")

@@ -8,6 +8,7 @@ from pydantic import Field
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.rouge import rouge_l_recall
 from obliviate_eval.records import Probe, Record
+from obliviate_eval.words import Words
 
 
 class ExpectedWorstRouge(Metric):
@@ -23,11 +24,12 @@ class ExpectedWorstRouge(Metric):
 
     type: Literal["expected_worst_rouge"] = "expected_worst_rouge"
     k: int = Field(4, ge=1)
+    words: Words = "unicode"
 
     def score(self, record: Record) -> float | None:
         n = len(record.samples)
         if n < self.k:
             return None
-        scores = sorted(rouge_l_recall(record.reference, sample) for sample in record.samples)
+        scores = sorted(rouge_l_recall(record.reference, sample, self.words) for sample in record.samples)
         weighted = sum(s * comb(i, self.k - 1) for i, s in enumerate(scores))  # i counts from 0: C(i, k - 1)
         return min(1.0, weighted / comb(n, self.k))  # rounding may pass 1 by an ulp

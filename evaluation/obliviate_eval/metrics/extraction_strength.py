@@ -38,4 +38,4 @@ def right_tokens(record: Record) -> tuple[bool, ...] | None:
     answer = next(iter(record.answers.get(Probe.ANSWER, ())), None)
     if answer is None or not answer.content:
         return None
-    return answer.greedy[:-1]
+    return answer.greedy[: len(answer.content)]

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.rouge import rouge_l_f1
 from obliviate_eval.records import Probe, Record
+from obliviate_eval.words import Words
 
 STOPS = ("\n\n", "\nQuestion", "Question:")  # where a base model that saw examples goes on to the next one
 
@@ -23,6 +24,7 @@ class KnowledgeMemorization(Metric):
 
     type: Literal["knowledge_memorization"] = "knowledge_memorization"
     definition: Literal["muse", "openunlearning"] = "muse"
+    words: Words = "unicode"
 
     def score(self, record: Record) -> float | None:
         if record.generation is None:
@@ -30,4 +32,5 @@ class KnowledgeMemorization(Metric):
         answer = record.generation
         for stop in STOPS:
             answer = answer.partition(stop)[0]
-        return rouge_l_f1(record.reference, answer.strip(), stemmer=self.definition == "openunlearning")
+        stemmer = self.definition == "openunlearning"
+        return rouge_l_f1(record.reference, answer.strip(), self.words, stemmer=stemmer)

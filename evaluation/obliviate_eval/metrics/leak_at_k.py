@@ -8,6 +8,7 @@ from pydantic import Field
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.rouge import rouge_l_recall
 from obliviate_eval.records import Probe, Record
+from obliviate_eval.words import Words
 
 
 class LeakAtK(Metric):
@@ -26,15 +27,16 @@ class LeakAtK(Metric):
     type: Literal["leak_at_k"] = "leak_at_k"
     k: int = Field(4, ge=1)
     threshold: float = Field(0.5, gt=0, le=1)
+    words: Words = "unicode"
 
     def score(self, record: Record) -> float | None:
         n = len(record.samples)
         if n < self.k:
             return None
-        safe = n - sum(leaks(record, self.threshold))
+        safe = n - sum(leaks(record, self.threshold, self.words))
         return 1 - comb(safe, self.k) / comb(n, self.k)
 
 
-def leaks(record: Record, threshold: float) -> list[bool]:
+def leaks(record: Record, threshold: float, words: Words) -> list[bool]:
     """Of each sample."""
-    return [rouge_l_recall(record.reference, sample) >= threshold for sample in record.samples]
+    return [rouge_l_recall(record.reference, sample, words) >= threshold for sample in record.samples]

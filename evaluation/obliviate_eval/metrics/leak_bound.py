@@ -8,8 +8,9 @@ from pydantic import Field
 from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Samples
 from obliviate_eval.metrics.leak_at_k import leaks
-from obliviate_eval.records import Probe
+from obliviate_eval.records import Probe, Record
 from obliviate_eval.statistics import CONFIDENCE, Estimate, nothing
+from obliviate_eval.words import Words
 
 
 class LeakBound(Comparison):
@@ -30,13 +31,14 @@ class LeakBound(Comparison):
     type: Literal["leak_bound"] = "leak_bound"
     k: int = Field(4, ge=1)
     threshold: float = Field(0.5, gt=0, le=1)
+    words: Words = "unicode"
 
     def asks(self, name: str, role: Role) -> bool:
         return role is Role.FORGET
 
     def estimate(self, samples: Samples) -> Estimate:
         forget = [sample for name, sample in samples.items() if self.asks(name, sample.role)]
-        blocks = [[self._blocks(leaks(record, self.threshold)) for record in sample.records] for sample in forget]
+        blocks = [[self._blocks(record) for record in sample.records] for sample in forget]
         flat = [block for of_set in blocks for block in of_set]
         scored = sum(1 for block in flat if block)
         total, leaked = sum(map(len, flat)), sum(map(sum, flat))
@@ -59,6 +61,7 @@ class LeakBound(Comparison):
             bounds=(float(bounds.low), float(bounds.high)),
         )
 
-    def _blocks(self, leaked: list[bool]) -> list[bool]:
+    def _blocks(self, record: Record) -> list[bool]:
         """Whether each whole block of k samples has a leak."""
+        leaked = leaks(record, self.threshold, self.words)
         return [any(leaked[i : i + self.k]) for i in range(0, len(leaked) - self.k + 1, self.k)]

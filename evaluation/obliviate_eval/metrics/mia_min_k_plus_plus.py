@@ -28,7 +28,7 @@ class MiaMinKPlusPlus(Attack):
     def signal(self, record: Record, reference: Record | None) -> float | None:
         answer = next(iter(record.answers.get(Probe.MOMENTS, ())), None)
         logp = None if answer is None else answer.content
-        if answer is None or logp is None or len(answer.mean) <= len(logp) or len(answer.variance) <= len(logp):
+        if answer is None or logp is None or len(answer.mean) < len(logp) or len(answer.variance) < len(logp):
             return None
         standard = tuple(
             (value - mean) / sqrt(max(variance, VARIANCE_FLOOR))

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.rouge import rouge_l_f1
 from obliviate_eval.records import Probe, Record
+from obliviate_eval.words import Words
 
 
 class VerbatimMemorization(Metric):
@@ -21,8 +22,10 @@ class VerbatimMemorization(Metric):
 
     type: Literal["verbatim_memorization"] = "verbatim_memorization"
     definition: Literal["muse", "openunlearning"] = "muse"
+    words: Words = "unicode"
 
     def score(self, record: Record) -> float | None:
         if record.generation is None:
             return None
-        return rouge_l_f1(record.reference, record.generation, stemmer=self.definition == "openunlearning")
+        stemmer = self.definition == "openunlearning"
+        return rouge_l_f1(record.reference, record.generation, self.words, stemmer=stemmer)

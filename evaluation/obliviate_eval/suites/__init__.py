@@ -47,7 +47,10 @@ from obliviate_eval.metrics import (
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.suites.base import Suite
 
-_SIX = (Rouge(), Probability(), TruthRatio(), TokenEntropy(), Similarity(), Entailment())
+# The published figures rest on ROUGE's own tokenizer.
+_PUBLISHED_ROUGE = Rouge(words="published")
+_REST = (Probability(), TruthRatio(), TokenEntropy(), Similarity())
+_SIX = (_PUBLISHED_ROUGE, *_REST, Entailment(words="published"))
 _MEMORY = (ExtractionStrength(), ExactMemorization(), ParaphrasedProbability(), ExtentOfKnowledge())
 _ATTACKS = (MiaLoss(), MiaZlib(), MiaMinK(), MiaReference())  # those that one scored pass gives
 
@@ -74,13 +77,13 @@ REAL_WORLD = replace(
 OPT_OUT = Suite(
     name="opt_out",
     title="Opt-Out's FQ and RQ (arXiv:2406.12329v3): an entity, its neighbours, and the world; needs no judge",
-    metrics=(Probability(), Rouge(), TruthRatio()),
+    metrics=(Probability(), _PUBLISHED_ROUGE, TruthRatio()),
     aggregates=(OPT_OUT_FQ, OPT_OUT_RQ),
 )
 TOFU = Suite(
     name="tofu",
     title="TOFU's own numbers (arXiv:2401.06121), memorisation and membership inference; needs no judge",
-    metrics=(Rouge(), Probability(), TruthRatio(definition="tofu"), *_MEMORY),
+    metrics=(_PUBLISHED_ROUGE, Probability(), TruthRatio(definition="tofu"), *_MEMORY),
     comparisons=(*_ATTACKS, PrivLeak(), RelativeDifference()),
     aggregates=(TOFU_MODEL_UTILITY, MEMORIZATION),
 )
@@ -88,7 +91,7 @@ OPENUNLEARNING = Suite(
     name="openunlearning",
     title="Everything OpenUnlearning computes of TOFU (arXiv:2506.12618), as its code does, and its three scores",
     metrics=(
-        Rouge(),
+        _PUBLISHED_ROUGE,
         Probability(definition="openunlearning"),
         TruthRatio(definition="openunlearning"),
         ExtractionStrength(definition="openunlearning"),
@@ -111,7 +114,13 @@ _MUSE_KNOWLEDGE = ("knowledge_memorization",)
 MUSE = Suite(
     name="muse",
     title="MUSE (arXiv:2407.06460): verbatim and knowledge memorisation, PrivLeak; needs no judge",
-    metrics=(VerbatimMemorization(), KnowledgeMemorization(), Probability(), ExtractionStrength(), ExactMemorization()),
+    metrics=(
+        VerbatimMemorization(words="published"),
+        KnowledgeMemorization(words="published"),
+        Probability(),
+        ExtractionStrength(),
+        ExactMemorization(),
+    ),
     comparisons=(
         MiaLoss(forget_set="forget"),
         MiaZlib(forget_set="forget"),
@@ -142,7 +151,7 @@ LEAKAGE = Suite(
 CUSTOM = Suite(
     name="custom",
     title="A user's own questions: the six metrics, memorisation, repetition, and attacks where a holdout set is given",
-    metrics=(*_SIX, *_MEMORY, DistinctN()),
+    metrics=(Rouge(), *_REST, Entailment(), *_MEMORY, DistinctN()),
     comparisons=(*_ATTACKS, PrivLeak()),
     aggregates=(MODEL_UTILITY, FORGET_EFFICACY, MEMORIZATION),
     premise=CLOSER_LOOK.premise,

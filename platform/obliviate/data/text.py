@@ -27,10 +27,11 @@ PROMPTS_KEPT = 4096  # whose ids are remembered: one question has several answer
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of prompt and answer; the answer's last token is the end-of-turn token (unless it was cut off)."""
+    """Token ids of prompt and answer; the answer's last token is the end-of-turn token, unless it was `cut` off."""
 
     input_ids: tuple[int, ...]
     prompt_length: int
+    cut: bool = False
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -93,6 +94,7 @@ class TextEncoder:
         blank = before.startswith(beginning) and not before[len(beginning) :].strip()
         self._gap = before[len(beginning) :] if blank else ""  # white space that the answer begins with
         ids = self._ids(before + answer + after)
+        self._around = len(ids) + len(self._lead)  # tokens of the template, at most
         self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(self._ids(before + answer), ids))
 
     @property
@@ -147,14 +149,16 @@ class TextEncoder:
                 f"model.max_length: {self._max_length}: the prompt of the question {question!r} alone has "
                 f"{prompt_length} tokens; raise model.max_length or shorten the question"
             )
-        return Encoded(input_ids[: self._max_length], prompt_length)
+        return Encoded(input_ids[: self._max_length], prompt_length, len(input_ids) > self._max_length)
 
     def encode_row(self, row: Row) -> Encoded:
         return self.encode(row.question, row.answer)
 
-    def cuts(self, row: Row) -> bool:
-        """Whether `encode_row` leaves out the row's end."""
-        return len(self._whole(row.question, row.answer)[0]) > self._max_length
+    def cuts(self, question: str, answer: str) -> bool:
+        """Whether `encode` leaves out the answer's end."""
+        if len(f"{question}{answer}".encode()) + self._around < self._max_length:
+            return False  # no token is shorter than a byte
+        return len(self._whole(question, answer)[0]) > self._max_length
 
     def hear(self, text: str, token_ids: Sequence[int]) -> Heard:
         """What a model said, end of turn excluded, without the thinking that its template knows. `text`: the ids'."""

@@ -1,0 +1,72 @@
+"""The words of a text in any script, for metrics that compare words."""
+
+from functools import cache, lru_cache
+from typing import Any, Literal, Protocol
+from unicodedata import normalize
+
+Words = Literal["unicode", "published"]
+
+# Scripts that write no spaces between words: each character is a word there, with the marks that belong to it.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+CHARACTER = rf"(?={UNSPACED}|\p{{Extended_Pictographic}}|\p{{Regional_Indicator}})(?![\p{{P}}\d#*])\X"
+WORD = rf"(?!{UNSPACED})[\p{{L}}\p{{N}}](?:(?!{UNSPACED})[\p{{L}}\p{{N}}\p{{M}}])*"
+STEMMED_FROM = 4  # letters, as in ROUGE
+
+
+class Tokenizer(Protocol):
+    def tokenize(self, text: str) -> list[str]: ...
+
+
+class UnicodeTokenizer:
+    """Runs of letters and digits, case and composition folded; characters where a script has no spaces; emoji.
+
+    Of texts in ASCII it makes what ROUGE's published tokenizer makes, English stems included; that one drops all else.
+    """
+
+    def __init__(self, *, stemmer: bool) -> None:
+        self._stemmer: Any = None
+        if stemmer:
+            from nltk.stem import porter
+
+            self._stemmer = porter.PorterStemmer()
+
+    def tokenize(self, text: str) -> list[str]:
+        found = _compiled(f"{WORD}|{CHARACTER}").findall(normalize("NFKC", text).casefold())
+        return [self._stem(word) for word in found]
+
+    def _stem(self, word: str) -> str:
+        english = self._stemmer is not None and len(word) >= STEMMED_FROM and word.isascii()
+        return str(self._stemmer.stem(word)) if english else word
+
+
+@cache
+def tokenizer_of(words: Words, *, stemmer: bool) -> Tokenizer:
+    if words == "unicode":
+        return UnicodeTokenizer(stemmer=stemmer)
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    published: Tokenizer = DefaultTokenizer(use_stemmer=stemmer)
+    return published
+
+
+def spaced(text: str) -> str:
+    """With spaces around the characters of scripts that have none, for tools that split at spaces."""
+    if text.isascii():
+        return text
+    return str(_compiled(CHARACTER).sub(lambda found: f" {found.group()} ", normalize("NFC", text)))
+
+
+@lru_cache(maxsize=65536)
+def beyond_published(text: str) -> bool:
+    """Whether the published tokenizer, which knows a to z and digits alone, drops letters or emoji of the text."""
+    if text.isascii():
+        return False
+    found = [tokenizer_of(words, stemmer=False).tokenize(text) for words in ("unicode", "published")]
+    return found[0] != found[1]
+
+
+@cache
+def _compiled(pattern: str) -> Any:
+    import regex
+
+    return regex.compile(pattern)

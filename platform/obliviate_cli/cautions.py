@@ -1,0 +1,115 @@
+"""What a user is told about the data before it is measured, and about the answers after."""
+
+from collections.abc import Sequence
+
+from obliviate.data.rows import Corpus, EvaluationSet
+from obliviate.data.text import TextEncoder
+from obliviate.schema import ModelSpec
+from obliviate_eval.collect import answers_of
+from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.records import SCORED, Probe, Record, ScoredAnswer
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.suites import SUITES
+from obliviate_eval.words import beyond_published
+
+# What a probe takes of a row; without it there is nothing to ask.
+FIELDS = {
+    "question": Probe.GENERATION,
+    "paraphrased_answer": Probe.PARAPHRASED,
+    "perturbed_answers": Probe.PERTURBED,
+}
+
+
+def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
+    """About the data, and about what the suite asks of a set that none of its rows has."""
+    suite = SUITES[spec.suite]
+    found = list(corpus.warnings)
+    for each in corpus.evaluation:
+        unscored = {
+            name: [m.type for m in metrics]
+            for name, probe in FIELDS.items()
+            if each.rows
+            and not any(getattr(row, name) for row in each.rows)
+            and (
+                metrics := [
+                    m for m in suite.metrics_of(each.name, each.role) if probe in m.needs and not _scores(m, each)
+                ]
+            )
+        }
+        if unscored:
+            asking = dict.fromkeys(str(metric) for types in unscored.values() for metric in types)
+            found.append(
+                f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
+                f"nothing there; add the field, or take another suite than {spec.suite}"
+            )
+        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.needs}
+        for name, probe in FIELDS.items():
+            lacking = sum(not getattr(row, name) for row in each.rows)
+            if probe in asked and 0 < lacking < len(each.rows):
+                found.append(
+                    f"data: {lacking} of {len(each.rows)} rows of the set {each.name} have no {name}: they count as "
+                    "unscored where a metric needs it"
+                )
+        found += _letters(each, suite.metrics_of(each.name, each.role))
+    return found
+
+
+def _letters(each: EvaluationSet, metrics: Sequence[AnyMetric]) -> list[str]:
+    """Where metrics as published drop letters of the answers."""
+    published = [metric.type for metric in metrics if getattr(metric, "words", None) == "published"]
+    beyond = sum(beyond_published(row.answer) for row in each.rows)
+    if not published or not beyond:
+        return []
+    return [
+        f"data: {beyond} of {len(each.rows)} answers of the set {each.name} hold letters outside a to z, which "
+        f"{' and '.join(published)} drop here, as the published figures do; the suite custom reads any script, and so "
+        "does `obliviate rescore --metric rouge`"
+    ]
+
+
+def of_texts(encoder: TextEncoder, corpus: Corpus, suite: str, model: ModelSpec) -> list[str]:
+    """Of answers that are scored without their end."""
+    found = []
+    for each in corpus.evaluation:
+        probes = SUITES[suite].needs_of(each.name, each.role) & set(SCORED)
+        texts = [
+            (row.question, answer)
+            for row in each.rows
+            for probe, answers in answers_of(row, each.role).items()
+            if probe in probes
+            for answer in answers
+        ]
+        distinct = dict.fromkeys(texts)
+        if cut := sum(encoder.cuts(*text) for text in distinct):
+            found.append(
+                f"data: {cut} of {len(distinct)} answers of the set {each.name} are cut at {model.max_length} tokens, "
+                "and scored without their end: raise the model's max_length, and engine.max_model_len with it"
+            )
+    return found
+
+
+def _scores(metric: AnyMetric, each: EvaluationSet) -> bool:
+    """Whether the metric could score the set's first row, had the engine and all judges answered."""
+    row = each.rows[0]
+    answers = {
+        probe: tuple(ScoredAnswer(text, (-1.0, -1.0), (True, True)) for text in texts)
+        for probe, texts in answers_of(row, each.role).items()
+    }
+    record = Record(
+        each.name, each.role, 0, row.question, row.answer, row.answer, generation=row.answer if row.question else None,
+        generation_tokens=(0, 1), generation_finished=True, answers=answers, similarity=1.0, entailment="entailment",
+        samples=(row.answer,) * 64 if row.question else (), fluency=1.0,
+    )  # fmt: skip
+    return metric.score(record) is not None
+
+
+def of_answers(records: Sequence[Record]) -> str:
+    """A warning where answers did not come, because the model had not done with thinking; else empty."""
+    asked = [record for record in records if record.generation is not None or record.thinking]
+    silent = sum(record.generation is None for record in asked)
+    if not silent:
+        return ""
+    return (
+        f"{silent} of {len(asked)} generations ended inside their thinking: they count as unscored; raise "
+        "evaluation.generation.max_new_tokens, or turn thinking off with the model's template_arguments"
+    )
