@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from obliviate.data.rows import EvaluationSet, Role, Row
+from obliviate.data.rows import EvaluationSet, Message, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
 from obliviate.inference.thinking import without_thinking
@@ -15,9 +15,9 @@ from obliviate_eval.records import Probe, Record, ScoredAnswer
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
 NeedsOf = Callable[[str, Role], AbstractSet[Probe]]  # (set, its role) -> the probes of everything that asks for it
-Question = str
+Question = tuple[str, tuple[Message, ...]]  # with what was said before
 Answer = str
-QA = tuple[Question, Answer]
+QA = tuple[str, Answer, tuple[Message, ...]]
 Text = TypeVar("Text")
 Result = TypeVar("Result")
 
@@ -87,7 +87,7 @@ def collect(
         return [ids[pair] for pair in pairs]
 
     def said_to(questions: Sequence[Question], how: GenerationSpec) -> list[list[Generation]]:
-        prompts = [text_encoder.prompt(question) for question in questions]
+        prompts = [text_encoder.prompt(*question) for question in questions]
         return without_thinking(text_encoder, engine.generate(prompts, how))
 
     generated = each("generate", _questions(asked, Probe.GENERATION), lambda qs: said_to(qs, sampling.greedy))
@@ -116,22 +116,27 @@ def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
 
 def _answers(asked: _Asked) -> list[QA]:
     found = answers_of(asked.row, asked.each.role)
-    return [(asked.row.question, answer) for probe in found if probe in asked.needs for answer in found[probe]]
+    return [_qa(asked.row, answer) for probe in found if probe in asked.needs for answer in found[probe]]
+
+
+def _qa(row: Row, answer: Answer) -> QA:
+    return row.question, answer, row.history
 
 
 def _true_answers(asked: Sequence[_Asked], probe: Probe) -> list[QA]:
-    return list(dict.fromkeys((one.row.question, one.row.answer) for one in asked if probe in one.needs))
+    return list(dict.fromkeys(_qa(one.row, one.row.answer) for one in asked if probe in one.needs))
 
 
 def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
     """A plain text has no question: its probability is measured, but there is nothing to answer."""
-    return list(dict.fromkeys(one.row.question for one in asked if probe in one.needs and one.row.question))
+    rows = [one.row for one in asked if probe in one.needs and one.row.question]
+    return list(dict.fromkeys((row.question, row.history) for row in rows))
 
 
 def _record(asked: _Asked, measured: _Measured) -> Record:
     row, role, needs = asked.row, asked.each.role, asked.needs
     generation = next(iter(_said(row, measured.generated)), None) if Probe.GENERATION in needs else None
-    thinking = next((each.thinking for each in measured.generated.get(row.question, [])), "")
+    thinking = next((each.thinking for each in measured.generated.get((row.question, row.history), [])), "")
     return Record(
         set=asked.each.name,
         role=role,
@@ -144,19 +149,19 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         generation_finished=None if generation is None else generation.finished,
         thinking=thinking or None if Probe.GENERATION in needs else None,
         answers={
-            probe: tuple(_scored_answer((row.question, answer), measured) for answer in answers)
+            probe: tuple(_scored_answer(_qa(row, answer), measured) for answer in answers)
             for probe, answers in answers_of(row, role).items()
             if probe in needs
         },
         samples=tuple(said.text for said in _said(row, measured.samples)) if Probe.SAMPLES in needs else (),
-        gradient_norm=measured.gradient_norms.get((row.question, row.answer)) if Probe.GRADIENT_NORM in needs else None,
+        gradient_norm=measured.gradient_norms.get(_qa(row, row.answer)) if Probe.GRADIENT_NORM in needs else None,
     )
 
 
 def _said(row: Row, by_question: dict[Question, list[Generation]]) -> list[Generation]:
     """None where one of them was left no room to answer, by the prompt or by the model's thinking: it says nothing
     about what the model knows."""
-    said = by_question.get(row.question, [])
+    said = by_question.get((row.question, row.history), [])
     return said if all(each.token_ids or each.finished for each in said) else []
 
 

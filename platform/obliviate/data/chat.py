@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, str]]
+History = Sequence[tuple[str, str]]  # role and text of what was said before a question
 
 PLAIN, RAW = "plain", "raw"
 BUILT_IN = {
@@ -22,9 +23,9 @@ BUILT_IN = {
         "{% elif m['role'] == 'assistant' %}Answer: {{ m['content'] }}\n{% else %}{{ m['content'] }}\n\n{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
     ),
-    RAW: (
-        "{% for m in messages %}{% if m['role'] == 'assistant' %} {% endif %}{{ m['content'] }}"
-        "{% if m['role'] == 'system' %}\n\n{% endif %}{% endfor %}"
+    RAW: (  # a question that ends with white space brings its own
+        "{% for m in messages %}{% if m['role'] == 'assistant' and loop.previtem['content'][-1:].strip() %} {% endif %}"
+        "{{ m['content'] }}{% if m['role'] == 'system' %}\n\n{% endif %}{% endfor %}"
     ),
 }
 ANSWER = "OBLIVIATE"  # looked for in a rendered conversation; templates strip white space, so it has none
@@ -116,9 +117,10 @@ def _cut(body: str, place: int, after: str) -> Laid:
     return Laid(body[:place], body[place:], after)
 
 
-def conversation(system_prompt: str | None, question: str) -> list[dict[str, str]]:
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return [*system, {"role": "user", "content": question}]
+def conversation(system_prompt: str | None, question: str, history: History = ()) -> list[dict[str, str]]:
+    """Up to the question; a system prompt stands in for a system message of the history."""
+    said = history if system_prompt is None else [("system", system_prompt), *(m for m in history if m[0] != "system")]
+    return [{"role": role, "content": text} for role, text in (*said, ("user", question))]
 
 
 def _template(tokenizer: "PreTrainedTokenizerBase", chosen: str | None) -> str:

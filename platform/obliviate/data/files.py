@@ -1,10 +1,13 @@
 """The user's own files as data: what to forget, and where they have it, what to keep and what to measure on."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.data.rows import NO_COLUMNS, Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.data.shapes import OTHER_NAMES
 from obliviate.errors import UserError
 from obliviate.schema import Spec
 
@@ -15,7 +18,7 @@ class EvaluationFile(Spec):
 
 
 class FilesData(Spec):
-    """Local JSON, JSON-lines or Parquet files, with the keys of `rows.Row`.
+    """JSON, JSON-lines, CSV, TSV, Parquet or Arrow files, with the keys of `rows.Row` or in the shapes of `shapes`.
 
     Without `evaluation`, what is trained on is what is measured on.
     """
@@ -27,27 +30,39 @@ class FilesData(Spec):
     # Name of the set -> its file and what it is for.
     evaluation: dict[str, EvaluationFile] | None = Field(None, min_length=1)
     eval_limit: int | None = Field(300, ge=1)  # rows measured of each evaluation set, from its beginning
+    columns: dict[str, str] = Field({})  # a row's key -> what the files call it: {question: q, answer: a}
+
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        known = [field.name for field in fields(Row)]
+        if unknown := [key for key in columns if OTHER_NAMES.get(key, key) not in {*known, "perturbed_answer", "text"}]:
+            raise ValueError(f"{unknown[0]!r} is no key of a row; known: text, {', '.join(known)}")
+        return {OTHER_NAMES.get(key, key): column for key, column in columns.items()}
+
+    def _rows(self, key: str, path: str) -> tuple[Row, ...]:
+        return read_key(key, path, self.columns)
 
     def load(self) -> Corpus:
         """Raises UserError for a file that is missing, empty or unreadable."""
-        forget = read_key("forget", self.forget)
-        retain, warnings = without_overlap(forget, () if self.retain is None else read_key("retain", self.retain))
+        forget = self._rows("forget", self.forget)
+        retain, warnings = without_overlap(forget, () if self.retain is None else self._rows("retain", self.retain))
         if self.evaluation is None:
             sets = [EvaluationSet("forget", Role.FORGET, forget), EvaluationSet("retain", Role.RETAIN, retain)]
         else:
             sets = [
-                EvaluationSet(name, file.role, read_key(f"evaluation.{name}.path", file.path))
+                EvaluationSet(name, file.role, self._rows(f"evaluation.{name}.path", file.path))
                 for name, file in self.evaluation.items()
             ]
         if self.holdout is not None:
-            sets.append(EvaluationSet("holdout", Role.HOLDOUT, read_key("holdout", self.holdout)))
+            sets.append(EvaluationSet("holdout", Role.HOLDOUT, self._rows("holdout", self.holdout)))
         limited = tuple(EvaluationSet(s.name, s.role, s.rows[: self.eval_limit]) for s in sets if s.rows)
         return Corpus(forget, retain, limited, warnings)
 
 
-def read_key(key: str, path: str) -> tuple[Row, ...]:
+def read_key(key: str, path: str, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:
     """The rows of a file, with the config's key in errors."""
     try:
-        return read_rows(path)
+        return read_rows(path, columns)
     except UserError as error:
         raise UserError(f"data.{key}: {error}") from error

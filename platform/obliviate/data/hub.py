@@ -3,7 +3,7 @@
 from typing import Any
 
 from obliviate import storage
-from obliviate.data.rows import read_objects
+from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 
 

@@ -1,17 +1,22 @@
 """A row of question-answer data (or of plain text), the files it is read from, and the sets that a run works on."""
 
+import ast
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from unicodedata import normalize
 
-from obliviate import storage
+from obliviate.data.shapes import standard
+from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, write_whole
 
-PARQUET_MAGIC = b"PAR1"
+Message = tuple[str, str]  # role and text
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})  # the file has our keys
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,15 @@ class Row:
     task_id: str | None = None  # which request of a continual sequence it belongs to
     alternatives: tuple[str, ...] = ()  # other plausible answers, for methods that prefer one of them to `answer`
     refusals: tuple[str, ...] = ()  # what to say instead of `answer`; empty: one of the refusals of all rows
+    history: tuple[Message, ...] = ()  # what was said before the question
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What makes two rows the same: question and answer, white space aside.
+    def key(self) -> tuple[str, ...]:
+        """What makes two rows the same: all that is said, but for white space, case and how letters are composed.
 
         Not the question alone: TOFU asks "What is the full name of the author?" of two authors.
         """
-        return " ".join(self.question.split()), " ".join(self.answer.split())
+        return tuple(map(_folded, (*(text for _, text in self.history), self.question, self.answer)))
 
 
 class Role(StrEnum):
@@ -103,28 +109,16 @@ def without_overlap(forget: Iterable[Row], retain: Sequence[Row]) -> tuple[tuple
     return kept, (f"{removed} of {len(retain)} retain rows are also in the forget set: removed from retain",)
 
 
-def read_rows(path: str | Path) -> tuple[Row, ...]:
-    """The rows of a JSON list, JSON-lines or Parquet file; what it is shows in its content, not in its name.
+def read_rows(path: str | Path, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:
+    """The rows of a JSON list, JSON-lines, CSV, TSV, Parquet or Arrow file; `columns`: our key -> the file's.
 
-    Raises UserError, with the file and the line (JSON lines) or row (list, Parquet, from 1), for a file that is
+    Raises UserError, with the file and the line (JSON lines, CSV) or row (list, Parquet, from 1), for a file that is
     missing, empty or of another kind, and for a row that has no answer or a value of the wrong type.
     """
-    rows = tuple(parse_row(record, where) for where, record in read_objects(path))
+    rows = tuple(parse_row(record, where, columns) for where, record in read_objects(path))
     if not rows:
         raise UserError(f"{path}: has no rows; give a file with at least one question and answer")
     return rows
-
-
-def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """(Where it stands, for messages; what stands there) of each row of such a file, whatever its keys.
-
-    Raises UserError for a file that is missing or of another kind.
-    """
-    path = storage.fetch(storage.local(path).expanduser())
-    if not path.is_file():
-        raise UserError(f"{storage.url_of(path) or path}: no such file; give a .json, .jsonl or .parquet file")
-    content = path.read_bytes()
-    return _parquet_records(path) if content.startswith(PARQUET_MAGIC) else _json_records(path, content)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -140,20 +134,26 @@ def _record(row: Row) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
 
 
-def parse_row(record: Any, where: str) -> Row:
+def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) -> Row:
     """A row of one record of a file. Keys it doesn't know are ignored: real files have many.
 
-    {"text": ...} is a plain text; `name` is taken for `entity`, as some published files have it.
+    {"text": ...} is a plain text; chats, preferences and the like are taken as `shapes` says.
     Raises UserError, which begins with `where`.
     """
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: is {_shown(record)}; make it an object with the keys question and answer")
+    given, record = record, standard(record, columns, where)
     if "text" in record and "answer" not in record:
-        return Row("", _text(record, "text", where), entity=_entity(record, where), task_id=_task(record, where))
+        return Row(
+            "", _text(record, "text", where), entity=_optional(record, "entity", where), task_id=_task(record, where)
+        )
     for key in ("question", "answer"):
         if record.get(key) is None:
-            found = ", ".join(map(str, record)) or "nothing"
-            raise UserError(f"{where}: has no '{key}' (found: {found}); add it, or give a plain text as 'text'")
+            found = ", ".join(map(str, given)) or "nothing"
+            raise UserError(
+                f"{where}: has no '{key}' (found: {found}); add it, name its column in data.columns, or give a plain "
+                "text as 'text'"
+            )
     return Row(
         question=_string(record["question"], "question", where),
         answer=_text(record, "answer", where),
@@ -162,50 +162,15 @@ def parse_row(record: Any, where: str) -> Row:
         paraphrased_question=_optional(record, "paraphrased_question", where),
         original_answer=_optional(record, "original_answer", where),
         golden_answer=_optional(record, "golden_answer", where),
-        entity=_entity(record, where),
+        entity=_optional(record, "entity", where),
         task_id=_task(record, where),
         alternatives=_strings(record, "alternatives", where),
         refusals=_strings(record, "refusals", where),
+        history=tuple(
+            (_string(role, "history", where), _string(text, "history", where))
+            for role, text in record.get("history") or ()
+        ),
     )
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: cannot be read as Parquet ({reason}); write it again") from error
-    for number, record in enumerate(table.to_pylist(), 1):
-        yield f"{path}, row {number}", record
-
-
-def _json_records(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text or Parquet") from error
-    if text.lstrip().startswith("["):
-        for number, record in enumerate(_parsed(text, path, 1), 1):
-            yield f"{path}, row {number}", record
-        return
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}, line {number}", _parsed(line, path, number)
-
-
-def _parsed(text: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(
-            f"{path}, line {line}: not JSON ({error.msg} at column {error.colno}); "
-            "write one list of objects, or one object a line"
-        ) from error
 
 
 def _shown(value: Any) -> str:
@@ -216,6 +181,11 @@ def _shown(value: Any) -> str:
 def _string(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: '{key}' is {_shown(value)}; make it a text")
+    if (half := next((i for i, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)) is not None:
+        raise UserError(
+            f"{where}: '{key}' holds half of a character (\\u{ord(value[half]):04x}, at place {half + 1}), as when a "
+            "text is cut between two halves; write the character whole or remove it"
+        )
     return value
 
 
@@ -231,14 +201,30 @@ def _text(record: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _strings(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """Of a list, of a text, or of a list written as a text, as tables have it. None of them may be blank."""
     value = record.get(key)
     if value is None:
         return ()
-    return tuple(_string(item, key, where) for item in (value if isinstance(value, list) else [value]))
+    items = value if isinstance(value, list) else _list_in(value) or [value]
+    return tuple(_text({key: item}, key, where) for item in items)
 
 
-def _entity(record: Mapping[str, Any], where: str) -> str | None:
-    return _optional(record, "entity" if record.get("entity") is not None else "name", where)
+def _list_in(value: Any) -> list[str] | None:
+    """Of texts, in JSON or as Python shows it."""
+    if not isinstance(value, str) or not (value.strip().startswith("[") and value.strip().endswith("]")):
+        return None
+    try:
+        found = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError:
+            return None
+    return found if isinstance(found, list) and found and all(isinstance(item, str) for item in found) else None
+
+
+def _folded(text: str) -> str:
+    return " ".join(normalize("NFC", text).casefold().split())
 
 
 def _task(record: Mapping[str, Any], where: str) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from obliviate.data.chat import ANSWER, BUILT_IN, Chat, Messages, conversation, in_common
+from obliviate.data.chat import ANSWER, BUILT_IN, RAW, Chat, History, Messages, conversation, in_common
 from obliviate.data.rows import Row
 from obliviate.data.thinking import split
 from obliviate.errors import UserError
@@ -82,6 +82,7 @@ class TextEncoder:
         first = tokenizer("a").input_ids[:1]
         self._bos = tuple(first) if first == [tokenizer.bos_token_id] else ()
         self._lead = self._bos if chat_template in BUILT_IN else ()  # other templates write it themselves
+        self._raw = chat_template == RAW
         self._chat = Chat(tokenizer, chat_template, template_arguments or {}, template_date, self._system_prompt)
         self._head_ids = lru_cache(PROMPTS_KEPT)(self._find_head_ids)
         self._learn_boundaries()
@@ -93,6 +94,7 @@ class TextEncoder:
         beginning = self._chat.render(messages, add_generation_prompt=True)
         blank = before.startswith(beginning) and not before[len(beginning) :].strip()
         self._gap = before[len(beginning) :] if blank else ""  # white space that the answer begins with
+        self._spaces = len(beginning) - len(beginning.rstrip(" "))  # that the template ends a prompt with
         ids = self._ids(before + answer + after)
         self._around = len(ids) + len(self._lead)  # tokens of the template, at most
         self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(self._ids(before + answer), ids))
@@ -110,7 +112,7 @@ class TextEncoder:
         """Whether the template asks for today's date, and gets a fixed one."""
         return self._chat.asks_for_date
 
-    def prompt(self, question: str) -> tuple[int, ...]:
+    def prompt(self, question: str, history: History = ()) -> tuple[int, ...]:
         """Token ids up to where the answer begins: those of `encode`, but for answers that the tokenizer joins to the
         prompt otherwise than it does a word.
 
@@ -124,26 +126,27 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
-        return self.reply_prompt(self._messages(question))
+        return self.reply_prompt(self._messages(question, history))
 
     def reply_prompt(self, messages: Messages) -> tuple[int, ...]:
         """Token ids up to where the assistant's answer to the messages begins, without spaces at the end, which most
         tokenizers join to the answer's first word. Raises UserError where the template refuses the messages."""
-        return self._head_ids(self._chat.before(messages).rstrip(" "))
+        return self._lead + self._ids(self.render(messages))
 
     def render(self, messages: Messages, *, begun: bool = False) -> str:
         """The text that `reply_prompt` is of; `begun`: the last message is what the answer begins with."""
         if begun:
             before, written, _ = self._chat.lay(messages[:-1], messages[-1]["content"])
             return before + written
-        return self._chat.before(messages).removesuffix(self._gap)
+        head = self._head(self._chat.before(messages), messages[-1]["content"])
+        return head.removesuffix(" " * self._spaces)
 
-    def encode(self, question: str, answer: str) -> Encoded:
-        """Prompt, answer and end of turn, cut at the end to `max_length` tokens.
+    def encode(self, question: str, answer: str, history: History = ()) -> Encoded:
+        """Prompt, answer and end of turn, cut at the end to `max_length` tokens; `history` is what was said before.
 
         Raises UserError where the prompt leaves no room for a single token of the answer.
         """
-        input_ids, prompt_length = self._whole(question, answer)
+        input_ids, prompt_length = self._whole(question, answer, history)
         if prompt_length >= self._max_length:
             raise UserError(
                 f"model.max_length: {self._max_length}: the prompt of the question {question!r} alone has "
@@ -152,13 +155,13 @@ class TextEncoder:
         return Encoded(input_ids[: self._max_length], prompt_length, len(input_ids) > self._max_length)
 
     def encode_row(self, row: Row) -> Encoded:
-        return self.encode(row.question, row.answer)
+        return self.encode(row.question, row.answer, row.history)
 
-    def cuts(self, question: str, answer: str) -> bool:
+    def cuts(self, question: str, answer: str, history: History = ()) -> bool:
         """Whether `encode` leaves out the answer's end."""
-        if len(f"{question}{answer}".encode()) + self._around < self._max_length:
+        if not history and len(f"{question}{answer}".encode()) + self._around < self._max_length:
             return False  # no token is shorter than a byte
-        return len(self._whole(question, answer)[0]) > self._max_length
+        return len(self._whole(question, answer, history)[0]) > self._max_length
 
     def hear(self, text: str, token_ids: Sequence[int]) -> Heard:
         """What a model said, end of turn excluded, without the thinking that its template knows. `text`: the ids'."""
@@ -177,27 +180,35 @@ class TextEncoder:
         thinking, answer = split(self._tokenizer.decode(list(ids)), self._chat.marks)
         return bool(thinking) and answer is not None
 
-    def _whole(self, question: str, answer: str) -> tuple[tuple[int, ...], int]:
+    def _whole(self, question: str, answer: str, history: History) -> tuple[tuple[int, ...], int]:
         """Prompt, answer and end of turn, of whatever length, and how many of them are the prompt's: one at least."""
         if not question:
             return (*self._bos, *self._ids(answer), self._end_of_turn_id), 1
-        before, written, after = self._chat.lay(self._messages(question), answer)
+        before, written, after = self._chat.lay(self._messages(question, history), answer)
         if self._trailing is None:
             ids = (*self._ids(before + written), self._end_of_turn_id)
         else:
             ids = self._ids(before + written + after)
             ids = ids[: len(ids) - self._trailing]
         ids = self._lead + ids
-        return ids, max(1, in_common(self._head_ids(before), ids))
+        return ids, max(1, in_common(self._head_ids(self._head(before, question)), ids))
 
-    def _find_head_ids(self, before: str) -> tuple[int, ...]:
-        return self._lead + self._ids(before.removesuffix(self._gap))
+    def _head(self, before: str, question: str) -> str:
+        """Without the white space that the answer begins with."""
+        own = self._raw and question[-1:].isspace()
+        return before if own else before.removesuffix(self._gap)
+
+    def _find_head_ids(self, head: str) -> tuple[int, ...]:
+        return self._lead + self._ids(head)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _messages(self, question: str) -> list[dict[str, str]]:
-        return conversation(self._system_prompt, guarded_question(self._guardrail, question))
+    def _messages(self, question: str, history: History) -> list[dict[str, str]]:
+        """A history that brings a system message keeps it, but behind a guardrail's."""
+        own = self._guardrail is None and any(role == "system" for role, _ in history)
+        question = guarded_question(self._guardrail, question)
+        return conversation(None if own else self._system_prompt, question, history)
 
     def _find_end(self, ids: tuple[int, ...], behind: int) -> tuple[int | None, int]:
         """How many tokens follow what ends an answer, and that: the first special token that the template writes from

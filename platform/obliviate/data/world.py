@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from obliviate.data.rows import Row, parse_row, read_objects
+from obliviate.data.rows import Row, parse_row
+from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 
 

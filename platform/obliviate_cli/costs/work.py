@@ -135,7 +135,7 @@ def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuri
         for row in each.rows:
             found = answers_of(row, each.role)
             scored += [(row.question, answer) for probe in SCORED if probe in needs for answer in found[probe]]
-    prompts = [len(encoder.prompt(row.question)) for row in questions[:SAMPLE]]
+    prompts = [len(encoder.prompt(row.question, row.history)) for row in questions[:SAMPLE]]
     length = fmean(prompts) if prompts else 0.0
     texts = [len(encoder.encode(*text).input_ids) for text in scored[:SAMPLE]]
     engine = spec.engine

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from obliviate import storage
-from obliviate.data.rows import Row, parse_row, read_objects
+from obliviate.data.rows import Row, parse_row
+from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 from obliviate.schema import GenerationSpec, Spec
 from obliviate_cli.entity import Subject
