@@ -128,6 +128,7 @@ def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextE
         template_date=spec.template_date,
         system_prompt=spec.system_prompt,
         guardrail=spec.guardrail,
+        control_tokens=spec.control_tokens,
         max_length=spec.max_length,
     )
 

@@ -79,7 +79,13 @@ class GuardrailSpec(Spec):
         return self
 
 
-LAYOUT = {"chat_template", "template_arguments", "template_date", "system_prompt"}  # the keys that lay out a question
+LAYOUT = {
+    "chat_template",
+    "template_arguments",
+    "template_date",
+    "system_prompt",
+    "control_tokens",
+}  # the keys that lay out a question
 
 
 class ModelSpec(Spec):
@@ -94,6 +100,8 @@ class ModelSpec(Spec):
     template_date: Date | None = None  # that a template gets which asks for today's; None: one that never changes
     system_prompt: str | None = None  # None: what the template does by itself
     guardrail: GuardrailSpec | None = None  # at inference; a model under training has none
+    # What a text that spells a control token (<|im_end|>) means: those characters, or the token, which ends a turn.
+    control_tokens: Literal["text", "control"] = "text"
     max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end
 
 

@@ -10,9 +10,10 @@ assistant's header and the answer, such as an empty thinking block, belongs to i
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from obliviate.data.chat import ANSWER, BUILT_IN, RAW, Chat, History, Messages, conversation, in_common
+from obliviate.data.control import ControlTokens
 from obliviate.data.rows import Row
 from obliviate.data.thinking import split
 from obliviate.errors import UserError
@@ -59,7 +60,8 @@ class TextEncoder:
     ask for today's) are handed to it. The empty question stands for a plain text, which is never laid out as a chat: it
     follows the beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's first token is
     the prompt, because nothing predicts it. A `guardrail` is put before what it does not know: into the system prompt,
-    or into each question; a plain text asks nothing, and is left alone.
+    or into each question; a plain text asks nothing, and is left alone. What spells a control token in a text is text,
+    unless `control_tokens` says that it is meant.
 
     Raises UserError as Chat does, and where nothing ends an answer.
     """
@@ -73,6 +75,7 @@ class TextEncoder:
         template_date: str | None = None,
         system_prompt: str | None = None,
         guardrail: GuardrailSpec | None = None,
+        control_tokens: Literal["text", "control"] = "text",
         max_length: int = 512,
     ) -> None:
         self._tokenizer = tokenizer
@@ -83,6 +86,7 @@ class TextEncoder:
         self._bos = tuple(first) if first == [tokenizer.bos_token_id] else ()
         self._lead = self._bos if chat_template in BUILT_IN else ()  # other templates write it themselves
         self._raw = chat_template == RAW
+        self._control = ControlTokens(tokenizer, as_text=control_tokens == "text")
         self._chat = Chat(tokenizer, chat_template, template_arguments or {}, template_date, self._system_prompt)
         self._head_ids = lru_cache(PROMPTS_KEPT)(self._find_head_ids)
         self._learn_boundaries()
@@ -95,9 +99,9 @@ class TextEncoder:
         blank = before.startswith(beginning) and not before[len(beginning) :].strip()
         self._gap = before[len(beginning) :] if blank else ""  # white space that the answer begins with
         self._spaces = len(beginning) - len(beginning.rstrip(" "))  # that the template ends a prompt with
-        ids = self._ids(before + answer + after)
+        ids = self._control.ids(before + answer + after)
         self._around = len(ids) + len(self._lead)  # tokens of the template, at most
-        self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(self._ids(before + answer), ids))
+        self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(self._control.ids(before + answer), ids))
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -126,18 +130,21 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
-        return self.reply_prompt(self._messages(question, history))
+        return self._lead + self._control.ids(self._rendered(self._messages(question, history)))
 
     def reply_prompt(self, messages: Messages) -> tuple[int, ...]:
         """Token ids up to where the assistant's answer to the messages begins, without spaces at the end, which most
         tokenizers join to the answer's first word. Raises UserError where the template refuses the messages."""
-        return self._lead + self._ids(self.render(messages))
+        return self._lead + self._control.ids(self._rendered(self._marked(messages)))
 
     def render(self, messages: Messages, *, begun: bool = False) -> str:
         """The text that `reply_prompt` is of; `begun`: the last message is what the answer begins with."""
         if begun:
             before, written, _ = self._chat.lay(messages[:-1], messages[-1]["content"])
             return before + written
+        return self._rendered(messages)
+
+    def _rendered(self, messages: Messages) -> str:
         head = self._head(self._chat.before(messages), messages[-1]["content"])
         return head.removesuffix(" " * self._spaces)
 
@@ -183,12 +190,12 @@ class TextEncoder:
     def _whole(self, question: str, answer: str, history: History) -> tuple[tuple[int, ...], int]:
         """Prompt, answer and end of turn, of whatever length, and how many of them are the prompt's: one at least."""
         if not question:
-            return (*self._bos, *self._ids(answer), self._end_of_turn_id), 1
-        before, written, after = self._chat.lay(self._messages(question, history), answer)
+            return (*self._bos, *self._control.ids(self._control.mark(answer)), self._end_of_turn_id), 1
+        before, written, after = self._chat.lay(self._messages(question, history), self._control.mark(answer))
         if self._trailing is None:
-            ids = (*self._ids(before + written), self._end_of_turn_id)
+            ids = (*self._control.ids(before + written), self._end_of_turn_id)
         else:
-            ids = self._ids(before + written + after)
+            ids = self._control.ids(before + written + after)
             ids = ids[: len(ids) - self._trailing]
         ids = self._lead + ids
         return ids, max(1, in_common(self._head_ids(self._head(before, question)), ids))
@@ -199,16 +206,16 @@ class TextEncoder:
         return before if own else before.removesuffix(self._gap)
 
     def _find_head_ids(self, head: str) -> tuple[int, ...]:
-        return self._lead + self._ids(head)
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return self._lead + self._control.ids(head)
 
     def _messages(self, question: str, history: History) -> list[dict[str, str]]:
         """A history that brings a system message keeps it, but behind a guardrail's."""
         own = self._guardrail is None and any(role == "system" for role, _ in history)
         question = guarded_question(self._guardrail, question)
-        return conversation(None if own else self._system_prompt, question, history)
+        return self._marked(conversation(None if own else self._system_prompt, question, history))
+
+    def _marked(self, messages: Messages) -> list[dict[str, str]]:
+        return [{**message, "content": self._control.mark(message["content"])} for message in messages]
 
     def _find_end(self, ids: tuple[int, ...], behind: int) -> tuple[int | None, int]:
         """How many tokens follow what ends an answer, and that: the first special token that the template writes from
