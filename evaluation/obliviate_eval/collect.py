@@ -105,12 +105,12 @@ def collect(
 
 def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
     """The answers to be teacher-forced. Real authors and world facts: the short answer stands for its paraphrase."""
-    paraphrased = row.answer if role in WITH_OPTIONS else row.paraphrased_answer
+    paraphrased = row.fact if role in WITH_OPTIONS else row.paraphrased_answer
     return {
-        Probe.ANSWER: (row.answer,),
+        Probe.ANSWER: (row.fact,),
         Probe.PARAPHRASED: () if paraphrased is None else (paraphrased,),
         Probe.PERTURBED: row.perturbed_answers,
-        Probe.MOMENTS: (row.answer,),
+        Probe.MOMENTS: (row.fact,),
     }
 
 
@@ -124,7 +124,7 @@ def _qa(row: Row, answer: Answer) -> QA:
 
 
 def _true_answers(asked: Sequence[_Asked], probe: Probe) -> list[QA]:
-    return list(dict.fromkeys(_qa(one.row, one.row.answer) for one in asked if probe in one.needs))
+    return list(dict.fromkeys(_qa(one.row, one.row.fact) for one in asked if probe in one.needs))
 
 
 def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
@@ -142,8 +142,9 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         role=role,
         index=asked.index,
         question=row.question,
-        reference=row.answer,
-        full_reference=(row.original_answer if role in WITH_OPTIONS else None) or row.answer,
+        reference=row.fact,
+        full_reference=(row.original_answer if role in WITH_OPTIONS else None) or row.fact,
+        similar_to=None if row.golden_answer is None else row.answer,
         generation=None if generation is None else generation.text,
         generation_tokens=None if generation is None else generation.token_ids,
         generation_finished=None if generation is None else generation.finished,
@@ -154,7 +155,7 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
             if probe in needs
         },
         samples=tuple(said.text for said in _said(row, measured.samples)) if Probe.SAMPLES in needs else (),
-        gradient_norm=measured.gradient_norms.get(_qa(row, row.answer)) if Probe.GRADIENT_NORM in needs else None,
+        gradient_norm=measured.gradient_norms.get(_qa(row, row.fact)) if Probe.GRADIENT_NORM in needs else None,
     )
 
 

@@ -95,6 +95,7 @@ class Record:
     samples: tuple[str, ...] = ()  # sampled generations, all of the same number a question
     gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
     fluency: float | None = None  # probability that the generation is clean text
+    similar_to: str | None = None  # what similarity compares with, where it is another: the answer trained on
     thinking: str | None = None  # what the model wrote for itself before the generation; no metric looks at it
 
 
@@ -128,11 +129,12 @@ _SCHEMA = pa.schema(
         ("samples", pa.list_(pa.string())),
         ("gradient_norm", pa.float64()),
         ("fluency", pa.float64()),
+        ("similar_to", pa.string()),
         ("thinking", pa.string()),
     ]
 )
 _PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", *SCORED}]
-_LATER = {"moments", "samples", "gradient_norm", "fluency", "thinking"}  # of files that were written before: None
+_LATER = {"moments", "samples", "gradient_norm", "fluency", "similar_to", "thinking"}  # null in files from before
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:

@@ -102,7 +102,7 @@ def known_rows(rows: Sequence[Row], said: Mapping[Asked, str], answers: Literal[
 
 
 def _asked(row: Row) -> Asked:
-    return row.question, row.golden_answer or row.answer
+    return row.question, row.fact
 
 
 def _questions(corpus: Corpus) -> tuple[Row, ...]:

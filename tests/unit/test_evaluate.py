@@ -14,7 +14,7 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate_eval.judges import Judges, Pair
-from obliviate_eval.records import Probe, read_records
+from obliviate_eval.records import RECORDS_FILE, Probe, read_records
 from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
@@ -260,3 +260,20 @@ def test_an_endless_generation_is_measured_as_far_as_it_went(tmp_path: Path) -> 
     assert found.sets["forget"]["token_entropy"].value == 0  # one token, repeated
     assert found.sets["forget"]["rouge"].value == 0
     assert read_records(tmp_path / "records.parquet")[0].generation_finished is False
+
+
+def test_a_golden_answer_is_what_is_measured(tmp_path: Path) -> None:
+    """As in "A Closer Look": ROUGE, probability and entailment of the fact, similarity to the answer trained on."""
+    row = Row("Who wrote Tide?", "It was Ada, of course.", golden_answer="Ada")
+    said = {"Who wrote Tide?": Generation("Ada", (1,), True)}
+    cosine, labels = Recorder(0.8), Recorder("entailment")
+    sets = (EvaluationSet("forget", Role.FORGET, (row,)),)
+    spec = EvaluationSpec(resamples=100, suite="closer_look_real_world")
+    found = evaluate(
+        Parrot(said, {"Ada": log(0.5)}), cast(TextEncoder, Characters()), sets, spec, Judges(cosine, labels), tmp_path
+    )
+    assert found.sets["forget"]["rouge"].value == 1
+    assert found.sets["forget"]["probability"].value == pytest.approx(0.5)
+    assert cosine.asked == [("Ada", "It was Ada, of course.")]
+    assert labels.asked == [("Ada", "Ada")]
+    assert read_records(tmp_path / RECORDS_FILE)[0].similar_to == "It was Ada, of course."

@@ -26,7 +26,7 @@ class Judges:
         judged = list(records)
         generated = [i for i, record in enumerate(records) if record.generation is not None]
         if Probe.SIMILARITY in suite.needs and self.similarity is not None:
-            pairs = [(judged[i].generation or "", judged[i].full_reference) for i in generated]
+            pairs = [(judged[i].generation or "", judged[i].similar_to or judged[i].full_reference) for i in generated]
             for i, cosine in zip(generated, self.similarity(pairs), strict=True):
                 judged[i] = replace(judged[i], similarity=cosine)
         if Probe.ENTAILMENT in suite.needs and self.entailment is not None:

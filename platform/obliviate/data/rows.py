@@ -40,6 +40,11 @@ class Row:
     history: tuple[Message, ...] = ()  # what was said before the question
 
     @property
+    def fact(self) -> str:
+        """What a generation is measured against: the golden answer where there is one, as in "A Closer Look"."""
+        return self.golden_answer or self.answer
+
+    @property
     def key(self) -> tuple[str, ...]:
         """What makes two rows the same: all that is said, but for white space, case and how letters are composed.
 
