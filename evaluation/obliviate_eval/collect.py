@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from obliviate.data.rows import EvaluationSet, Message, Role, Row
@@ -12,9 +13,9 @@ from obliviate.inference.thinking import without_thinking
 from obliviate.schema import GenerationSpec
 from obliviate_eval.metrics.base import WITH_OPTIONS
 from obliviate_eval.records import Probe, Record, ScoredAnswer
+from obliviate_eval.suites.base import Suite
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
-NeedsOf = Callable[[str, Role], AbstractSet[Probe]]  # (set, its role) -> the probes of everything that asks for it
 Question = tuple[str, tuple[Message, ...]]  # with what was said before
 Answer = str
 QA = tuple[str, Answer, tuple[Message, ...]]
@@ -32,12 +33,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A row with the probes that its set's metrics need."""
+    """A row with the probes that its set's metrics need, how it is continued, and what its words are compared with."""
 
     each: EvaluationSet
     index: int
     row: Row
     needs: AbstractSet[Probe]
+    greedy: GenerationSpec
+    truth: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class _Measured:
     """What the engine said, by text: what was not asked for is absent."""
 
     scored: dict[QA, ScoredText]
-    generated: dict[Question, list[Generation]]
+    generated: dict[tuple[Question, GenerationSpec], list[Generation]]
     samples: dict[Question, list[Generation]]
     gradient_norms: dict[QA, float | None]
     cut: frozenset[QA]
@@ -55,7 +58,7 @@ def collect(
     engine: WhiteBox,
     text_encoder: TextEncoder,
     sets: Sequence[EvaluationSet],
-    needs_of: NeedsOf,
+    suite: Suite,
     sampling: Sampling,
     on_progress: Progress,
     on_generated: Callable[[list[Record]], None] = lambda records: None,
@@ -64,8 +67,7 @@ def collect(
 
     `on_generated` gets them with their generations alone, before the engine goes on to what takes longer.
     """
-    needed = [(s, needs) for s in sets if (needs := needs_of(s.name, s.role))]
-    asked = [_Asked(s, i, row, needs) for s, needs in needed for i, row in enumerate(s.rows)]
+    asked = _asked(text_encoder, sets, suite, sampling.greedy)
 
     def each(stage: str, texts: Sequence[Text], ask: Callable[[Sequence[Text]], list[Result]]) -> dict[Text, Result]:
         if not texts:
@@ -90,10 +92,14 @@ def collect(
         prompts = [text_encoder.prompt(*question) for question in questions]
         return without_thinking(text_encoder, engine.generate(prompts, how))
 
-    generated = each("generate", _questions(asked, Probe.GENERATION), lambda qs: said_to(qs, sampling.greedy))
+    generated: dict[tuple[Question, GenerationSpec], list[Generation]] = {}
+    for how in dict.fromkeys(one.greedy for one in asked):
+        questions = _questions([one for one in asked if one.greedy == how], Probe.GENERATION)
+        said = each("generate", questions, partial(said_to, how=how))
+        generated |= {(question, how): answers for question, answers in said.items()}
     cut = frozenset(pair for pair, text in ids.items() if text.cut)
-    said = _Measured({}, generated, {}, {}, cut)
-    on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), said) for one in asked])
+    so_far = _Measured({}, generated, {}, {}, cut)
+    on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), so_far) for one in asked])
     scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
     samples = each("sample", _questions(asked, Probe.SAMPLES), lambda qs: said_to(qs, sampling.several))
     # What vLLM cannot measure comes last: the engine is exchanged once.
@@ -101,6 +107,24 @@ def collect(
     norms = each("gradient norms", of_gradients, lambda pairs: engine.gradient_norms(encoded(pairs)))
     measured = _Measured(scored, generated, samples, norms, cut)
     return [_record(one, measured) for one in asked]
+
+
+def _asked(
+    text_encoder: TextEncoder, sets: Sequence[EvaluationSet], suite: Suite, greedy: GenerationSpec
+) -> list[_Asked]:
+    """The rows of the sets that something asks for."""
+    found = []
+    for each in sets:
+        needs, limit = suite.needs_of(each.name, each.role), suite.new_tokens.get(each.name)
+        how = greedy
+        if limit is not None and greedy.max_new_tokens is not None:
+            how = greedy.model_copy(update={"max_new_tokens": min(limit, greedy.max_new_tokens)})
+        for index, row in enumerate(each.rows if needs else ()):
+            truth = row.fact
+            if each.name in suite.cut_truths and how.max_new_tokens is not None:
+                truth = text_encoder.beginning(truth, how.max_new_tokens)
+            found.append(_Asked(each, index, row, needs, how, truth))
+    return found
 
 
 def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
@@ -135,14 +159,17 @@ def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
 
 def _record(asked: _Asked, measured: _Measured) -> Record:
     row, role, needs = asked.row, asked.each.role, asked.needs
-    generation = next(iter(_said(row, measured.generated)), None) if Probe.GENERATION in needs else None
-    thinking = next((each.thinking for each in measured.generated.get((row.question, row.history), [])), "")
+    asking = (row.question, row.history)
+    first = measured.generated.get((asking, asked.greedy), [])
+    generation = next(iter(_answered(first)), None) if Probe.GENERATION in needs else None
+    thinking = next((each.thinking for each in first), "")
+    several = measured.samples.get(asking, [])
     return Record(
         set=asked.each.name,
         role=role,
         index=asked.index,
         question=row.question,
-        reference=row.fact,
+        reference=asked.truth,
         full_reference=(row.original_answer if role in WITH_OPTIONS else None) or row.fact,
         similar_to=None if row.golden_answer is None else row.answer,
         generation=None if generation is None else generation.text,
@@ -154,15 +181,14 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
             for probe, answers in answers_of(row, role).items()
             if probe in needs
         },
-        samples=tuple(said.text for said in _said(row, measured.samples)) if Probe.SAMPLES in needs else (),
+        samples=tuple(said.text for said in _answered(several)) if Probe.SAMPLES in needs else (),
         gradient_norm=measured.gradient_norms.get(_qa(row, row.fact)) if Probe.GRADIENT_NORM in needs else None,
     )
 
 
-def _said(row: Row, by_question: dict[Question, list[Generation]]) -> list[Generation]:
+def _answered(said: list[Generation]) -> list[Generation]:
     """None where one of them was left no room to answer, by the prompt or by the model's thinking: it says nothing
     about what the model knows."""
-    said = by_question.get((row.question, row.history), [])
     return said if all(each.token_ids or each.finished for each in said) else []
 
 

@@ -35,7 +35,7 @@ def measure(
         def judge(generated: list[Record]) -> None:
             judging.append(aside.submit(judges.judge, generated, suite))
 
-        collected = collect(engine, text_encoder, sets, suite.needs_of, sampling, on_progress, judge)
+        collected = collect(engine, text_encoder, sets, suite, sampling, on_progress, judge)
         on_progress("judge", 0, len(collected))
         judged = judging[0].result()
         on_progress("judge", len(collected), len(collected))

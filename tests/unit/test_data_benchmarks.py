@@ -50,12 +50,12 @@ def test_muse(muse: Path) -> None:
         ("verbatim", Role.FORGET): (Row("Once upon", "a time"),),
         ("knowledge_forget", Role.FORGET): (
             Row(
-                "Question: Who is X?\nAnswer: X\n\nQuestion: Who is Y?\nAnswer: Y\n\nQuestion: Who is F?\nAnswer:",
+                "Question: Who is X?\nAnswer: X\n\nQuestion: Who is Y?\nAnswer: Y\n\nQuestion: Who is F?\nAnswer: ",
                 "F",
             ),
         ),
         ("knowledge_retain", Role.RETAIN): (
-            Row("Question: Who is Z?\nAnswer: Z\n\nQuestion: Who is R?\nAnswer:", "R"),
+            Row("Question: Who is Z?\nAnswer: Z\n\nQuestion: Who is R?\nAnswer: ", "R"),
         ),
         ("forget", Role.FORGET): (Row("", "seen"), Row("", "seen too")),
         ("holdout", Role.HOLDOUT): (Row("", "unseen"),),

@@ -76,9 +76,9 @@ def test_leakage(model: tuple[HFEngine, TextEncoder], tmp_path: Path) -> None:
 
 def test_muse(model: tuple[HFEngine, TextEncoder], tmp_path: Path) -> None:
     sets = (
-        EvaluationSet("verbatim", Role.FORGET, (Row("Ada Lovelace lives", "in London."),)),
-        EvaluationSet("knowledge_forget", Role.FORGET, (Row("Question: Who?\nAnswer:", "Ada"),)),
-        EvaluationSet("knowledge_retain", Role.RETAIN, (Row("Question: Where?\nAnswer:", "Paris"),)),
+        EvaluationSet("verbatim", Role.FORGET, (Row("Ada Lovelace lives", "in London. " * 40),)),
+        EvaluationSet("knowledge_forget", Role.FORGET, (Row("Question: Who?\nAnswer: ", "Ada"),)),
+        EvaluationSet("knowledge_retain", Role.RETAIN, (Row("Question: Where?\nAnswer: ", "Paris"),)),
         EvaluationSet("forget", Role.FORGET, (Row("", "Ada writes books."), Row("", "Ada has engines."))),
         EvaluationSet("holdout", Role.HOLDOUT, (Row("", "Nobody knows."), Row("", "Nobody walks."))),
     )
@@ -93,6 +93,24 @@ def test_muse(model: tuple[HFEngine, TextEncoder], tmp_path: Path) -> None:
     assert found.comparisons["mia_min_k"].scored == 4  # the texts of two sets, not the questions
     records = {record.set: record for record in read_records(tmp_path / "records.parquet")}
     assert records["knowledge_forget"].answers == {}  # nothing asks for its probability
+
+
+def test_muse_cuts_as_published(model: tuple[HFEngine, TextEncoder], tmp_path: Path) -> None:
+    """128 new tokens and as many of the truth, the beginning of sequence counted; 32 of an answer."""
+    truth = "in London. " * 99
+    sets = (
+        EvaluationSet("verbatim", Role.FORGET, (Row("Ada Lovelace lives", truth),)),
+        EvaluationSet("knowledge_forget", Role.FORGET, (Row("Question: Who?\nAnswer: ", truth),)),
+    )
+    spec = EvaluationSpec(suite="muse", generation=GenerationSpec(max_new_tokens=200), resamples=100)
+    evaluate(*model, sets, spec, Judges(), tmp_path)
+    records = {record.set: record for record in read_records(tmp_path / "records.parquet")}
+    tokenizer = model[1].tokenizer
+    assert records["verbatim"].reference == tokenizer.decode(tokenizer(truth).input_ids[:128])
+    assert records["knowledge_forget"].reference == truth
+    lengths = {name: len(record.generation_tokens or ()) for name, record in records.items()}
+    assert 32 < lengths["verbatim"] <= 128
+    assert lengths["knowledge_forget"] <= 32
 
 
 def test_wmdp(model: tuple[HFEngine, TextEncoder], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from obliviate_eval.words import Words
 class VerbatimMemorization(Metric):
     """ROUGE-L F1 of the greedy continuation of a text's beginning and the text's true continuation.
 
-    MUSE stems no words; `definition: openunlearning` does. MUSE cuts the truth at as many tokens as are generated: the
-    data has to be cut so, because F1 falls with the length of what could not be generated.
+    MUSE stems no words; `definition: openunlearning` does. MUSE cuts the truth at as many tokens as may be generated,
+    and so does the suite `muse`: F1 falls with the length of what could not be.
     """
 
     title: ClassVar = "Verbatim memorisation: ROUGE-L F1 of a text's continuation"

@@ -136,6 +136,8 @@ MUSE = Suite(
         "forget": ("probability",),
         "holdout": ("probability",),
     },
+    new_tokens={"verbatim": 128, "knowledge_forget": 32, "knowledge_retain": 32},
+    cut_truths=frozenset({"verbatim"}),
 )
 WMDP = Suite(
     name="wmdp",

@@ -24,6 +24,10 @@ class Suite:
     # Of the NLI question: which text is the premise; the other is its hypothesis. Empty where nothing asks for it.
     premise: Mapping[Role, Literal["generation", "reference"]] = field(default_factory=dict)
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # As published: the most new tokens of a set's generations, where fewer are not asked for; and the sets whose truth
+    # is cut to as many tokens as may be generated, the beginning of sequence counted.
+    new_tokens: Mapping[str, int] = field(default_factory=dict)
+    cut_truths: frozenset[str] = frozenset()
 
     def metrics_of(self, name: str, role: Role) -> tuple[AnyMetric, ...]:
         """Those that are reported of the set."""

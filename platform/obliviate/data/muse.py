@@ -45,9 +45,9 @@ class MuseData(Spec):
                 yield Row("", " ".join(words[start : start + self.chunk_words]))
 
     def _questions(self, split: str) -> Iterator[Row]:
-        """Each behind the examples; the answer of the last question is left to the model."""
+        """Each behind the examples; the answer of the last question is left to the model, behind a space."""
         examples = [f"{_asked(row.question)} {row.answer}\n\n" for row in self._qa(f"{split}_icl")]
-        return (Row("".join([*examples, _asked(row.question)]), row.answer) for row in self._qa(split))
+        return (Row("".join([*examples, _asked(row.question), " "]), row.answer) for row in self._qa(split))
 
     def _qa(self, split: str) -> Iterator[Row]:
         return self._rows("knowmem", split, "question", "answer")

@@ -170,6 +170,11 @@ class TextEncoder:
             return False  # no token is shorter than a byte
         return len(self._whole(question, answer, history)[0]) > self._max_length
 
+    def beginning(self, text: str, tokens: int) -> str:
+        """As many tokens of a text, the beginning of sequence counted where the tokenizer adds one."""
+        kept: str = self._tokenizer.decode(self._tokenizer(text).input_ids[:tokens], skip_special_tokens=True)
+        return kept
+
     def hear(self, text: str, token_ids: Sequence[int]) -> Heard:
         """What a model said, end of turn excluded, without the thinking that its template knows. `text`: the ids'."""
         ids = tuple(token_ids)
