@@ -107,7 +107,7 @@ class _Tested:
         differences: dict[str, Difference] = {}
         swapped = (dict[str, Estimate](), dict[str, Estimate]())
         for metric in metrics:
-            scores = [[metric.score(record) for record in sample.records] for sample in (first, second)]
+            scores = [[metric.of(record) for record in sample.records] for sample in (first, second)]
             pairs = [None if a is None or b is None else (a, b) for a, b in zip(*scores, strict=True)]
             known_I = np.array([pair is not None for pair in pairs])
             a_I, b_I = np.array([pair for pair in pairs if pair is not None], dtype=np.float64).reshape(-1, 2).T

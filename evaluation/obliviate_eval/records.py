@@ -1,7 +1,7 @@
 """What was measured of one item: the texts, the generations, the token log-probabilities. Metrics are pure functions
 of records, so a new metric re-scores an old run on a CPU, without the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import exp, fsum, isfinite
@@ -96,6 +96,8 @@ class Record:
     gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
     fluency: float | None = None  # probability that the generation is clean text
     similar_to: str | None = None  # what similarity compares with, where it is another: the answer trained on
+    # Scores that another framework's log has of the item, by metric: what they rest on is not in it.
+    logged: Mapping[str, float] = field(default_factory=dict)
     thinking: str | None = None  # what the model wrote for itself before the generation; no metric looks at it
 
 
@@ -131,10 +133,19 @@ _SCHEMA = pa.schema(
         ("fluency", pa.float64()),
         ("similar_to", pa.string()),
         ("thinking", pa.string()),
+        ("logged", pa.map_(pa.string(), pa.float64())),
     ]
 )
-_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", *SCORED}]
-_LATER = {"moments", "samples", "gradient_norm", "fluency", "similar_to", "thinking"}  # null in files from before
+_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", "logged", *SCORED}]
+_LATER = {
+    "moments",
+    "samples",
+    "gradient_norm",
+    "fluency",
+    "similar_to",
+    "thinking",
+    "logged",
+}  # null in old files
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -161,6 +172,7 @@ def _row(record: Record) -> dict[str, Any]:
     row["role"] = record.role.value
     row["generation_tokens"] = record.generation_tokens
     row["samples"] = record.samples
+    row["logged"] = list(record.logged.items())
     for probe, scored in record.answers.items():
         row[probe.value] = [vars(each) for each in scored]
     return row
@@ -175,6 +187,7 @@ def _record(row: dict[str, Any]) -> Record:
         role=Role(row["role"]),
         generation_tokens=None if tokens is None else tuple(tokens),
         samples=tuple(row.get("samples") or ()),
+        logged=dict(row.get("logged") or ()),
         answers=answers,
     )
 

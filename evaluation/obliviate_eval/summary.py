@@ -106,7 +106,7 @@ def estimate(
     sets: dict[tuple[str, Role], dict[str, Estimate]] = {}
     for name, sample in samples.items():
         if metrics := suite.metrics_of(name, sample.role):
-            scores = [[metric.score(record) for record in sample.records] for metric in metrics]
+            scores = [[metric.of(record) for record in sample.records] for metric in metrics]
             found = means(scores, sample.counts_RI)
             sets[name, sample.role] = {metric.type: mean for metric, mean in zip(metrics, found, strict=True)}
     comparisons: dict[str, Estimate] = {each.type: each.estimate(samples) for each in suite.comparisons}

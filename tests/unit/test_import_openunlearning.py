@@ -52,7 +52,9 @@ LOG: dict[str, Any] = {
     "forget_Q_A_gibberish": scores(0.8, 0.6),
     "mia_loss": {"agg_value": 0.75, "auc": 0.75, "forget": scores(0.7, 2.3), "holdout": scores(1.0, 3.0)},
     "mia_gradnorm": {"agg_value": 1.0, "forget": scores(1.0, 2.0), "holdout": scores(3.0, 4.0)},
-    "extraction_strength": metric({"0": {"score": 0.1}}, 0.1),
+    "extraction_strength": metric({"0": {"score": 0.1}, "1": {"score": 0.3}}, 0.2),
+    "exact_memorization": metric({"0": {"score": 0.5}, "1": {"score": None}}, 0.5),
+    "mia_min_k": {"agg_value": 0.75, "forget": scores(0.7, 2.3), "holdout": scores(1.0, 3.0)},
     "forget_quality": {"agg_value": 0.5},
     "model_utility": {"agg_value": 0.6},
 }  # fmt: skip
@@ -104,17 +106,23 @@ def test_figures_are_what_its_code_computes(tmp_path: Path) -> None:
     assert forget["fluency"].value == pytest.approx(0.7)
     assert authors["probability"].value == pytest.approx(0.5)  # 0.3 / 0.6
     assert authors["truth_ratio"].value == pytest.approx(2 / 3)  # 1 - 0.1 / 0.3
-    assert forget["extraction_strength"].value is None  # not to be had from a log, and said so
-    assert forget["extraction_strength"].unscored == 2
+    assert forget["extraction_strength"].value == pytest.approx(0.2)  # as the log has it of the items
+    assert (forget["exact_memorization"].value, forget["exact_memorization"].unscored) == (0.5, 1)
+    assert found.aggregates["memorization"].unscored == 0
     # Forget losses log 2 and log 10, holdout 1 and 3: of four pairs, three have the holdout's above.
     assert found.comparisons["mia_loss"].value == 0.75
     assert found.comparisons["mia_gradnorm"].value == 1
-    assert found.comparisons["mia_min_k"].value is None
+    assert found.comparisons["mia_min_k"].value == 0.75
+    # Without a retain model OpenUnlearning takes 0.5 for its AUC: 100 (0.25 - 0.5) / 0.5.
+    assert found.comparisons["privleak"].value == pytest.approx(-50)
+    assert found.comparisons["mia_zlib"].value is None  # not in this log, and said so
+    assert found.comparisons["mia_zlib"].unscored == 4
 
     logged = beside(openunlearning_figures(path), found)
     assert logged["forget_truth_ratio"] == {"logged": 0.375, "from_records": pytest.approx(0.375, abs=1e-8)}
     assert logged["mia_loss"] == {"logged": 0.75, "from_records": 0.75}
-    assert logged["extraction_strength"] == {"logged": 0.1, "from_records": None}
+    assert logged["extraction_strength"] == {"logged": 0.2, "from_records": pytest.approx(0.2)}
+    assert logged["mia_min_k"] == {"logged": 0.75, "from_records": 0.75}
     assert logged["forget_quality"] == {"logged": 0.5, "from_records": None}
 
 

@@ -1,7 +1,7 @@
 """OpenUnlearning's evaluation logs (`TOFU_EVAL.json`) as records, and the figures that it computed itself.
 
 The log maps each metric's name to its aggregate and to values by index. Only some of these are of an item alone and
-become records; figures of token-wise metrics (extraction strength, Min-K%, ...) cannot be computed again from it.
+become records; of token-wise metrics and attacks (extraction strength, Min-K%, ...) the records keep the item's score.
 """
 
 import json
@@ -23,6 +23,9 @@ _SETS = {  # the prefix of the log's names -> ours
     "wf": ("world_facts", Role.WORLD_FACTS),
 }
 _ANSWERS = {"Q_A_Prob": Probe.ANSWER, "Q_A_PARA_Prob": Probe.PARAPHRASED, "Q_A_PERT_Prob": Probe.PERTURBED}
+# Scores of an item that cannot be computed again from what the log has: ours by the same names.
+_TOKENWISE = ("extraction_strength", "exact_memorization")
+_ATTACKS = ("mia_min_k", "mia_min_k_plus_plus", "mia_zlib", "mia_reference")
 _ROUGE, _TEXTS = "Q_A_ROUGE", ("input", "ground_truth", "generation")
 
 # The log's name of a figure -> where the same figure stands in an evaluation by the suite openunlearning.
@@ -38,8 +41,8 @@ _SAME = {
     "ra_Truth_Ratio": ("sets", "real_authors", "truth_ratio"),
     "wf_Truth_Ratio": ("sets", "world_facts", "truth_ratio"),
     "forget_Q_A_gibberish": ("sets", "forget", "fluency"),
-    "mia_loss": ("comparisons", "mia_loss"),
-    "mia_gradnorm": ("comparisons", "mia_gradnorm"),
+    **{name: ("sets", "forget", name) for name in _TOKENWISE},
+    **{name: ("comparisons", name) for name in ("mia_loss", "mia_gradnorm", *_ATTACKS, "privleak", "rel_diff")},
     "model_utility": ("aggregates", "tofu_model_utility"),
 }
 
@@ -48,8 +51,9 @@ def read_openunlearning_log(path: Path) -> list[Record]:
     """The records of every set in the log, or in the folder that holds it. Raises UserError where it is no such log.
 
     A log keeps an answer's mean loss, not its tokens: the answer becomes one token with that loss, and token-wise
-    metrics do not score it. The questions are the whole prompts, as the log has them. The holdout texts come from the
-    loss attack's values; gradient norms are means over parameter tensors, as OpenUnlearning defines them.
+    metrics and attacks have the score that the log has of the item, or none. The questions are the whole prompts, as
+    the log has them. The holdout texts come from the loss attack's values; gradient norms are means over parameter
+    tensors, as OpenUnlearning defines them.
     """
     log, path = _log(path)
     records = [_record(log, path, prefix, index) for prefix in _SETS for index in _indices(log, path, prefix)]
@@ -68,6 +72,7 @@ def read_openunlearning_log(path: Path) -> list[Record]:
                 full_reference="",
                 answers={Probe.ANSWER: (_answer(loss),)},
                 gradient_norm=norm,
+                logged=_scores(log, path, index, dict.fromkeys(_ATTACKS, "holdout")),
             )
         )
     if not records:
@@ -154,7 +159,17 @@ def _of_forget(log: Mapping[str, Any], path: Path, index: str) -> dict[str, Any]
     return {
         "fluency": _score(fluency, path, "forget_Q_A_gibberish", index),
         "gradient_norm": _score(norms, path, "mia_gradnorm.forget", index),
+        "logged": _scores(log, path, index, dict.fromkeys(_TOKENWISE) | dict.fromkeys(_ATTACKS, "forget")),
     }
+
+
+def _scores(log: Mapping[str, Any], path: Path, index: str, parts: Mapping[str, str | None]) -> dict[str, float]:
+    """What the log says of an item by these metrics, each of one part of it, where it has a number."""
+    found = {
+        name: _score(_values(log, path, name, part), path, name if part is None else f"{name}.{part}", index)
+        for name, part in parts.items()
+    }
+    return {name: score for name, score in found.items() if score is not None}
 
 
 def _values(log: Mapping[str, Any], path: Path, key: str, part: str | None = None) -> Mapping[str, Any]:

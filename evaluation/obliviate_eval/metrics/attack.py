@@ -46,7 +46,7 @@ class Attack(Comparison):
     def _signals(self, samples: list[Sample], resamples: int) -> tuple[list[float], Floats, int]:
         """The known signals, how often each resample holds each, and how many are not known."""
         found = [
-            self.signal(record, reference)
+            record.logged[self.type] if self.type in record.logged else self.signal(record, reference)
             for sample in samples
             for record, reference in zip(sample.records, sample.reference, strict=True)
         ]

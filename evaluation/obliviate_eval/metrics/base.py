@@ -24,6 +24,10 @@ class Metric(Spec, ABC):
 
     type: str
 
+    def of(self, record: Record) -> float | None:
+        """The score, or what a log says of it."""
+        return record.logged[self.type] if self.type in record.logged else self.score(record)
+
     @abstractmethod
     def score(self, record: Record) -> float | None:
         """In [0, 1]; None where the record lacks what is needed or the model gave no finite number, never NaN."""
