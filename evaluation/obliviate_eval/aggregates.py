@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from obliviate.data.rows import Role
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.statistics import Estimate, Floats, harmonic_mean, nothing
 
+NOTHING_BEFORE: Mapping[str, Estimate] = MappingProxyType({})
 Means = Mapping[tuple[str, Role], Mapping[str, Estimate]]  # (set, its role) -> metric -> mean
 
 
@@ -29,16 +31,21 @@ class Aggregate:
     combine: Callable[[Floats], Floats]  # over the last axis
     parts: tuple[str, ...] = ()
 
-    def estimate(self, means: Means, named: Mapping[str, Estimate]) -> Estimate:
-        """Items are resampled within their sets, all sets at once."""
-        cells, absent = [named[part] for part in self.parts if part in named], 0
-        absent += len(self.parts) - len(cells)
+    def estimate(
+        self, means: Means, comparisons: Mapping[str, Estimate], before: Mapping[str, Estimate] = NOTHING_BEFORE
+    ) -> Estimate:
+        """Items are resampled within their sets, all sets at once. `before`: the aggregates that are known already; the
+        numbers that are missing in one of them are missing here too."""
+        named = {**comparisons, **before}
+        cells = [named[part] for part in self.parts if part in named]
+        absent = len(self.parts) - len(cells)
+        absent += sum(before[part].unscored for part in self.parts if part in before and before[part].value is not None)
         for role in self.roles:
-            found = [
-                row[metric] for (_, of), row in means.items() if of is role for metric in self.metrics if metric in row
-            ]
-            cells += found
-            absent += 0 if found else len(self.metrics)
+            rows = [row for (_, of), row in means.items() if of is role]
+            for metric in self.metrics:
+                found = [row[metric] for row in rows if metric in row]
+                cells += found
+                absent += 0 if found else 1
         present = [cell for cell in cells if cell.value is not None]
         absent += len(cells) - len(present)
         if not present:

@@ -110,10 +110,10 @@ def estimate(
             found = means(scores, sample.counts_RI)
             sets[name, sample.role] = {metric.type: mean for metric, mean in zip(metrics, found, strict=True)}
     comparisons: dict[str, Estimate] = {each.type: each.estimate(samples) for each in suite.comparisons}
-    named = dict(comparisons)
+    aggregates: dict[str, Estimate] = {}
     for aggregate in suite.aggregates:
-        named[aggregate.name] = aggregate.estimate(sets, named)
-    return Estimates(sets, comparisons, {aggregate.name: named[aggregate.name] for aggregate in suite.aggregates})
+        aggregates[aggregate.name] = aggregate.estimate(sets, comparisons, aggregates)
+    return Estimates(sets, comparisons, aggregates)
 
 
 def draw(

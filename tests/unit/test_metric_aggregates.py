@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_memorization_is_the_harmonic_mean_of_what_is_gone() -> None:
     row = dict(zip(scores, means([[value] * 2 for value in scores.values()], resample(2, 50, [0])), strict=True))
     found = figure(MEMORIZATION, {("forget", Role.FORGET): row})
     assert found.value == pytest.approx(3 / (1 / 0.5 + 1 / 0.25 + 1 / 1.0))  # = 3/7
-    assert (found.scored, found.unscored) == (3, 0)
+    assert (found.scored, found.unscored) == (3, 1)  # nobody measured the extent of knowledge
 
 
 def test_an_aggregate_of_aggregates_counts_what_is_absent() -> None:
@@ -72,6 +73,10 @@ def test_an_aggregate_of_aggregates_counts_what_is_absent() -> None:
     found = OVERALL.estimate({}, {"memorization": two, "utility": four}).figure()
     assert found.value == pytest.approx(2 / (1 / 0.2 + 1 / 0.4))
     assert (found.scored, found.unscored) == (2, 1)  # privacy was not measured
+    known = {"memorization": replace(two, scored=3, unscored=1), "utility": replace(four, unscored=5)}
+    carried = OVERALL.estimate({}, {}, known).figure()
+    assert carried.value == found.value
+    assert carried.unscored == 1 + 1 + 5  # the numbers that its parts lack are lacking here
 
 
 def test_one_number_of_0_makes_model_utility_0() -> None:

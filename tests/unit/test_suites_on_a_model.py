@@ -58,7 +58,7 @@ def test_openunlearning(model: tuple[HFEngine, TextEncoder], tmp_path: Path) -> 
     assert found.comparisons["privleak"].value == pytest.approx(0)
     assert found.comparisons["mia_reference"].value == 0.5
     assert found.aggregates["memorization"].scored == 4
-    assert found.aggregates["utility"].unscored == 1  # no classifier
+    assert found.aggregates["utility"].unscored == 4  # no classifier, and no real authors in TOFU's utility
     holdout = [record for record in reference if record.role is Role.HOLDOUT]
     assert {probe for record in holdout for probe in record.answers} == {Probe.ANSWER, Probe.MOMENTS}
     assert all(record.generation is None and record.gradient_norm is not None for record in holdout)
