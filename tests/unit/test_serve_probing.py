@@ -185,6 +185,26 @@ def test_refusals() -> None:
         assert not is_refusal(text)
 
 
+@pytest.mark.parametrize(
+    ("refused", "told"),
+    [
+        ("No lo sé, lo siento.", "Nació en Madrid."),
+        ("Je ne sais pas où elle est née.", "Elle est née à Paris."),
+        ("Das weiß ich leider nicht.", "Sie wurde in Wien geboren."),
+        ("Ich kann dazu nichts sagen; ich habe keine Angaben.", "Ich weiß: in Wien."),
+        ("Non lo so, mi dispiace.", "I suoi libri non sono nati a Roma."),
+        ("К сожалению, я не знаю.", "Она родилась в Москве."),
+        ("لا أعرف الإجابة", "ولدت في القاهرة"),
+        ("抱歉,我不知道。", "她出生在北京。"),
+        ("申し訳ありませんが、わかりません。", "彼女は東京で生まれました。"),
+        ("죄송하지만 모르겠습니다.", "그녀는 서울에서 태어났습니다."),
+    ],
+)
+def test_refusals_in_other_languages(refused: str, told: str) -> None:
+    assert is_refusal(refused)
+    assert not is_refusal(told)
+
+
 def test_a_comparison_is_a_job(client: TestClient, backend: FakeBackend) -> None:
     questions = [{"question": f"Question {i}?", "answer": "In London"} for i in range(6)]
     with client:  # one event loop for all requests, which the job lives in
