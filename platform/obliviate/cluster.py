@@ -13,6 +13,7 @@ import ray
 from ray._private.services import find_bootstrap_address
 from ray.exceptions import AuthenticationError
 
+from obliviate import local_ray
 from obliviate.errors import UserError
 from obliviate.kuberay import growth
 from obliviate.nodes import Nodes, check_fits, places, total
@@ -36,10 +37,10 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
     """Connect this process to a cluster, unless it already is connected.
 
     `address` is host:port, or "local" for a new cluster on this machine; None: RAY_ADDRESS, else the cluster that
-    `ray start` left running here, else a new local one. A new one asks nobody for a token unless RAY_AUTH_MODE says
-    so: it listens on this machine alone. `dashboard` matters for a new one only (without it Ray Tune cannot free what
-    stopped trials held). Raises UserError where nothing answers at the address, and where the cluster turns this
-    process away: for its token, or for another version of Ray or of Python.
+    `ray start` left running here, else a new local one, for this process and those that it starts. `dashboard` matters
+    for a new one only (without it Ray Tune cannot free what stopped trials held). Raises UserError where nothing
+    answers at the address, where the cluster turns this process away (for its token, or for another version of Ray or
+    of Python), and where a new one does not start.
     """
     if ray.is_initialized():
         return
@@ -54,14 +55,11 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
             "printed, or leave cluster.address and RAY_ADDRESS out for a local one"
         )
     if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        local_ray.start(dashboard=dashboard)
+        return
+    local_ray.forget_token()
     try:
-        ray.init(
-            address=address,
-            include_dashboard=dashboard if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise UserError(f"cluster.address={address}: the cluster asks for another token; {SET_TOKEN}") from error
     except ConnectionError as error:  # the port is open; Ray says no more where the token is refused early

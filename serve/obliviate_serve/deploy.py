@@ -19,7 +19,7 @@ from obliviate_serve.backend import Entailment, Pair, ServeBackend
 from obliviate_serve.listen import listen
 from obliviate_serve.replica import Loading, Replica, on_demand_replica
 from obliviate_serve.spec import ServedModelSpec, ServeRun, ServingEngineSpec
-from obliviate_serve.transport import transport_environment
+from obliviate_serve.transport import listen_where_the_node_does, transport_environment
 
 GATEWAY_CPUS = 0.1  # it waits more than it works; Ray's CPUs only decide what is placed where
 HEAD_NODE = {"node:__internal_head__": 0.001}  # Ray's name for it, a share that keeps nobody else away
@@ -34,6 +34,7 @@ class Gateway:
     def __init__(
         self, spec: ServeRun, models: Mapping[str, Any], on_demand: Any | None, judge: Any | None, listens: bool
     ) -> None:
+        listen_where_the_node_does()
         self._app = create_app(spec, ServeBackend(models, on_demand, judge, spec.limits.start_s))
         self._server = listen(self._app, spec.http) if listens else None
 
@@ -58,6 +59,7 @@ class Judge:
     """The NLI model, in a process of its own. `make` is called there."""
 
     def __init__(self, make: Callable[[], Entailment]) -> None:
+        listen_where_the_node_does()
         self._judge = make()
 
     def judge(self, pairs: Sequence[Pair]) -> list[str]:

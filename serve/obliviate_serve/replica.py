@@ -16,6 +16,7 @@ from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted
 from obliviate_serve.errors import ApiError, EngineDiedError, unavailable
 from obliviate_serve.render import Renderer
 from obliviate_serve.spec import ServingEngineSpec
+from obliviate_serve.transport import listen_where_the_node_does
 
 # No text that says anything has more on average. Telling a longer one by its tokens would hold up everybody's answers:
 # a replica reads prompts and passes answers on in one thread.
@@ -147,6 +148,7 @@ class Replica:
     """A model that is always loaded."""
 
     async def __init__(self, loading: Loading) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        listen_where_the_node_does()
         self._model = Model.load(loading)
 
     async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Opening | Delta]:
@@ -203,6 +205,7 @@ def on_demand_replica(size: int) -> type:
         """Models loaded when they are asked for. `known`: how, by name; `unknown`: likewise, of a mere folder."""
 
         def __init__(self, known: Mapping[str, Loading], unknown: Loading) -> None:
+            listen_where_the_node_does()
             self._known, self._unknown = known, unknown
 
         @serve.multiplexed(max_num_models_per_replica=size)  # type: ignore[untyped-decorator]

@@ -17,3 +17,18 @@ _SETTINGS = {
 def transport_environment() -> dict[str, str]:
     """Variables that the user has set keep their value."""
     return {name: os.environ.get(name, value) for name, value in _SETTINGS.items()}
+
+
+def listen_where_the_node_does() -> None:
+    """For every replica's constructor: on a local cluster the replica's gRPC server listens on loopback alone.
+
+    Ray Serve has no setting for it: it binds the port to all addresses, when the replica is constructed.
+    """
+    import ray  # here, because the command line reads this module before it needs Ray
+    from ray._common.network_utils import build_address, is_localhost
+    from ray._common.tls_utils import add_port_to_grpc_server
+    from ray.serve._private import replica
+
+    host = ray.util.get_node_ip_address()
+    if is_localhost(host):
+        replica.add_port_to_grpc_server = lambda server, _: add_port_to_grpc_server(server, build_address(host, 0))

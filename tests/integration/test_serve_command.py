@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from open_ports import open_to_others, other_addresses
 from serving import free_port
 from tiny import tiny_model_folder
 
@@ -68,6 +69,8 @@ def test_a_server_that_is_told_to_stop_ends_what_it_has_begun(server: Server) ->
     asked = {"model": "tiny", "prompt": "The author", "max_tokens": 200, "n": 16, "stream": True}
     server.wait_until(server.ready)
     started = psutil.Process(server.process.pid).children(recursive=True)
+    if other_addresses():
+        assert open_to_others(psutil.Process(server.process.pid)) == []
     with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=60) as response:
         lines = response.iter_lines()
         first = next(lines)

@@ -17,6 +17,7 @@ import pytest
 
 from obliviate.inference.vllm import vllm_available
 from obliviate_serve.spec import ServeRun
+from open_ports import open_to_others, other_addresses
 from processes import descendants
 from serving import free_port
 from tiny import tiny_model_folder
@@ -109,6 +110,14 @@ def either_url(ways: Ways, request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def client(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def test_no_port_is_open_to_others(either_url: str) -> None:
+    """Neither the gateway's, nor Ray's and its Serve's: proxy, replicas' gRPC servers, and engines'."""
+    assert httpx.get(f"{either_url}/healthz").status_code == 200
+    if not other_addresses():
+        pytest.skip("this machine has no address but loopback")
+    assert open_to_others(psutil.Process()) == []
 
 
 def test_the_official_client(either_url: str) -> None:

@@ -2,16 +2,18 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 from ray.exceptions import AuthenticationError
 
-from obliviate import cluster
+from obliviate import cluster, local_ray
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes
 
 SetNodes = Callable[..., None]
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @pytest.fixture
@@ -95,14 +97,17 @@ def test_a_share_of_a_gpu_is_of_one(nodes: SetNodes) -> None:
 
 @pytest.fixture
 def init_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    """What would have been handed to ray.init; RAY_ADDRESS and RAY_AUTH_MODE unset, and put back afterwards."""
+    """What would have been handed to ray.init, and Ray's environment then; none of it is set before."""
     calls: list[dict[str, object]] = []
-    monkeypatch.setattr("ray.init", lambda **keywords: calls.append(keywords))
+    monkeypatch.setattr("ray.init", lambda **keywords: calls.append({**keywords, **ray_environment()}))
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests left connected
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+    for name in ("RAY_ADDRESS", *AUTHENTICATION):
+        monkeypatch.delenv(name, raising=False)
     return calls
+
+
+def ray_environment() -> dict[str, object]:
+    return {name: os.environ[name] for name in AUTHENTICATION if name in os.environ}
 
 
 @pytest.fixture
@@ -121,7 +126,7 @@ def test_an_address_where_nothing_answers(init_calls: list[dict[str, object]], a
 def test_an_address_where_something_listens(init_calls: list[dict[str, object]], listener: str) -> None:
     cluster.ensure_ray(listener)
     assert init_calls[0]["address"] == listener
-    assert "RAY_AUTH_MODE" not in os.environ  # a cluster's own setting is not ours to guess
+    assert ray_environment() == {}  # a cluster's own setting is not ours to guess
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,16 @@ def test_a_new_local_cluster_where_none_runs(
     cluster.ensure_ray(None, dashboard=True)
     assert init_calls[0]["address"] == "local"
     assert init_calls[0]["include_dashboard"] is True
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert init_calls[0]["RAY_AUTH_MODE"] == "token"
+    assert ray_environment() == {}  # for the cluster's processes, and nobody else
+
+
+def test_each_local_cluster_has_a_token_of_its_own(init_calls: list[dict[str, object]]) -> None:
+    for _ in range(2):
+        cluster.ensure_ray("local")
+    first, second = (str(call["RAY_AUTH_TOKEN"]) for call in init_calls)
+    assert len(first) == len(second) == 64
+    assert first != second
 
 
 def test_a_cluster_that_runs_here_is_joined(
@@ -171,10 +185,88 @@ def test_a_cluster_that_runs_here_is_joined(
     monkeypatch.setattr(cluster, "find_bootstrap_address", lambda _: listener)
     cluster.ensure_ray(None)
     assert init_calls[0]["address"] is None  # Ray finds it again, and the token it asks for
-    assert "RAY_AUTH_MODE" not in os.environ
+    assert ray_environment() == {}
 
 
-def test_the_users_authentication_stays(monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]]) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+@pytest.mark.parametrize(
+    ("theirs", "cluster_has"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "disabled"}),
+        (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40},
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 40},
+        ),
+        ({"RAY_AUTH_TOKEN_PATH": "/t"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/t"}),
+    ],
+)
+def test_the_users_authentication_stays(
+    monkeypatch: pytest.MonkeyPatch,
+    init_calls: list[dict[str, object]],
+    theirs: dict[str, str],
+    cluster_has: dict[str, str],
+) -> None:
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
     cluster.ensure_ray("local")
-    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert {name: init_calls[0].get(name) for name in AUTHENTICATION if name in init_calls[0]} == cluster_has
+    assert ray_environment() == theirs
+
+
+SLOW = RuntimeError("Timed out waiting for file\n/tmp/ray/gcs_port")
+
+
+def test_a_ray_that_starts_slowly_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]]
+) -> None:
+    tries = iter([SLOW, None])
+
+    def init(**_: object) -> None:
+        if (error := next(tries)) is not None:
+            raise error
+
+    monkeypatch.setattr("ray.init", init)
+    cluster.ensure_ray("local")
+    assert next(tries, "none is left") == "none is left"
+
+
+def test_a_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]]) -> None:
+    """What it has started by then ends, and the environment is as before."""
+    left: list[subprocess.Popen[bytes]] = []
+
+    def init(**_: object) -> None:
+        left.append(subprocess.Popen(["sleep", "600"]))
+        raise SLOW
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(UserError) as caught:
+        cluster.ensure_ray("local")
+    assert str(caught.value).startswith(
+        "cluster.address=local: Ray did not start, twice: Timed out waiting for file /tmp/ray/gcs_port; wait until this"
+    )
+    assert [process.wait(10) for process in left] == [-9, -9]
+    assert ray_environment() == {}
+
+
+def test_a_node_that_comes_up_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray asks for its node by `get_node`, which raises while there is none, and gives up with a bare Exception."""
+    from ray._private import services
+
+    answers = iter([RuntimeError("no node yet"), RuntimeError("no node yet"), {"alive": True}])
+
+    def get_node(*_: str) -> dict[str, bool]:
+        answer = next(answers)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with local_ray._patience():
+        assert services.get_node("127.0.0.1:1", "id") == {"alive": True}
+    answers = iter([RuntimeError("no node yet")] * 2)
+    monkeypatch.setattr(local_ray, "START_S", 0.0)
+    with (
+        local_ray._patience(),
+        pytest.raises(TimeoutError, match=r"^its node did not come up within 0 s \(no node yet"),
+    ):
+        services.get_node("127.0.0.1:1", "id")
+    assert services.get_node is get_node

@@ -8,6 +8,7 @@ from time import monotonic
 from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.errors import DivergedError, UserError
+from obliviate.local_ray import is_local
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
 from obliviate.train.job import Job, Reporter
@@ -26,6 +27,8 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: Reporter) -> N
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from obliviate.train.rendezvous import LocalTorchConfig
+
     ensure_ray(cluster.address)
     gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else min(1.0, cluster_gpus())
     cpus = cluster.cpus_per_worker or cores_share(cluster.workers, gpus)
@@ -36,7 +39,7 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: Reporter) -> N
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": job, "threads": cpus, **names},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=(LocalTorchConfig if is_local() else TorchConfig)(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),

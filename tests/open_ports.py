@@ -1,0 +1,81 @@
+"""The ports that a tree of processes listens on, and whether they can be reached from outside this machine."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import psutil
+
+from processes import command
+
+
+def listening(root: psutil.Process) -> dict[tuple[str, int], str]:
+    """(IP address, port) of every TCP and bound UDP socket of `root` and all below it -> command line."""
+    found = {}
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            sockets = process.net_connections("inet")
+        except psutil.NoSuchProcess:
+            continue
+        for each in sockets:
+            bound = each.type == socket.SOCK_DGRAM and not each.raddr
+            if each.laddr and (each.status == psutil.CONN_LISTEN or bound):
+                found[each.laddr.ip, each.laddr.port] = command(process)
+    return found
+
+
+def open_to_others(root: psutil.Process) -> list[str]:
+    """Those that are bound to more than loopback, or that a connection by another address of this machine reaches."""
+    ports = listening(root)
+    assert ports, "nothing listens at all"
+    bound = [f"{ip}:{port}: {title}" for (ip, port), title in ports.items() if not _loopback(ip)]
+    reached = [
+        f"{port} by {address}: {title}"
+        for (_, port), title in ports.items()
+        for address in other_addresses()
+        if _connects(address, port)
+    ]
+    return bound + reached
+
+
+@contextmanager
+def watched_ports() -> Iterator[list[str]]:
+    """Yields a list that holds, when the block ends, what was bound to more than loopback below this process in it."""
+    found: set[str] = set()
+    stop, result = threading.Event(), list[str]()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            ports = listening(psutil.Process())
+            found.update(f"{ip}: {title}" for (ip, _), title in ports.items() if not _loopback(ip))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield result
+    finally:
+        stop.set()
+        watcher.join()
+        result += sorted(found)
+
+
+def other_addresses() -> list[str]:
+    """This machine's addresses that are not loopback; none without a network."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    addresses = [each.address for card in psutil.net_if_addrs().values() for each in card if each.family in families]
+    return [address for address in addresses if "%" not in address and not _loopback(address)]
+
+
+def _loopback(ip: str) -> bool:
+    address = ip_address(ip.partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _connects(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=2):
+            return True
+    except OSError:
+        return False
