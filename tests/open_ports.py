@@ -27,13 +27,20 @@ def listening(root: psutil.Process) -> dict[tuple[str, int], str]:
 
 
 def open_to_others(root: psutil.Process) -> list[str]:
-    """Those that are bound to more than loopback, or that a connection by another address of this machine reaches."""
+    """Those that are bound to more than loopback, or that a connection by another address of this machine reaches.
+
+    Somebody else may listen there under the same number: another Ray, say, on a dashboard agent's usual port.
+    """
     ports = listening(root)
     assert ports, "nothing listens at all"
+    mine = {each.pid for each in (root, *root.children(recursive=True))}
+    listen = [each for each in psutil.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    others = {each.laddr.port for each in listen if each.pid not in mine}
     bound = [f"{ip}:{port}: {title}" for (ip, port), title in ports.items() if not _loopback(ip)]
     reached = [
         f"{port} by {address}: {title}"
         for (_, port), title in ports.items()
+        if port not in others
         for address in other_addresses()
         if _connects(address, port)
     ]

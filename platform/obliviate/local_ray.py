@@ -4,6 +4,7 @@ Ray binds most of its servers to all addresses unless its node's address is the 
 it takes the machine for one that cannot be part of a cluster (ENABLE_RAY_CLUSTER: off on macOS and Windows).
 """
 
+import logging
 import os
 import secrets
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray._common.network_utils import get_localhost_ip, is_localhost
+from ray._common.network_utils import build_address, find_free_port, get_localhost_ip, is_ipv6, is_localhost
 from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RaySystemError
@@ -30,23 +31,22 @@ def start(*, dashboard: bool) -> None:
 
     Raises UserError where the second one does not either.
     """
-    with _environment(_settings()):
-        forget_token()
-        for attempt in range(1, ATTEMPTS + 1):
-            before = _children()
-            try:
-                with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), _patience():
-                    ray.init(address="local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
-                return
-            except (RuntimeError, TimeoutError, RaySystemError) as error:
-                ray.shutdown()
-                _kill(_children() - before)
-                if attempt == ATTEMPTS:
-                    raise UserError(
-                        f"cluster.address=local: Ray did not start, twice: {' '.join(str(error).split())}; wait until "
-                        f"this machine is less busy, or see {os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/"
-                        "logs"
-                    ) from error
+    for attempt in range(1, ATTEMPTS + 1):
+        before = _children()
+        try:
+            with _environment(_settings()), _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), _patience():
+                forget_token()
+                ray.init(address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (RuntimeError, TimeoutError, RaySystemError) as error:
+            ray.shutdown()
+            _kill(_children() - before)
+            if attempt == ATTEMPTS:
+                logs = f"{os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs"
+                raise UserError(
+                    f"cluster.address=local: Ray did not start, twice: {' '.join(str(error).split())}; wait until this "
+                    f"machine is less busy, or see {logs}"
+                ) from error
 
 
 def forget_token() -> None:
@@ -63,14 +63,20 @@ def is_local() -> bool:
 def _settings() -> dict[str, str]:
     """Environment of the cluster's processes; authentication as the user has set it, else by a token of its own.
 
-    What training's workers and engines tell each other outside Ray stays on loopback too.
+    What training's workers and engines tell each other outside Ray stays on loopback too. Its processes are told its
+    address, for which they would otherwise look among all processes, and give up where they find another cluster's: Ray
+    Tune then never frees what stopped trials held.
     """
+    host = get_localhost_ip()
+    port = find_free_port(socket.AF_INET6 if is_ipv6(host) else socket.AF_INET)
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")  # macOS: lo0
     settings = {
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE: str(port),
+        "RAY_ADDRESS": build_address(host, port),
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
-        "VLLM_HOST_IP": get_localhost_ip(),
+        "VLLM_HOST_IP": host,
     }
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     has_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")

@@ -58,10 +58,13 @@ def test_a_process_without_the_token_is_refused(address: str) -> None:
 
 
 def test_a_process_with_the_token_is_let_in(address: str) -> None:
-    """The same command, so that what refused the others was the token. A worker of the cluster tells it."""
+    """The same command, so that what refused the others was the token. A worker of the cluster tells it; it knows the
+    cluster's address too, which Ray's state API would not find beside another cluster."""
     import ray
 
-    token = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
+    names = ("RAY_AUTH_TOKEN", "RAY_ADDRESS")
+    token, told = ray.get(ray.remote(lambda: [os.environ[name] for name in names]).remote())
+    assert told == address
     let_in = connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     output, error = let_in.communicate(timeout=90)
     assert output == "connected to 127.0.0.1\n", error
