@@ -50,6 +50,7 @@ from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
+from obliviate.train.shards import whole
 
 FORGET = tuple(
     Row(
@@ -110,4 +111,4 @@ def losses(job: Job) -> list[float]:
 
 
 def weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.full_tensor().clone() for name, value in model.state_dict().items()}
+    return {name: whole(value).clone() for name, value in model.state_dict().items()}  # buffers are whole already

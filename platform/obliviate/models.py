@@ -12,6 +12,7 @@ from obliviate.arithmetic import INDEX, WEIGHTS
 from obliviate.data.chat import FIXED_DATE
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
+from obliviate.linear import adapted_weights, linear_weights
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
 
@@ -205,30 +206,45 @@ class ModelSize:
     hidden_size: int
     vocabulary: int
     tied: bool  # the lm_head is the embedding
+    idle: int = 0  # of experts that a token does not go through
+    folded: int = 0  # of weights that adapters are added to in every forward pass, instead of working beside them
 
     @property
     def body(self) -> int:
-        """Parameters that every token is multiplied with: all but embedding and lm_head."""
+        """All but embedding and lm_head."""
         return self.parameters - self.vocabulary * self.hidden_size * (1 if self.tied else 2)
 
+    @property
+    def active(self) -> int:
+        """Parameters of the body that a token is multiplied with."""
+        return self.body - self.idle
 
-def model_size(spec: ModelSpec) -> ModelSize:
-    """From the config alone: no weights are read."""
+
+def skeleton(spec: ModelSpec) -> "PreTrainedModel":
+    """The model without weights, from its config alone."""
     import torch
     from transformers import AutoModelForCausalLM
 
     config = load_config(spec)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def model_size(spec: ModelSpec) -> ModelSize:
+    model = skeleton(spec)
+    text = model.config.get_text_config()
     total = trained = sum(parameter.numel() for parameter in model.parameters())
-    head = model.get_output_embeddings()
+    idle, folded = sum(weight.idle for weight in linear_weights(model).values()), 0
     if spec.lora is not None:
-        adapted = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-        trained = sum(spec.lora.rank * (m.in_features + m.out_features) for m in adapted)
+        adapted = adapted_weights(model).values()
+        trained = sum(weight.adapter(spec.lora.rank) for weight in adapted)
+        folded = sum(weight.numbers for weight in adapted if not weight.plain)
         total += trained
-    text = config.get_text_config()
-    tied = head.weight is model.get_input_embeddings().weight
-    return ModelSize(total, trained, text.num_hidden_layers, text.hidden_size, text.vocab_size, tied)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return ModelSize(
+        total, trained, text.num_hidden_layers, text.hidden_size, text.vocab_size, tied, idle=idle, folded=folded
+    )
 
 
 def require_same_vocabulary(model: ModelSpec, reference: ModelSpec) -> None:

@@ -135,8 +135,8 @@ def _cost(config: EraseRun, examples: list[Row], unlearning: float) -> HolisticC
     bare = len(encoder.prompt("?"))
     prompted = config.model.model_copy(update={"system_prompt": prompt_of(examples, config.model.system_prompt)})
     with_examples = len(text_encoder(prompted, encoder.tokenizer).prompt("?"))
-    parameters = model_size(config.model).parameters
-    return HolisticCost(parameters, with_examples - bare, config.questions_per_request, unlearning)
+    size = model_size(config.model)
+    return HolisticCost(size.parameters - size.idle, with_examples - bare, config.questions_per_request, unlearning)
 
 
 def _tokens(model: ModelSpec, rows: list[Row]) -> int:

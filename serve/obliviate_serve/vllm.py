@@ -195,7 +195,7 @@ def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
     """vLLM's settings for these adapters: ranks are powers of two from 8 on, and only what they adapt is wrapped.
 
     A wrapped lm_head would score prompts with the adapters of other requests, or crash. Raises UserError for adapters
-    of the lm_head.
+    of the lm_head, and of experts that are fused in one parameter.
     """
     if not adapters:
         return {}
@@ -206,6 +206,11 @@ def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
             raise UserError(
                 f"models.{name}: target_modules={config['target_modules']!r}: vLLM needs the adapted layers as a list, "
                 "without lm_head; set engine.type=hf"
+            )
+        if config.get("target_parameters"):
+            raise UserError(
+                f"models.{name}: {adapters[name]}: changes a mixture's experts, which vLLM does not do for every model "
+                "and device; train with model.lora.merge=true and serve the whole model, or set engine.type=hf"
             )
     rank: int = max(config["r"] for config in configs.values())
     return {

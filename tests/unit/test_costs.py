@@ -73,6 +73,24 @@ class TestTraining:
         lora = replace(WORK, size=replace(SIZE, trained=10))
         assert lora.step_flops(1) == 12 * (1440 + 800 + 80 + 1280 + 600)
 
+    def test_a_token_meets_few_experts(self) -> None:
+        """60 of 100 are other experts': forward 4 x (2 x 40 + 160) = 960, backward 320 + 320 + 1280. What is gathered,
+        and the state, are of all of them."""
+        experts = replace(WORK, size=replace(SIZE, idle=60))
+        assert experts.forward_flops == 960
+        assert experts.step_flops(1) == 12 * (960 + 320 + 320 + 1280 + 900)
+        assert (experts.memory_bytes(2), experts.moved_bytes(2)) == (WORK.memory_bytes(2), WORK.moved_bytes(2))
+
+    def test_adapters_in_experts_make_the_whole_gradient_and_a_sum(self) -> None:
+        """80 in experts, 20 of which a token meets, and 10 in adapters: 4 x 2 x (10 + 20). The sums: 80 x 2 bytes, or
+        of one layer of two, made again for the backward pass."""
+        frozen = replace(WORK, size=replace(SIZE, trained=10, idle=60))
+        lora = replace(frozen, size=replace(frozen.size, folded=80))
+        assert lora.step_flops(1) - frozen.step_flops(1) == 12 * 4 * 2 * 20
+        assert lora.memory_bytes(2) - frozen.memory_bytes(2) == 160
+        again, without = (replace(each, checkpointing=True) for each in (lora, frozen))
+        assert again.memory_bytes(2) - without.memory_bytes(2) == 80
+
     def test_bytes_that_a_worker_sends(self) -> None:
         """Three micro-batches of two workers; each 2 x 250 gathered and 4 x 150 reduced, half of it sent."""
         assert WORK.micro_batches(2) == 3
@@ -211,6 +229,14 @@ class TestEvaluation:
         assert found["generate"] == pytest.approx(4 * 3.0 + 300 * 3 * 2 / 500)
         assert found["score"] == pytest.approx(300 * 3 * 3 / 500)
         assert found["load"] == pytest.approx(30.0)
+
+    def test_answers_choose_experts(self) -> None:
+        """Of 100 in layers a token meets 40: 2 x 90 FLOPs, and one answer reads 90; three read all: 100 and 50."""
+        experts = replace(self.WORK, size=replace(SIZE, idle=60))
+        assert experts.flops == 2 * 90 * (6 * (2 + 4) + 5 * 3)
+        assert (experts.read(1), experts.read(2), experts.read(3)) == (90, 130, 150)
+        found = evaluation.times(experts, CLUSTER)
+        assert found["generate"] == pytest.approx(4 * 3.0 + 180 * 3 * 2 / 500)
 
     def test_many_answers_together_are_limited_by_computing(self) -> None:
         """512 questions on one replica: two rounds of 256, each token 2 x 150 x 256 / 500 s."""

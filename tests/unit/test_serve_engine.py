@@ -271,6 +271,15 @@ def test_adapters_that_vllm_cannot_take(tmp_path: Path, modules: Any) -> None:
         _lora({"mine": str(tmp_path)})
 
 
+def test_adapters_of_experts_are_merged_for_vllm(tmp_path: Path) -> None:
+    config = {"r": 4, "target_modules": ["q_proj"], "target_parameters": ["model.layers.0.mlp.experts.down_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match=r"^models\.mine: .* train with model\.lora\.merge=true and serve the whole model"
+    ):
+        _lora({"mine": str(tmp_path)})
+
+
 def test_vllms_settings_for_adapters(tmp_path: Path) -> None:
     """The rank is rounded up to a power of two, 8 at least; the layers are those of any adapter."""
     for name, rank, modules in (("a", 4, ["q_proj"]), ("b", 9, ["v_proj", "q_proj"])):

@@ -11,7 +11,8 @@ from obliviate.errors import UserError
 from obliviate.models import load_tokenizer, name_elsewhere
 from obliviate.runs import whole_folder
 from obliviate.schema import ModelSpec
-from obliviate.train.model import ScoredModel, add_lora
+from obliviate.train.lora import add_lora
+from obliviate.train.model import ScoredModel
 from obliviate.train.together import together
 
 PREFIX = "model."  # of the transformers model inside ScoredModel

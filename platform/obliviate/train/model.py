@@ -23,9 +23,10 @@ from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
 from obliviate.methods import Term
 from obliviate.models import decoder_layers, head_of, load_pretrained
-from obliviate.schema import LoraSpec, ModelSpec
+from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
 from obliviate.train import packing
+from obliviate.train.lora import add_lora
 from obliviate.train.shards import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -229,21 +230,6 @@ def build(
     assert isinstance(scored, FSDPModule)
     register_fsdp_forward_method(scored, "say")  # or the head and the embeddings would not be gathered
     return scored.train()
-
-
-def add_lora(model: Any, spec: LoraSpec, seed: int) -> Any:
-    """Adapters on every linear layer but the lm_head; seeded, so that every worker starts from the same ones."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
 
 
 def _restrict(model: nn.Module, trainable: re.Pattern[str]) -> None:

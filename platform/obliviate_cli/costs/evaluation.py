@@ -1,8 +1,9 @@
 """What measuring a model costs: answers generated token by token, and true and false answers scored in one pass.
 
-M parameters that a token is multiplied with (body and lm_head). Generating: a replica answers up to BATCH questions at
-once; each token of all of them reads the weights once (2M bytes in bfloat16) and costs 2M FLOPs an answer, whichever
-takes longer. Reading questions and scoring: 2M FLOPs a token. What the cache of keys and values costs, and judging
+M parameters that a token is multiplied with (body and lm_head; of a mixture of experts those of its own). Generating: a
+replica answers up to BATCH questions at once; each token of all of them reads the weights once (2 bytes each in
+bfloat16, of experts as many as the answers choose at most) and costs 2M FLOPs an answer, whichever takes longer.
+Reading questions and scoring: 2M FLOPs a token. What the cache of keys and values costs, and judging
 answers (a driver's CPUs do it), is left out.
 """
 
@@ -35,7 +36,11 @@ class Measuring:
 
     @property
     def multiplied(self) -> int:
-        return self.size.body + self.size.vocabulary * self.size.hidden_size
+        return self.size.active + self.size.vocabulary * self.size.hidden_size
+
+    def read(self, answers: int) -> int:
+        """Parameters that one more token of each answer reads."""
+        return self.multiplied - self.size.active + min(self.size.body, answers * self.size.active)
 
     @property
     def tokens(self) -> float:
@@ -63,7 +68,7 @@ def times(measuring: Measuring, cluster: Cluster, at_a_time: int = 1, gpus: floa
     mine = ceil(measuring.questions / measuring.replicas)
     together = min(mine, BATCH)
     token_s = max(
-        WEIGHT_BYTES * measuring.multiplied / (cluster.gpu.memory_bytes_per_s * split),
+        WEIGHT_BYTES * measuring.read(together) / (cluster.gpu.memory_bytes_per_s * split),
         2 * measuring.multiplied * together / rate,
     )
     rounds = ceil(mine / together) if mine else 0

@@ -1,7 +1,8 @@
 """What training costs: the steps of the project's own loop (FSDP2, float32 masters, scoring by blocks), counted.
 
-N parameters of the body, V vocabulary, D hidden size, L layers, W workers of one GPU each, T tokens of a text. A
-product of m values with an m x n matrix is 2mn floating-point operations (FLOPs).
+N parameters of the body (in FLOPs those that a token meets: of a mixture of experts its own few), V vocabulary, D
+hidden size, L layers, W workers of one GPU each, T tokens of a text. A product of m values with an m x n matrix is 2mn
+floating-point operations (FLOPs).
 
 - Forward, each token: 2N, and 4TD a layer for attention (scores and mixing, not halved for causality). Backward: as
   much again for the activations' gradients, and once more for the weights' where they are trained; attention has no
@@ -67,7 +68,7 @@ class Training:
     def forward_flops(self) -> float:
         """Of one text, without the head."""
         size = self.size
-        return self.tokens * (2 * size.body + size.layers * 4 * self.tokens * size.hidden_size)
+        return self.tokens * (2 * size.active + size.layers * 4 * self.tokens * size.hidden_size)
 
     @property
     def head_flops(self) -> float:
@@ -86,9 +87,10 @@ class Training:
     def step_flops(self, workers: int) -> float:
         """Of all workers together."""
         size = self.size
-        weights = self.tokens * 2 * (size.body if self.full else size.trained)
+        folded = size.folded and size.folded - size.idle  # their whole gradient is made before the adapters'
+        weights = self.tokens * 2 * (size.active if self.full else size.trained + folded)
         attention = self.tokens * size.layers * 4 * self.tokens * size.hidden_size
-        backward = self.tokens * 2 * size.body + weights + 2 * attention
+        backward = self.tokens * 2 * size.active + weights + 2 * attention
         again = self.forward_flops if self.checkpointing else 0.0
         head = (2 + self.full + (not self._kept_bytes(workers))) * self.head_flops
         return self.items * self.texts_per_item * (self.forward_flops + backward + again + head)
@@ -119,6 +121,8 @@ class Training:
         layers = size.layers * 2 / ACTIVATION_BYTES + 1 if self.checkpointing else size.layers
         activations = tokens * ACTIVATION_BYTES * self.compute_bytes / 2 * size.hidden_size * layers
         logits = texts * self._kept_bytes(workers) + SCORING_BYTES
+        # The sum of a weight and its adapter is kept for the backward pass, which makes it again when checkpointing.
+        gathered += size.folded / size.layers if self.checkpointing else size.folded
         return state / workers + gathered * self.compute_bytes + activations + logits
 
     def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0) -> float:

@@ -1,0 +1,66 @@
+"""Low-rank adapters on every linear layer but the output layer, experts that are fused in one parameter included.
+
+peft adapts a module by its output, and a bare parameter by its value (`target_parameters`): x (W + s B A)^T, where the
+sum is made for all experts at once, in every forward pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from obliviate.linear import adapted_weights
+from obliviate.schema import LoraSpec
+
+WEIGHT = ".weight"
+
+
+def add_lora(model: Any, spec: LoraSpec, seed: int) -> Any:
+    """Seeded, so that every worker starts from the same adapters."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    modules, parameters = _targets(model)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        # peft drops nothing of what a parameter's adapter reads, and refuses to be asked to.
+        lora_dropout=0.0 if parameters else spec.dropout,
+        target_modules=modules,
+        target_parameters=parameters or None,
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, config)
+    if parameters and spec.dropout:
+        _drop_where_possible(adapted, spec.dropout)
+    return adapted
+
+
+def _targets(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of modules and of parameters for peft to adapt.
+
+    For some mixtures of experts peft takes any module with the name of an expert's projection (`gate_proj`) for an
+    expert of an earlier transformers, and leaves out the dense and shared layers of that name; by their parameters they
+    are found, also by whoever loads the adapter.
+    """
+    from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
+
+    pattern = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)  # type: ignore[union-attr]
+    misread = _MOE_TARGET_MODULE_MAPPING.get(pattern, {})
+    modules, parameters = [], []
+    for name, weight in adapted_weights(model).items():
+        module = name.removesuffix(WEIGHT)
+        leaf = module.rpartition(".")[2]
+        if not weight.plain or leaf in misread:
+            parameters.append(name)
+        else:
+            modules.append(module)
+    return modules, parameters
+
+
+def _drop_where_possible(adapted: nn.Module, dropout: float) -> None:
+    from peft.tuners.lora.layer import Linear
+
+    for module in adapted.modules():
+        if isinstance(module, Linear):
+            module.lora_dropout["default"] = nn.Dropout(dropout)
