@@ -122,6 +122,8 @@ def _config(name: str, folder: Path, base: str) -> dict[str, Any]:
         )
     if config.get("peft_type") != "LORA" or config.get("use_rslora") or config.get("use_dora"):
         raise UserError(f"{key}: {folder}: is no plain LoRA adapter, and only those are fused in closed form")
+    if config.get("target_parameters"):
+        raise UserError(f"{key}: {folder}: changes a mixture's experts, whose adapters cannot be fused")
     if not (folder.parent / GRAMS).exists():
         raise UserError(
             f"{key}: {folder.parent}: has no {GRAMS}; give its data under `requests`, which trains it and measures "

@@ -16,8 +16,9 @@ from obliviate.config import RunSpec, UnlearnRun, build, expand_method, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, fuse
+from obliviate.linear import adapted_weights
 from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, TaskVector
-from obliviate.models import load_pretrained, name_elsewhere, save
+from obliviate.models import load_pretrained, name_elsewhere, save, skeleton
 from obliviate.runs import RUN_FILE, Run, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
 from obliviate_cli import plan
@@ -85,14 +86,29 @@ class FuseRun(RunSpec):
 def main(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(FuseRun, path, overrides), open_console()
     if dry_run:
+        check(config)
         lines = [f"{name}: {line}" for name in config.requests for line in plan.unlearn(config.unlearning(name))]
         show(config, [*lines, f"fuse {len(config.requests) + len(config.adapters)} adapters"], console)
     else:
         console.print(f"model: {storage.name(fuse_requests(config, console))}")
 
 
+def check(config: FuseRun) -> None:
+    """Raises UserError for a model whose adapters could not be fused, before any of them is trained."""
+    apart = [name for name, weight in adapted_weights(skeleton(config.model)).items() if not weight.plain]
+    if apart:
+        raise UserError(
+            f"model.source: {config.model.source}: {apart[0]} belongs to a mixture of experts, of which no Gram matrix "
+            "says what each reads; have all requests forgotten in one run of `obliviate unlearn`"
+        )
+
+
 def fuse_requests(config: FuseRun, console: Console) -> Path:
-    """The folder of the fused model: whole, or with model.lora.merge: false its adapter."""
+    """The folder of the fused model: whole, or with model.lora.merge: false its adapter.
+
+    Raises UserError as `check` does.
+    """
+    check(config)
     runs = _train(config, console)
     earlier = {name: storage.fetch_loose(storage.local(run).expanduser()) for name, run in config.adapters.items()}
     inputs = {name: run.content for name, run in runs.items()}

@@ -11,6 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from moe import gpt2_folder, moe_folder
 from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
@@ -84,6 +85,31 @@ def test_requests_become_one_model_and_a_withdrawn_one_costs_no_training(
     assert moved > 0
     assert "Ada, Bob asked to forget" in (both / "README.md").read_text()
     assert "fuse" in UNLEARNING
+
+
+def test_conv1d_is_fused_like_any_layer(tmp_path: Path, trained: list[str]) -> None:
+    """GPT-2: a single adapter is fused to itself, and merged into weights of [inputs, outputs]."""
+    folder = gpt2_folder(tmp_path / "model")
+    fused = fuse_requests(config(folder, tmp_path, "Ada"), QUIET)
+    before, after = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, fused))
+    run = next((tmp_path / "runs").glob("unlearn-ada-*"))
+    kept, grams = load_file(run / "model" / WEIGHTS), load_file(run / GRAMS)
+    assert len(grams) == 2 * 4
+    for name in grams:
+        layer = name.removesuffix(".lora_A.weight")
+        weight = f"{layer.removeprefix('base_model.model.')}.weight"
+        own = 32 / 2 * kept[f"{layer}.lora_B.weight"] @ kept[name]
+        assert own.any()
+        torch.testing.assert_close(after[weight] - before[weight], own.T, rtol=1e-3, atol=1e-5)
+
+
+def test_experts_are_refused_before_training(tmp_path: Path, trained: list[str]) -> None:
+    folder = moe_folder(tmp_path / "model", "qwen2_moe")
+    with pytest.raises(
+        UserError, match=r"^model\.source: .*: model\.layers\.0\.mlp\.\S+ belongs to a mixture of experts"
+    ):
+        fuse_requests(config(folder, tmp_path, "Ada", "Bob"), QUIET)
+    assert trained == []
 
 
 class Scripted:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from moe import gpt2_folder, moe_folder
 from obliviate.config import UnlearnRun, build
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
@@ -179,6 +180,45 @@ class TestProjection:
             along = (change @ basis).norm()
             assert along <= 1e-5 * max(1.0, float(before[f"{name}.weight"].norm()))
             assert basis.shape[1] > 0 or not used[name].any()
+
+    @pytest.mark.usefixtures("process_group")
+    def test_conv1d_moves_across_what_it_reads(self, tmp_path: Path) -> None:
+        """Its weights are [inputs, outputs]; GPT-2 has no other layers."""
+        run = job(gpt2_folder(tmp_path / "model"), tmp_path, (NPO(),), warmup_steps=0, weight_decay=0.1)
+        run = replace(run, projection=ProjectionSpec(energy=0.6, texts=6))
+        start = build_model(run.model, seed=run.seed, activation_checkpointing=False, device=CPU)
+        before = weights(start)
+        chosen = np.random.default_rng([run.seed, len(RETAIN)]).permutation(len(RETAIN))[:6].tolist()
+        texts = Texts(text_encoder(run.model, load_tokenizer(run.model)), FORGET, RETAIN, REFUSALS)
+        layers = linear_layers(start)
+        assert len(layers) == 2 * 4
+        used = grams(start, layers, texts, Pass.RETAIN, [Item(0, i, 0, 0, 0, 0.0) for i in chosen], size=2,
+                     max_length=64, device=CPU)  # fmt: skip
+        after = ends(run)
+        assert {name for name in after if not torch.equal(after[name], before[name])} == {
+            f"{name}.weight" for name in layers
+        }
+        for name in layers:
+            change_DO, basis_DK = (
+                after[f"{name}.weight"] - before[f"{name}.weight"],
+                leading_directions(used[name], 0.6),
+            )
+            assert 0 < basis_DK.shape[1] < basis_DK.shape[0]
+            assert (basis_DK.T @ change_DO).norm() <= 1e-5 * before[f"{name}.weight"].norm()
+
+    @pytest.mark.usefixtures("process_group")
+    @pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)], ids=["full", "lora"])
+    def test_experts_are_refused_before_a_step(self, tmp_path: Path, lora: LoraSpec | None) -> None:
+        """Nobody would protect the retain set from what they learn."""
+        run = job(moe_folder(tmp_path / "model", "mixtral"), tmp_path, (NPO(),))
+        run = replace(run, model=run.model.model_copy(update={"lora": lora}), projection=ProjectionSpec())
+        with pytest.raises(
+            UserError, match=r"layers\.0\.mlp\.\S+: holds the weights of all experts.*method\.trainable$"
+        ):
+            train(run, quiet)
+        assert not (run.directory / "steps.jsonl").exists()
+        attention = replace(run, terms=(NPO(trainable="self_attn"),))
+        train(attention, quiet)
 
     @pytest.mark.usefixtures("process_group")
     def test_retained_answers_change_less_than_without(self, tiny: Path, tmp_path: Path) -> None:

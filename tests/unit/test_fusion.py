@@ -94,6 +94,14 @@ def test_files_are_fused_layer_by_layer(tiny: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(found[f"{LAYER}.lora_B.weight"], b)
 
 
+def test_an_adapter_of_experts_is_refused(tiny: Path, tmp_path: Path) -> None:
+    adapters = {"ada": adapter(tmp_path / "ada", 0, str(tiny), target_parameters=["mlp.experts.down_proj"])}
+    with pytest.raises(
+        UserError, match=r"adapters\.ada: .*: changes a mixture's experts, whose adapters cannot be fused$"
+    ):
+        fuse(adapters, str(tiny), tmp_path / "fused", ridge=1e-3)
+
+
 def test_an_adapter_of_another_base_model_is_refused(tiny: Path, tmp_path: Path) -> None:
     adapters = {"ada": adapter(tmp_path / "ada", 0, str(tiny)), "bob": adapter(tmp_path / "bob", 1, "some/other-model")}
     with pytest.raises(UserError, match=r"adapters\.bob: .* was trained on some/other-model, not on .* train it again"):

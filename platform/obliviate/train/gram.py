@@ -12,30 +12,50 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
+from obliviate.linear import fused
 from obliviate.methods import Pass, Positions
 from obliviate.scoring import Stat
 from obliviate.train.batch import Batch, Texts, collate
 from obliviate.train.model import ScoredModel
 
 
-def linear_layers(model: ScoredModel) -> dict[str, nn.Linear]:
-    """Those whose weight is trained, by name; the output layer, which makes no features, is left out."""
+def linear_layers(model: ScoredModel) -> dict[str, nn.Module]:
+    """Those whose weight is trained, by name; the output layer, which makes no features, is left out.
+
+    Raises UserError where a trained weight multiplies what no layer reads as it is: experts that are fused in one
+    parameter, and adapters of them.
+    """
     head = model.causal_lm.get_output_embeddings()
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and module.weight.requires_grad
-    }
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        folded = [*module.lora_A.parameters()] if isinstance(module, ParamWrapper) else fused(module).values()
+        if any(each.requires_grad for each in folded):
+            raise UserError(
+                f"{name.removeprefix('model.')}: holds the weights of all experts or chooses among them, and what each "
+                "weight reads is not measured; leave these out with method.trainable"
+            )
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and module.weight.requires_grad:
+            found[name] = module
+    return found
+
+
+def width(layer: nn.Module) -> int:
+    """D, the numbers that a linear layer reads."""
+    assert isinstance(layer, (nn.Linear, Conv1D))
+    size: int = layer.weight.shape[0 if isinstance(layer, Conv1D) else 1]
+    return size
 
 
 @torch.no_grad()
 def grams(
     model: ScoredModel,
-    layers: Mapping[str, nn.Linear],
+    layers: Mapping[str, nn.Module],
     texts: Texts,
     each: Pass,
     items: Sequence[Item],
@@ -50,7 +70,7 @@ def grams(
     number of forward passes. D^2 numbers are held for each layer, 64 MiB at D = 4096: restrict what is trained.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    found = {name: torch.zeros(layer.in_features, layer.in_features, device=device) for name, layer in layers.items()}
+    found = {name: torch.zeros(width(layer), width(layer), device=device) for name, layer in layers.items()}
     rounds = -(-len(items) // (size * world))
     texts.encode((each,), items)
     model.eval()
@@ -66,7 +86,7 @@ def grams(
 
 
 @contextmanager
-def _summed(layers: Mapping[str, nn.Linear], sums: Mapping[str, Tensor], batch: Batch) -> Iterator[None]:
+def _summed(layers: Mapping[str, nn.Module], sums: Mapping[str, Tensor], batch: Batch) -> Iterator[None]:
     """While the block runs, add each layer's inputs at real tokens to its sum."""
     real_BT = batch.attention_BT.bool()
 

@@ -5,7 +5,8 @@ made orthogonal to them, G - (G U) U^T, leaves what the layer does to these inpu
 is kept to first order without training on it. Published with plain gradient descent; AdamW scales each entry of a
 projected gradient differently, which leaves the subspace, so here the update is projected as well as the gradient.
 
-Both are local under sharding: a weight is sharded by its rows, and the projection works on each row by itself.
+Both are local under sharding: a weight is sharded by its rows, and the projection works on each row by itself. Conv1D
+(GPT-2) has its inputs along the rows: there the workers add up G^T U.
 
 Shapes: O outputs, D inputs of a layer, K directions held.
 """
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
@@ -52,9 +55,10 @@ class Projection:
     Raises UserError where nothing is left to move.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Linear], grams: Mapping[str, Tensor], energy: float) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], grams: Mapping[str, Tensor], energy: float) -> None:
         # By name: what a module holds under it differs between a forward pass, when it is gathered, and an update.
         self._basis_DK = {f"{name}.weight": leading_directions(grams[name], energy) for name in layers}
+        self._by_row = {f"{name}.weight" for name, layer in layers.items() if isinstance(layer, Conv1D)}
         if all(basis_DK.shape[0] == basis_DK.shape[1] for basis_DK in self._basis_DK.values()):
             raise UserError(
                 f"projection.energy: {energy:g}: the retain set fills every direction of all {len(layers)} trained "
@@ -79,9 +83,15 @@ class Projection:
             weight.copy_(before[name] + change)
 
     def _project(self, name: str, change_OD: Tensor) -> None:
-        """In place, of this worker's rows of a parameter."""
+        """In place, of this worker's rows of a parameter (of Conv1D [d, O], the rows being inputs)."""
         basis_DK = self._basis_DK.get(name)
         if basis_DK is None:
             change_OD.zero_()
+        elif name in self._by_row:
+            rows = len(change_OD), -(-len(basis_DK) // dist.get_world_size())  # mine, and of each worker but the last
+            mine_dK = basis_DK[dist.get_rank() * rows[1] :][: rows[0]]
+            along_KO = mine_dK.T @ change_OD
+            dist.all_reduce(along_KO)
+            change_OD -= mine_dK @ along_KO
         else:
             change_OD -= (change_OD @ basis_DK) @ basis_DK.T
