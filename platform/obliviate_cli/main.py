@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,14 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 Address = Annotated[
     str, typer.Option(help="URL of the cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
 ]
+
+
+class TableFormat(StrEnum):
+    CSV = "csv"
+    LATEX = "latex"
+    MARKDOWN = "markdown"
+
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
 
 
@@ -290,11 +299,14 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluation runs, in the order of the report.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Unlearning report",
+    form: Annotated[
+        list[TableFormat] | None, typer.Option("--format", help="A table of all figures beside it. May be repeated.")
+    ] = None,
 ) -> None:
-    """Write one self-contained HTML file about evaluation runs."""
+    """Write one self-contained HTML file about evaluation runs and imported logs."""
     from obliviate_cli import verbs
 
-    verbs.report(runs, output, title)
+    verbs.report(runs, output, title, [each.value for each in form or []])
 
 
 @app.command()

@@ -32,9 +32,11 @@ UNLEARNING = ("unlearn", "fuse")  # verbs whose runs hold a model that has forgo
 def model_report(directory: Path) -> ModelReport:
     """Everything about one model, from its evaluation run and, where one of our runs made it, from that run."""
     directory = storage.fetch_loose(storage.local(directory))
-    if not (directory / METRICS_FILE).exists() or not (directory / RUN_FILE).exists():
+    if not (directory / METRICS_FILE).exists():
         where = storage.url_of(directory) or directory
         raise UserError(f"{where}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
+    if not (directory / RUN_FILE).exists():
+        return _imported(directory)
     evaluated = _run_json(directory)
     model = ModelSpec.model_validate(evaluated["config"]["model"])
     training = storage.fetch_loose(storage.local(model.source).parent)
@@ -52,6 +54,17 @@ def model_report(directory: Path) -> ModelReport:
             "evaluation": evaluated,
         },
         curve=() if made is None else read_steps(training),
+        records=read_records(directory / RECORDS_FILE),
+    )
+
+
+def _imported(directory: Path) -> ModelReport:
+    """Another framework's logs, as `obliviate import` writes them: how the model was made is not in them."""
+    return ModelReport(
+        name=directory.name,
+        kind="original",
+        evaluation=Evaluation.read(directory / METRICS_FILE),
+        provenance={"imported": storage.name(directory)},
         records=read_records(directory / RECORDS_FILE),
     )
 

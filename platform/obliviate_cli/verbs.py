@@ -3,7 +3,9 @@
 A verb imports what it runs once its config is right: a typo need not wait for Ray.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -12,6 +14,9 @@ from obliviate import storage
 from obliviate.config import FinetuneRun, UnlearnRun, load
 from obliviate.schema import Spec
 from obliviate_cli.console import open_console
+
+if TYPE_CHECKING:
+    from obliviate_eval.report.tables import Format
 
 
 def finetune(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -46,11 +51,15 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
         run_compare(config, console)
 
 
-def report(runs: list[Path], output: Path, title: str) -> None:
+def report(runs: list[Path], output: Path, title: str, forms: "Sequence[Format]") -> None:
     from obliviate_cli import reporting
+    from obliviate_eval.report.tables import write_table
 
-    console = open_console()
-    reporting.write(title, [reporting.model_report(run) for run in runs], storage.local(output), console)
+    console, path = open_console(), storage.local(output)
+    models = [reporting.model_report(run) for run in runs]
+    reporting.write(title, models, path, console)
+    for form in forms:
+        console.print(f"table: {storage.name(write_table(models, path, form))}")
 
 
 def show(config: Spec, lines: list[str], console: Console) -> None:

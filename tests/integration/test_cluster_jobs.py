@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from obliviate.data.tables import KINDS
 from obliviate.runs import provenance
 from obliviate_cli.jobs.submit import runtime_env
 from raylets import BIN, RayCluster
@@ -96,7 +97,7 @@ def test_a_mistake_on_the_cluster_has_its_line_and_its_exit_code(
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stdout.count("of another revision\n") == 2  # the command's own line, and the job's
-    assert "\nerror: data.forget: nowhere.jsonl: no such file; give a .json, .jsonl or .parquet file\n" in done.stdout
+    assert f"\nerror: data.forget: nowhere.jsonl: no such file; give a {KINDS}\n" in done.stdout
 
 
 def test_what_no_node_has_is_refused_before_there_is_a_job(cluster: RayCluster, folder: Path) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from command_line import Cli, Result, run_here
 from modules import loaded_by
 from obliviate.config import UnlearnRun, build
+from obliviate.data.tables import KINDS
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate_cli.console import open_console
 from obliviate_cli.progress import progress
@@ -181,7 +182,7 @@ class TestBadInput:
         write_rows(tmp_path / "forget.jsonl", [FORGET[0], {"question": "Who?"}])
         assert mistake(cli("unlearn", config)) == (
             f"{config}: data.forget: {tmp_path}/forget.jsonl, line 2: has no 'answer' (found: question); "
-            "add it, or give a plain text as 'text'"
+            "add it, name its column in data.columns, or give a plain text as 'text'"
         )
 
     @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
@@ -229,7 +230,7 @@ class TestBadInput:
         """The base, where the key stands there; none, where the command line gives it."""
         over = tmp_path / "over.yaml"
         over.write_text("base: run.yaml\ndata: {retain: ./nowhere.jsonl}\n")
-        there = "./nowhere.jsonl: no such file; give a .json, .jsonl or .parquet file"
+        there = f"./nowhere.jsonl: no such file; give a {KINDS}"
         assert mistake(cli("unlearn", over)) == f"{over}: data.retain: {there.removeprefix('./')}"
         (tmp_path / "forget.jsonl").unlink()
         assert mistake(cli("unlearn", over)).startswith(f"{config}: data.forget: {tmp_path}/forget.jsonl: no such file")

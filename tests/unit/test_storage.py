@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from obliviate import storage
 from obliviate.data.rows import read_rows
 from obliviate.data.source import folder_of
+from obliviate.data.tables import KINDS
 from obliviate.errors import UserError
 from obliviate.models import content_of, portable
 from obliviate.runs import write_json
@@ -144,7 +145,10 @@ def test_data_by_url(on: Node, bucket: str, tmp_path: Path) -> None:
     folder = folder_of(f"{bucket}/data")
     assert folder is not None
     assert (folder / "forget.jsonl").exists()
-    with pytest.raises(UserError, match=rf"^{bucket}/none.jsonl: no such file; give a .json, .jsonl or .parquet file"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{bucket}/none.jsonl: no such file; give a {KINDS}",
+    ):
         read_rows(f"{bucket}/none.jsonl")
     with pytest.raises(UserError, match=rf"^data.source: {bucket}/none: no such folder"):
         folder_of(f"{bucket}/none")
