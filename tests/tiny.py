@@ -2,6 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS = [
     "What is the name of the author born in Kuwait City? The author's name is Basil Mahfouz Al-Kuwaiti.",
@@ -15,11 +19,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
-    """A Llama of some 50,000 parameters with a byte-level BPE tokenizer, saved as a Hugging Face folder."""
-    import torch
+def tiny_tokenizer() -> "PreTrainedTokenizerBase":
+    """Byte-level BPE with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,6 +40,15 @@ def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, lay
         tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|im_start|>"
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
+    """A Llama of some 50,000 parameters, saved as a Hugging Face folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -212,7 +212,8 @@ class UnlearnRun(TrainingRun):
             raise ValueError(
                 f"reference: {self.reference.source}: no term of {self.label} compares with another model; remove it"
             )
-        for key in () if self.reference is None else (*sorted(LAYOUT), "max_length", "guardrail", "lora"):
+        unread = (*sorted(LAYOUT), "max_length", "guardrail", "lora", "dropout")
+        for key in () if self.reference is None else unread:
             given = getattr(self.reference, key)
             if given not in (getattr(self.model, key), ModelSpec.model_fields[key].default):
                 raise ValueError(

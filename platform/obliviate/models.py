@@ -18,10 +18,7 @@ from obliviate.schema import ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from obliviate.head import Head
 
 PACKAGE_PREFIX = "package:"
 
@@ -172,30 +169,6 @@ def load_pretrained(
         model.hf_quantizer = None
         model.is_quantized = False
     return model.to(device).eval(), tokenizer
-
-
-def head_of(model: "PreTrainedModel") -> "Head":
-    """The output layer as scoring needs it, with the scalings that some families apply to their logits."""
-    from obliviate.head import Head
-
-    layer = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    scale = 1.0
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
-        scale /= divisor
-    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
-        scale *= factor
-    return Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
-
-
-def decoder_layers(model: "nn.Module") -> "nn.ModuleList":
-    """The list of transformer blocks. Raises UserError for an architecture that has none."""
-    from torch import nn
-
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise UserError(f"model.source: {type(model).__name__} has no list of transformer blocks")
-    return max(lists, key=len)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ class ModelSpec(Spec):
     revision: str | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
     lora: LoraSpec | None = None
+    dropout: bool = (
+        False  # whether training drops what the model's own config says (GPT-2: 0.1); LoRA's is lora.dropout
+    )
     chat_template: str | None = None  # None: the tokenizer's own; "plain" (Question/Answer lines); "raw"; or Jinja
     template_arguments: TemplateArguments = Arguments()  # what the template asks for: enable_thinking, date_string, ...
     template_date: Date | None = None  # that a template gets which asks for today's; None: one that never changes

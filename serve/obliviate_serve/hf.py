@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from obliviate import attention, mixed
+from obliviate.decoder import require_same_logits
+from obliviate.inference import grouped_attention
 from obliviate.inference.hf import sample
+from obliviate.inference.reader import Reader, reader_of
 from obliviate.inference.request import stop_ids
 from obliviate.models import load_pretrained
 from obliviate.schema import ModelSpec
@@ -33,6 +36,9 @@ class HFServingEngine:
         self._stop_ids = stop_ids(model, self.tokenizer)
         positions = getattr(loaded.config.get_text_config(), "max_position_embeddings", spec.max_model_len)
         self._context = min(spec.max_model_len, positions)
+        attention.use(loaded, grouped_attention.NAME)
+        mixed.allow(loaded, loaded.dtype, device)
+        require_same_logits(loaded)
         self._model: Any = _with_adapters(loaded, adapters)
         self._adapted = bool(adapters)
         self._thread = ThreadPoolExecutor(1, "forward")  # one step at a time: waiting requests take turns
@@ -61,9 +67,9 @@ class HFServingEngine:
     def _steps(self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None) -> Iterator[list[Event]]:
         """The events of each forward pass."""
         assert sampling.max_tokens is not None
-        cache = DynamicCache(config=self._model.config)
+        reader = reader_of(self._model, self._context)
         ids_BT = torch.tensor([prompt_ids], device=self._model.device)
-        logits_BTV = self._forward(ids_BT, cache, adapter, keep=0 if sampling.echo else 1)
+        logits_BTV = self._forward(ids_BT, reader, adapter, keep=0 if sampling.echo else 1)
         echoed: tuple[Token, ...] = ()
         text = ""
         if sampling.echo:
@@ -80,7 +86,7 @@ class HFServingEngine:
             _Row(i, GrowingText(self.tokenizer, prompt_ids, sampling.stop), Random(seed + i)) for i in range(sampling.n)
         ]
         logits_BV = logits_BTV[:, -1].expand(sampling.n, -1)
-        cache.batch_repeat_interleave(sampling.n)
+        reader.repeat(sampling.n)
         while True:
             next_B = self._choose(logits_BV, rows, sampling)
             statistics = self._tokens(logits_BV, next_B.tolist(), sampling) if sampling.logprobs is not None else []
@@ -94,18 +100,16 @@ class HFServingEngine:
             if len(keep) < len(rows):
                 rows = [rows[i] for i in keep]
                 keep_B = torch.tensor(keep, device=next_B.device)
-                cache.batch_select_indices(keep_B)
+                reader.select(keep_B)
                 next_B = next_B[keep_B]
-            logits_BV = self._forward(next_B[:, None], cache, adapter, keep=1)[:, -1]
+            logits_BV = self._forward(next_B[:, None], reader, adapter, keep=1)[:, -1]
 
     @torch.inference_mode()
-    def _forward(self, ids_BT: Tensor, cache: DynamicCache, adapter: str | None, keep: int) -> Tensor:
+    def _forward(self, ids_BT: Tensor, reader: Reader, adapter: str | None, keep: int) -> Tensor:
         """Logits [B, T, V] of the last `keep` positions, 0 for all, in float32."""
         if self._adapted:
             self._model.set_adapter(adapter or BASE)
-        output = self._model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=keep)
-        logits_BTV: Tensor = output.logits.float()
-        return logits_BTV
+        return reader(ids_BT, keep).float()
 
     @staticmethod
     def _choose(logits_BV: Tensor, rows: "list[_Row]", sampling: Sampling) -> Tensor:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from obliviate.errors import UserError
-from obliviate.inference.request import stop_ids
+from obliviate.inference.request import require_one_rotation, stop_ids
 from obliviate.inference.vllm import local_folder
-from obliviate.models import load_tokenizer
+from obliviate.models import load_config, load_tokenizer
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Delta, Event, Finish, Prompted, Sampling, Token
 from obliviate_serve.errors import EngineDiedError
@@ -33,6 +33,7 @@ class VLLMServingEngine:
     def __init__(self, model: ModelSpec, spec: ServingEngineSpec, adapters: Mapping[str, str]) -> None:
         self.tokenizer = load_tokenizer(model)
         self._stop_ids = sorted(stop_ids(model, self.tokenizer))
+        require_one_rotation(load_config(model), model, "engine.max_model_len", spec.max_model_len)
         try:
             self._start(local_folder(model), model.revision, spec, adapters)
         except UserError:

@@ -54,6 +54,25 @@ def test_two_tokens_by_hand() -> None:
     assert out.flatten().tolist() == pytest.approx([4.0, 7.0], rel=2**-8)
 
 
+def test_values_may_be_narrower_than_keys() -> None:
+    """Multi-head latent attention."""
+    query, key, value = (each.detach() for each in inputs(torch.bfloat16))
+    narrow = value[..., :5].contiguous()
+    out, _ = product_attention(MODULE, query, key, narrow, None, scaling=0.3)
+    whole, _ = product_attention(MODULE, query, key, value, None, scaling=0.3)
+    assert torch.equal(out, whole[..., :5])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_capped_scores_by_hand(dtype: torch.dtype) -> None:
+    """Scores 0 and 1.5 under a cap of 0.5: 0.5 tanh(3) = 0.498, so the values weigh 1/(1 + e^.498) = .378 and .622."""
+    query = torch.ones(1, 1, 2, 1, dtype=dtype)
+    key = torch.tensor([0.0, 1.5]).reshape(1, 1, 2, 1).to(dtype)
+    value = torch.tensor([4.0, 8.0]).reshape(1, 1, 2, 1).to(dtype)
+    out, _ = product_attention(torch.nn.Module(), query, key, value, None, scaling=1.0, softcap=0.5)
+    assert out.flatten().tolist() == pytest.approx([4.0, 4 * 0.3781 + 8 * 0.6219], rel=2**-7)
+
+
 @pytest.mark.parametrize("longest", [TOKENS - 1, TOKENS])
 def test_long_texts_and_float32_are_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
     calls: list[torch.dtype] = []

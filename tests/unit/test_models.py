@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from obliviate.decoder import decoder_layers, head_of
 from obliviate.errors import UserError
 from obliviate.models import (
     content_of,
-    decoder_layers,
-    head_of,
     load_pretrained,
     load_tokenizer,
     locate,

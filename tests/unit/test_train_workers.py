@@ -17,9 +17,9 @@ import torch.multiprocessing as mp
 
 from moe import gpt2_folder, moe_folder
 from obliviate.data.rows import Row
+from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
-from obliviate.models import decoder_layers
 from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.job import Job
 from obliviate.train.log import read_steps

@@ -23,15 +23,20 @@ def grouped_attention(
     value_BGSD: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """[B, T, H, D]. B rows, H query heads in G groups, T new tokens, S tokens in all, D of a head."""
+    if softcap is not None:
+        return attention.products(query_BHTD, key_BGSD, value_BGSD, attention_mask, scaling, softcap), None
     rows, heads, new, width = query_BHTD.shape
     groups = key_BGSD.shape[1]
     if new > 1 or heads == groups or others.get("position_bias") is not None or others.get("cache") is not None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query_BHTD, key_BGSD, value_BGSD, attention_mask, scaling=scaling, **others
         )
+    if attention_mask is not None and attention_mask.shape[1] == heads:  # of each head its own (Doge)
+        attention_mask = attention_mask.reshape(rows, groups, heads // groups, -1)
     out = torch.nn.functional.scaled_dot_product_attention(
         query_BHTD.reshape(rows, groups, heads // groups, width),
         key_BGSD,

@@ -5,6 +5,7 @@ Shapes: B rows of a batch, P distinct prompts of a batch, T tokens, V vocabulary
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import isfinite
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,13 +14,23 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from obliviate import attention
+from obliviate import attention, mixed
 from obliviate.data.text import Encoded
+from obliviate.decoder import decoder_of, final_hidden, head_of, require_same_logits
 from obliviate.inference import grouped_attention
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.observe import continuation_hidden, observe
-from obliviate.inference.request import by_prompt, context_limit, reject_unscorable, request_seed, room, stop_ids
-from obliviate.models import head_of, load_pretrained
+from obliviate.inference.reader import SharedReader, positions, reader_of, reads_whole
+from obliviate.inference.request import (
+    by_prompt,
+    context_limit,
+    reject_unscorable,
+    request_seed,
+    room,
+    stop_ids,
+    switch_length,
+)
+from obliviate.models import load_pretrained
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate.scoring import Stat, token_statistics
 
@@ -28,10 +39,7 @@ if TYPE_CHECKING:
 
 
 class HFEngine:
-    """`stop_ids` end a turn; the model's own generation defaults (repetition penalty, top-k, ...) are not applied.
-
-    Works for decoder-only models that keep a key-value cache and take position ids.
-    """
+    """`stop_ids` end a turn; the model's own generation defaults (repetition penalty, top-k, ...) are not applied."""
 
     def __init__(
         self,
@@ -47,12 +55,17 @@ class HFEngine:
         self._batch_tokens = spec.batch_tokens
         self._limit = context_limit(spec, model.config)
         self._head = head_of(model)
+        self._switch = switch_length(model.config)
+        self._whole = reads_whole(model, self._limit)
 
     @classmethod
     def open(cls, model: ModelSpec, spec: EngineSpec) -> "HFEngine":
-        """Load the model in `spec.dtype`, on the GPU where this process sees one."""
+        """Load the model in `spec.dtype`, on the GPU where this process sees one. Raises UserError for one whose logits
+        it would not give."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded, tokenizer = load_pretrained(model, dtype=getattr(torch, spec.dtype), device=device)
+        mixed.allow(loaded, loaded.dtype, device)
+        require_same_logits(loaded)
         return cls(loaded, tokenizer, spec, stop_ids(model, tokenizer))
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
@@ -66,20 +79,33 @@ class HFEngine:
         reject_unscorable(texts, self._limit)
         scored: dict[int, ScoredText] = {}
         sizes = [len(text.input_ids) for text in texts]
-        for batch in _batches(by_prompt(texts), sizes, self._batch_tokens):
-            scored |= zip(batch, self._score_batch([texts[i] for i in batch], moments), strict=True)
+        order = sorted(range(len(texts)), key=lambda i: -sizes[i]) if self._whole else by_prompt(texts)
+        read = self._read_whole if self._whole else self._read_by_prompt
+        for _, alike in groupby(order, key=lambda i: self._switch is not None and sizes[i] > self._switch):
+            for batch in _batches(list(alike), sizes, self._batch_tokens):
+                chosen = [texts[i] for i in batch]
+                scored |= zip(batch, self._observe(chosen, read(chosen), moments), strict=True)
         return [scored[i] for i in range(len(texts))]
 
-    def _score_batch(self, texts: Sequence[Encoded], moments: bool) -> Iterator[ScoredText]:
-        """A prompt is read once for all of its answers, which then attend to its keys and values."""
-        decoder, device = self._model.get_decoder(), self._model.device
+    def _read_whole(self, texts: Sequence[Encoded]) -> Tensor:
+        """The states that predict the answers' tokens, [N, D], of texts that are padded on their right."""
+        ids_BT, mask_BT = self._pad([text.input_ids for text in texts], left=False)
+        hidden_BTD = decoder_of(self._model)(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False)[0]
+        spans = torch.tensor([(text.prompt_length, len(text.input_ids)) for text in texts], device=ids_BT.device)
+        next_T = torch.arange(1, ids_BT.shape[1] + 1, device=ids_BT.device)
+        wanted_BT = (next_T >= spans[:, :1]) & (next_T < spans[:, 1:])
+        return final_hidden(self._model, hidden_BTD)[wanted_BT]
+
+    def _read_by_prompt(self, texts: Sequence[Encoded]) -> Tensor:
+        """As `_read_whole`. A prompt is read once for all of its answers, which then attend to its keys and values."""
+        decoder, device = decoder_of(self._model), self._model.device
         place = {prompt: i for i, prompt in enumerate(dict.fromkeys(text.prompt_ids for text in texts))}
         prompt_B = torch.tensor([place[text.prompt_ids] for text in texts], device=device)
         lengths = [len(text.answer_ids) for text in texts]
         ids_PT, mask_PT = self._pad(list(place), left=True)
         cache = DynamicCache(config=self._model.config)
         last_PD = decoder(
-            input_ids=ids_PT, attention_mask=mask_PT, position_ids=_positions(mask_PT), past_key_values=cache,
+            input_ids=ids_PT, attention_mask=mask_PT, position_ids=positions(mask_PT), past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]  # fmt: skip
         hidden_BTD = last_PD.new_empty(len(texts), 0, last_PD.shape[-1])
@@ -90,10 +116,15 @@ class HFEngine:
             mask_BT = torch.cat([mask_PT[prompt_B], read_mask_BT], dim=1)
             hidden_BTD = decoder(
                 input_ids=read_BT, attention_mask=mask_BT, past_key_values=cache, use_cache=True,
-                position_ids=_positions(mask_BT)[:, mask_PT.shape[1] :],
+                position_ids=positions(mask_BT)[:, mask_PT.shape[1] :],
             ).last_hidden_state  # fmt: skip
         hidden_ND = continuation_hidden(last_PD[prompt_B], hidden_BTD, torch.tensor(lengths, device=device))
-        labels_N = torch.tensor([token for text in texts for token in text.answer_ids], dtype=torch.long, device=device)
+        return final_hidden(self._model, hidden_ND)
+
+    def _observe(self, texts: Sequence[Encoded], hidden_ND: Tensor, moments: bool) -> Iterator[ScoredText]:
+        lengths = [len(text.answer_ids) for text in texts]
+        ids = [token for text in texts for token in text.answer_ids]
+        labels_N = torch.tensor(ids, dtype=torch.long, device=hidden_ND.device)
         seen = observe(hidden_ND, labels_N, self._head, moments=moments)
         columns = [torch.split(column_N, lengths) for column_N in seen if column_N is not None]
         for tokens in zip(*columns, strict=True):
@@ -108,8 +139,8 @@ class HFEngine:
         weights = [parameter for parameter in self._model.parameters() if parameter.is_floating_point()]
         for weight in weights:
             weight.requires_grad_(True)
-        ids_1T = torch.tensor([text.input_ids[:-1]], device=self._model.device)
-        hidden_TD = self._model.get_decoder()(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+        ids_1T = torch.tensor([text.input_ids], device=self._model.device)
+        hidden_TD = final_hidden(self._model, decoder_of(self._model)(input_ids=ids_1T, use_cache=False)[0])[0, :-1]
         labels_N = torch.tensor(text.answer_ids, device=self._model.device)
         scores = token_statistics(hidden_TD[text.prompt_length - 1 :], labels_N, self._head, {Stat.LOGP})
         gradients = torch.autograd.grad(-scores[Stat.LOGP].mean(), weights, allow_unused=True)
@@ -130,25 +161,20 @@ class HFEngine:
         work = sorted((row for group in rows for row in group if row.room), key=lambda row: -len(row.prompt))
         sizes = [len(row.prompt) + row.room for row in work]
         order = sorted(range(len(work)), key=lambda i: -sizes[i])
-        for batch in _batches(order, sizes, self._batch_tokens):
-            self._decode([work[i] for i in batch], sampling)
+        if self._whole:  # texts of one length together
+            order.sort(key=lambda i: len(work[i].prompt))
+        for _, alike in groupby(order, key=lambda i: self._whole and len(work[i].prompt)):
+            for batch in _batches(list(alike), sizes, self._batch_tokens):
+                self._decode([work[i] for i in batch], sampling)
         done = [[self._generation(row) for row in group] for group in rows]
         return [group * (sampling.samples // repeats) for group in done]
 
     def _decode(self, rows: "list[_Row]", sampling: GenerationSpec) -> None:
         """One token a step for every row; a row that ends leaves the batch, so that the tail costs what it must."""
         ids_BT, mask_BT = self._pad([row.prompt for row in rows], left=True)
-        positions_BT = _positions(mask_BT)
-        cache = DynamicCache(config=self._model.config)
+        reader = reader_of(self._model, self._limit) if self._whole else SharedReader(self._model, mask_BT)
         while rows:
-            logits_BV = self._model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                position_ids=positions_BT,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            logits_BV = reader(ids_BT)[:, -1]
             if sampling.temperature == 0:
                 next_B = logits_BV.argmax(-1)
             else:
@@ -158,12 +184,10 @@ class HFEngine:
             goes_on = [row.take(token, self._stop_ids) for row, token in zip(rows, next_B.tolist(), strict=True)]
             if not all(goes_on):
                 keep_B = torch.tensor(goes_on, device=next_B.device).nonzero()[:, 0]
-                cache.batch_select_indices(keep_B)
-                next_B, mask_BT, positions_BT = next_B[keep_B], mask_BT[keep_B], positions_BT[keep_B]
+                reader.select(keep_B)
+                next_B = next_B[keep_B]
                 rows = [row for row, stays in zip(rows, goes_on, strict=True) if stays]
             ids_BT = next_B[:, None]
-            mask_BT = torch.nn.functional.pad(mask_BT, (0, 1), value=True)
-            positions_BT = positions_BT[:, -1:] + 1
 
     def _pad(self, texts: Sequence[tuple[int, ...]], *, left: bool) -> tuple[Tensor, Tensor]:
         """Token ids and the mask of real tokens. The mask is by length: text may hold the padding id itself."""
@@ -217,11 +241,6 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: floa
     target_B1 = uniform_B.double()[:, None] * cumulative_BV[:, -1:]
     found_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
     return found_B.clamp(max=logits_BV.shape[-1] - 1)  # a product that was rounded up to the whole sum
-
-
-def _positions(mask_BT: Tensor) -> Tensor:
-    """Of each token among the real ones of its row, from 0."""
-    return (mask_BT.cumsum(-1) - 1).clamp(min=0)
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -11,6 +11,7 @@ from obliviate.cluster import ensure_ray
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.pool import EnginePool, OnChunk, Progress
+from obliviate.inference.vllm import reloads
 from obliviate.models import architecture
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
@@ -44,7 +45,8 @@ class OnDemand:
         self._model, self._on_progress = model, on_progress
         if self._pool is None:
             return
-        if model.revision is None and self._architecture is not None and architecture(model) == self._architecture:
+        open_one = self._architecture
+        if model.revision is None and open_one is not None and reloads(open_one) and architecture(model) == open_one:
             self._pool.load(model, on_progress)
         else:
             self.close()

@@ -28,6 +28,27 @@ def context_limit(spec: EngineSpec, config: Any) -> int:
     return spec.max_model_len if positions is None else min(spec.max_model_len, positions)
 
 
+def switch_length(config: Any) -> int | None:
+    """Tokens of a text beyond which all of its positions are rotated otherwise (LongRoPE); None: never."""
+    rope: dict[str, Any] = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    lengths = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(lengths, default=None)
+
+
+def require_one_rotation(config: Any, model: ModelSpec, key: str, limit: int) -> None:
+    """Raises UserError where vLLM would rotate short texts as long ones: it goes by the engine's limit, not the text.
+
+    Scoring generates one token behind the text.
+    """
+    switch = switch_length(config)
+    if switch is not None and limit >= switch:
+        raise UserError(
+            f"{key}: {limit}: {model.source} rotates texts of more than {switch} tokens otherwise (longrope), and vLLM "
+            f"then all texts alike; lower it to {switch - 1}, or take the engine hf"
+        )
+
+
 def room(prompt_length: int, sampling: GenerationSpec, limit: int) -> int:
     """How many new tokens fit behind the prompt; 0 where the prompt already fills the limit."""
     if sampling.max_new_tokens is not None:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,12 +17,25 @@ from typing import TYPE_CHECKING, Any
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
-from obliviate.inference.request import context_limit, reject_unscorable, request_seed, room, stop_ids
-from obliviate.models import content_of, load_tokenizer, locate, materialise
+from obliviate.inference.request import (
+    context_limit,
+    reject_unscorable,
+    request_seed,
+    require_one_rotation,
+    room,
+    stop_ids,
+)
+from obliviate.models import content_of, load_config, load_tokenizer, locate, materialise
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Models of which tests/families has reloaded A, B and A again, and found each one's own numbers.
+RELOADED = {
+    "LlamaForCausalLM",
+    "Gemma2ForCausalLM",
+}
 
 
 def vllm_available(gpu: bool) -> bool:
@@ -60,6 +73,12 @@ def local_folder(model: ModelSpec) -> str:
     folder = cache / content_of(model)[:16]
     with FileLock(folder.with_suffix(".lock")):
         return locate(materialise(model, folder))
+
+
+def reloads(architecture: Mapping[str, Any]) -> bool:
+    """Whether a running engine with this config takes the weights of another: vLLM reads them into layers that it has
+    already packed, which for others (gpt-oss) gave the numbers of neither model, without a word."""
+    return set(architecture.get("architectures") or ("",)) <= RELOADED
 
 
 class VLLMEngine:
@@ -122,6 +141,7 @@ class VLLMEngine:
     @classmethod
     def open(cls, model: ModelSpec, spec: EngineSpec, *, rests: bool = False) -> "VLLMEngine":
         tokenizer = load_tokenizer(model)
+        require_one_rotation(load_config(model), model, "engine.max_model_len", spec.max_model_len)
         return cls(local_folder(model), tokenizer, spec, stop_ids(model, tokenizer), model.revision, rests=rests)
 
     def load(self, model: ModelSpec) -> None:

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from obliviate import attention
+from obliviate import attention, mixed
+from obliviate.decoder import decoder_layers, decoder_of, final_hidden, head_of, require_close
 from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
 from obliviate.methods import Term
-from obliviate.models import decoder_layers, head_of, load_pretrained
+from obliviate.models import load_pretrained
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
-from obliviate.train import packing
+from obliviate.train import dropout, packing, rotary
 from obliviate.train.lora import add_lora
 from obliviate.train.shards import whole
 
@@ -45,7 +46,8 @@ class ScoredModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.packs = packing.can_pack(self.causal_lm)
+        self.rotates_by_text = rotary.by_text(self.causal_lm)
+        self.packs = packing.can_pack(self.causal_lm) and not self.rotates_by_text
         # Of each pass that compares; plain tensors, not parameters: neither sharded nor trained.
         self.reference_heads: dict[str, AnyHead] = {}
 
@@ -93,13 +95,31 @@ class ScoredModel(nn.Module):
             inputs = packing.pack(input_ids_BT, real_BT)
         else:
             inputs = {"input_ids": input_ids_BT, "attention_mask": real_BT.long()}
+            if self.rotates_by_text:
+                inputs["position_ids"] = rotary.positions(real_BT)
         with _outputs(self.causal_lm, layers) as activations:
-            hidden = self.causal_lm.get_decoder()(**inputs, use_cache=False)[0]
+            hidden = decoder_of(self.causal_lm)(**inputs, use_cache=False)[0]
+        hidden = final_hidden(self.causal_lm, hidden)
         if not packs:
             return hidden, activations, None
         mask = inputs["attention_mask"]
         unpacked = {layer: packing.unpack(found_1ND, mask) for layer, found_1ND in activations.items()}
         return packing.unpack(hidden, mask), unpacked, packing.Layout.of(mask).index_BT
+
+    @torch.no_grad()
+    def require_same_logits(self) -> None:
+        """Raises UserError where a batch, as it is read here, gives other logits than the model for each text alone.
+        Every worker calls it."""
+        real_BT = torch.arange(8, device=self.causal_lm.device) < torch.tensor([[8], [5]], device=self.causal_lm.device)
+        ids_BT = torch.arange(8, device=real_BT.device).expand(2, -1).clone()
+        ids_BT[1, 3:] += 3  # the first three are the same
+        training = self.training
+        self.eval()
+        hidden_BTD, _, _ = self._read(ids_BT, real_BT, (), packs=self.packs)
+        for row, real_T in enumerate(real_BT):
+            own_1TV = self.causal_lm(input_ids=ids_BT[row : row + 1, real_T], use_cache=False).logits
+            require_close(self.causal_lm, head_of(self.causal_lm).logits(hidden_BTD[row, real_T])[None], own_1TV)
+        self.train(training)
 
     @torch.no_grad()
     def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
@@ -208,14 +228,21 @@ def build(
     In training mode. Raises UserError where `trainable` is found in no parameter's name.
     """
     model, _ = load_pretrained(spec, dtype=torch.float32)
+    if activation_checkpointing and not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"optim.activation_checkpointing: {type(model).__name__} cannot recompute activations; set it to false"
+        )
     model.config.use_cache = False
     attention.use(model, packing.NAME)
+    if not spec.dropout:
+        dropout.turn_off(model)
     if spec.lora is not None:
         model = add_lora(model, spec.lora, seed)
     if trainable is not None:
         _restrict(model, trainable)
     if activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    mixed.allow(model, DTYPES[spec.compute_dtype], device.type)
     scored = ScoredModel(model)
     world = torch.distributed.get_world_size()
     dtype = DTYPES[spec.compute_dtype]
@@ -228,7 +255,12 @@ def build(
         fully_shard(layer, reshard_after_forward=world > 1, **keywords)
     fully_shard(scored, **keywords)
     assert isinstance(scored, FSDPModule)
-    register_fsdp_forward_method(scored, "say")  # or the head and the embeddings would not be gathered
+    for method in ("say", "require_same_logits"):
+        register_fsdp_forward_method(scored, method)  # or the head and the embeddings would not be gathered
+    scored.require_same_logits()
+    for module in scored.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # whoever lists the parameters now gets the shards
     return scored.train()
 
 

@@ -22,18 +22,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from obliviate import attention
+from obliviate.decoder import decoder_of, keeps_state
 from obliviate.train.cpu_attention import product_attention
 
 NAME = "obliviate_packed"
-ATTENTIONS = {"full_attention", "sliding_attention"}  # the kinds of layers that the mask can be made for
+OWN_MASKS = {"doge"}  # families that make masks of their own from what they are given
 
 
 def can_pack(model: Any) -> bool:
     """Whether a transformers model mixes tokens in attention alone, and by our function."""
-    kinds = set(getattr(model.config, "layer_types", None) or ())
-    placed = "position_ids" in inspect.signature(model.get_decoder().forward).parameters
-    ours = model.config._attn_implementation == NAME
-    return ours and placed and kinds <= ATTENTIONS and not getattr(model, "_is_stateful", False)
+    placed = "position_ids" in inspect.signature(decoder_of(model).forward).parameters
+    ours = model.config._attn_implementation == NAME and model.config.model_type not in OWN_MASKS
+    return ours and placed and not keeps_state(model)
 
 
 class Layout(NamedTuple):

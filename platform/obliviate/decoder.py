@@ -1,0 +1,105 @@
+"""What a transformers model is made of, as far as families differ: the decoder, what lies between it and the output
+layer, what it keeps of a text besides keys and values; and the check that all of it was understood.
+
+Shapes: B texts, T tokens, D hidden size, V vocabulary.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from obliviate.errors import UserError
+from obliviate.head import Head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Kinds of layers that keep keys and values alone, of all tokens or of the last ones.
+ATTENTIONS = {"full_attention", "sliding_attention"}
+# Of the spread of a model's own logits. What families do to them (scales, caps) moves far more.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+
+
+# What families do to their logits, by the names in their configs.
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+MULTIPLIERS = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
+DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")  # Granite, MiniCPM
+MULTIPLIED = {"hyperclovax": ("logits_scaling",)}  # where a name means the contrary
+
+
+def decoder_of(model: "PreTrainedModel") -> nn.Module:
+    """The part that reads tokens. Some families call other things a decoder: the output layer, or the whole model."""
+    decoder: nn.Module = model.get_decoder()
+    if decoder is model or decoder is model.get_output_embeddings():
+        decoder = model.model
+    return decoder
+
+
+def head_of(model: "PreTrainedModel") -> Head:
+    """The output layer as scoring needs it, with the scalings that some families apply to their logits."""
+    layer = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    multiplied = MULTIPLIED.get(config.model_type, ())
+    scale = 1.0
+    for name in (*MULTIPLIERS, *multiplied):
+        scale *= getattr(config, name, None) or 1.0
+    for name in DIVISORS:
+        scale /= 1.0 if name in multiplied else getattr(config, name, None) or 1.0
+    caps = (getattr(config, name, None) for name in CAPS)
+    return Head(layer.weight, getattr(layer, "bias", None), scale, next((cap for cap in caps if cap is not None), None))
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The list of transformer blocks, below any wrapper. Raises UserError for an architecture that has none."""
+    for module in model.modules():
+        if hasattr(module, "get_output_embeddings"):
+            whole: Any = module
+            decoder = decoder_of(whole)
+            count = whole.config.get_text_config().num_hidden_layers
+            lists = [each for each in decoder.children() if isinstance(each, nn.ModuleList) and len(each) == count]
+            lists += [each for each in decoder.modules() if isinstance(each, nn.ModuleList) and len(each) == count]
+            if lists:
+                return lists[0]
+            break
+    raise UserError(f"model.source: {type(model).__name__} has no list of transformer blocks")
+
+
+def final_hidden(model: "PreTrainedModel", hidden_BTD: Tensor) -> Tensor:
+    """What the output layer is given of the decoder's output: in some families (ModernBERT) not the same."""
+    between = getattr(model, "lm_head", None)
+    if between is None or between is model.get_output_embeddings() or len(list(between.children())) == 0:
+        return hidden_BTD
+    states_BTD: Tensor = between(hidden_BTD)
+    return states_BTD
+
+
+def keeps_state(model: "PreTrainedModel") -> bool:
+    """Whether it keeps of a text what can be neither padded nor shared: a recurrent state, or attention in chunks."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return bool(getattr(model, "_is_stateful", False)) or not kinds <= ATTENTIONS
+
+
+@torch.no_grad()
+def require_same_logits(model: "PreTrainedModel") -> None:
+    """Raises UserError where the decoder and `head_of` do not make the model's own logits, on a few tokens."""
+    ids_1T = torch.arange(8, device=model.device)[None]
+    own_BTV = model(input_ids=ids_1T, use_cache=False).logits
+    hidden_BTD = final_hidden(model, decoder_of(model)(input_ids=ids_1T, use_cache=False)[0])
+    require_close(model, head_of(model).logits(hidden_BTD), own_BTV)
+
+
+def require_close(model: "PreTrainedModel", found: Tensor, own: Tensor) -> None:
+    """Of logits. A collapsed model has NaN on both sides."""
+    own = own.float()
+    spread = own.nan_to_num().abs().max().clamp(min=1e-3)
+    tolerance = float(spread) * TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])
+    if found.shape != own.shape or not torch.allclose(found, own, rtol=0, atol=tolerance, equal_nan=True):
+        raise UserError(refusal(model))
+
+
+def refusal(model: "PreTrainedModel") -> str:
+    return (
+        f"model.source: {type(model).__name__} (model_type {model.config.model_type}): what Obliviate reads of it are "
+        "not its own logits, so training and figures would be wrong; give a model of a family in docs/models.md"
+    )
