@@ -1,5 +1,6 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
 # make test-cluster: the tests that start clusters of several nodes, an object store, or engines, workers and second drivers of sweeps.
+# make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3
@@ -14,17 +15,25 @@ TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-cluster check bench lock install clean
+.PHONY: demo test test-cluster test-families models check bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
 
 test: install
-	$(RUN_OFFLINE) $(BIN)/python -m pytest -m "not cluster" --numprocesses $(TEST_PROCESSES) --dist worksteal
+	$(RUN_OFFLINE) $(BIN)/python -m pytest -m "not cluster and not families" --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 # One after the other: each starts nodes of its own.
 test-cluster: install
 	$(RUN_OFFLINE) $(BIN)/python -m pytest -m cluster
+
+# A vLLM at a time takes what memory and cores there are; the rest goes by two.
+test-families: install
+	$(RUN_OFFLINE) $(BIN)/python -m pytest tests/families -k "not vllm" --numprocesses $(TEST_PROCESSES) --dist loadgroup
+	$(RUN_OFFLINE) $(BIN)/python -m pytest tests/families -k vllm
+
+models: install
+	$(RUN_OFFLINE) PYTHONPATH=tests $(BIN)/python -m families.table
 
 check: install
 	$(BIN)/ruff check .

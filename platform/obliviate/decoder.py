@@ -4,6 +4,7 @@ layer, what it keeps of a text besides keys and values; and the check that all o
 Shapes: B texts, T tokens, D hidden size, V vocabulary.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,10 +58,9 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
             whole: Any = module
             decoder = decoder_of(whole)
             count = whole.config.get_text_config().num_hidden_layers
-            lists = [each for each in decoder.children() if isinstance(each, nn.ModuleList) and len(each) == count]
-            lists += [each for each in decoder.modules() if isinstance(each, nn.ModuleList) and len(each) == count]
+            lists = [each for each in (*decoder.children(), *decoder.modules()) if isinstance(each, nn.ModuleList)]
             if lists:
-                return lists[0]
+                return next((each for each in lists if len(each) == count), max(lists, key=len))
             break
     raise UserError(f"model.source: {type(model).__name__} has no list of transformer blocks")
 
@@ -75,9 +75,11 @@ def final_hidden(model: "PreTrainedModel", hidden_BTD: Tensor) -> Tensor:
 
 
 def keeps_state(model: "PreTrainedModel") -> bool:
-    """Whether it keeps of a text what can be neither padded nor shared: a recurrent state, or attention in chunks."""
+    """Whether it keeps of a text what can be neither padded nor shared: a recurrent state, attention in chunks, or
+    (GPT-1) nothing at all."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    return bool(getattr(model, "_is_stateful", False)) or not kinds <= ATTENTIONS
+    keys = "past_key_values" in inspect.signature(decoder_of(model).forward).parameters
+    return bool(getattr(model, "_is_stateful", False)) or not keys or not kinds <= ATTENTIONS
 
 
 @torch.no_grad()

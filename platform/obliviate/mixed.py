@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 # MiniMax's decays are buffers, which FSDP casts no more than they should be: rounded, they would be exported. xLSTM's
-# gates are float32 in any model.
-PARTS = {"MiniMaxLightningAttention", "xLSTMBackend"}
+# gates are float32 in any model, GPT-1's mask is a buffer.
+PARTS = {"minimax.MiniMaxLightningAttention", "xlstm.xLSTMBackend", "openai.Attention"}
 
 
 def allow(model: nn.Module, dtype: torch.dtype, device: str) -> None:
@@ -15,6 +15,7 @@ def allow(model: nn.Module, dtype: torch.dtype, device: str) -> None:
     if dtype == torch.float32:
         return
     for module in model.modules():
-        if type(module).__name__ in PARTS:
+        kind = type(module)
+        if f"{kind.__module__.rpartition('.modeling_')[2]}.{kind.__name__}" in PARTS:
             cast = torch.autocast(device, dtype=dtype)
             module.forward = functools.wraps(module.forward)(cast(module.forward))

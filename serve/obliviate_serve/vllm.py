@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from obliviate.errors import UserError
 from obliviate.inference.request import require_one_rotation, stop_ids
-from obliviate.inference.vllm import local_folder
+from obliviate.inference.vllm import FAILURES, local_folder
 from obliviate.models import load_config, load_tokenizer
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Delta, Event, Finish, Prompted, Sampling, Token
@@ -38,7 +38,7 @@ class VLLMServingEngine:
             self._start(local_folder(model), model.revision, spec, adapters)
         except UserError:
             raise
-        except (RuntimeError, ValueError, OSError, ImportError, AssertionError) as error:
+        except (*FAILURES, ImportError) as error:
             cause = str(error).strip().rpartition("\n")[2] or type(error).__name__
             raise UserError(f"engine.type=vllm: vLLM could not start {model.source}: {cause}; try type=hf") from error
 

@@ -24,6 +24,7 @@ from obliviate.scoring import Stat
 from obliviate.train.export import export
 from obliviate.train.loop import single_process
 from obliviate.train.model import ScoredModel, build
+from obliviate.train.shards import local
 from obliviate_serve.engine import Delta, Prompted, Sampling
 from obliviate_serve.hf import HFServingEngine
 from obliviate_serve.spec import ServingEngineSpec
@@ -208,7 +209,7 @@ def adapts(subject: Subject, folder: Path) -> None:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if "lora_B" in name:
-                        parameter.copy_(torch.randn(parameter.shape, device=RUN) * 0.05)
+                        local(parameter).normal_(std=0.05)
             with torch.no_grad():
                 expected = [logp.detach() for logp in scored_logp(model.eval())]
             export(model, spec, folder / str(merge))

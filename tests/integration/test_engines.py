@@ -19,6 +19,8 @@ import ray
 import torch
 
 from engines import needs_vllm
+from families.zoo import BY_NAME
+from families.zoo import write as write_family
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference import pool as pool_module
@@ -223,3 +225,19 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no tokenizer could be loaded"):
         EnginePool(ModelSpec(source=str(tmp_path)), spec("hf")).__enter__()
     assert psutil.wait_procs(replicas(), timeout=30)[1] == []
+
+
+@needs_vllm
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe", "llama-tied"])
+def test_one_model_after_another_is_itself(name: str, tmp_path: Path) -> None:
+    """A, B, A: whether a running vLLM takes the weights (dense, and tied to the embeddings) or not (experts)."""
+    models = [ModelSpec(source=str(write_family(BY_NAME[name], tmp_path / str(seed), seed=seed))) for seed in (0, 1)]
+    exact = [in_process(each, "float32") for each in models]
+    short = spec("vllm").model_copy(update={"max_model_len": 128})
+    with OnDemand(models[0], short, "local", lambda *_: None, within=True) as engines:
+        for turn in (0, 1, 0):
+            engines.load(models[turn], lambda *_: None)
+            generations, scored = ask(engines, models[turn])
+            assert generations == exact[turn][0]
+            assert furthest(scored, exact[turn][1]) < 1e-4

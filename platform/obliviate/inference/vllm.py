@@ -31,10 +31,26 @@ from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What vLLM has been seen to raise where it cannot read a model, besides its own errors.
+FAILURES = (RuntimeError, ValueError, OSError, AssertionError, LookupError, AttributeError, TypeError)
+
 # Models of which tests/families has reloaded A, B and A again, and found each one's own numbers.
 RELOADED = {
-    "LlamaForCausalLM",
+    "CohereForCausalLM",
+    "Exaone4ForCausalLM",
+    "FalconForCausalLM",
+    "GPT2LMHeadModel",
     "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "GemmaForCausalLM",
+    "Glm4ForCausalLM",
+    "GraniteForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "OPTForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
 }
 
 
@@ -104,7 +120,7 @@ class VLLMEngine:
         with _output() as log:
             try:
                 self._start(model_folder, spec, revision)
-            except (RuntimeError, ValueError, OSError, ImportError, AssertionError, LookupError) as error:
+            except (*FAILURES, ImportError) as error:
                 raise UserError(
                     f"engine.type=vllm: vLLM could not start {model_folder}: {_cause(error, log())}; try engine.type=hf"
                 ) from error
@@ -163,7 +179,7 @@ class VLLMEngine:
                     self._llm.apply_model(_pack_again)
                 if self._resting:
                     self._llm.wake_up(tags=["kv_cache"])
-            except (RuntimeError, ValueError, OSError, AssertionError, LookupError) as error:
+            except FAILURES as error:
                 raise UserError(
                     f"engine.type=vllm: vLLM could not load {model.source}: {_cause(error, log())}"
                 ) from error
