@@ -50,4 +50,4 @@ def products(
         scores = torch.tanh(scores / softcap) * softcap
     weights = scores.masked_fill(~mask_B1TS, torch.finfo(scores.dtype).min).softmax(-1)
     out = weights.view(rows * groups, -1, past) @ value_BGSE.reshape(rows * groups, past, -1)
-    return out.view(rows, heads, new, -1).transpose(1, 2)
+    return out.view(rows, heads, new, -1).transpose(1, 2).contiguous()  # some families view it

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Kinds of layers that keep keys and values alone, of all tokens or of the last ones.
 ATTENTIONS = {"full_attention", "sliding_attention"}
+NO_CACHE = {"xlstm"}  # transformers cannot read what it keeps where queries are narrower than values, its default
 # Of the spread of a model's own logits. What families do to them (scales, caps) moves far more.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
 from families import checks
 from families.zoo import BY_NAME, FAMILIES, Family, write
 from obliviate.errors import UserError
@@ -114,8 +116,8 @@ def documented(text: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def row(family: Family, cells: dict[str, str]) -> str:
-    architecture = (family.model_config.architectures or [family.config.removesuffix("Config")])[0]
-    return " | ".join([f"| `{family.name}`", architecture, *(cells[column] for column in COLUMNS)]) + " |"
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(family.model_config)].__name__
+    return " | ".join([f"| `{family.name}`", f"`{architecture}`", *(cells[column] for column in COLUMNS)]) + " |"
 
 
 def main(names: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from families.checks import NEW, greedy, load, prompts
 from families.zoo import BY_NAME, spread, write
 from obliviate.decoder import decoder_layers, decoder_of, final_hidden, head_of, require_same_logits
 from obliviate.errors import UserError
@@ -112,6 +113,20 @@ def test_a_models_own_dropout_is_off_unless_it_is_asked_for(tmp_path: Path, name
     assert not differs(dropout=False)
     exported = json.loads((tmp_path / "out" / "config.json").read_text())
     assert {key: exported.get(key) for key in rates} == rates
+
+
+@pytest.mark.parametrize("name", ["rwkv", "mamba", "phi3-long", "xlstm", "openai-gpt"])
+def test_a_model_in_training_answers_as_it_is(tmp_path: Path, name: str) -> None:
+    """What early drop asks: here one prompt at a time, that of Phi-3 up to where its rotations change, and on."""
+    write(BY_NAME[name], tmp_path)
+    prompt = prompts()[0]
+    with single_process():
+        model = build(spec(tmp_path), seed=0, activation_checkpointing=False, device=CPU)
+        assert model.asked_alone
+        model.eval()
+        ids_1T = torch.tensor([prompt])
+        said = model.say(ids_1T, torch.ones_like(ids_1T), NEW, BY_NAME[name].model_config.eos_token_id)
+    assert tuple(said[0, len(prompt) :].tolist())[:NEW] == greedy(load(tmp_path), prompt)
 
 
 def test_activations_cannot_be_recomputed_everywhere(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from obliviate.decoder import keeps_state
+from obliviate.decoder import NO_CACHE, keeps_state
 from obliviate.inference.request import switch_length
 
-NO_CACHE = {"xlstm"}  # transformers cannot read it where queries are narrower than values, as they are by default
 CACHES = ("past_key_values", "cache_params", "state")  # by what names models hand out and take what they keep
 
 

@@ -81,6 +81,7 @@ def _said(
     rank, world = dist.get_rank(), dist.get_world_size()
     mine = list(asked[rank::world]) or [asked[-1]]
     model.eval()
+    size = 1 if model.asked_alone else size
     found: dict[int, str] = {}
     for turn in range(-(-len(asked) // (world * size))):
         part = mine[turn * size : (turn + 1) * size] or mine[-1:]

@@ -19,7 +19,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from obliviate import attention, mixed
-from obliviate.decoder import decoder_layers, decoder_of, final_hidden, head_of, require_close
+from obliviate.decoder import (
+    NO_CACHE,
+    decoder_layers,
+    decoder_of,
+    final_hidden,
+    head_of,
+    keeps_state,
+    require_close,
+)
 from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
 from obliviate.methods import Term
@@ -48,6 +56,7 @@ class ScoredModel(nn.Module):
         self.model = model
         self.rotates_by_text = rotary.by_text(self.causal_lm)
         self.packs = packing.can_pack(self.causal_lm) and not self.rotates_by_text
+        self.asked_alone = keeps_state(self.causal_lm) or self.rotates_by_text  # its prompts cannot be padded
         # Of each pass that compares; plain tensors, not parameters: neither sharded nor trained.
         self.reference_heads: dict[str, AnyHead] = {}
 
@@ -123,15 +132,15 @@ class ScoredModel(nn.Module):
 
     @torch.no_grad()
     def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
-        """Greedy continuations of prompts that are padded on the left, prompts included. Every worker calls it, as
-        often as the others: they go on until all of them have ended."""
+        """Greedy continuations of prompts that are padded on the left (of one alone where `asked_alone`), prompts
+        included. Every worker calls it, as often as the others: they go on until all of them have ended."""
         said_BT: Tensor = self.causal_lm.generate(
             input_ids=ids_BT,
             attention_mask=attention_BT,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            use_cache=True,
+            use_cache=not self.rotates_by_text and self.causal_lm.config.model_type not in NO_CACHE,
             eos_token_id=end_of_turn_id,
             pad_token_id=end_of_turn_id,
             synced_gpus=torch.distributed.get_world_size() > 1,
