@@ -23,10 +23,12 @@ from obliviate.decoder import (
     NO_CACHE,
     decoder_layers,
     decoder_of,
+    exact,
     final_hidden,
     head_of,
     keeps_state,
-    require_close,
+    refusal,
+    require_same_logits,
 )
 from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
@@ -117,17 +119,22 @@ class ScoredModel(nn.Module):
 
     @torch.no_grad()
     def require_same_logits(self) -> None:
-        """Raises UserError where a batch, as it is read here, gives other logits than the model for each text alone.
-        Every worker calls it."""
-        real_BT = torch.arange(8, device=self.causal_lm.device) < torch.tensor([[8], [5]], device=self.causal_lm.device)
-        ids_BT = torch.arange(8, device=real_BT.device).expand(2, -1).clone()
+        """Raises UserError where the head is not understood, or a batch, as it is read here, gives other logits than
+        the model for each text alone. Every worker calls it."""
+        model, device = self.causal_lm, self.causal_lm.device
+        real_BT = torch.arange(8, device=device) < torch.tensor([[8], [5]], device=device)
+        ids_BT = torch.arange(8, device=device).expand(2, -1).clone()
         ids_BT[1, 3:] += 3  # the first three are the same
         training = self.training
         self.eval()
+        require_same_logits(model)
         hidden_BTD, _, _ = self._read(ids_BT, real_BT, (), packs=self.packs)
         for row, real_T in enumerate(real_BT):
-            own_1TV = self.causal_lm(input_ids=ids_BT[row : row + 1, real_T], use_cache=False).logits
-            require_close(self.causal_lm, head_of(self.causal_lm).logits(hidden_BTD[row, real_T])[None], own_1TV)
+            own_TV = model(input_ids=ids_BT[row : row + 1, real_T], use_cache=False).logits[0].float()
+            off_TV = (head_of(model).logits(hidden_BTD[row, real_T]) - own_TV).abs()
+            # A mean: in bfloat16 a token may go to another expert.
+            if off_TV.mean() > own_TV.abs().mean() * (1e-3 if exact(model) else 0.1):
+                raise UserError(refusal(model))
         self.train(training)
 
     @torch.no_grad()
