@@ -82,10 +82,10 @@ class Family:
 
     @property
     def model_config(self) -> PreTrainedConfig:
-        ids = special_ids()
-        shared = {"vocab_size": len(tokenizer()), "tie_word_embeddings": self.tied, **ids}
-        values = {**({} if "n_embd" in self.settings else SIZES), **shared, **self.settings}
-        return getattr(transformers, self.config)(**values)
+        kind = getattr(transformers, self.config)
+        known = {key: value for key, value in SIZES.items() if hasattr(kind, key) or key in kind.attribute_map}
+        shared = {"vocab_size": len(tokenizer()), "tie_word_embeddings": self.tied, **special_ids()}
+        return kind(**{**({} if "n_embd" in self.settings else known), **shared, **self.settings})
 
 
 VLLM = {
