@@ -3,24 +3,23 @@
 `interpolate` gives a model between two; `negate` subtracts from the original what others have learned.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from obliviate import storage
+from obliviate import companions, storage
 from obliviate.errors import UserError
-from obliviate.runs import whole_folder
+from obliviate.runs import whole_folder, write_json
+from obliviate.weights import weight_files
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Mix = Callable[["Tensor", "list[Tensor]"], "Tensor"]  # of the original's tensor and the others'
 
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
 LEFT_BEHIND = ("README.md", storage.MARK)  # the card tells how the other model was made, not this one
 
 
@@ -28,18 +27,22 @@ def interpolate(original: Path, other: Path, share: float, folder: Path) -> None
     """Write the model at `share` of the way from `original` to `other` (Hugging Face folders) to `folder`, whole: every
     weight original + share (other - original).
 
-    Held in memory: one shard. Everything but the weights is the other model's, its card aside. Raises UserError where
+    Held in memory: one shard. Everything but the weights is the other model's, its card aside, and so are the dtypes
+    that they are stored in. Raises UserError where
     the two hold different tensors, which then are no two states of one model; a tied weight that the original stores
     under both of its names is one tensor.
     """
     _write(original, [other], lambda before, after: before.lerp(after[0], share), folder)
 
 
-def negate(original: Path, learned: Sequence[Path], scale: float, folder: Path) -> None:
+def negate(
+    original: Path, learned: Sequence[Path], scale: float, folder: Path, dtype: "torch.dtype | None" = None
+) -> None:
     """Write original - scale x change to `folder`: task-vector negation (Ilharco et al. 2023, arXiv:2212.04089).
 
     The change is what a model has learned; of several, the mean of what they have, and nothing where they disagree
-    about the direction (NegMerge: Kim et al. 2024, arXiv:2410.05583). Memory and errors as of `interpolate`.
+    about the direction (NegMerge: Kim et al. 2024, arXiv:2410.05583). Stored in `dtype`; None: in float32. Memory and
+    errors as of `interpolate`.
     """
     import torch
 
@@ -48,11 +51,12 @@ def negate(original: Path, learned: Sequence[Path], scale: float, folder: Path) 
         agreed = changes.sign().sum(0).abs() == len(after)
         return before - scale * agreed * changes.mean(0)
 
-    _write(original, learned, mixed, folder)
+    _write(original, learned, mixed, folder, dtype or torch.float32)
 
 
-def _write(original: Path, others: Sequence[Path], mix: Mix, folder: Path) -> None:
-    """Shards, and everything but weights, as the first of the others has them."""
+def _write(original: Path, others: Sequence[Path], mix: Mix, folder: Path, dtype: "torch.dtype | None" = None) -> None:
+    """Shards, and everything but weights, as the first of the others has them; in `dtype`, or in that of each of its
+    tensors."""
     theirs, ours = weight_files(original), [weight_files(other) for other in others]
     for other, files in zip(others, ours, strict=True):
         for name in sorted(set(files) ^ set(theirs)):
@@ -64,20 +68,9 @@ def _write(original: Path, others: Sequence[Path], mix: Mix, folder: Path) -> No
                 shutil.copy(file, temporary / file.name)
         for shard in sorted(set(ours[0].values())):
             names = [name for name, file in ours[0].items() if file == shard]
-            _write_shard(names, theirs, ours, mix, temporary / shard.name)
-
-
-def weight_files(folder: Path) -> dict[str, Path]:
-    """Each tensor's name and the file that holds it. Raises UserError for a folder without safetensors."""
-    from safetensors import safe_open
-
-    if (folder / INDEX).exists():
-        places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in places.items()}
-    if not (folder / WEIGHTS).exists():
-        raise UserError(f"{folder}: holds no {WEIGHTS}; give a Hugging Face folder with whole weights in safetensors")
-    with safe_open(folder / WEIGHTS, framework="pt") as weights:
-        return dict.fromkeys(weights.keys(), folder / WEIGHTS)
+            _write_shard(names, theirs, ours, mix, temporary / shard.name, dtype)
+        if dtype is not None and (config := temporary / companions.CONFIG).is_file():
+            write_json(config, companions.with_dtype(companions.read(config) or {}, dtype))
 
 
 def _is_stored_twice(name: str, files: dict[str, Path]) -> bool:
@@ -101,6 +94,7 @@ def _write_shard(
     others: Sequence[Mapping[str, Path]],
     mix: Mix,
     output: Path,
+    dtype: "torch.dtype | None",
 ) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -111,11 +105,12 @@ def _write_shard(
         opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
         for name in names:
             before = opened[original[name]].get_tensor(name).float()
-            after = [opened[side[name]].get_tensor(name).float() for side in others]
+            stored = [opened[side[name]].get_tensor(name) for side in others]
+            after = [each.float() for each in stored]
             for side, each in zip(others, after, strict=True):
                 if each.shape != before.shape:
                     raise UserError(
                         f"{side[name]}: {name} has shape {list(each.shape)}, in the original {list(before.shape)}"
                     )
-            mixed[name] = mix(before, after)
+            mixed[name] = mix(before, after).to(dtype or stored[0].dtype)
     save_file(mixed, output, metadata={"format": "pt"})

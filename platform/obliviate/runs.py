@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 REVISION_VARIABLE = "OBLIVIATE_REVISION"  # of the environment: the revision, where the code lies in no checkout
 RUN_FILE = "run.json"
 DONE_FILE = "done.json"
+EXPORT_FILE = "export.json"  # of a training: what rounding left of it when the model was written, and warnings
 LOCK_FILE = ".lock"
 
 

@@ -93,7 +93,10 @@ class ModelSpec(Spec):
 
     source: str  # Hugging Face id, folder, file.gguf, URL of either, or package:NAME/FILE.gguf of an installed package
     revision: str | None = None
+    base: str | None = None  # of an adapter: what it was trained on, where that is elsewhere than its config says
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # master weights and optimiser state are always float32
+    # Of the weights that training writes; "source": as the source's files have them, float32 where those are quantised.
+    export_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
     lora: LoraSpec | None = None
     dropout: bool = (
         False  # whether training drops what the model's own config says (GPT-2: 0.1); LoRA's is lora.dropout
@@ -106,6 +109,10 @@ class ModelSpec(Spec):
     # What a text that spells a control token (<|im_end|>) means: those characters, or the token, which ends a turn.
     control_tokens: Literal["text", "control"] = "text"
     max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end
+
+    def at(self, source: str) -> "ModelSpec":
+        """The same model, or one that was made of it, laid out alike, at another place (empty: at this one)."""
+        return self if source in ("", self.source) else self.model_copy(update={"source": source, "base": None})
 
 
 class OptimSpec(Spec):

@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 from obliviate.guardrail import HIDING, NOT_REMOVED
-from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, write_whole
+from obliviate.schema import ModelSpec
+from obliviate.source import weights_dtype
 from obliviate_cli.judged import JUDGED, line
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
@@ -16,8 +18,15 @@ COLLAPSED = (
 )
 
 
-def write_card(run: Run, folder: str, evaluation: Evaluation | None = None, behind: str | None = None) -> None:
-    """Into the run's model folder; again, with the figures, once it is measured, bare or `behind` a guardrail."""
+def write_card(
+    run: Run,
+    folder: str,
+    evaluation: Evaluation | None = None,
+    behind: str | None = None,
+    measured_in: str | None = None,
+) -> None:
+    """Into the run's model folder; again, with the figures, once it is measured, bare or `behind` a guardrail, its
+    weights in the dtype `measured_in`."""
     record: dict[str, Any] = json.loads((run.directory / RUN_FILE).read_text(encoding="utf-8"))
     config = record["config"]
     text = "\n".join(
@@ -31,8 +40,9 @@ def write_card(run: Run, folder: str, evaluation: Evaluation | None = None, behi
             "",
             _what(record["verb"], config),
             "",
+            *_stored(run, folder),
             *_filtered(run),
-            *_measurements(evaluation, behind),
+            *_measurements(evaluation, behind, measured_in),
             "## How to reproduce it",
             "",
             f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
@@ -107,10 +117,26 @@ def _filtered(run: Run) -> list[str]:
     return ["## Not unlearned", "", title, "", *filtered, ""]
 
 
-def _measurements(evaluation: Evaluation | None, behind: str | None) -> list[str]:
+def _stored(run: Run, folder: str) -> list[str]:
+    """In which dtype the weights lie, and what that leaves of training."""
+    dtype = weights_dtype(ModelSpec(source=str(run.directory / folder)))
+    if dtype is None:
+        return []
+    text = f"The weights are stored in {dtype}."
+    exported = run.directory / EXPORT_FILE
+    found = json.loads(exported.read_text(encoding="utf-8"))["rounding"] if exported.exists() else None
+    if found is not None and found["moved"]:
+        share = found["kept"] / found["moved"]
+        text += f" Training moved {found['moved']} of them in float32; {share:.1%} of these still differ when rounded."
+    return [text, ""]
+
+
+def _measurements(evaluation: Evaluation | None, behind: str | None, measured_in: str | None) -> list[str]:
     if evaluation is None:
         return ["## Measurements", "", "Not measured yet: `obliviate evaluate`.", ""]
     lines = ["## Measurements", "", f"Suite `{evaluation.suite}`; 95% bootstrap intervals; n is the items scored.", ""]
+    if measured_in is not None:
+        lines += [f"Figures hold for the weights in {measured_in}, in which the engine had them.", ""]
     if behind is not None:
         lines += [f"Measured behind a {behind}: the bare model, which is what lies here, has other figures.", ""]
     lines += ["| set | metric | value | interval | n |", "|---|---|---|---|---|"]

@@ -26,12 +26,11 @@ from obliviate.data.fictitious import nli_pairs
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import HIDING
-from obliviate.models import materialise
-from obliviate.runs import Run, content_hash
+from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
 from obliviate_cli.measure import Measure
 from obliviate_cli.reporting import REPORT, model_report, write
-from obliviate_cli.stages import finetune, like, unlearn
+from obliviate_cli.stages import finetune, like, opened_alike, unlearn
 from obliviate_eval.spec import EvaluationSpec
 
 NEEDED_ACCURACY = 0.9  # of a trained NLI judge, on held-out people: below it entailment figures mean little
@@ -133,7 +132,7 @@ class CompareRun(ComparedModels):
         """The full config of one method on the model at `source`."""
         values = {
             "name": method.name,
-            "model": {**self.model.model_dump(), "source": source or self.model.source},
+            "model": self.model.at(source).model_dump(),
             "data": self.data.model_dump(),
             "method": method.method,
             "regularizers": method.regularizers,
@@ -176,8 +175,7 @@ def make_models(config: ComparedModels, console: Console) -> tuple[ModelSpec, Mo
     """The model that must forget, and the retain model."""
     if config.finetune is None:
         return config.model, config.retain_model
-    folder = storage.local(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
-    base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
+    base = opened_alike(config.model, config.runs)
     target, retain = (
         like(config.model, finetune(config.finetuning(train_on, base), console)) for train_on in ("all", "retain")
     )

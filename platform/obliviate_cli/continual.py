@@ -14,8 +14,7 @@ from obliviate import storage
 from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, load
 from obliviate.data.continual import AnyTasks, ContinualData, TaskSequence
 from obliviate.guardrail import check_measured_bare
-from obliviate.models import materialise
-from obliviate.runs import Run, content_hash, write_json
+from obliviate.runs import Run, write_json
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec
 from obliviate_cli import plan, reporting, stages
 from obliviate_cli.compare import FinetuneStage, Method, check_names, expand_methods
@@ -76,7 +75,7 @@ class ContinualRun(RunSpec):
         """The full config of one step from `model`; `first` is the model that the first step starts from."""
         values = {
             "name": f"{method.name}-step-{step}" if method.name else "",
-            "model": {**self.model.model_dump(), "source": model.source, "revision": model.revision},
+            "model": {**self.model.at(model.source).model_dump(), "revision": model.revision},
             "data": ContinualData(sequence=self.data, step=step).model_dump(),
             "method": method.method,
             "regularizers": method.regularizers,
@@ -164,15 +163,14 @@ def _target(config: ContinualRun, console: Console) -> ModelSpec:
     """The model that must forget."""
     if config.finetune is None:
         return config.model
-    folder = storage.local(config.runs) / f"base-{content_hash(config.model.source)[:10]}"
-    base = config.model.model_copy(update={"source": materialise(config.model, folder.absolute())})
+    base = stages.opened_alike(config.model, config.runs)
     return _like(config.model, storage.name(stages.finetune(config.finetuning(base), console)))
 
 
 def _like(model: ModelSpec, source: str) -> ModelSpec:
     """The whole model at `source`, laid out as `model` is."""
     revision = model.revision if source == model.source else None
-    return model.model_copy(update={"source": source, "lora": None, "revision": revision})
+    return model.at(source).model_copy(update={"lora": None, "revision": revision})
 
 
 def _matrix(name: str, sequence: TaskSequence, folders: list[Path], config: ContinualRun) -> ForgettingMatrix:

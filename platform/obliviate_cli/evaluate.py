@@ -157,7 +157,7 @@ def _trained(run: Path) -> tuple[str, dict[str, Any]]:
     if not storage.is_folder(run / MODEL):
         raise UserError(f"evaluate: {run}: no model in this run; give one that has been trained to its end")
     record = _record(run)
-    layout = {**record["config"]["model"], "lora": None, "revision": None}
+    layout = {**record["config"]["model"], "base": None, "lora": None, "revision": None}
     return record["label"], {**layout, "source": storage.name(run / MODEL)}
 
 

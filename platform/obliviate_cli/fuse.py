@@ -21,6 +21,7 @@ from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, TaskVector
 from obliviate.models import load_pretrained, name_elsewhere, save, skeleton
 from obliviate.runs import RUN_FILE, Run, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
+from obliviate.source import adapter_of, export_dtype
 from obliviate_cli import plan
 from obliviate_cli.card import write_card
 from obliviate_cli.console import open_console
@@ -95,6 +96,11 @@ def main(path: Path, overrides: list[str], dry_run: bool) -> None:
 
 def check(config: FuseRun) -> None:
     """Raises UserError for a model whose adapters could not be fused, before any of them is trained."""
+    if adapter_of(config.model) is not None:
+        raise UserError(
+            f"model.source: {config.model.source}: is an adapter, which each request would train further, and fused it "
+            "would count as often; give its base, or the whole model"
+        )
     apart = [name for name, weight in adapted_weights(skeleton(config.model)).items() if not weight.plain]
     if apart:
         raise UserError(
@@ -113,7 +119,7 @@ def fuse_requests(config: FuseRun, console: Console) -> Path:
     earlier = {name: storage.fetch_loose(storage.local(run).expanduser()) for name, run in config.adapters.items()}
     inputs = {name: run.content for name, run in runs.items()}
     inputs |= {name: _content(name, folder, config.model.revision) for name, folder in earlier.items()}
-    settings = {"ridge": config.ridge, "merge": _merges(config)}
+    settings = {"ridge": config.ridge, "merge": _merges(config), "export_dtype": config.model.export_dtype}
     whole = config.model_dump(mode="json")
     run = Run.open(Path(config.runs), "fuse", config.title, settings, inputs, whole_config=whole)
     if run.done:
@@ -187,7 +193,7 @@ def _merge(spec: ModelSpec, directory: Path) -> None:
     import torch
     from peft import PeftModel
 
-    base, tokenizer = load_pretrained(spec, dtype=torch.float32)
+    base, _ = load_pretrained(spec, dtype=torch.float32)
     merged: Any = PeftModel.from_pretrained(base, str(directory / ADAPTER)).merge_and_unload()
     with whole_folder(directory / MODEL) as temporary:
-        save(merged, tokenizer, temporary)
+        save(merged, spec, temporary, export_dtype(spec))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from obliviate import storage
+from obliviate import fit, storage
 from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
@@ -20,6 +20,7 @@ from obliviate.guardrail import label
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import RUN_FILE, Run, content_hash
 from obliviate.schema import ModelSpec
+from obliviate.source import weights_dtype
 from obliviate_cli import cautions
 from obliviate_cli.card import COLLAPSED, write_card
 from obliviate_cli.progress import Update, progress
@@ -109,9 +110,12 @@ class Measure:
         from obliviate.models import date_warnings, load_tokenizer, text_encoder
         from obliviate_eval.run import evaluate
 
+        fit.check(model)
+        fit.check_rows(model, [row for each in self.corpus.evaluation for row in each.rows])
         encoder = text_encoder(model, load_tokenizer(model))
         found = [
             *cautions.of_data(self.corpus, self.spec),
+            *dtype_warnings(name, model, self.spec.engine.dtype),
             *date_warnings(model, encoder),
             *cautions.of_texts(encoder, self.corpus, self.spec.suite, model),
         ]
@@ -192,7 +196,7 @@ class Measure:
             return
         behind = None if model.guardrail is None else label(model.guardrail)
         try:
-            write_card(Run(folder.parent, ""), folder.name, evaluation, behind)
+            write_card(Run(folder.parent, ""), folder.name, evaluation, behind, self.spec.engine.dtype)
         except OSError as error:
             self.console.print(f"warning: {folder}: the model's card stays as it was: {error.strerror}", style="yellow")
 
@@ -209,6 +213,18 @@ class Measure:
         from obliviate_eval.judges.load import load_judges
 
         return load_judges(self.spec)
+
+
+def dtype_warnings(name: str, model: ModelSpec, dtype: str) -> list[str]:
+    """Where the engine has the weights in another dtype than the one that they are stored, and served, in."""
+    stored = weights_dtype(model)
+    if stored is None or stored == dtype:
+        return []
+    how = f"rounded to {dtype}" if stored == "float32" else f"computed in {dtype}"
+    return [
+        f"evaluation.engine.dtype: {dtype}: the weights of {name} are {stored}: its figures hold for the model {how}; "
+        f"set evaluation.engine.dtype={stored} for those of the model as it is stored"
+    ]
 
 
 class _Stage:

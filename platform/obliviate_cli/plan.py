@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from obliviate import storage
+from obliviate import fit, storage
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
 from obliviate.methods import TaskVector, compares, union_of_needs
@@ -66,7 +66,7 @@ def compare(config: "CompareRun") -> list[str]:
 
 def _warnings(config: TrainingRun, corpus: "Corpus") -> list[str]:
     of_texts = text_warnings(config.model, (*corpus.forget, *corpus.retain))
-    return [f"warning: {warning}" for warning in (*corpus.warnings, *of_texts)]
+    return [f"warning: {warning}" for warning in (*corpus.warnings, *fit.notes(config.model), *of_texts)]
 
 
 def _training(config: TrainingRun, title: str, work: Training) -> str:

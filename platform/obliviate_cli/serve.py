@@ -86,6 +86,7 @@ def token(name: str, role: str) -> None:
 
 def check(spec: ServeRun) -> None:
     """Raises UserError for what could not be served, before anything starts."""
+    from obliviate import fit
     from obliviate.models import locate
 
     for name, served in spec.models.items():
@@ -93,7 +94,9 @@ def check(spec: ServeRun) -> None:
             located = Path(locate(served.source))
         except UserError as error:
             raise UserError(f"models.{name}: {error}") from error
-        if served.adapter_of is not None:
+        if served.adapter_of is None:
+            fit.check(served.model.model_copy(update={"max_length": 8}))  # of which serving makes no use
+        else:
             _check_base(f"models.{name}.source", located, spec.models[served.adapter_of].source)
     if spec.tokens is not None:
         read_tokens(Path(spec.tokens))

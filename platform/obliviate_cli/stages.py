@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from obliviate import storage
+from obliviate import fit, storage
 from obliviate.arithmetic import negate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
@@ -22,13 +22,15 @@ from obliviate.models import (
     content_of,
     date_warnings,
     load_tokenizer,
+    materialise,
     portable,
     require_same_vocabulary,
     text_encoder,
     weights_folder,
 )
-from obliviate.runs import RUN_FILE, Run, content_hash, write_whole
+from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, content_hash, write_whole
 from obliviate.schema import ModelSpec
+from obliviate.source import adapter_of, export_dtype
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job
 from obliviate.train.launch import launch
@@ -59,6 +61,7 @@ def finetune(config: FinetuneRun, console: Console) -> Path:
 def _finetune(config: FinetuneRun, corpus: Corpus, console: Console) -> Path:
     require_training_texts(corpus)
     rows = rows_to_learn(config, corpus)
+    _check_model(config, rows)
     run = _open(config, "finetune", config.name or f"{config.data.type}-{config.train_on}", corpus)
     job = _job(config, run, terms=(GD(),), retain=rows, anchor=Pass.RETAIN)
     return _train(config, run, job, f"fine-tune on {config.train_on}", console)
@@ -88,6 +91,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     """The run that trains for this config, found or created, and what there is to train in it."""
     require_training_texts(corpus)
     check_data(config, corpus)
+    _check_model(config, (*corpus.forget, *corpus.retain))
     reinforcing, files = config.reinforcing, {}
     reinforced = None if reinforcing is None else like(config.model, _finetune(reinforcing, corpus, console))
     if reinforced is not None:
@@ -105,6 +109,7 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         files["world"] = content_hash([asdict(row) for row in world])
     if config.reference is not None:
         require_same_vocabulary(config.model, config.reference)
+        fit.check(config.reference)
         files["reference"] = content_of(config.reference)
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     if judged is not None:
@@ -131,9 +136,16 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
     return run, job
 
 
+def _check_model(config: TrainingRun, rows: Sequence[Row]) -> None:
+    """Raises UserError for a model that cannot be trained on these texts, or not be written afterwards."""
+    fit.check(config.model, trained=True)
+    fit.check_rows(config.model, rows)
+    fit.notes(config.model)
+
+
 def like(model: ModelSpec, folder: Path) -> ModelSpec:
     """The trained model, laid out as its base was."""
-    return model.model_copy(update={"source": storage.name(folder), "lora": None, "revision": None})
+    return model.model_copy(update={"source": storage.name(folder), "base": None, "lora": None, "revision": None})
 
 
 def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:
@@ -151,13 +163,23 @@ def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:
         if not run.done:
             learned = [storage.fetch(each.directory / MODEL) for each in (trained, *again)]
             original = original_weights(config.model, config.runs)
-            negate(original, learned, config.method.scale, run.directory / MODEL)
+            negate(original, learned, config.method.scale, run.directory / MODEL, export_dtype(config.model))
             for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
                 if (file := trained.directory / name).exists():
                     write_whole(run.directory / name, partial(shutil.copyfile, file))
             write_card(run, MODEL)
             run.finish(model=MODEL, learned=trained.directory.name, steps=trained.summary["steps"])
     return run
+
+
+def opened_alike(model: ModelSpec, runs: str) -> ModelSpec:
+    """As engines and trainings of all stages open it: a GGUF, or an adapter merged into its base, is written among the
+    runs, once. With `lora` an adapter is trained as what it is, and stays it."""
+    adapts = adapter_of(model) is not None
+    if adapts and model.lora is not None:
+        return model
+    key = content_of(model) if adapts else content_hash(model.source)
+    return model.at(materialise(model, storage.local(runs).absolute() / f"base-{key[:10]}"))
 
 
 def original_weights(model: ModelSpec, runs: str) -> Path:
@@ -210,7 +232,9 @@ def check_data(config: UnlearnRun, corpus: Corpus) -> None:
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
     """What determines what training makes, beside the texts and the model's weights."""
-    later = {"method": {"scale", "learning_rates"}} if _is_negated(config) else {}
+    later: dict[str, Any] = (
+        {"method": {"scale", "learning_rates"}, "model": {"export_dtype"}} if _is_negated(config) else {}
+    )
     return config.model_dump(mode="json", exclude={**LEFT_OUT, **later}) | _of_dropout(config)
 
 
@@ -262,6 +286,8 @@ def _open(config: TrainingRun, verb: str, label: str, corpus: Corpus, **files: s
 def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:
     defaults: Mapping[str, Any] = {"forget": (), "retain": (), "refusals": (), "pairing": "fresh"}
     model = portable(config.model)  # workers have another working directory
+    if _is_negated(config):  # of use for what it differs in from the source: no bit of that is rounded away
+        model = model.model_copy(update={"export_dtype": "float32"})
     return Job(model=model, optim=config.optim, seed=config.seed, directory=run.directory, **{**defaults, **fields})
 
 
@@ -270,12 +296,20 @@ def _train(config: TrainingRun, run: Run, job: Job, title: str, console: Console
     if run.done:
         console.print(f"{title}: done already, in {storage.name(run.directory)}")
         return folder
-    _warn(text_warnings(config.model, (*job.forget, *job.retain)), console)
+    _warn([*fit.notes(config.model), *text_warnings(config.model, (*job.forget, *job.retain))], console)
     with run.locked():
         with progress(console, title) as show:
             launch(job, config.cluster, folder, lambda step: show(step["step"], step["steps"], training_details(step)))
         finish(run)
+        _warn(exported(run.directory).get("warnings", ()), console)
     return folder
+
+
+def exported(directory: Path) -> dict[str, Any]:
+    """What was found when a run's model was written; nothing where none was."""
+    file = directory / EXPORT_FILE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 def finish(run: Run) -> None:

@@ -270,6 +270,8 @@ def test_answers_stay_until_the_run_is_done(tmp_path: Path, monkeypatch: pytest.
     evaluation = summarise([record(generation="Ada")], SUITES["tofu"], resamples=100)
     monkeypatch.setattr(measure, "write_card", card)
     monkeypatch.setattr("obliviate_eval.run.evaluate", lambda *_, **__: evaluation)
+    monkeypatch.setattr("obliviate.fit.check", lambda _: None)  # there is no model
+    monkeypatch.setattr("obliviate.fit.check_rows", lambda *_: None)
     monkeypatch.setattr("obliviate.models.load_tokenizer", lambda _: None)
     monkeypatch.setattr("obliviate.models.text_encoder", lambda *_: Characters())
     write_records(run.directory / RECORDS_FILE, [])

@@ -32,7 +32,8 @@ from training import job
 ROOT = Path(__file__).parents[2]
 # Body 100, embedding of 10 x 5, two layers.
 SIZE = ModelSize(parameters=150, trained=150, layers=2, hidden_size=5, vocabulary=10, tied=True)
-WORK = Training(SIZE, steps=7, items=6, micro_items=1, texts_per_item=2, tokens=4, scored=3)
+WORK = Training(SIZE, steps=7, items=6, micro_items=1, texts_per_item=2, tokens=4, scored=3, stored_bytes=4)
+PIECES = 2 * 64 * 2**20  # that each worker reads or writes at a time
 GPU = Gpu(memory_bytes=1e9, flops_per_s=1000.0, memory_bytes_per_s=100.0, link_bytes_per_s=900.0)
 CLUSTER = Cluster(GPU, gpus_per_node=2, network_bytes_per_s=300.0, storage_bytes_per_s=10.0, utilization=0.5)
 OFFER = Offer("h100", None, 8, 3200, 0.4, None)
@@ -106,9 +107,11 @@ class TestTraining:
         kept = replace(WORK, checkpointing=True).memory_bytes(2) - 1200 - 300 - 120 - SCORING_BYTES
         assert kept == pytest.approx(8 * 5 * (2 * 2 + 34))
 
-    def test_every_worker_of_a_node_loads_the_whole_model(self) -> None:
-        assert WORK.host_bytes(1, CLUSTER) == 600
-        assert WORK.host_bytes(4, CLUSTER) == 1200
+    def test_a_node_holds_pieces_and_a_layer_or_the_whole_model_while_it_is_read(self) -> None:
+        """Two of four workers are on a node. A layer has 50 weights, the model 150, in float32."""
+        assert WORK.host_bytes(1, CLUSTER) == PIECES + 200
+        assert WORK.host_bytes(4, CLUSTER) == 2 * PIECES + 200
+        assert replace(WORK, in_parts=False).host_bytes(4, CLUSTER) == 2 * PIECES + 600
 
     def test_seconds_of_a_step(self) -> None:
         """62640 FLOPs over two workers at 500 a second; 1650 bytes over a link of 900; 28 x 150 / 2 bytes at 100."""
@@ -264,11 +267,12 @@ class TestStage:
         assert measure("m", TestEvaluation.WORK, CLUSTER, share=0.5).gpus == 1
 
     def test_runs_at_a_time_load_on_the_same_nodes(self) -> None:
-        """600 bytes each: two GPUs of a node hold two workers, whosever they are, or eight with a quarter each."""
-        assert train("t", WORK, CLUSTER, 1, repeats=4).host_bytes == 600
-        assert train("t", WORK, CLUSTER, 1, repeats=4, at_a_time=4).host_bytes == 2 * 600
-        assert train("t", WORK, CLUSTER, 1, repeats=9, at_a_time=9, share=0.25).host_bytes == 8 * 600
-        small = replace(CLUSTER, host_memory_bytes=1000.0)
+        """Two GPUs of a node hold two workers, whosever they are, or eight with a quarter each."""
+        each = PIECES + 200
+        assert train("t", WORK, CLUSTER, 1, repeats=4).host_bytes == each
+        assert train("t", WORK, CLUSTER, 1, repeats=4, at_a_time=4).host_bytes == 2 * each
+        assert train("t", WORK, CLUSTER, 1, repeats=9, at_a_time=9, share=0.25).host_bytes == 8 * each
+        small = replace(CLUSTER, host_memory_bytes=1.5 * each)
         assert train("t", WORK, small, 1, repeats=4).limit != "host memory"
         assert train("t", WORK, small, 1, repeats=4, at_a_time=2).limit == "host memory"
 

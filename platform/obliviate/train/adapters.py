@@ -18,10 +18,11 @@ from obliviate.runs import write_whole
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
 from obliviate.train.batch import Texts
-from obliviate.train.export import PREFIX, export
 from obliviate.train.gram import grams, linear_layers
 from obliviate.train.job import Job
-from obliviate.train.loop import single_process, train
+from obliviate.train.loop import single_process
+from obliviate.train.model import PREFIX
+from obliviate.train.produce import train_and_write
 from obliviate.train.worker import Outcome
 
 FACTOR = ".lora_A."  # the layer that reads what the adapted layer reads
@@ -100,8 +101,7 @@ def train_adapter(request: Request, places: tuple[str, str], threads: float) -> 
     job = request.job
     try:
         with single_process():
-            model = train(job, device=device)
-            export(model, job.model, request.folder)
+            model = train_and_write(job, request.folder, device=device)
             layers = {name: layer for name, layer in linear_layers(model).items() if FACTOR in name}
             found = grams(
                 model,

@@ -6,6 +6,8 @@ a real end-of-turn token may have the padding's id.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +19,12 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.guardrail import marked
 from obliviate.methods import Needs, Pass, Positions
+from obliviate.models import load_tokenizer, text_encoder
+from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, TokenScores
+
+if TYPE_CHECKING:
+    from obliviate.train.job import Job
 
 TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
 
@@ -219,3 +226,20 @@ def micro_batch_count(items: int, size: int, workers: int) -> int:
     """Into how many micro-batches a step of that many items is cut, over all workers."""
     rounds = min(-(-items // (size * workers)), items // workers)
     return rounds * workers
+
+
+@lru_cache(maxsize=1)
+def _texts(
+    model: ModelSpec,
+    forget: tuple[Row, ...],
+    retain: tuple[Row, ...],
+    refusals: tuple[str, ...],
+    world: tuple[Row, ...],
+) -> Texts:
+    """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
+    return Texts(text_encoder(model, load_tokenizer(model)), forget, retain, refusals, world)
+
+
+def texts_of(job: "Job") -> Texts:
+    spec = job.model.model_copy(update={"lora": None})
+    return _texts(spec, job.forget, job.retain, job.refusals, job.world)

@@ -15,7 +15,13 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.optim import Optimizer
 
 from obliviate import storage
@@ -43,10 +49,14 @@ class Cadence:
         self._wait_s = AT_MOST_EVERY_S
         self._saved_s = time.monotonic()
 
-    def __call__(self, step: int) -> bool:
-        """All workers call it together, after each step: the first one's clock decides for all."""
+    def __call__(self, step: int, *, last: bool = False) -> bool:
+        """All workers call it together, after each step: the first one's clock decides for all.
+
+        After the last step, before the model is written, the clock alone: a process that dies of that shall not have
+        more to do again than one that dies of a step.
+        """
         if self._every_steps is not None:
-            return step % self._every_steps == 0
+            return step % self._every_steps == 0 and not last
         due = [time.monotonic() - self._saved_s >= self._wait_s]
         dist.broadcast_object_list(due)
         return due[0]
@@ -90,7 +100,8 @@ def stop(folder: Path, step: int, reason: str) -> NoReturn:
 
 
 def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """All workers call it together; `weights` are the terms', which every worker knows alike.
+    """All workers call it together; `weights` are the terms', which every worker knows alike. Without optimizers the
+    model alone is kept, as after the last step.
 
     Raises UserError, on all of them, where the disk refuses: older ones stay.
     """
@@ -138,8 +149,14 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}"
 
 
+def steps_of(path: Path) -> int:
+    """After how many it was taken."""
+    return int(path.name.removeprefix("step_"))
+
+
 def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[int, list[float]]:
-    """Put the checkpoint's state into model and optimisers; the step it was taken after and the terms' weights.
+    """Put the checkpoint's state into model and optimisers (after the last step, into the model alone); the step it was
+    taken after and the terms' weights.
 
     All workers call it together. Raises UserError, on all of them, where it cannot be fetched.
     """
@@ -147,6 +164,8 @@ def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple
         raise UserError(f"{path}: the checkpoint cannot be fetched ({cause}); run the same command again")
     state = _state(model, optimizers)
     dcp.load(state, storage_reader=dcp.FileSystemReader(path))
+    if not optimizers:
+        set_model_state_dict(model, state["model"], options=TRAINED_ONLY)
     for number, optimizer in enumerate(optimizers):
         set_state_dict(
             model,
@@ -160,7 +179,7 @@ def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple
 
 
 def _state(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {"model": get_model_state_dict(model, options=TRAINED_ONLY)} if not optimizers else {}
     for number, optimizer in enumerate(optimizers):
         state["model"], state[_name(number)] = get_state_dict(model, optimizer, options=TRAINED_ONLY)
     return state

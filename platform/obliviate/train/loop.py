@@ -9,7 +9,6 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -19,16 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore
 
-from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.head import GenericHead, Head
 from obliviate.methods import ForgetObjective, Needs, ParameterRegularizer, Scores, Term, compares, union_of_needs
-from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Generic, needs_reference
-from obliviate.train import checkpoint
-from obliviate.train.batch import Batch, Texts, collate, micro_batches
+from obliviate.train import checkpoint, export
+from obliviate.train.batch import Batch, collate, micro_batches, texts_of
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights
@@ -66,12 +63,27 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
+    last = checkpoint.latest(job.directory / CHECKPOINTS)
+    if last is not None and checkpoint.steps_of(last) == job.schedule.steps:
+        model = _built(job, device)
+        checkpoint.load(last, model, ())
+        return model
     trainer = _Trainer(job, device)
     start = trainer.resume()
     # Not before: a model that is read, or computes references, leaves gaps that no step would fill.
     with kept_freed_memory() if device.type == "cpu" else nullcontext():
         _take_steps(trainer, start, report)
     return trainer.model
+
+
+def _built(job: Job, device: torch.device) -> ScoredModel:
+    return build(
+        job.model,
+        seed=job.seed,
+        activation_checkpointing=job.optim.activation_checkpointing,
+        device=device,
+        trainable=next((term.trainable for term in job.terms if isinstance(term, ForgetObjective)), None),
+    )
 
 
 def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> None:
@@ -87,25 +99,15 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
             log.write(metrics)
         if report is not None:
             report(metrics)
-        if step + 1 < trainer.schedule.steps and due(step + 1):
+        last = step + 1 == trainer.schedule.steps
+        if due(step + 1, last=last):
             with due.saving():
                 if log is not None:
                     log.publish()
-                checkpoint.save(trainer.checkpoints, step + 1, trainer.weights, trainer.model, trainer.optimizers)
+                optimizers = () if last else trainer.optimizers
+                checkpoint.save(trainer.checkpoints, step + 1, trainer.weights, trainer.model, optimizers)
     if log is not None:
         log.close()
-
-
-@lru_cache(maxsize=1)
-def _texts(
-    model: ModelSpec,
-    forget: tuple[Row, ...],
-    retain: tuple[Row, ...],
-    refusals: tuple[str, ...],
-    world: tuple[Row, ...],
-) -> Texts:
-    """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
-    return Texts(text_encoder(model, load_tokenizer(model)), forget, retain, refusals, world)
 
 
 class _Trainer:
@@ -119,9 +121,7 @@ class _Trainer:
                 f"optim.batch_size: {job.optim.batch_size} is less than cluster.workers {self.world}; "
                 "every worker needs an item of each batch"
             )
-        self.texts = _texts(
-            job.model.model_copy(update={"lora": None}), job.forget, job.retain, job.refusals, job.world
-        )
+        self.texts = texts_of(job)
         self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])
@@ -133,13 +133,8 @@ class _Trainer:
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)
-        self.model = build(
-            job.model,
-            seed=job.seed,
-            activation_checkpointing=job.optim.activation_checkpointing,
-            device=device,
-            trainable=next((term.trainable for term in self.terms if isinstance(term, ForgetObjective)), None),
-        )
+        self.model = _built(job, device)
+        export.check(self.model, job.model)  # what an export needs is there, or nothing is trained
         states = 1 + max(update.optimizer for update in self.updates)
         self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
         spec = job.rectification

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from obliviate.adapter import Adapter
+from obliviate.errors import UserError
 from obliviate.linear import adapted_weights
 from obliviate.schema import LoraSpec
 
@@ -33,6 +35,23 @@ def add_lora(model: Any, spec: LoraSpec, seed: int) -> Any:
     adapted = get_peft_model(model, config)
     if parameters and spec.dropout:
         _drop_where_possible(adapted, spec.dropout)
+    return adapted
+
+
+def continue_adapter(model: Any, adapter: Adapter, spec: LoraSpec) -> Any:
+    """An adapter to be trained further, as it is but for the dropout. Raises UserError where it is no LoRA adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    if adapter.kind != "LORA":
+        raise UserError(
+            f"model.lora: {adapter.name} is an adapter of the kind {adapter.kind}, and only LoRA adapters are trained "
+            "further as such; set model.lora: null to train base and adapter as one model"
+        )
+    adapted = adapter.attach(model, trainable=True)
+    adapted.peft_config["default"].lora_dropout = spec.dropout
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout["default"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
     return adapted
 
 

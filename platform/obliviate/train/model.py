@@ -33,13 +33,16 @@ from obliviate.decoder import (
 from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
 from obliviate.methods import Term
-from obliviate.models import load_pretrained
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
+from obliviate.source import adapter_of, base_of
 from obliviate.train import dropout, packing, rotary
-from obliviate.train.lora import add_lora
+from obliviate.train.lora import add_lora, continue_adapter
+from obliviate.train.reading import Parts, fill, opened, standing_in
 from obliviate.train.shards import whole
 
+PREFIX = "model."  # of the transformers model inside ScoredModel
+ADAPTED = "base_model.model."  # of the same inside PEFT's
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Wanted = Mapping[str, tuple[slice, Tensor, Collection[AnyStat]]]  # pass -> its rows, where [B, T], and what
@@ -243,17 +246,11 @@ def build(
 
     In training mode. Raises UserError where `trainable` is found in no parameter's name.
     """
-    model, _ = load_pretrained(spec, dtype=torch.float32)
+    model, parts = _opened(spec, seed)
     if activation_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(
             f"optim.activation_checkpointing: {type(model).__name__} cannot recompute activations; set it to false"
         )
-    model.config.use_cache = False
-    attention.use(model, packing.NAME)
-    if not spec.dropout:
-        dropout.turn_off(model)
-    if spec.lora is not None:
-        model = add_lora(model, spec.lora, seed)
     if trainable is not None:
         _restrict(model, trainable)
     if activation_checkpointing:
@@ -271,6 +268,7 @@ def build(
         fully_shard(layer, reshard_after_forward=world > 1, **keywords)
     fully_shard(scored, **keywords)
     assert isinstance(scored, FSDPModule)
+    fill(scored, parts, source_name, device)
     for method in ("say", "require_same_logits"):
         register_fsdp_forward_method(scored, method)  # or the head and the embeddings would not be gathered
     scored.require_same_logits()
@@ -278,6 +276,32 @@ def build(
         if isinstance(module, FSDPModule):
             module.reshard()  # whoever lists the parameters now gets the shards
     return scored.train()
+
+
+def _opened(spec: ModelSpec, seed: int) -> tuple[Any, Parts]:
+    """The model without its weights, and where these come from: whole, with new adapters, or with those that the source
+    brings; never without what the source is."""
+    adapter, base = adapter_of(spec), base_of(spec)
+    continued = spec.lora is not None and adapter is not None
+    model, parts = opened(base if continued and base is not None else spec)
+    model.config.use_cache = False
+    attention.use(model, packing.NAME)
+    if not spec.dropout:
+        dropout.turn_off(model)
+    if spec.lora is None:
+        return model, parts
+    with standing_in(model):
+        adapted = add_lora(model, spec.lora, seed) if adapter is None else continue_adapter(model, adapter, spec.lora)
+    return adapted, parts
+
+
+def source_name(name: str) -> str:
+    """What a weight of the trained model is called in one without scoring and adapters."""
+    return plain_name(name.removeprefix(PREFIX).removeprefix(ADAPTED))
+
+
+def plain_name(name: str) -> str:
+    return name.replace(".base_layer", "").replace(".modules_to_save.default", "").replace(".original_module", "")
 
 
 def _restrict(model: nn.Module, trainable: re.Pattern[str]) -> None:

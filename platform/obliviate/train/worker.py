@@ -1,4 +1,4 @@
-"""What a Ray Train worker runs: the loop on this worker's device, then the export."""
+"""What a Ray Train worker runs: the loop on this worker's device, and the export."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +24,7 @@ def work(config: dict[str, Any]) -> Outcome:
     import ray.train
     import torch
 
-    from obliviate.train.export import export
-    from obliviate.train.loop import train
+    from obliviate.train.produce import train_and_write
 
     job: Job = replace(config["job"], directory=storage.local(config["directory"]))
     folder = storage.local(config["folder"])
@@ -34,7 +33,7 @@ def work(config: dict[str, Any]) -> Outcome:
     device = torch.device("cuda", context.get_local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
     try:
-        export(train(job, device=device), job.model, folder)
+        train_and_write(job, folder, device=device)
     except UserError as error:
         return Outcome(error=str(error), diverged=isinstance(error, DivergedError))
     return Outcome()

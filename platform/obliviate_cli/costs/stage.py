@@ -11,7 +11,7 @@ from obliviate_cli.costs.training import Training
 # What limits a stage -> what to do about it.
 CURES = {
     "GPU memory": "more workers, adapters (model.lora), a smaller optim.micro_batch_size, activation_checkpointing",
-    "host memory": "fewer workers on a node, or nodes with more memory: each worker loads the whole model in float32",
+    "host memory": "fewer runs on a node, or nodes with more memory: the first worker of each reads the whole model",
     "start": "more work for each start: one job for many methods, or a long-lived cluster",
     "load": "faster shared storage, or models on the nodes' own disks (node_cache of a sweep)",
     "reference": "nothing: it is computed once",
@@ -19,7 +19,7 @@ CURES = {
     "communication": "fewer workers, all on one node; a larger optim.micro_batch_size",
     "launch": "a larger optim.micro_batch_size: the GPUs wait for Python",
     "optimizer": "more workers: each updates its own share",
-    "export": "faster shared storage: every run writes its model in float32",
+    "export": "faster shared storage: every run writes its model",
     "generate": "more replicas",
     "score": "more replicas",
 }
@@ -65,7 +65,7 @@ def train(
     """`share`: of a GPU, that each worker has."""
     cluster = cluster.share(share)
     seconds = training.times(work, cluster, workers, at_a_time, workers * at_a_time * share)
-    memory, host = work.memory_bytes(workers), work.host_bytes(workers * at_a_time, cluster, share)
+    memory, host = work.memory_bytes(workers), work.host_bytes(workers, cluster, share, at_a_time)
     limit = _limit(seconds, memory, host, cluster)
     return Stage(
         title,

@@ -29,6 +29,7 @@ from obliviate.scoring import KEPT_BYTES
 from obliviate_cli.costs.hardware import Cluster
 
 START_S = 30.0  # processes, imports, CUDA, the process group
+PIECE_BYTES = 64 * 2**20  # that a worker reads, sends or writes at a time (obliviate.train.reading)
 LAUNCH_S = 1e-3  # Python and kernel launches of a layer, forward and backward: a GPU with less to do waits
 COPY_BYTES_PER_S = 5e9  # of one worker's conversion of the weights to float32
 ADAM_BYTES = 28  # read: parameter, gradient, two moments; written: parameter, two moments
@@ -54,6 +55,8 @@ class Training:
     rounds: int = 1  # forward and backward passes that a step makes one after another, each over some of the texts
     updates: int = 1  # of the weights, in a step
     state_bytes: int = STATE_BYTES  # of a trained parameter
+    stored_bytes: int = 2  # of a weight in the model that is written
+    in_parts: bool = True  # whether each worker reads its own weights; else the first one reads all
 
     @property
     def full(self) -> bool:
@@ -125,12 +128,16 @@ class Training:
         gathered += size.folded / size.layers if self.checkpointing else size.folded
         return state / workers + gathered * self.compute_bytes + activations + logits
 
-    def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0) -> float:
-        """Of one node while models load: every worker holds all of its own in float32 before it is sharded.
+    def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0, at_a_time: int = 1) -> float:
+        """Of one node while models are read and written: a piece or two for each worker, and for each run one layer,
+        to which adapters are added, or the whole model, where it is not read in parts; all in float32.
 
-        `workers` of all runs that start together, each with this `share` of a GPU.
+        `workers` of each of the runs that start together, each with this `share` of a GPU.
         """
-        return MASTER_BYTES * self.size.parameters * min(workers, round(cluster.gpus_per_node / share))
+        here = min(workers * at_a_time, round(cluster.gpus_per_node / share))
+        runs = ceil(here / workers)
+        of_run = self.size.parameters if not self.in_parts else self.size.body / self.size.layers
+        return 2 * PIECE_BYTES * here + MASTER_BYTES * of_run * runs
 
 
 @dataclass(frozen=True)
@@ -180,10 +187,11 @@ def times(
     size, rate = training.size, cluster.gpu.flops_per_s * cluster.utilization
     reference = training.reference_texts * (training.forward_flops + training.head_flops)
     stored = 2 * size.parameters  # bfloat16, as models are published
+    converted = MASTER_BYTES * size.parameters / (workers if training.in_parts else 1)
     return {
         "start": START_S,
-        "load": stored / cluster.reading(gpus) + MASTER_BYTES * size.parameters / COPY_BYTES_PER_S,
+        "load": stored / cluster.reading(gpus) + converted / COPY_BYTES_PER_S,
         "reference": reference / workers / rate,
         "steps": training.steps * step(training, cluster, workers).s,
-        "export": MASTER_BYTES * size.parameters / cluster.writing(gpus, at_a_time),  # one worker writes all of it
+        "export": training.stored_bytes * size.parameters / cluster.writing(gpus, at_a_time),  # by one worker
     }

@@ -16,12 +16,14 @@ from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
+from obliviate.fit import read_in_parts
 from obliviate.guardrail import marked
 from obliviate.inference.request import room
 from obliviate.methods import ParameterRegularizer, Pass, Positions, union_of_needs
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate.scoring import needs_reference
+from obliviate.source import export_dtype
 from obliviate.train.phases import plan_updates
 from obliviate.train.reference import scored_at
 from obliviate_cli.costs.evaluation import Measuring
@@ -120,6 +122,8 @@ def _training(config: TrainingRun, anchors: int, *, texts: int, tokens: float, s
         scored=scored,
         checkpointing=optim.activation_checkpointing,
         compute_bytes=2 if config.model.compute_dtype == "bfloat16" else 4,
+        stored_bytes=export_dtype(config.model).itemsize,
+        in_parts=_in_parts(config.model),
     )
 
 
@@ -181,6 +185,11 @@ def _lengths(model: ModelSpec, rows: tuple[Row, ...]) -> tuple[float, float]:
 @cache  # several stages have one model, and a GGUF's tokenizer takes seconds to read
 def _encoder(model: ModelSpec) -> TextEncoder:
     return text_encoder(model, load_tokenizer(model))
+
+
+@cache
+def _in_parts(model: ModelSpec) -> bool:
+    return read_in_parts(model)
 
 
 @cache

@@ -120,4 +120,4 @@ class Stages:
         """The served model, laid out as the first one is."""
         first = self.config.model
         revision = first.revision if source == first.source else None
-        return first.model_copy(update={"source": source, "revision": revision})
+        return first.at(source).model_copy(update={"revision": revision})

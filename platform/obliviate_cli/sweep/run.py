@@ -16,12 +16,12 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray
 from obliviate.data.rows import Corpus
-from obliviate.models import content_of, materialise
-from obliviate.runs import Run, content_hash
+from obliviate.models import content_of
+from obliviate.runs import Run
 from obliviate_cli.alternatives import with_alternatives
 from obliviate_cli.compare import make_models, train_judge
 from obliviate_cli.measure import Measure
-from obliviate_cli.stages import finetune
+from obliviate_cli.stages import finetune, opened_alike
 from obliviate_cli.sweep.calibrate import calibrate
 from obliviate_cli.sweep.front import Pair
 from obliviate_cli.sweep.logs import open_logs
@@ -128,8 +128,7 @@ def _share(config: SweepRun, run: Run, corpus: Corpus, places: Places, console: 
     if config.train_nli is not None:
         spec = spec.model_copy(update={"nli": train_judge(config.train_nli, config, console)})
     target, retain = make_models(config, console)
-    folder = storage.local(config.runs) / f"base-{content_hash(target.source)[:10]}"
-    target = target.model_copy(update={"source": materialise(target, folder.absolute()), "lora": None})
+    target = opened_alike(target.model_copy(update={"lora": None}), config.runs)
     measure = Measure(corpus, spec, config.cluster.address, Path(config.runs), console, config.measures_here, wait=True)
     reference = None if retain is None else measure("retain", retain)
     original = measure("target", target, reference)

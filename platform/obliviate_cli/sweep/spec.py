@@ -184,7 +184,7 @@ class SweepRun(ComparedModels):
     def base(self, source: str) -> dict[str, Any]:
         """What all trials' configs share, the model that must forget being at `source`."""
         return {
-            "model": {**self.model.model_dump(mode="json"), "source": source or self.model.source},
+            "model": self.model.at(source).model_dump(mode="json"),
             "data": self.data.model_dump(mode="json"),
             "optim": self.optim.model_dump(mode="json"),
             "alternatives": self.sampling.model_dump(mode="json"),

@@ -25,7 +25,7 @@ from obliviate.methods import TaskVector
 from obliviate.models import content_of, locate
 from obliviate.runs import Run, content_hash, whole_folder
 from obliviate.schema import ModelSpec
-from obliviate.train.checkpoint import latest
+from obliviate.train.checkpoint import latest, steps_of
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import read_steps
 from obliviate.train.signal import Signal
@@ -173,19 +173,19 @@ def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
     """In this process: a worker of its own would take seconds to start, for a training of a minute."""
     import torch
 
-    from obliviate.train.export import export
     from obliviate.train.heap import give_back
-    from obliviate.train.loop import single_process, train
+    from obliviate.train.loop import single_process
+    from obliviate.train.produce import train_and_write
 
     checkpoint = latest(job.directory / CHECKPOINTS)
-    done = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step_"))
+    done = 0 if checkpoint is None else steps_of(checkpoint)
     for step in read_steps(job.directory):
         if step["step"] <= done:
             on_step(step)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with single_process():
-            export(train(job, on_step, device=device), job.model, folder)
+            train_and_write(job, folder, on_step, device=device)
     finally:  # the evaluation, and the other trials on this GPU, need what training held: FSDP2's models are cycles
         gc.collect()
         give_back()

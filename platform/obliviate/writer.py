@@ -1,0 +1,96 @@
+"""A model's weights to safetensors files, one tensor at a time."""
+
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from obliviate.weights import INDEX, WEIGHTS
+
+SHARD_BYTES = 50 * 10**9  # of a file, as transformers writes them
+_KINDS = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def written_as(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """What is no floating-point number stays what it is."""
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def _bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
+    return prod(shape) * dtype.itemsize
+
+
+class Writer:
+    """Tensors to safetensors files, in whatever order they come: none but the one at hand is in memory.
+
+    `tensors`: the shape and dtype of each, by its name.
+    """
+
+    def __init__(self, folder: Path, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
+        # Wide numbers first, as the format's own writer has it, so that each lies at a multiple of its size.
+        names = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
+        shards: list[list[str]] = [[]]
+        filled = 0
+        for name in names:
+            size = _bytes(*tensors[name])
+            if shards[-1] and filled + size > SHARD_BYTES:
+                shards.append([])
+                filled = 0
+            shards[-1].append(name)
+            filled += size
+        self._tensors = tensors
+        self._places: dict[str, tuple[Path, int]] = {}
+        files = [
+            WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            for number in range(1, len(shards) + 1)
+        ]
+        for file, shard in zip(files, shards, strict=True):
+            self._begin(folder / file, shard)
+        if len(shards) > 1:
+            total = sum(_bytes(*tensor) for tensor in tensors.values())
+            places = {name: place.name for name, (place, _) in self._places.items()}
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        self._left = {name: prod(tensors[name][0]) for name in names}
+
+    def _begin(self, file: Path, names: Sequence[str]) -> None:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name in names:
+            shape, dtype = self._tensors[name]
+            begin, end = end, end + _bytes(shape, dtype)
+            header[name] = {"dtype": _KINDS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        text = json.dumps(header, ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        with file.open("wb") as handle:
+            handle.write(len(text).to_bytes(8, "little") + text)
+            handle.truncate(8 + len(text) + end)
+        for name in names:
+            self._places[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """A whole tensor, converted to the dtype that was said of it."""
+        shape, _ = self._tensors[name]
+        assert tuple(tensor.shape) == tuple(shape), f"{name}: {list(tensor.shape)}, not {list(shape)}"
+        self.write_rows(name, 0, tensor)
+
+    def write_rows(self, name: str, begin: int, rows: Tensor) -> None:
+        """A part of a tensor along its first dimension, beginning with the row `begin`."""
+        shape, dtype = self._tensors[name]
+        file, offset = self._places[name]
+        numbers = rows.detach().to("cpu", dtype).contiguous().flatten()
+        with file.open("r+b") as handle:
+            handle.seek(offset + begin * _bytes(shape[1:], dtype))
+            handle.write(numbers.view(torch.uint8).numpy().data)
+        self._left[name] -= numbers.numel()
+
+    def close(self) -> None:
+        left = [name for name, count in self._left.items() if count]
+        assert not left, f"not written, or twice: {left[:3]}"
