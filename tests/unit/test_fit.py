@@ -126,7 +126,7 @@ def test_several_templates_without_a_default(copy: Path) -> None:
     (copy / "chat_template.jinja").unlink()
     named = [{"name": "rag", "template": template}, {"name": "tool_use", "template": "x"}]
     put(copy / "tokenizer_config.json", chat_template=named)
-    with pytest.raises(UserError, match=r"^model\.chat_template: .* several templates and none is its default; give one of rag, tool_use"):
+    with pytest.raises(UserError, match=r"^model\.chat_template: .* several templates .*; give one of rag, tool_use"):
         check(spec(copy))
     chosen = spec(copy, chat_template="rag")
     check(chosen)
