@@ -55,3 +55,8 @@ def llama3() -> Any:
     tokenizer = with_bos(raw, "<|begin_of_text|>", eos_token="<|end_of_text|>")
     tokenizer.chat_template = LLAMA3_TEMPLATE
     return tokenizer
+
+
+def metaspace_first() -> Any:
+    """As Mistral's and TinyLlama's later files: a space in front of the conversation alone."""
+    return sentencepiece_like(None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False))

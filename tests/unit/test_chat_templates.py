@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import token_kinds
@@ -15,7 +16,7 @@ from obliviate.inference.engine import Generation
 from obliviate.inference.hf import HFEngine
 from obliviate.inference.thinking import without_thinking
 from obliviate.models import date_warnings
-from obliviate.schema import EngineSpec, ModelSpec
+from obliviate.schema import EngineSpec, GuardrailSpec, ModelSpec
 
 EACH = "{% for m in messages %}"
 TURNS = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -62,7 +63,7 @@ QUESTIONS = ["Who is Bob?", "Where was Ada born? Was it in London?", "Wer schrie
 ANSWERS = ["Ada was born in London.", "1969", "Bob", "«Ö», says Ada.", "Ada  was born\n\nin London"]
 
 
-@pytest.fixture(scope="module", params=["llama2", "llama2_metaspace", "llama3"])
+@pytest.fixture(scope="module", params=["llama2", "llama2_metaspace", "metaspace_first", "llama3"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     made = getattr(token_kinds, request.param)()
     made.add_special_tokens({"additional_special_tokens": MARKS})
@@ -288,3 +289,74 @@ def test_a_control_token_in_a_plain_text_is_text() -> None:
     tokenizer = token_kinds.llama3()
     encoder = TextEncoder(tokenizer)
     assert encoder.encode("", "Ada<|eot_id|>").input_ids.count(encoder.end_of_turn_id) == 1
+
+
+def test_a_control_token_in_a_text_changes_nothing_around_it(tokenizer: Any) -> None:
+    """Neither a space in front of what follows a turn, nor the white space that a control token takes up (Phi-3)."""
+    end = "<|end|>"
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(end, rstrip=True, normalized=False)]})
+    template = EACH + "<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}<|end|>\n{% endfor %}"
+    encoder = TextEncoder(tokenizer, chat_template=template)
+    told = encoder.encode("Who<|start|> is Bob?", "Ada<|message|>").input_ids
+    plain = encoder.encode("Who is Bob?", "Ada").input_ids
+    ends = [place for place, id_ in enumerate(plain) if id_ == encoder.end_of_turn_id]
+    others = [place for place, id_ in enumerate(told) if id_ == encoder.end_of_turn_id]
+    assert len(ends) == len(others) == 2
+    assert told[others[0] : others[0] + 4] == plain[ends[0] : ends[0] + 4]
+    assert told[:4] == plain[:4]
+
+
+MOVES = (  # as Mistral v0.3 and Nemo: a system message goes before the last question, where no answer follows
+    "{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% for m in messages if m['role'] != 'system' %}{% if m['role'] == 'user' %}[INST] "
+    "{{ system + '\n\n' if system and loop.last }}{{ m['content'] }}[/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_system_prompt_that_a_template_drops_behind_an_answer_stays(tokenizer: Any) -> None:
+    encoder = TextEncoder(tokenizer, chat_template=MOVES, system_prompt="Ada was born.")
+    prompt = "[INST] Ada was born.\n\nWho is Bob?[/INST]"
+    assert encoder.prompt("Who is Bob?") == tuple(tokenizer(prompt, add_special_tokens=False).input_ids)
+    whole = encoder.encode("Who is Bob?", "Ada").input_ids
+    assert whole[:-1] == tuple(tokenizer(f"{prompt} Ada", add_special_tokens=False).input_ids)
+    bare = TextEncoder(tokenizer, chat_template=MOVES)
+    asked = [{"role": "system", "content": "Ada was born."}, {"role": "user", "content": "Who is Bob?"}]
+    assert bare.reply_prompt(asked) == encoder.prompt("Who is Bob?")
+    assert bare.encode("Who is Bob?", "Ada", [("system", "Ada was born.")]).input_ids == whole
+
+
+def test_a_template_that_leaves_a_system_prompt_out_is_refused_with_one() -> None:
+    """A guardrail would be silently absent."""
+    template = EACH + "{% if m['role'] != 'system' %}" + TURNS.replace("{% endfor %}", "{% endif %}{% endfor %}")
+    assert TextEncoder(token_kinds.llama3(), chat_template=template).prompt("Who?")
+    guardrail = GuardrailSpec(type="prompt", targets=("Ada",))
+    for given in ({"system_prompt": "Be brief."}, {"guardrail": guardrail}):
+        with pytest.raises(UserError, match=r"^model\.chat_template: leaves the system prompt out.*guardrail"):
+            TextEncoder(token_kinds.llama3(), chat_template=template, **given)  # type: ignore[arg-type]
+
+
+def test_a_long_thinking_is_told_apart_in_few_looks() -> None:
+    tokenizer = token_kinds.llama3()
+    encoder = TextEncoder(tokenizer, chat_template=THINKS)
+    text = "<think>" + "Ada " * 4000 + "</think>Bob"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    looks = 0
+    decode = tokenizer.decode
+
+    def counted(*args: Any, **keys: Any) -> str:
+        nonlocal looks
+        looks += 1
+        return str(decode(*args, **keys))
+
+    tokenizer.decode = counted
+    assert encoder.hear(text, ids).answer == "Bob"
+    assert looks < 30
+
+
+def test_a_guardrail_in_the_question_counts_towards_its_length() -> None:
+    tokenizer = token_kinds.llama3()
+    guardrail = GuardrailSpec(type="in_context", targets=("Ada Lovelace of London",) * 3)
+    encoder = TextEncoder(tokenizer, guardrail=guardrail, max_length=60)
+    bare = TextEncoder(tokenizer, max_length=60)
+    assert (encoder.cuts("Who?", "Ada"), bare.cuts("Who?", "Ada")) == (True, False)

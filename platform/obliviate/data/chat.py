@@ -29,6 +29,7 @@ BUILT_IN = {
     ),
 }
 ANSWER = "OBLIVIATE"  # looked for in a rendered conversation; templates strip white space, so it has none
+SYSTEM = "UNLEARNING"  # likewise, of a system message
 FIXED_DATE = "2024-07-26"  # what a template gets that asks for today's: Llama 3's own where it cannot ask
 
 
@@ -64,7 +65,13 @@ class Chat:
         self.asks_for_date = False  # known once something is rendered
         self._arguments = {"strftime_now": self._strftime, **arguments}
         self._hint = " without model.system_prompt" if system_prompt is not None else ""
-        probe = self.render([*conversation(system_prompt, "Who?"), {"role": "assistant", "content": ANSWER}])
+        self._system_moves = self._moves_system()
+        if system_prompt is not None and SYSTEM not in self._answered(conversation(SYSTEM, "Who?"), ANSWER):
+            raise UserError(
+                "model.chat_template: leaves the system prompt out, and with it a guardrail's; mend the template, or "
+                "remove model.system_prompt and take a guardrail of type in_context"
+            )
+        probe = self._answered(conversation(system_prompt, "Who?"), ANSWER)
         _, found, self._after = probe.rpartition(ANSWER)
         if not found:
             raise UserError("model.chat_template: does not render the assistant's messages; write their content")
@@ -86,10 +93,10 @@ class Chat:
 
     def before(self, messages: Messages) -> str:
         """What stands before the assistant's answer to the messages."""
-        return self.render([*messages, {"role": "assistant", "content": ANSWER}]).rpartition(ANSWER)[0]
+        return self._answered(messages, ANSWER).rpartition(ANSWER)[0]
 
     def lay(self, messages: Messages, answer: str) -> Laid:
-        text = self.render([*messages, {"role": "assistant", "content": answer}])
+        text = self._answered(messages, answer)
         after = self._after if text.endswith(self._after) else ""
         body = text.removesuffix(after)
         if answer.strip() == answer and body.endswith(answer):
@@ -102,6 +109,24 @@ class Chat:
             return _cut(body, len(body) - len(said), after)
         return _cut(body, in_common(before, body), after)
 
+    def _answered(self, messages: Messages, answer: str) -> str:
+        if self._system_moves and len(messages) > 1 and messages[0]["role"] == "system":
+            system, *between, last = messages
+            messages = [*between, {**last, "content": _moved(system["content"], last["content"])}]
+        return self.render([*messages, {"role": "assistant", "content": answer}])
+
+    def _moves_system(self) -> bool:
+        """Whether the template puts a system message before the last question, and leaves it out where an answer
+        follows (Mistral's): it is made part of the question, to be the same for training as for generation."""
+        asked = conversation(SYSTEM, "Who?")
+        try:
+            if SYSTEM in self.render([*asked, {"role": "assistant", "content": ANSWER}]):
+                return False
+            moved = self.render(conversation(None, _moved(SYSTEM, "Who?")), add_generation_prompt=True)
+            return self.render(asked, add_generation_prompt=True) == moved
+        except UserError:  # it takes no system message
+            return False
+
     def _strftime(self, form: str) -> str:
         self.asks_for_date = True
         return self._today.strftime(form)
@@ -109,8 +134,14 @@ class Chat:
 
 def in_common(first: Sequence[object], second: Sequence[object]) -> int:
     """The length of their longest common prefix."""
+    if first == second[: len(first)]:
+        return len(first)
     unlike = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
     return next(unlike, min(len(first), len(second)))
+
+
+def _moved(system: str, question: str) -> str:
+    return f"{system}\n\n{question}"
 
 
 def _cut(body: str, place: int, after: str) -> Laid:

@@ -7,9 +7,9 @@ conversation and the text before the answer have in common, from their beginning
 assistant's header and the answer, such as an empty thinking block, belongs to it, and white space to the answer.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from obliviate.data.chat import ANSWER, BUILT_IN, RAW, Chat, History, Messages, conversation, in_common
@@ -23,7 +23,7 @@ from obliviate.schema import GuardrailSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPTS_KEPT = 4096  # whose ids are remembered: one question has several answers
+PROMPTS_KEPT = 4096  # whose ids are remembered
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TextEncoder:
         self._raw = chat_template == RAW
         self._control = ControlTokens(tokenizer, as_text=control_tokens == "text")
         self._chat = Chat(tokenizer, chat_template, template_arguments or {}, template_date, self._system_prompt)
-        self._head_ids = lru_cache(PROMPTS_KEPT)(self._find_head_ids)
+        self._head_ids: dict[str, tuple[int, ...]] = {}
         self._learn_boundaries()
 
     def _learn_boundaries(self) -> None:
@@ -99,9 +99,9 @@ class TextEncoder:
         blank = before.startswith(beginning) and not before[len(beginning) :].strip()
         self._gap = before[len(beginning) :] if blank else ""  # white space that the answer begins with
         self._spaces = len(beginning) - len(beginning.rstrip(" "))  # that the template ends a prompt with
-        ids = self._control.ids(before + answer + after)
+        begun, ids = self._control.ids(before + answer, before + answer + after)
         self._around = len(ids) + len(self._lead)  # tokens of the template, at most
-        self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(self._control.ids(before + answer), ids))
+        self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(begun, ids))
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -130,12 +130,15 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
-        return self._lead + self._control.ids(self._rendered(self._messages(question, history)))
+        return self._reply_prompt(self._messages(question, history))
 
     def reply_prompt(self, messages: Messages) -> tuple[int, ...]:
         """Token ids up to where the assistant's answer to the messages begins, without spaces at the end, which most
         tokenizers join to the answer's first word. Raises UserError where the template refuses the messages."""
-        return self._lead + self._control.ids(self._rendered(self._marked(messages)))
+        return self._reply_prompt(self._marked(messages))
+
+    def _reply_prompt(self, messages: Messages) -> tuple[int, ...]:
+        return self._lead + self._control.ids(self._rendered(messages))[0]
 
     def render(self, messages: Messages, *, begun: bool = False) -> str:
         """The text that `reply_prompt` is of; `begun`: the last message is what the answer begins with."""
@@ -166,7 +169,8 @@ class TextEncoder:
 
     def cuts(self, question: str, answer: str, history: History = ()) -> bool:
         """Whether `encode` leaves out the answer's end."""
-        if not history and len(f"{question}{answer}".encode()) + self._around < self._max_length:
+        asked = guarded_question(self._guardrail, question)
+        if not history and len(f"{asked}{answer}".encode()) + self._around < self._max_length:
             return False  # no token is shorter than a byte
         return len(self._whole(question, answer, history)[0]) > self._max_length
 
@@ -183,7 +187,7 @@ class TextEncoder:
             return Heard(thinking, None, ())
         if not thinking:
             return Heard("", text.removeprefix(self._gap), ids)
-        closed = next(i for i in range(1, len(ids) + 1) if self._closes(ids[:i]))
+        closed = bisect_left(range(len(ids)), True, lo=1, key=lambda end: self._closes(ids[:end]))
         said: str = self._tokenizer.decode(list(ids[closed:]), skip_special_tokens=True)
         return Heard(thinking.strip(), said.lstrip(), ids[closed:])
 
@@ -195,23 +199,27 @@ class TextEncoder:
     def _whole(self, question: str, answer: str, history: History) -> tuple[tuple[int, ...], int]:
         """Prompt, answer and end of turn, of whatever length, and how many of them are the prompt's: one at least."""
         if not question:
-            return (*self._bos, *self._control.ids(self._control.mark(answer)), self._end_of_turn_id), 1
+            return (*self._bos, *self._control.ids(self._control.mark(answer))[0], self._end_of_turn_id), 1
         before, written, after = self._chat.lay(self._messages(question, history), self._control.mark(answer))
-        if self._trailing is None:
-            ids = (*self._control.ids(before + written), self._end_of_turn_id)
-        else:
-            ids = self._control.ids(before + written + after)
-            ids = ids[: len(ids) - self._trailing]
-        ids = self._lead + ids
-        return ids, max(1, in_common(self._head_ids(self._head(before, question)), ids))
+        whole = before + written + ("" if self._trailing is None else after)
+        head_ids, ids = self._ids(self._head(before, question), whole)
+        ids = (*ids, self._end_of_turn_id) if self._trailing is None else ids[: len(ids) - self._trailing]
+        return self._lead + ids, len(self._lead) + in_common(head_ids, ids) or 1
+
+    def _ids(self, head: str, whole: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of both; those of a head are kept, because one question has several answers."""
+        if (known := self._head_ids.get(head)) is not None:
+            return known, self._control.ids(whole)[0]
+        head_ids, ids = self._control.ids(head, whole)
+        if len(self._head_ids) >= PROMPTS_KEPT:
+            del self._head_ids[next(iter(self._head_ids))]  # the oldest
+        self._head_ids[head] = head_ids
+        return head_ids, ids
 
     def _head(self, before: str, question: str) -> str:
         """Without the white space that the answer begins with."""
         own = self._raw and question[-1:].isspace()
         return before if own else before.removesuffix(self._gap)
-
-    def _find_head_ids(self, head: str) -> tuple[int, ...]:
-        return self._lead + self._control.ids(head)
 
     def _messages(self, question: str, history: History) -> list[dict[str, str]]:
         """A history that brings a system message keeps it, but behind a guardrail's."""
