@@ -163,3 +163,34 @@ def test_rows_are_the_same_whatever_their_case_and_composition() -> None:
         ("1 of 1 retain rows are also in the forget set: removed from retain",),
     )
     assert Row("Who?", "Ada.", history=BEFORE).key != Row("Who?", "Ada.").key
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"question": "q", "answer": "a", "history": ["hello"]}',
+            r"line 1: 'history' is list .*role, text",
+        ),
+        ("a.jsonl", '{"question": "q", "answer": "a", "history": "hello"}', r"line 1: 'history' is str 'hello'; make"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": [{"text": 5}]}, {"role": "assistant", "content": "b"}]}',
+            r"line 1: a message has the keys role, content; give it role and content",
+        ),
+        ("a.json", "[" * 100_000, r"line 1: JSON too deep"),
+        ("a.json", "[" + "9" * 5000 + "]", r"line 1: JSON too deep or too long"),
+        ("a.csv", "question,question,answer\na,b,c\n", r"line 1: names the column 'question' twice; rename"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as raised:
+        read_rows(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cell_may_hold_a_book(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nq," + "b" * 200_000 + "\n")
+    assert len(read_rows(tmp_path / "a.csv")[0].answer) == 200_000

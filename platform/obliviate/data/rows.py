@@ -171,10 +171,7 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
         task_id=_task(record, where),
         alternatives=_strings(record, "alternatives", where),
         refusals=_strings(record, "refusals", where),
-        history=tuple(
-            (_string(role, "history", where), _string(text, "history", where))
-            for role, text in record.get("history") or ()
-        ),
+        history=_history(record, where),
     )
 
 
@@ -212,6 +209,16 @@ def _strings(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]
         return ()
     items = value if isinstance(value, list) else _list_in(value) or [value]
     return tuple(_text({key: item}, key, where) for item in items)
+
+
+def _history(record: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    """Of pairs of role and text."""
+    value = record.get("history")
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
+        raise UserError(f"{where}: 'history' is {_shown(value)}; make it a list of [role, text], or give messages")
+    return tuple((_string(role, "history", where), _string(text, "history", where)) for role, text in value)
 
 
 def _list_in(value: Any) -> list[str] | None:

@@ -75,7 +75,8 @@ def _messages(chat: Sequence[Any], where: str) -> list[tuple[str, Any]]:
             raise UserError(f"{where}: a message is {each!r}; make it an object with the keys role and content")
         role, text = each.get("role", each.get("from")), each.get("content", each.get("value"))
         if isinstance(text, list):  # parts, of which pictures and the like say nothing here
-            text = "".join(part.get("text", "") for part in text if isinstance(part, Mapping))
+            said = [part.get("text", "") for part in text if isinstance(part, Mapping)]
+            text = "".join(said) if all(isinstance(part, str) for part in said) else None
         if not isinstance(role, str) or not isinstance(text, str):
             raise UserError(f"{where}: a message has the keys {', '.join(map(str, each))}; give it role and content")
         found.append((ROLES.get(role, role), text))

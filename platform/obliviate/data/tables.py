@@ -75,8 +75,12 @@ def _columns(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
 
 def _delimited(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
     """The first line names the columns; an empty cell is no value."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a whole book may stand in a cell
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{path}, line 1: names the column {twice[0]!r} twice; rename one of them")
         for record in reader:
             where = f"{path}, line {reader.line_num}"
             if None in record or None in record.values():
@@ -109,3 +113,5 @@ def _parsed(text: str, path: Path, first_line: int) -> Any:
             f"{path}, line {line}: not JSON ({error.msg} at column {error.colno}); "
             "write one list of objects, or one object a line"
         ) from error
+    except (RecursionError, ValueError) as error:  # lists in lists in lists, numbers of thousands of digits
+        raise UserError(f"{path}, line {first_line}: JSON too deep or too long to read ({error}); mend it") from error
