@@ -360,3 +360,9 @@ def test_a_guardrail_in_the_question_counts_towards_its_length() -> None:
     encoder = TextEncoder(tokenizer, guardrail=guardrail, max_length=60)
     bare = TextEncoder(tokenizer, max_length=60)
     assert (encoder.cuts("Who?", "Ada"), bare.cuts("Who?", "Ada")) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["messages", "tokenize", "add_generation_prompt", "strftime_now"])
+def test_an_argument_that_the_layout_itself_gives_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^model\.template_arguments: {name}: .*remove it"):
+        TextEncoder(token_kinds.llama3(), template_arguments={name: 5})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -61,6 +62,9 @@ class Chat:
         self._tokenizer = tokenizer
         self.template = BUILT_IN.get(chosen or "") or _template(tokenizer, chosen)
         self.marks = marks_of(self.template)
+        own = {"messages", "strftime_now", *signature(tokenizer.apply_chat_template).parameters}
+        if taken := sorted(own.intersection(arguments) - {"tools", "documents"}):
+            raise UserError(f"model.template_arguments: {taken[0]}: no argument of a template's own; remove it")
         self._today = date.fromisoformat(today or FIXED_DATE)
         self.asks_for_date = False  # known once something is rendered
         self._arguments = {"strftime_now": self._strftime, **arguments}
