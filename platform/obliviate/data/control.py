@@ -9,6 +9,8 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from obliviate.errors import UserError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
@@ -42,9 +44,17 @@ class ControlTokens:
 
     @cached_property
     def _reading(self) -> "Tokenizer":
-        """The tokenizer as one that reads marks: a normaliser sees a text after the control tokens are found in it."""
+        """The tokenizer as one that reads marks: a normaliser sees a text after the control tokens are found in it.
+
+        Raises UserError for a tokenizer of another library, which has none.
+        """
         from tokenizers import Tokenizer
 
+        if not self._tokenizer.is_fast:
+            raise UserError(
+                "model.control_tokens: text: a text spells a control token, which this tokenizer cannot read as text; "
+                "take it out of the text, or set control"
+            )
         state = json.loads(self._tokenizer.backend_tokenizer.to_str())
         for token in state["added_tokens"]:
             token["normalized"] = token["normalized"] and not token["special"]  # else it is found after the normaliser
