@@ -193,7 +193,7 @@ class Plan:
         parts = [
             in_files(blank, {plain_name(n): tensors[plain_name(n)] for n in names if _is_base(n)}) for names in units
         ]
-        if merges and {name for part in parts for name in part} != set(whole):
+        if merges and sorted(shape for part in parts for shape in _shapes(part)) != sorted(_shapes(whole)):
             units = [[name for names in units for name in names]]  # what lies in one file tensor is of several layers
         units, as_they_are = _one_by_one(blank, units) if merges else (units, {})
         dtype, stored = export_dtype(spec), tensors_of(spec, fetch=False) if spec.export_dtype == "source" else {}
@@ -250,6 +250,10 @@ class Plan:
             write_companions(self.blank, self.spec, folder, self.dtype)
         else:
             write_tokenizer(self.spec, folder)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
 
 
 def _with_adapters(blank: Any, config: Any) -> Any:
