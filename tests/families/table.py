@@ -68,7 +68,8 @@ def vllm(family: Family) -> dict[str, str]:
     folder = scratch(family.name)
     models = [write(family, folder / str(seed), seed=seed) for seed in (0, 1)]
     answers = folder / "answers.json"
-    environment = os.environ | vllm_environment(gpu=checks.RUN.type == "cuda") | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | vllm_environment(gpu=checks.RUN.type == "cuda") | settings
     command = [sys.executable, "-m", "families.vllm_answers", *map(str, models), str(answers)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
