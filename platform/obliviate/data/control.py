@@ -7,7 +7,7 @@ before: their first character is another, which the tokenizer reads as the first
 import json
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obliviate.errors import UserError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FIRST_MARK = 0x10FF00  # private use: stands for the first character of a control token that is text
-LEAN = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
 
 
 class ControlTokens:
@@ -24,6 +23,7 @@ class ControlTokens:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, as_text: bool) -> None:
         self._tokenizer = tokenizer
+        tokenizer("")  # after a call as this one it neither cuts nor pads, whatever its file says
         control = sorted((t.content for t in tokenizer.added_tokens_decoder.values() if t.special), key=len)[::-1]
         self._control = re.compile("|".join(map(re.escape, control))) if control and as_text else None
         firsts = sorted({each[0] for each in control})
@@ -37,10 +37,18 @@ class ControlTokens:
         return self._control.sub(lambda found: self._marks[found.group()[0]] + found.group()[1:], text)
 
     def ids(self, *texts: str) -> list[tuple[int, ...]]:
-        """Of rendered conversations; several in one call cost less."""
+        """Of rendered conversations.
+
+        The library below transformers' tokenizers is asked itself: what they lay around its answer takes as long as it,
+        and several texts in one call occupy every core.
+        """
         if self._marked is not None and any(map(self._marked.search, texts)):
-            return [tuple(each.ids) for each in self._reading.encode_batch(texts, add_special_tokens=False)]
-        return [tuple(ids) for ids in self._tokenizer(list(texts), **LEAN).input_ids]
+            found: Any = self._reading
+        elif self._tokenizer.is_fast:
+            found = self._tokenizer.backend_tokenizer
+        else:
+            return [tuple(self._tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+        return [tuple(found.encode(text, add_special_tokens=False).ids) for text in texts]
 
     @cached_property
     def _reading(self) -> "Tokenizer":
