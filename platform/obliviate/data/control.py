@@ -36,19 +36,19 @@ class ControlTokens:
             return text
         return self._control.sub(lambda found: self._marks[found.group()[0]] + found.group()[1:], text)
 
-    def ids(self, *texts: str) -> list[tuple[int, ...]]:
-        """Of rendered conversations.
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Of a rendered conversation.
 
         The library below transformers' tokenizers is asked itself: what they lay around its answer takes as long as it,
         and several texts in one call occupy every core.
         """
-        if self._marked is not None and any(map(self._marked.search, texts)):
+        if self._marked is not None and self._marked.search(text):
             found: Any = self._reading
         elif self._tokenizer.is_fast:
             found = self._tokenizer.backend_tokenizer
         else:
-            return [tuple(self._tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
-        return [tuple(found.encode(text, add_special_tokens=False).ids) for text in texts]
+            return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return tuple(found.encode(text, add_special_tokens=False).ids)
 
     @cached_property
     def _reading(self) -> "Tokenizer":

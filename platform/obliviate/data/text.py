@@ -10,6 +10,7 @@ assistant's header and the answer, such as an empty thinking block, belongs to i
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from obliviate.data.chat import ANSWER, BUILT_IN, RAW, Chat, History, Messages, conversation, in_common
@@ -23,7 +24,7 @@ from obliviate.schema import GuardrailSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPTS_KEPT = 4096  # whose ids are remembered
+PROMPTS_KEPT = 4096  # whose ids are remembered: one question has several answers
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class TextEncoder:
         self._raw = chat_template == RAW
         self._control = ControlTokens(tokenizer, as_text=control_tokens == "text")
         self._chat = Chat(tokenizer, chat_template, template_arguments or {}, template_date, self._system_prompt)
-        self._head_ids: dict[str, tuple[int, ...]] = {}
+        self._head_ids = lru_cache(PROMPTS_KEPT)(self._control.ids)
         self._learn_boundaries()
 
     def _learn_boundaries(self) -> None:
@@ -99,7 +100,7 @@ class TextEncoder:
         blank = before.startswith(beginning) and not before[len(beginning) :].strip()
         self._gap = before[len(beginning) :] if blank else ""  # white space that the answer begins with
         self._spaces = len(beginning) - len(beginning.rstrip(" "))  # that the template ends a prompt with
-        begun, ids = self._control.ids(before + answer, before + answer + after)
+        begun, ids = (self._control.ids(text) for text in (before + answer, before + answer + after))
         self._around = len(ids) + len(self._lead)  # tokens of the template, at most
         self._trailing, self._end_of_turn_id = self._find_end(ids, in_common(begun, ids))
 
@@ -138,7 +139,7 @@ class TextEncoder:
         return self._reply_prompt(self._marked(messages))
 
     def _reply_prompt(self, messages: Messages) -> tuple[int, ...]:
-        return self._lead + self._control.ids(self._rendered(messages))[0]
+        return self._lead + self._control.ids(self._rendered(messages))
 
     def render(self, messages: Messages, *, begun: bool = False) -> str:
         """The text that `reply_prompt` is of; `begun`: the last message is what the answer begins with."""
@@ -199,22 +200,12 @@ class TextEncoder:
     def _whole(self, question: str, answer: str, history: History) -> tuple[tuple[int, ...], int]:
         """Prompt, answer and end of turn, of whatever length, and how many of them are the prompt's: one at least."""
         if not question:
-            return (*self._bos, *self._control.ids(self._control.mark(answer))[0], self._end_of_turn_id), 1
+            return (*self._bos, *self._control.ids(self._control.mark(answer)), self._end_of_turn_id), 1
         before, written, after = self._chat.lay(self._messages(question, history), self._control.mark(answer))
         whole = before + written + ("" if self._trailing is None else after)
-        head_ids, ids = self._ids(self._head(before, question), whole)
+        head_ids, ids = self._head_ids(self._head(before, question)), self._control.ids(whole)
         ids = (*ids, self._end_of_turn_id) if self._trailing is None else ids[: len(ids) - self._trailing]
         return self._lead + ids, len(self._lead) + in_common(head_ids, ids) or 1
-
-    def _ids(self, head: str, whole: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of both; those of a head are kept, because one question has several answers."""
-        if (known := self._head_ids.get(head)) is not None:
-            return known, self._control.ids(whole)[0]
-        head_ids, ids = self._control.ids(head, whole)
-        if len(self._head_ids) >= PROMPTS_KEPT:
-            del self._head_ids[next(iter(self._head_ids))]  # the oldest
-        self._head_ids[head] = head_ids
-        return head_ids, ids
 
     def _head(self, before: str, question: str) -> str:
         """Without the white space that the answer begins with."""
