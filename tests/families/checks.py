@@ -23,7 +23,7 @@ from obliviate.schema import EngineSpec, GenerationSpec, LoraSpec, ModelSpec
 from obliviate.scoring import Stat
 from obliviate.train.export import export
 from obliviate.train.loop import single_process
-from obliviate.train.model import ScoredModel, build
+from obliviate.train.model import ScoredModel, build, checked
 from obliviate.train.shards import local
 from obliviate_serve.engine import Delta, Prompted, Sampling
 from obliviate_serve.hf import HFServingEngine
@@ -112,13 +112,15 @@ def trains(subject: Subject) -> bool:
     expected = [plain_logp(plain, text) for text in texts()]
     torch.cat(expected).mean().backward()
     with single_process():
-        model = build(subject.spec(), seed=0, activation_checkpointing=False, device=RUN)
+        model = checked(build(subject.spec(), seed=0, activation_checkpointing=False, device=RUN))
         found = scored_logp(model)
         same([each.tolist() for each in found], subject.logp, "training")
         torch.cat(found).mean().backward()
         same_gradients(model, plain)
         bfloat16 = subject.spec().model_copy(update={"compute_dtype": "bfloat16"})
-        half = build(bfloat16, seed=0, activation_checkpointing=plain.supports_gradient_checkpointing, device=RUN)
+        half = checked(
+            build(bfloat16, seed=0, activation_checkpointing=plain.supports_gradient_checkpointing, device=RUN)
+        )
         loss = torch.cat(scored_logp(half)).mean()
         loss.backward()
         assert loss.isfinite(), "training in bfloat16: the loss is not finite"
@@ -143,7 +145,7 @@ def same_gradients(model: ScoredModel, plain: PreTrainedModel) -> None:
 def saves(subject: Subject, folder: Path) -> None:
     """What is exported is, for plain transformers, the model that was trained."""
     with single_process():
-        model = build(subject.spec(), seed=0, activation_checkpointing=False, device=RUN)
+        model = checked(build(subject.spec(), seed=0, activation_checkpointing=False, device=RUN))
         export(model, subject.spec(), folder)
     with torch.no_grad():
         found = [plain_logp(load(folder), text).tolist() for text in texts()]
@@ -203,7 +205,7 @@ def adapts(subject: Subject, folder: Path) -> None:
     for merge in (True, False):
         spec = subject.spec(lora=LoraSpec(rank=2, dropout=0.0, merge=merge))
         with single_process():
-            model = build(spec, seed=0, activation_checkpointing=False, device=RUN)
+            model = checked(build(spec, seed=0, activation_checkpointing=False, device=RUN))
             scored_logp(model)[0].sum().backward()
             torch.manual_seed(0)
             with torch.no_grad():

@@ -18,7 +18,7 @@ from obliviate.inference.vllm import reloads
 from obliviate.schema import ModelSpec
 from obliviate.train.export import export
 from obliviate.train.loop import single_process
-from obliviate.train.model import build
+from obliviate.train.model import build, checked
 
 CPU = torch.device("cpu")
 
@@ -69,7 +69,7 @@ def test_training_refuses_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write(BY_NAME["granite"], tmp_path)
     monkeypatch.setattr("obliviate.decoder.DIVISORS", ())
     with single_process(), pytest.raises(UserError, match=r"^model\.source: GraniteForCausalLM"):
-        build(spec(tmp_path), seed=0, activation_checkpointing=False, device=CPU)
+        checked(build(spec(tmp_path), seed=0, activation_checkpointing=False, device=CPU))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_model_in_training_answers_as_it_is(tmp_path: Path, name: str) -> None
     write(BY_NAME[name], tmp_path)
     prompt = prompts()[0]
     with single_process():
-        model = build(spec(tmp_path), seed=0, activation_checkpointing=False, device=CPU)
+        model = checked(build(spec(tmp_path), seed=0, activation_checkpointing=False, device=CPU))
         assert model.asked_alone
         model.eval()
         ids_1T = torch.tensor([prompt])

@@ -30,7 +30,7 @@ from obliviate.fit import read_in_parts
 from obliviate.models import load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train.export import export
-from obliviate.train.model import add_lora, build
+from obliviate.train.model import add_lora, build, checked
 from obliviate.weights import WEIGHTS
 from once import Once
 from tiny import tiny_model_folder
@@ -64,7 +64,7 @@ def read_and_write(rank: int, folder: Path) -> None:
     for name in NAMES:
         for lora in (None, LORA):
             spec = spec_of(folder, name, lora)
-            model = build(spec, seed=3, activation_checkpointing=False, device=torch.device("cpu"))
+            model = checked(build(spec, seed=3, activation_checkpointing=False, device=torch.device("cpu")))
             ends = model.causal_lm.get_output_embeddings().weight, model.causal_lm.get_input_embeddings().weight
             found = {key.removeprefix("model."): each.full_tensor() for key, each in model.state_dict().items()}
             buffers = {key.removeprefix("model."): each for key, each in model.named_buffers()}

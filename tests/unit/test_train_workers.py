@@ -24,7 +24,7 @@ from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, Sharpn
 from obliviate.train.job import Job
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
-from obliviate.train.model import ScoredModel, build
+from obliviate.train.model import ScoredModel, checked
 from once import Once
 from tiny import tiny_model_folder
 from training import FORGET, METHODS, job, quiet, weights
@@ -263,7 +263,7 @@ def test_checkpointing_runs_the_layers_again_in_the_backward_pass(
         mlp.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
         return model
 
-    make: Callable[..., ScoredModel] = build
-    monkeypatch.setattr("obliviate.train.loop.build", counted)
+    make: Callable[..., ScoredModel] = checked
+    monkeypatch.setattr("obliviate.train.loop.checked", counted)
     train(run, quiet)
     assert calls[0] == (2 if checkpointed else 1)

@@ -32,7 +32,7 @@ from obliviate.train.initial import InitialWeights
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
-from obliviate.train.model import DTYPES, ScoredModel, build, check_layers
+from obliviate.train.model import DTYPES, ScoredModel, build, check_layers, checked
 from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update, plan_updates
 from obliviate.train.projection import retain_projection
@@ -77,13 +77,14 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
 
 
 def _built(job: Job, device: torch.device) -> ScoredModel:
-    return build(
+    model = build(
         job.model,
         seed=job.seed,
         activation_checkpointing=job.optim.activation_checkpointing,
         device=device,
         trainable=next((term.trainable for term in job.terms if isinstance(term, ForgetObjective)), None),
     )
+    return checked(model)
 
 
 def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> None:
@@ -361,9 +362,9 @@ class _Trainer:
             shared = SharedReference(self.job.shared_reference, whose, needs, rows, self.job.refusals)
         known = Reference() if shared is None else shared.load()
         before = size(known)
-        model = (
-            self.model if other is None else build(other, seed=0, activation_checkpointing=False, device=self.device)
-        )
+        model = self.model
+        if other is not None:
+            model = checked(build(other, seed=0, activation_checkpointing=False, device=self.device))
         model.eval()
         kept = compute(
             model, self.texts, needs, items, self.rank, size=self.job.optim.micro_batch_size,

@@ -242,30 +242,11 @@ def build(
     device: torch.device,
     trainable: re.Pattern[str] | None = None,
 ) -> ScoredModel:
-    """`sharded`, and its logits compared with those of the plain model.
-
-    Raises UserError where `trainable` is found in no parameter's name, and for a family that is not understood.
-    """
-    scored = sharded(
-        spec, seed=seed, activation_checkpointing=activation_checkpointing, device=device, trainable=trainable
-    )
-    scored.require_same_logits()
-    for module in scored.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # whoever lists the parameters now gets the shards
-    return scored.train()
-
-
-def sharded(
-    spec: ModelSpec,
-    *,
-    seed: int,
-    activation_checkpointing: bool,
-    device: torch.device,
-    trainable: re.Pattern[str] | None = None,
-) -> ScoredModel:
     """Open, add adapters, freeze what `trainable` is not found in, shard over the process group (which must exist), and
-    read: each worker its own parts. In training mode."""
+    read: each worker its own parts. In training mode; nothing is computed yet (`checked` does).
+
+    Raises UserError where `trainable` is found in no parameter's name.
+    """
     model, parts = _opened(spec, seed)
     if activation_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(
@@ -292,6 +273,16 @@ def sharded(
     for method in ("say", "require_same_logits"):
         register_fsdp_forward_method(scored, method)  # or the head and the embeddings would not be gathered
     return scored.train()
+
+
+def checked(model: ScoredModel) -> ScoredModel:
+    """The model, whose logits were compared with those of the plain one; UserError for a family that is not understood.
+    Every worker calls it."""
+    model.require_same_logits()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # whoever lists the parameters now gets the shards
+    return model
 
 
 def _opened(spec: ModelSpec, seed: int) -> tuple[Any, Parts]:
