@@ -124,6 +124,14 @@ def date_warnings(spec: ModelSpec, encoder: TextEncoder) -> list[str]:
     ]
 
 
+def stop_ids(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """What ends a generation: the template's end of turn, the tokenizer's end of text, and what the model's own
+    generation defaults name as ends, where these are others."""
+    own = companions.end_ids(partial(file_of, spec))
+    ends = {text_encoder(spec, tokenizer).end_of_turn_id, tokenizer.eos_token_id, *own}
+    return frozenset(token for token in ends if token is not None)
+
+
 def load_pretrained(
     spec: ModelSpec, *, dtype: "torch.dtype", device: str = "cpu"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":

@@ -19,8 +19,7 @@ from obliviate.decoder import require_same_logits
 from obliviate.inference import grouped_attention
 from obliviate.inference.hf import sample
 from obliviate.inference.reader import Reader, reader_of
-from obliviate.inference.request import stop_ids
-from obliviate.models import load_pretrained
+from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Delta, Event, Prompted, Sampling, Token
 from obliviate_serve.spec import ServingEngineSpec

@@ -205,6 +205,7 @@ def test_a_pool_loses_nothing_when_a_replica_is_killed(model: ModelSpec) -> None
     assert psutil.wait_procs(replicas(), timeout=30)[1] == []
 
 
+@pytest.mark.cluster
 def test_a_text_that_kills_two_replicas_is_named(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fragile(pool_module.Replica):
         def score(self, model: ModelSpec, texts: Sequence[Encoded]) -> list[ScoredText]:

@@ -93,6 +93,7 @@ def check_the_end(folder: Path, ledger: Ledger, alias: str) -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.cluster)], indirect=True)
 def test_a_runner_that_dies_anywhere_loses_nothing(url: str, tmp_path: Path, part: int) -> None:
     ledger = Ledger(url)
     config(tmp_path, url)  # its files are there before the processes are

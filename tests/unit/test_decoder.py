@@ -125,7 +125,7 @@ def test_a_model_in_training_answers_as_it_is(tmp_path: Path, name: str) -> None
         assert model.asked_alone
         model.eval()
         ids_1T = torch.tensor([prompt])
-        said = model.say(ids_1T, torch.ones_like(ids_1T), NEW, BY_NAME[name].model_config.eos_token_id)
+        said = model.say(ids_1T, torch.ones_like(ids_1T), NEW, {BY_NAME[name].model_config.eos_token_id})
     assert tuple(said[0, len(prompt) :].tolist())[:NEW] == greedy(load(tmp_path), prompt)
 
 

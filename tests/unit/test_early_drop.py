@@ -1,5 +1,7 @@
 """Nearest pairing and early drop: what they choose, and that they change what is trained on and nothing else."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +17,8 @@ from obliviate.data.rows import Corpus, Row
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD
-from obliviate.models import load_pretrained
-from obliviate.schema import OptimSpec
+from obliviate.models import load_pretrained, load_tokenizer
+from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.job import Job
 from obliviate.train.log import read_steps
@@ -88,6 +90,22 @@ def test_what_the_rule_is_shown_is_said_greedily(tiny: Path, tmp_path: Path, pro
         assert text == tokenizer.decode(ids[prompt:], skip_special_tokens=True).strip()
 
 
+def test_what_the_generation_defaults_name_ends_an_answer(tiny: Path, tmp_path: Path, process_group: None) -> None:
+    """As in both engines: here the first token of the model's first answer."""
+
+    def said(folder: Path, directory: Path) -> list[str]:
+        run, rule = dropping(folder, directory, (), epochs=2, learning_rate=1e-30)
+        train(run, quiet)
+        return rule.calls[0][1]
+
+    free = said(tiny, tmp_path / "free")
+    tokenizer = load_tokenizer(ModelSpec(source=str(tiny)))
+    end = tokenizer(free[0], add_special_tokens=False).input_ids[0]
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [tokenizer.eos_token_id, end]}))
+    assert said(model, tmp_path / "ended")[0] == "" != free[0]
+
+
 def test_nothing_left_ends_the_training(tiny: Path, tmp_path: Path, process_group: None) -> None:
     run, _ = dropping(tiny, tmp_path, tuple(range(8)), epochs=5)
     train(run, quiet)
@@ -147,7 +165,7 @@ def test_an_epoch_that_ends_without_rows_is_an_epoch_too(tiny: Path, tmp_path: P
 
 def test_fewer_rows_than_workers_are_repeated_alike() -> None:
     items = [Item(anchor, 0, 0, 0, 0, 0.0) for anchor in range(4)]
-    drop = EarlyDrop(AfterEach((), []), FORGET, dropped={0, 3})
+    drop = EarlyDrop(AfterEach((), []), FORGET, frozenset(), dropped={0, 3})
     assert [item.anchor for item in drop.left(items, 1)] == [1, 2]
     assert [item.anchor for item in drop.left(items, 3)] == [1, 2, 1, 2]
     drop.dropped |= {1, 2}

@@ -15,9 +15,8 @@ from obliviate.companions import end_ids, repaired, with_dtype
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.fit import notes
-from obliviate.inference.request import stop_ids
 from obliviate.methods import GA, GD
-from obliviate.models import load_tokenizer
+from obliviate.models import load_tokenizer, stop_ids
 from obliviate.runs import EXPORT_FILE, RUN_FILE, Run
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.source import export_dtype

@@ -136,7 +136,7 @@ def test_single_items_that_workers_cannot_share_evenly_go_in_pairs() -> None:
 @given(left=st.integers(1, 8), micro=st.integers(1, 4), workers=st.integers(1, 6))
 def test_every_worker_has_items_of_what_early_drop_leaves(left: int, micro: int, workers: int) -> None:
     step = schedule(8, batch_size=8).step(0)
-    drop = EarlyDrop(None, (), dropped={item.anchor for item in step[left:]})  # type: ignore[arg-type]
+    drop = EarlyDrop(None, (), frozenset(), dropped={item.anchor for item in step[left:]})  # type: ignore[arg-type]
     parts = micro_batches(Lengths(), drop.left(step, workers), Pass.FORGET, micro, workers)
     assert min(map(len, parts)) > 0
     assert len(set(Counter(item.anchor for part in parts for item in part).values())) == 1  # repeated alike

@@ -27,10 +27,9 @@ from obliviate.inference.request import (
     reject_unscorable,
     request_seed,
     room,
-    stop_ids,
     switch_length,
 )
-from obliviate.models import load_pretrained
+from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate.scoring import Stat, token_statistics
 

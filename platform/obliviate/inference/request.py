@@ -1,27 +1,12 @@
 """What follows from a request alone and is the same on every engine: what ends it, its room, its seed, its checks."""
 
 from collections.abc import Sequence
-from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from obliviate.companions import end_ids
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
-from obliviate.models import text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate.source import file_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-def stop_ids(model: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """What ends a generation: the template's end of turn, the tokenizer's end of text, and what the model's own
-    generation defaults name as ends, where these are others."""
-    own = end_ids(partial(file_of, model))
-    ends = {text_encoder(model, tokenizer).end_of_turn_id, tokenizer.eos_token_id, *own}
-    return frozenset(token for token in ends if token is not None)
 
 
 def context_limit(spec: EngineSpec, config: Any) -> int:

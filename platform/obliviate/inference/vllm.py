@@ -23,9 +23,8 @@ from obliviate.inference.request import (
     request_seed,
     require_one_rotation,
     room,
-    stop_ids,
 )
-from obliviate.models import content_of, load_config, load_tokenizer, locate, materialise
+from obliviate.models import content_of, load_config, load_tokenizer, locate, materialise, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ answers every row that is left, and a rule says which answers are far enough fro
 callable, and any method's training can have one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class EarlyDrop:
 
     rule: DropRule
     rows: Sequence[Row]
+    stop_ids: frozenset[int]  # any of them ends an answer
     dropped: set[int] = field(default_factory=set)
 
     def resume(self, directory: Path, steps: int) -> None:
@@ -56,7 +57,7 @@ class EarlyDrop:
         Raises UserError, on all of them, where the first one's rule does: it may lack what the rule reads.
         """
         asked = [index for index in range(len(self.rows)) if index not in self.dropped]
-        said = _said(model, texts, asked, self.rule.max_new_tokens, size=size, device=device)
+        said = _said(model, texts, asked, self.rule.max_new_tokens, self.stop_ids, size=size, device=device)
         verdict: list[list[int]] = [[]]
 
         def ask() -> None:
@@ -72,7 +73,14 @@ class EarlyDrop:
 
 
 def _said(
-    model: ScoredModel, texts: Texts, asked: Sequence[int], max_new_tokens: int, *, size: int, device: torch.device
+    model: ScoredModel,
+    texts: Texts,
+    asked: Sequence[int],
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    *,
+    size: int,
+    device: torch.device,
 ) -> dict[int, str]:
     """Forget row -> the model's greedy answer. The workers share the rows, and each generates equally often: one with
     fewer rows asks its last one again."""
@@ -86,7 +94,7 @@ def _said(
     for turn in range(-(-len(asked) // (world * size))):
         part = mine[turn * size : (turn + 1) * size] or mine[-1:]
         prompts = [texts[texts.key(Pass.FORGET, Item(index, 0, 0, 0, 0, 0.0))].prompt_ids for index in part]
-        found |= zip(part, _generate(model, texts, prompts, max_new_tokens, device), strict=True)
+        found |= zip(part, _generate(model, texts, prompts, max_new_tokens, stop_ids, device), strict=True)
     model.train()
     everything: list[dict[int, str]] = [{}] * world
     dist.all_gather_object(everything, found)
@@ -94,7 +102,12 @@ def _said(
 
 
 def _generate(
-    model: ScoredModel, texts: Texts, prompts: Sequence[Sequence[int]], max_new_tokens: int, device: torch.device
+    model: ScoredModel,
+    texts: Texts,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    device: torch.device,
 ) -> list[str]:
     length = max(map(len, prompts))
     ids_BT = torch.full((len(prompts), length), texts.padding_id, device=device)
@@ -102,12 +115,12 @@ def _generate(
     for row, prompt in enumerate(prompts):  # the answers begin in one column
         ids_BT[row, length - len(prompt) :] = torch.tensor(prompt, device=device)
         attention_BT[row, length - len(prompt) :] = 1
-    said_BT = model.say(ids_BT, attention_BT, max_new_tokens, texts.padding_id)[:, length:]
-    return [_answer(texts.encoder, ids) for ids in said_BT.tolist()]
+    said_BT = model.say(ids_BT, attention_BT, max_new_tokens, stop_ids)[:, length:]
+    return [_answer(texts.encoder, ids, stop_ids) for ids in said_BT.tolist()]
 
 
-def _answer(encoder: TextEncoder, ids: Sequence[int]) -> str:
-    """Without end of turn and thinking; empty where that did not end."""
-    ended = ids.index(encoder.end_of_turn_id) if encoder.end_of_turn_id in ids else len(ids)
+def _answer(encoder: TextEncoder, ids: Sequence[int], stop_ids: Collection[int]) -> str:
+    """Without its end and thinking; empty where that did not end."""
+    ended = next((place for place, each in enumerate(ids) if each in stop_ids), len(ids))
     text: str = encoder.tokenizer.decode(ids[:ended], skip_special_tokens=True)
     return (encoder.hear(text, ids[:ended]).answer or "").strip()

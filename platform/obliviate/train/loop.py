@@ -22,6 +22,7 @@ from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.head import GenericHead, Head
 from obliviate.methods import ForgetObjective, Needs, ParameterRegularizer, Scores, Term, compares, union_of_needs
+from obliviate.models import stop_ids
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Generic, needs_reference
 from obliviate.train import checkpoint, export
@@ -123,7 +124,11 @@ class _Trainer:
                 "every worker needs an item of each batch"
             )
         self.texts = texts_of(job)
-        self.drop = None if job.drop is None else EarlyDrop(job.drop, job.forget)
+        self.drop = (
+            None
+            if job.drop is None
+            else EarlyDrop(job.drop, job.forget, stop_ids(job.model, self.texts.encoder.tokenizer))
+        )
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])
         self.needs = union_of_needs(self.terms)

@@ -141,9 +141,10 @@ class ScoredModel(nn.Module):
         self.train(training)
 
     @torch.no_grad()
-    def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, end_of_turn_id: int) -> Tensor:
+    def say(self, ids_BT: Tensor, attention_BT: Tensor, max_new_tokens: int, stop_ids: Collection[int]) -> Tensor:
         """Greedy continuations of prompts that are padded on the left (of one alone where `asked_alone`), prompts
-        included. Every worker calls it, as often as the others: they go on until all of them have ended."""
+        included; what has ended is filled up with a stop id. Every worker calls it, as often as the others: they go on
+        until all of them have ended."""
         said_BT: Tensor = self.causal_lm.generate(
             input_ids=ids_BT,
             attention_mask=attention_BT,
@@ -151,8 +152,8 @@ class ScoredModel(nn.Module):
             do_sample=False,
             num_beams=1,
             use_cache=not self.rotates_by_text and self.causal_lm.config.model_type not in NO_CACHE,
-            eos_token_id=end_of_turn_id,
-            pad_token_id=end_of_turn_id,
+            eos_token_id=sorted(stop_ids),
+            pad_token_id=min(stop_ids),
             synced_gpus=torch.distributed.get_world_size() > 1,
         )
         return said_BT
