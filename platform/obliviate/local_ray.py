@@ -38,7 +38,10 @@ def start(*, dashboard: bool) -> None:
                 forget_token()
                 ray.init(address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
             return
-        except (RuntimeError, TimeoutError, RaySystemError) as error:
+        except Exception as error:
+            # Where its dashboard does not start Ray raises an Exception of no class of its own.
+            if not isinstance(error, RuntimeError | TimeoutError | RaySystemError) and type(error) is not Exception:
+                raise
             ray.shutdown()
             _kill(_children() - before)
             if attempt == ATTEMPTS:

@@ -215,10 +215,11 @@ def test_the_users_authentication_stays(
 SLOW = RuntimeError("Timed out waiting for file\n/tmp/ray/gcs_port")
 
 
+@pytest.mark.parametrize("slow", [SLOW, Exception("Failed to start a dashboard.")])
 def test_a_ray_that_starts_slowly_is_started_again(
-    monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]]
+    monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]], slow: Exception
 ) -> None:
-    tries = iter([SLOW, None])
+    tries = iter([slow, None])
 
     def init(**_: object) -> None:
         if (error := next(tries)) is not None:
