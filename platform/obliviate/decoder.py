@@ -82,13 +82,15 @@ def keeps_state(model: "PreTrainedModel") -> bool:
 
 
 @torch.no_grad()
-def require_same_logits(model: "PreTrainedModel") -> None:
-    """Raises UserError where `head_of` does not make the model's own logits of what its decoder puts out, on a few
-    tokens."""
-    ids_1T = torch.arange(8, device=model.device)[None]
+def require_same_logits(model: "PreTrainedModel", tokens: int = 8) -> Tensor:
+    """The model's own logits [1, T, V] of the first T token ids.
+
+    Raises UserError where `head_of` does not make the same of what its decoder puts out.
+    """
+    ids_1T = torch.arange(tokens, device=model.device)[None]
     seen: list[Tensor] = []
     handle = decoder_of(model).register_forward_hook(lambda _, __, output: seen.append(output[0]))
-    own_BTV = model(input_ids=ids_1T, use_cache=False).logits.float()
+    own_BTV: Tensor = model(input_ids=ids_1T, use_cache=False).logits.float()
     handle.remove()
     found_BTV = head_of(model).logits(final_hidden(model, seen[0])) if seen else own_BTV.new_empty(0)
     # Of the largest, which caps move most. Of one hidden state: only the logits themselves are rounded.
@@ -97,6 +99,7 @@ def require_same_logits(model: "PreTrainedModel") -> None:
         found_BTV, own_BTV, rtol=0, atol=tolerance, equal_nan=True
     ):
         raise UserError(refusal(model))
+    return own_BTV
 
 
 def exact(model: "PreTrainedModel") -> bool:
