@@ -17,6 +17,7 @@ from obliviate_eval.judges import Judges, Pair
 from obliviate_eval.records import RECORDS_FILE, Probe, read_records
 from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.statistics import Figure
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import Evaluation, summarise
 
@@ -131,6 +132,15 @@ def test_a_collapsed_model_is_counted_as_unscored(tmp_path: Path) -> None:
     assert found.sets["forget"]["probability"].unscored == 2
     assert found.sets["forget"]["truth_ratio"].unscored == 2
     assert found.sets["real_authors"]["probability"].value == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("probability", "collapsed"), [(0.009, True), (0.011, False), (0.049, False)])
+def test_a_model_has_collapsed_below_a_hundredth(probability: float, collapsed: bool) -> None:
+    kept = {"probability": Figure(probability, None, None, 1, 0)}
+    found = Evaluation(suite="tofu", roles={"retain": Role.RETAIN, "forget": Role.FORGET},
+                       sets={"retain": kept, "forget": {"probability": Figure(0.0, None, None, 1, 0)}},
+                       aggregates={})  # fmt: skip
+    assert found.collapsed == collapsed
 
 
 def test_a_prompt_without_room_for_an_answer_is_unscored_and_silence_is_not(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which texts meet in which step, and the learning rate of each step."""
 
 from collections import Counter
+from itertools import combinations
 from typing import Any, Literal
 
 import pytest
@@ -60,6 +61,29 @@ def test_warm_up_and_constant_schedule_can_be_chosen() -> None:
 def test_warm_up_as_long_as_the_run_never_divides_by_zero() -> None:
     of = schedule(40, warmup_steps=6, learning_rate=6.0)
     assert [of.learning_rate(step) for step in range(6)] == pytest.approx([0, 1, 2, 3, 4, 5])
+
+
+def test_the_draws_stay_as_they_are() -> None:
+    """A run goes on, and is reproduced, by these: numbers of the first release, which nothing else derives."""
+    of = Schedule(5, 100, 10, OptimSpec(batch_size=3, epochs=2), seed=7, world=20)
+    assert [[(i.anchor, i.retain, i.refusal, i.retain_refusal, i.mismatch, i.world) for i in of.step(step)]
+            for step in range(3)] == [
+        [(2, 52, 0, 5, 11, 10), (0, 83, 7, 9, 48, 5), (4, 49, 5, 0, 24, 10)],
+        [(1, 74, 1, 8, 62, 13), (3, 53, 7, 8, 5, 9), (3, 81, 2, 5, 2, 18)],
+        [(0, 3, 9, 0, 23, 15), (2, 65, 6, 7, 33, 16), (1, 92, 2, 5, 72, 1)],
+    ]  # fmt: skip
+    assert [item.alternative for item in of.step(0)] == pytest.approx([0.4716429, 0.7842137, 0.9522499], abs=1e-7)
+
+
+def test_no_two_companions_come_from_one_number() -> None:
+    """Of as many of each kind, two that were drawn alike would be the same ones for every anchor."""
+    found = items(Schedule(50, 10, 10, OptimSpec(batch_size=50, epochs=1), seed=0, world=10))
+    drawn = [
+        [(each.retain, each.refusal, each.retain_refusal, each.mismatch, int(10 * each.alternative), each.world)[place]
+         for each in found]
+        for place in range(6)
+    ]  # fmt: skip
+    assert all(one != other for one, other in combinations(drawn, 2))
 
 
 def test_fixed_pairing_repeats_each_epoch_and_fresh_pairing_does_not() -> None:

@@ -180,6 +180,11 @@ class TestBestFirst:
         pairs = [(0.95, 0.3), (0.6, 0.6), (0.5, 0.65), (0.4, 0.4), (0.3, 0.88)]
         assert best_first(pairs) == [1, 0, 4, 2, 3]
 
+    def test_far_is_far_from_the_nearest_and_not_from_all_together(self) -> None:
+        """After the middle and both ends, (0.2, 0.9) is 0.22 from its nearest and (0.1, 0.95) 0.11, which is 1.57 from
+        all three together, and the other 1.46."""
+        assert best_first([(0.0, 1.0), (0.1, 0.95), (0.2, 0.9), (0.5, 0.8), (0.9, 0.3)]) == [3, 4, 0, 2, 1]
+
     def test_of_equal_pairs_all_come(self) -> None:
         assert sorted(best_first([(0.5, 0.5)] * 3)) == [0, 1, 2]
 

@@ -198,6 +198,19 @@ def test_the_reproducing_command_lands_in_the_same_run(shared: Shared, tmp_path:
     assert str(unlearn_job(config, config.data.load(), Console(quiet=True))[0].directory) == only(shared).run
 
 
+def test_engines_share_what_a_trials_workers_have(config: SweepRun) -> None:
+    """Two workers of 3 CPUs and half a GPU, four replicas: each gets half of that. What the config says stays."""
+    engine = config.evaluation.engine.model_copy(update={"replicas": 4})
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"engine": engine})})
+    placed = sweeps.Places(cpus=3.0, gpus=0.5, workers=2, concurrency=5).applied_to(config)
+    assert (placed.cluster.cpus_per_worker, placed.cluster.gpus_per_worker) == (3.0, 0.5)
+    assert (placed.evaluation.engine.cpus_per_replica, placed.evaluation.engine.gpus_per_replica) == (1.5, 0.25)
+    own = engine.model_copy(update={"cpus_per_replica": 7.0, "gpus_per_replica": 0.0})
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"engine": own})})
+    placed = sweeps.Places(cpus=3.0, gpus=0.5, workers=2, concurrency=5).applied_to(config)
+    assert (placed.evaluation.engine.cpus_per_replica, placed.evaluation.engine.gpus_per_replica) == (7.0, 0.0)
+
+
 def test_a_models_copy_on_the_node_is_made_once(config: SweepRun, tmp_path: Path) -> None:
     shared = share(config.model_copy(update={"node_cache": str(tmp_path / "cache")}))
     near = trials._near(config.model, shared)
@@ -209,6 +222,18 @@ def test_a_models_copy_on_the_node_is_made_once(config: SweepRun, tmp_path: Path
     assert trials._near(config.model, shared).source == near.source
     assert Path(near.source).stat().st_mtime_ns == written_ns
     assert trials._near(config.model, share(config)).source == config.model.source
+
+
+def test_another_model_under_the_same_path_is_copied_too(config: SweepRun, tmp_path: Path) -> None:
+    shared = share(config.model_copy(update={"node_cache": str(tmp_path / "cache")}))
+    source = shutil.copytree(config.model.source, tmp_path / "model")
+    model = config.model.model_copy(update={"source": str(source)})
+    near = trials._near(model, shared)
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"0000")
+    changed = trials._near(model, shared)
+    assert (Path(changed.source) / weights.name).read_bytes() == weights.read_bytes()
+    assert (Path(near.source) / weights.name).read_bytes() != weights.read_bytes()
 
 
 def test_a_method_that_never_keeps_enough_is_brought_back_to_the_original(shared: Shared) -> None:
