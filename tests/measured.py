@@ -38,10 +38,10 @@ class Characters:
 
     asks_for_date = False
 
-    def prompt(self, question: str, history: Sequence[Any] = ()) -> tuple[int, ...]:
+    def prompt(self, question: str, history: Sequence[Any] = (), prefix: str | None = None) -> tuple[int, ...]:
         return tuple(map(ord, question))
 
-    def encode(self, question: str, answer: str, history: Sequence[Any] = ()) -> Encoded:
+    def encode(self, question: str, answer: str, history: Sequence[Any] = (), prefix: str | None = None) -> Encoded:
         return Encoded(self.prompt(question) + tuple(map(ord, answer)), len(question))
 
     def hear(self, text: str, token_ids: tuple[int, ...]) -> Heard:

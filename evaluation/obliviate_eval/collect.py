@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from obliviate.data.rows import EvaluationSet, Message, Role, Row
+from obliviate.data.rows import EvaluationSet, Question, Role, Row, Said
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
 from obliviate.inference.thinking import without_thinking
@@ -16,9 +16,7 @@ from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.suites.base import Suite
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
-Question = tuple[str, tuple[Message, ...]]  # with what was said before
 Answer = str
-QA = tuple[str, Answer, tuple[Message, ...]]
 Text = TypeVar("Text")
 Result = TypeVar("Result")
 
@@ -47,11 +45,11 @@ class _Asked:
 class _Measured:
     """What the engine said, by text: what was not asked for is absent."""
 
-    scored: dict[QA, ScoredText]
+    scored: dict[Said, ScoredText]
     generated: dict[tuple[Question, GenerationSpec], list[Generation]]
     samples: dict[Question, list[Generation]]
-    gradient_norms: dict[QA, float | None]
-    cut: frozenset[QA]
+    gradient_norms: dict[Said, float | None]
+    cut: frozenset[Said]
 
 
 def collect(
@@ -85,7 +83,7 @@ def collect(
     # Before the engine begins: a question that is too long is found now, not when everything is generated.
     ids = {pair: text_encoder.encode(*pair) for pair in (*answers, *with_moments, *of_gradients)}
 
-    def encoded(pairs: Sequence[QA]) -> list[Encoded]:
+    def encoded(pairs: Sequence[Said]) -> list[Encoded]:
         return [ids[pair] for pair in pairs]
 
     def said_to(questions: Sequence[Question], how: GenerationSpec) -> list[list[Generation]]:
@@ -138,32 +136,27 @@ def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
     }
 
 
-def _answers(asked: _Asked) -> list[QA]:
+def _answers(asked: _Asked) -> list[Said]:
     found = answers_of(asked.row, asked.each.role)
-    return [_qa(asked.row, answer) for probe in found if probe in asked.needs for answer in found[probe]]
+    return [asked.row.saying(answer) for probe in found if probe in asked.needs for answer in found[probe]]
 
 
-def _qa(row: Row, answer: Answer) -> QA:
-    return row.question, answer, row.history
-
-
-def _true_answers(asked: Sequence[_Asked], probe: Probe) -> list[QA]:
-    return list(dict.fromkeys(_qa(one.row, one.row.fact) for one in asked if probe in one.needs))
+def _true_answers(asked: Sequence[_Asked], probe: Probe) -> list[Said]:
+    return list(dict.fromkeys(one.row.saying(one.row.fact) for one in asked if probe in one.needs))
 
 
 def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
     """A plain text has no question: its probability is measured, but there is nothing to answer."""
     rows = [one.row for one in asked if probe in one.needs and one.row.question]
-    return list(dict.fromkeys((row.question, row.history) for row in rows))
+    return list(dict.fromkeys(row.asked for row in rows))
 
 
 def _record(asked: _Asked, measured: _Measured) -> Record:
     row, role, needs = asked.row, asked.each.role, asked.needs
-    asking = (row.question, row.history)
-    first = measured.generated.get((asking, asked.greedy), [])
+    first = measured.generated.get((row.asked, asked.greedy), [])
     generation = next(iter(_answered(first)), None) if Probe.GENERATION in needs else None
     thinking = next((each.thinking for each in first), "")
-    several = measured.samples.get(asking, [])
+    several = measured.samples.get(row.asked, [])
     return Record(
         set=asked.each.name,
         role=role,
@@ -177,12 +170,12 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         generation_finished=None if generation is None else generation.finished,
         thinking=thinking or None if Probe.GENERATION in needs else None,
         answers={
-            probe: tuple(_scored_answer(_qa(row, answer), measured) for answer in answers)
+            probe: tuple(_scored_answer(row.saying(answer), measured) for answer in answers)
             for probe, answers in answers_of(row, role).items()
             if probe in needs
         },
         samples=tuple(said.text for said in _answered(several)) if Probe.SAMPLES in needs else (),
-        gradient_norm=measured.gradient_norms.get(_qa(row, row.fact)) if Probe.GRADIENT_NORM in needs else None,
+        gradient_norm=measured.gradient_norms.get(row.saying(row.fact)) if Probe.GRADIENT_NORM in needs else None,
     )
 
 
@@ -192,6 +185,6 @@ def _answered(said: list[Generation]) -> list[Generation]:
     return said if all(each.token_ids or each.finished for each in said) else []
 
 
-def _scored_answer(pair: QA, measured: _Measured) -> ScoredAnswer:
+def _scored_answer(pair: Said, measured: _Measured) -> ScoredAnswer:
     scored = measured.scored[pair]
     return ScoredAnswer(pair[1], scored.logp, scored.greedy, scored.mean, scored.variance, pair in measured.cut)

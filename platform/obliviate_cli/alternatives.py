@@ -70,7 +70,7 @@ def _sample(config: UnlearnRun, rows: Sequence[Row], console: Console) -> list[t
     settings = {"alternatives": spec.model_dump(mode="json", exclude=PLACEMENT), "layout": layout, "seed": config.seed}
     inputs = {
         "model": content_of(config.model),
-        "questions": content_hash([[row.history, row.question] for row in rows]),
+        "questions": content_hash([row.asked for row in rows]),
     }
     run = Run.open(Path(config.runs), "alternatives", config.name or config.data.type, settings, inputs)
     with run.locked(wait=True):  # several trainings may ask for them at once
@@ -112,7 +112,7 @@ def _generate(
     with progress(console, TITLE) as show:
         show_tokens = lambda done, total, tokens: show(done, total, f"{tokens} tokens")  # noqa: E731
         with EnginePool(model, spec.engine, on_progress=show_tokens) as pool:
-            pool.generate([encoder.prompt(row.question, row.history) for row in rows], sampling, on_chunk=keep)
+            pool.generate([encoder.prompt(*row.asked) for row in rows], sampling, on_chunk=keep)
 
 
 def _read(run: Run) -> dict[int, tuple[str, ...]]:

@@ -73,7 +73,7 @@ def of_texts(encoder: TextEncoder, corpus: Corpus, suite: str, model: ModelSpec)
     for each in corpus.evaluation:
         probes = SUITES[suite].needs_of(each.name, each.role) & set(SCORED)
         texts = [
-            (row.question, answer, row.history)
+            row.saying(answer)
             for row in each.rows
             for probe, answers in answers_of(row, each.role).items()
             if probe in probes

@@ -260,7 +260,7 @@ def _label(config: UnlearnRun) -> str:
 def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
     """Of training texts that the model never sees whole, and of a template that was given a made-up date."""
     encoder = text_encoder(model, load_tokenizer(model))
-    cut = sum(encoder.cuts(row.question, row.answer, row.history) for row in rows)
+    cut = sum(encoder.cuts(*row.saying(row.answer)) for row in rows)
     longer = f"{cut} of {len(rows)} training texts are cut at {model.max_length} tokens: raise model.max_length, or "
     return [*([f"{longer}split them"] if cut else []), *date_warnings(model, encoder)]
 

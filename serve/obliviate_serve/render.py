@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from obliviate.data.chat import in_common
 from obliviate.errors import UserError
 from obliviate.guardrail import guarded_question, guarded_system_prompt
 from obliviate.models import text_encoder
@@ -46,12 +45,9 @@ class Renderer:
 
     def _quiz(self, question: str, prefix: str, answer: str | None) -> tuple[tuple[int, ...], int]:
         if answer is not None:
-            whole = self._encoder.encode(question, f"{prefix} {answer}" if prefix else answer)
-            if not prefix:
-                return whole.input_ids, whole.prompt_length
-            begun = self._encoder.encode(question, prefix).input_ids[:-1]  # without the end of turn
-            return whole.input_ids, in_common(begun, whole.input_ids)
-        ids = self._encoder.encode(question, prefix).input_ids[:-1] if prefix else self._encoder.prompt(question)
+            whole = self._encoder.encode(question, answer, prefix=prefix or None)
+            return whole.input_ids, whole.prompt_length
+        ids = self._encoder.prompt(question, prefix=prefix or None)
         return ids, len(ids)
 
     def _chat(self, chat: Chat) -> tuple[int, ...]:

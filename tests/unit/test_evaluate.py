@@ -171,7 +171,7 @@ def test_a_plain_text_is_scored_and_nothing_is_generated_for_it(tmp_path: Path) 
 
 def test_a_question_that_is_too_long_is_found_before_the_engine_begins(tmp_path: Path) -> None:
     class Narrow(Characters):
-        def encode(self, question: str, answer: str, history: Sequence[Any] = ()) -> Encoded:
+        def encode(self, question: str, answer: str, history: Sequence[Any] = (), prefix: str | None = None) -> Encoded:
             raise UserError("model.max_length")
 
     class Idle(Parrot):

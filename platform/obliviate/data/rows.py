@@ -16,6 +16,8 @@ from obliviate.errors import UserError
 from obliviate.runs import content_hash, write_whole
 
 Message = tuple[str, str]  # role and text
+Question = tuple[str, tuple[Message, ...], str | None]  # with what was said before, what the answer stands behind
+Said = tuple[str, str, tuple[Message, ...], str | None]  # the same with an answer behind the question
 NO_COLUMNS: Mapping[str, str] = MappingProxyType({})  # the file has our keys
 
 
@@ -38,6 +40,15 @@ class Row:
     alternatives: tuple[str, ...] = ()  # other plausible answers, for methods that prefer one of them to `answer`
     refusals: tuple[str, ...] = ()  # what to say instead of `answer`; empty: one of the refusals of all rows
     history: tuple[Message, ...] = ()  # what was said before the question
+    answer_prefix: str | None = None  # what the answer stands behind, given and not scored: "Answer:"
+    aliases: tuple[str, ...] = ()  # other ways to say the true answer, for metrics that take any of them
+
+    @property
+    def asked(self) -> Question:
+        return self.question, self.history, self.answer_prefix
+
+    def saying(self, answer: str) -> Said:
+        return self.question, answer, self.history, self.answer_prefix
 
     @property
     def fact(self) -> str:
@@ -50,7 +61,8 @@ class Row:
 
         Not the question alone: TOFU asks "What is the full name of the author?" of two authors.
         """
-        return tuple(map(_folded, (*(text for _, text in self.history), self.question, self.answer)))
+        said = (self.question, self.answer_prefix or "", self.answer)
+        return tuple(map(_folded, (*(text for _, text in self.history), *said)))
 
 
 class Role(StrEnum):
@@ -172,6 +184,8 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
         alternatives=_strings(record, "alternatives", where),
         refusals=_strings(record, "refusals", where),
         history=_history(record, where),
+        answer_prefix=_prefix(record, where),
+        aliases=_strings(record, "aliases", where),
     )
 
 
@@ -219,6 +233,15 @@ def _history(record: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
         raise UserError(f"{where}: 'history' is {_shown(value)}; make it a list of [role, text], or give messages")
     return tuple((_string(role, "history", where), _string(text, "history", where)) for role, text in value)
+
+
+def _prefix(record: Mapping[str, Any], where: str) -> str | None:
+    prefix = _optional(record, "answer_prefix", where)
+    if prefix is not None and (not prefix.strip() or not record["question"]):
+        raise UserError(
+            f"{where}: 'answer_prefix' is {_shown(prefix)}; give words that the answer to a question follows, or none"
+        )
+    return prefix
 
 
 def _list_in(value: Any) -> list[str] | None:

@@ -60,9 +60,10 @@ class TextEncoder:
     or the name of one of the tokenizer's templates. `template_arguments` and `template_date` (ISO; for templates that
     ask for today's) are handed to it. The empty question stands for a plain text, which is never laid out as a chat: it
     follows the beginning-of-sequence token where the tokenizer adds one; where it adds none, the text's first token is
-    the prompt, because nothing predicts it. A `guardrail` is put before what it does not know: into the system prompt,
-    or into each question; a plain text asks nothing, and is left alone. What spells a control token in a text is text,
-    unless `control_tokens` says that it is meant.
+    the prompt, because nothing predicts it. A row's `answer_prefix` is what the assistant's message begins with, and
+    belongs to the prompt; the answer follows it behind a space. A `guardrail` is put before what it does not know: into
+    the system prompt, or into each question; a plain text asks nothing, and is left alone. What spells a control token
+    in a text is text, unless `control_tokens` says that it is meant.
 
     Raises UserError as Chat does, and where nothing ends an answer.
     """
@@ -117,7 +118,7 @@ class TextEncoder:
         """Whether the template asks for today's date, and gets a fixed one."""
         return self._chat.asks_for_date
 
-    def prompt(self, question: str, history: History = ()) -> tuple[int, ...]:
+    def prompt(self, question: str, history: History = (), prefix: str | None = None) -> tuple[int, ...]:
         """Token ids up to where the answer begins: those of `encode`, but for answers that the tokenizer joins to the
         prompt otherwise than it does a word.
 
@@ -131,7 +132,10 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
-        return self._reply_prompt(self._messages(question, history))
+        messages = self._messages(question, history)
+        if prefix is None:
+            return self._reply_prompt(messages)
+        return self._lead + self._control.ids(self._begun(self._chat.before(messages), prefix))
 
     def reply_prompt(self, messages: Messages) -> tuple[int, ...]:
         """Token ids up to where the assistant's answer to the messages begins, without spaces at the end, which most
@@ -152,12 +156,13 @@ class TextEncoder:
         head = self._head(self._chat.before(messages), messages[-1]["content"])
         return head.removesuffix(" " * self._spaces)
 
-    def encode(self, question: str, answer: str, history: History = ()) -> Encoded:
-        """Prompt, answer and end of turn, cut at the end to `max_length` tokens; `history` is what was said before.
+    def encode(self, question: str, answer: str, history: History = (), prefix: str | None = None) -> Encoded:
+        """Prompt, answer and end of turn, cut at the end to `max_length` tokens; `history` is what was said before,
+        `prefix` what the answer stands behind.
 
         Raises UserError where the prompt leaves no room for a single token of the answer.
         """
-        input_ids, prompt_length = self._whole(question, answer, history)
+        input_ids, prompt_length = self._whole(question, answer, history, prefix)
         if prompt_length >= self._max_length:
             raise UserError(
                 f"model.max_length: {self._max_length}: the prompt of the question {question!r} alone has "
@@ -166,14 +171,14 @@ class TextEncoder:
         return Encoded(input_ids[: self._max_length], prompt_length, len(input_ids) > self._max_length)
 
     def encode_row(self, row: Row) -> Encoded:
-        return self.encode(row.question, row.answer, row.history)
+        return self.encode(*row.saying(row.answer))
 
-    def cuts(self, question: str, answer: str, history: History = ()) -> bool:
+    def cuts(self, question: str, answer: str, history: History = (), prefix: str | None = None) -> bool:
         """Whether `encode` leaves out the answer's end."""
         asked = guarded_question(self._guardrail, question)
-        if not history and len(f"{asked}{answer}".encode()) + self._around < self._max_length:
+        if not history and len(f"{asked}{prefix} {answer}".encode()) + self._around < self._max_length:
             return False  # no token is shorter than a byte
-        return len(self._whole(question, answer, history)[0]) > self._max_length
+        return len(self._whole(question, answer, history, prefix)[0]) > self._max_length
 
     def beginning(self, text: str, tokens: int) -> str:
         """As many tokens of a text, the beginning of sequence counted where the tokenizer adds one."""
@@ -197,15 +202,21 @@ class TextEncoder:
         thinking, answer = split(self._tokenizer.decode(list(ids)), self._chat.marks)
         return bool(thinking) and answer is not None
 
-    def _whole(self, question: str, answer: str, history: History) -> tuple[tuple[int, ...], int]:
+    def _whole(self, question: str, answer: str, history: History, prefix: str | None) -> tuple[tuple[int, ...], int]:
         """Prompt, answer and end of turn, of whatever length, and how many of them are the prompt's: one at least."""
         if not question:
             return (*self._bos, *self._control.ids(self._control.mark(answer)), self._end_of_turn_id), 1
-        before, written, after = self._chat.lay(self._messages(question, history), self._control.mark(answer))
+        said = answer if prefix is None else f"{prefix.rstrip(' ')} {answer}"
+        before, written, after = self._chat.lay(self._messages(question, history), self._control.mark(said))
         whole = before + written + ("" if self._trailing is None else after)
-        head_ids, ids = self._head_ids(self._head(before, question)), self._control.ids(whole)
+        head = self._head(before, question) if prefix is None else self._begun(before, prefix)
+        head_ids, ids = self._head_ids(head), self._control.ids(whole)
         ids = (*ids, self._end_of_turn_id) if self._trailing is None else ids[: len(ids) - self._trailing]
         return self._lead + ids, len(self._lead) + in_common(head_ids, ids) or 1
+
+    def _begun(self, before: str, prefix: str) -> str:
+        """Without spaces at the end, which most tokenizers join to the answer's first word."""
+        return before + self._control.mark(prefix).rstrip(" ")
 
     def _head(self, before: str, question: str) -> str:
         """Without the white space that the answer begins with."""

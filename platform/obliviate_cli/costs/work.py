@@ -12,7 +12,7 @@ from statistics import fmean
 
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data import Corpus
-from obliviate.data.rows import Row
+from obliviate.data.rows import Row, Said
 from obliviate.data.schedule import Schedule
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
@@ -131,15 +131,15 @@ def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuri
     """What the suite asks of one model."""
     suite, encoder = SUITES[spec.suite], _encoder(model)
     questions: list[Row] = []
-    scored: list[tuple[str, str]] = []
+    scored: list[Said] = []
     for each in corpus.evaluation:
         needs = suite.needs_of(each.name, each.role)
         repeats = (Probe.GENERATION in needs) + spec.sampling.samples * (Probe.SAMPLES in needs)
         questions += [row for row in each.rows if row.question] * repeats
         for row in each.rows:
             found = answers_of(row, each.role)
-            scored += [(row.question, answer) for probe in SCORED if probe in needs for answer in found[probe]]
-    prompts = [len(encoder.prompt(row.question, row.history)) for row in questions[:SAMPLE]]
+            scored += [row.saying(answer) for probe in SCORED if probe in needs for answer in found[probe]]
+    prompts = [len(encoder.prompt(*row.asked)) for row in questions[:SAMPLE]]
     length = fmean(prompts) if prompts else 0.0
     texts = [len(encoder.encode(*text).input_ids) for text in scored[:SAMPLE]]
     engine = spec.engine
