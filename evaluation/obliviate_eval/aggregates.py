@@ -1,7 +1,9 @@
 """Numbers made of several others: model utility, forget efficacy, and OpenUnlearning's three scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -16,8 +18,9 @@ Means = Mapping[tuple[str, Role], Mapping[str, Estimate]]  # (set, its role) -> 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Combines the mean of each of `metrics` on each set that has one of `roles`, and the numbers named by `parts`:
-    comparisons, and aggregates that stand before it in the suite.
+    """Combines the mean of each of `metrics` on each set that has one of `roles`, and one of the names or patterns of
+    `sets` where there are any, and the numbers named by `parts`: comparisons, and aggregates that stand before it in
+    the suite. `combine`: None takes the mean over all items, each set's figure counting as often as it has items.
 
     A number that is absent (no set of that role, or a set of which the metric scored nothing) is left out, and the
     figure says how many were: two models' aggregates compare only if they rest on the same numbers.
@@ -28,8 +31,9 @@ class Aggregate:
     source: str
     roles: tuple[Role, ...]
     metrics: tuple[str, ...]
-    combine: Callable[[Floats], Floats]  # over the last axis
+    combine: Callable[[Floats], Floats] | None  # over the last axis
     parts: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
 
     def estimate(
         self, means: Means, comparisons: Mapping[str, Estimate], before: Mapping[str, Estimate] = NOTHING_BEFORE
@@ -41,7 +45,7 @@ class Aggregate:
         absent = len(self.parts) - len(cells)
         absent += sum(before[part].unscored for part in self.parts if part in before and before[part].value is not None)
         for role in self.roles:
-            rows = [row for (_, of), row in means.items() if of is role]
+            rows = [row for (name, of), row in means.items() if of is role and self._counts(name)]
             for metric in self.metrics:
                 found = [row[metric] for row in rows if metric in row]
                 cells += found
@@ -50,10 +54,18 @@ class Aggregate:
         absent += len(cells) - len(present)
         if not present:
             return nothing(absent, resamples=0)
-        value = float(self.combine(np.array([cell.value for cell in present], dtype=np.float64)))
-        resampled_R = self.combine(np.stack([cell.resampled for cell in present], axis=-1))
+        combine = self.combine or partial(_over_items, [cell.scored for cell in present])
+        value = float(combine(np.array([cell.value for cell in present], dtype=np.float64)))
+        resampled_R = combine(np.stack([cell.resampled for cell in present], axis=-1))
         drawn_R = np.all([cell.drawn for cell in present], axis=0)
         return Estimate(value, resampled_R, drawn_R, scored=len(present), unscored=absent)
+
+    def _counts(self, name: str) -> bool:
+        return not self.sets or any(fnmatchcase(name, pattern) for pattern in self.sets)
+
+
+def _over_items(items_K: Sequence[int], value_RK: Floats) -> Floats:
+    return np.asarray(np.average(value_RK, axis=-1, weights=items_K))
 
 
 def _one_minus_mean(value_RK: Floats) -> Floats:

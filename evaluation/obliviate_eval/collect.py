@@ -113,7 +113,7 @@ def _asked(
     """The rows of the sets that something asks for."""
     found = []
     for each in sets:
-        needs, limit = suite.needs_of(each.name, each.role), suite.new_tokens.get(each.name)
+        needs, limit = suite.needs_of(each.name, each.role), suite.new_tokens_of(each.name)
         how = greedy
         if limit is not None and greedy.max_new_tokens is not None:
             how = greedy.model_copy(update={"max_new_tokens": min(limit, greedy.max_new_tokens)})
@@ -163,6 +163,7 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         index=asked.index,
         question=row.question,
         reference=asked.truth,
+        aliases=row.aliases,
         full_reference=(row.original_answer if role in WITH_OPTIONS else None) or row.fact,
         similar_to=None if row.golden_answer is None else row.answer,
         generation=None if generation is None else generation.text,

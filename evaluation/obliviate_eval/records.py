@@ -98,6 +98,7 @@ class Record:
     similar_to: str | None = None  # what similarity compares with, where it is another: the answer trained on
     # Scores that another framework's log has of the item, by metric: what they rest on is not in it.
     logged: Mapping[str, float] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()  # other ways to say the true answer
     thinking: str | None = None  # what the model wrote for itself before the generation; no metric looks at it
 
 
@@ -133,10 +134,13 @@ _SCHEMA = pa.schema(
         ("fluency", pa.float64()),
         ("similar_to", pa.string()),
         ("thinking", pa.string()),
+        ("aliases", pa.list_(pa.string())),
         ("logged", pa.map_(pa.string(), pa.float64())),
     ]
 )
-_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", "logged", *SCORED}]
+_PLAIN = [
+    name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", "aliases", "logged", *SCORED}
+]
 _LATER = {
     "moments",
     "samples",
@@ -144,6 +148,7 @@ _LATER = {
     "fluency",
     "similar_to",
     "thinking",
+    "aliases",
     "logged",
 }  # null in old files
 
@@ -171,7 +176,7 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name) for name in _PLAIN}
     row["role"] = record.role.value
     row["generation_tokens"] = record.generation_tokens
-    row["samples"] = record.samples
+    row["samples"], row["aliases"] = record.samples, record.aliases
     row["logged"] = list(record.logged.items())
     for probe, scored in record.answers.items():
         row[probe.value] = [vars(each) for each in scored]
@@ -187,6 +192,7 @@ def _record(row: dict[str, Any]) -> Record:
         role=Role(row["role"]),
         generation_tokens=None if tokens is None else tuple(tokens),
         samples=tuple(row.get("samples") or ()),
+        aliases=tuple(row.get("aliases") or ()),
         logged=dict(row.get("logged") or ()),
         answers=answers,
     )

@@ -38,6 +38,10 @@ class EvaluationSpec(Spec):
         "openunlearning",
         "muse",
         "wmdp",
+        "wmdp_robust",
+        "wmdp_cloze",
+        "rwku",
+        "knowundo",
         "leakage",
         "custom",
     ] = "closer_look"

@@ -27,6 +27,10 @@ DATA_OF = {
     "real_world": "real_world",
     "muse": "muse",
     "wmdp": "wmdp",
+    "wmdp_robust": "wmdp_robust",
+    "wmdp_cloze": "wmdp_cloze",
+    "rwku": "rwku",
+    "knowundo": "knowundo",
     "custom": "files",
 }
 MODEL = "model"  # the folder of the trained model in its run

@@ -7,6 +7,7 @@ from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.comparison import Comparison
 from obliviate_eval.metrics.distinct_n import DistinctN
 from obliviate_eval.metrics.entailment import Entailment
+from obliviate_eval.metrics.exact_match import ExactMatch
 from obliviate_eval.metrics.exact_memorization import ExactMemorization
 from obliviate_eval.metrics.expected_worst_rouge import ExpectedWorstRouge
 from obliviate_eval.metrics.extent_of_knowledge import ExtentOfKnowledge
@@ -15,12 +16,14 @@ from obliviate_eval.metrics.fluency import Fluency
 from obliviate_eval.metrics.knowledge_memorization import KnowledgeMemorization
 from obliviate_eval.metrics.leak_at_k import LeakAtK
 from obliviate_eval.metrics.leak_bound import LeakBound
+from obliviate_eval.metrics.loss import Loss, MinKLoss, MinKPlusPlusLoss, ZlibLoss
 from obliviate_eval.metrics.mia_gradnorm import MiaGradNorm
 from obliviate_eval.metrics.mia_loss import MiaLoss
 from obliviate_eval.metrics.mia_min_k import MiaMinK
 from obliviate_eval.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from obliviate_eval.metrics.mia_reference import MiaReference
 from obliviate_eval.metrics.mia_zlib import MiaZlib
+from obliviate_eval.metrics.ngram_entropy import NgramEntropy
 from obliviate_eval.metrics.paraphrased_probability import ParaphrasedProbability
 from obliviate_eval.metrics.privacy import Privacy
 from obliviate_eval.metrics.privleak import PrivLeak
@@ -30,6 +33,7 @@ from obliviate_eval.metrics.rouge import Rouge
 from obliviate_eval.metrics.self_bleu import SelfBleu
 from obliviate_eval.metrics.similarity import Similarity
 from obliviate_eval.metrics.token_entropy import TokenEntropy
+from obliviate_eval.metrics.token_f1 import TokenF1
 from obliviate_eval.metrics.truth_ratio import TruthRatio
 from obliviate_eval.metrics.verbatim_memorization import VerbatimMemorization
 
@@ -52,6 +56,13 @@ AnyMetric = (
     | ExpectedWorstRouge
     | DistinctN
     | SelfBleu
+    | Loss
+    | ZlibLoss
+    | MinKLoss
+    | MinKPlusPlusLoss
+    | ExactMatch
+    | TokenF1
+    | NgramEntropy
 )
 AnyComparison = (
     MiaLoss
@@ -80,6 +91,7 @@ __all__ = [
     "Comparison",
     "DistinctN",
     "Entailment",
+    "ExactMatch",
     "ExactMemorization",
     "ExpectedWorstRouge",
     "ExtentOfKnowledge",
@@ -88,6 +100,7 @@ __all__ = [
     "KnowledgeMemorization",
     "LeakAtK",
     "LeakBound",
+    "Loss",
     "Metric",
     "MiaGradNorm",
     "MiaLoss",
@@ -95,6 +108,9 @@ __all__ = [
     "MiaMinKPlusPlus",
     "MiaReference",
     "MiaZlib",
+    "MinKLoss",
+    "MinKPlusPlusLoss",
+    "NgramEntropy",
     "ParaphrasedProbability",
     "PrivLeak",
     "Privacy",
@@ -104,6 +120,8 @@ __all__ = [
     "SelfBleu",
     "Similarity",
     "TokenEntropy",
+    "TokenF1",
     "TruthRatio",
     "VerbatimMemorization",
+    "ZlibLoss",
 ]

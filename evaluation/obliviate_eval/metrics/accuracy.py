@@ -9,7 +9,8 @@ from obliviate_eval.records import Probe, Record, ScoredAnswer
 
 class Accuracy(Metric):
     """1 where the true option is the most likely one, by the sum over its tokens, the end of turn left out; options
-    that are equally likely share it. Four options: 0.25 by guessing, and below it a model avoids what it knows.
+    that are equally likely share it. Four options: 0.25 by guessing, and below it a model avoids what it knows. `per:
+    character` divides the sum by the option's length, for options of many words (`acc_norm` of the harness).
     """
 
     title: ClassVar = "Accuracy: the true option is the most likely of all"
@@ -18,18 +19,20 @@ class Accuracy(Metric):
     needs: ClassVar = frozenset({Probe.ANSWER, Probe.PERTURBED})
 
     type: Literal["accuracy"] = "accuracy"
+    per: Literal["option", "character"] = "option"
 
     def score(self, record: Record) -> float | None:
-        true = [_log_likelihood(answer) for answer in record.answers.get(Probe.ANSWER, ())]
-        false = [_log_likelihood(answer) for answer in record.answers.get(Probe.PERTURBED, ())]
+        true = [self._likeliness(answer) for answer in record.answers.get(Probe.ANSWER, ())]
+        false = [self._likeliness(answer) for answer in record.answers.get(Probe.PERTURBED, ())]
         known = [logp for logp in false if logp is not None]
         if not true or true[0] is None or not false or len(known) < len(false):
             return None
         best = max(true[0], *known)
         return 1 / (1 + known.count(best)) if true[0] == best else 0.0
 
-
-def _log_likelihood(answer: ScoredAnswer) -> float | None:
-    """Nats; None where a token's is NaN or infinite."""
-    words = answer.logp[:-1]
-    return fsum(words) if words and all(map(isfinite, words)) else None
+    def _likeliness(self, answer: ScoredAnswer) -> float | None:
+        """Nats, of the option or a character of it; None where a token's is NaN or infinite."""
+        words = answer.logp[:-1]
+        if not words or not all(map(isfinite, words)):
+            return None
+        return fsum(words) / (len(answer.text) if self.per == "character" else 1)

@@ -30,4 +30,5 @@ class Metric(Spec, ABC):
 
     @abstractmethod
     def score(self, record: Record) -> float | None:
-        """In [0, 1]; None where the record lacks what is needed or the model gave no finite number, never NaN."""
+        """In [0, 1], but for the losses and entropies that say otherwise; None where the record lacks what is needed or
+        the model gave no finite number, never NaN."""

@@ -4,6 +4,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from obliviate_eval.metrics.base import Metric
+from obliviate_eval.metrics.summary_rouge import summary_recall
 from obliviate_eval.records import Probe, Record
 from obliviate_eval.words import Words, tokenizer_of
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 class Rouge(Metric):
     """`words: published` knows the letters a to z alone, as all published figures do: in any other script every answer
-    scores 0, or by its digits.
+    scores 0, or by its digits. `definition: rwku` is that of the package `rouge`: no stems, case and punctuation count,
+    different words once; a generation of nothing says NOANSWER, as in RWKU.
     """
 
     title: ClassVar = "ROUGE-L recall of the generated answer against the true one"
@@ -23,9 +25,14 @@ class Rouge(Metric):
 
     type: Literal["rouge"] = "rouge"
     words: Words = "unicode"
+    definition: Literal["tofu", "rwku"] = "tofu"
 
     def score(self, record: Record) -> float | None:
-        return None if record.generation is None else rouge_l_recall(record.reference, record.generation, self.words)
+        if record.generation is None:
+            return None
+        if self.definition == "rwku":
+            return summary_recall(record.reference, record.generation.strip() or "NOANSWER")
+        return rouge_l_recall(record.reference, record.generation, self.words)
 
 
 @lru_cache(maxsize=65536)  # the entailment metric asks again for what this one has computed: 1 ms a text

@@ -111,7 +111,9 @@ def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]
             customdata=[spoken(each) for each in figures],
             hovertemplate=f"<b>{escape(look.name)}</b><br>%{{y}} %{{customdata}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(range=[0, 1.02])  # what metrics score in: the same on every set
+    shown = [each for row in means for metric, each in row.items() if metric in labels]
+    highest = max((each.high or each.value for each in shown if each.value is not None), default=1.0)
+    figure.update_xaxes(range=[0, 1.02 * max(1.0, highest)])  # most metrics score up to 1: the same on every set
     figure.update_yaxes(autorange="reversed", automargin=True)
     bars = len(labels) * sum(map(bool, means))
     alt = f"Bars of each metric's mean on {name} with bootstrap intervals; the numbers are in the table of {name}."

@@ -46,6 +46,9 @@ from obliviate_eval.metrics import (
 )
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.suites.base import Suite
+from obliviate_eval.suites.knowundo import KNOWUNDO
+from obliviate_eval.suites.rwku import RWKU
+from obliviate_eval.suites.wmdp_forms import WMDP_CLOZE, WMDP_ROBUST
 
 # The published figures rest on ROUGE's own tokenizer.
 _PUBLISHED_ROUGE = Rouge(words="published")
@@ -163,5 +166,8 @@ SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
         CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, REAL_WORLD, OPT_OUT, TOFU, OPENUNLEARNING, MUSE, WMDP, LEAKAGE, CUSTOM,
+        RWKU,
+        WMDP_ROBUST, WMDP_CLOZE,
+        KNOWUNDO,
     )
 }  # fmt: skip

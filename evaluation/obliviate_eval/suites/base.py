@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Literal, TypeVar
 
 from obliviate.data.rows import Role
 from obliviate_eval.aggregates import Aggregate
 from obliviate_eval.metrics import AnyComparison, AnyMetric
 from obliviate_eval.records import Probe
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class Suite:
-    """`sets`: name of a set -> the types of the metrics that are reported of it. A set that isn't named gets all of
-    them; a holdout set gets none, because only comparisons ask for it.
+    """`sets`: name of a set, or a pattern ("forget_*"), -> the types of the metrics that are reported of it. A set that
+    isn't named gets all of them; a holdout set gets none, because only comparisons ask for it.
     """
 
     name: str
@@ -31,9 +34,14 @@ class Suite:
 
     def metrics_of(self, name: str, role: Role) -> tuple[AnyMetric, ...]:
         """Those that are reported of the set."""
-        if name in self.sets:
-            return tuple(metric for metric in self.metrics if metric.type in self.sets[name])
+        reported = _named(self.sets, name)
+        if reported is not None:
+            return tuple(metric for metric in self.metrics if metric.type in reported)
         return () if role is Role.HOLDOUT else self.metrics
+
+    def new_tokens_of(self, name: str) -> int | None:
+        """The most that are generated for the set, as published; None where nothing is said."""
+        return _named(self.new_tokens, name)
 
     def needs_of(self, name: str, role: Role) -> frozenset[Probe]:
         """The probes of everything that asks for the set: each text is generated for, or scored, once."""
@@ -45,3 +53,8 @@ class Suite:
     def needs(self) -> frozenset[Probe]:
         """The probes of all sets together."""
         return frozenset[Probe]().union(*(each.needs for each in (*self.metrics, *self.comparisons)))
+
+
+def _named(of: Mapping[str, Value], name: str) -> Value | None:
+    """What the first name or pattern says that fits."""
+    return next((value for pattern, value in of.items() if fnmatchcase(name, pattern)), None)

@@ -1,16 +1,20 @@
 """Rows of a data set, from the Hugging Face hub or from a local folder laid out like it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from obliviate import storage
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 
+OPTIONS = 4  # of a multiple-choice question
 
-def load_objects(source: str, subset: str, split: str) -> list[tuple[str, Any]]:
+
+def load_objects(source: str, subset: str, split: str, also: Sequence[str] = ()) -> list[tuple[str, Any]]:
     """(Where it stands, for messages; the row) of each row of one split.
 
-    A folder holds SUBSET/SPLIT.json, .jsonl or .parquet, or the hub's SUBSET/SPLIT-00000-of-00001.parquet.
+    A folder holds SUBSET/SPLIT.json, .jsonl or .parquet, or the hub's SUBSET/SPLIT-00000-of-00001.parquet. `also`: what
+    the data set's own repository may call that file, without its suffix.
     Raises UserError where there is no such file, or the hub does not answer.
     """
     folder = storage.fetch(storage.local(source).expanduser())
@@ -21,10 +25,11 @@ def load_objects(source: str, subset: str, split: str) -> list[tuple[str, Any]]:
             (f"{source} {subset}/{split}, row {n}", row) for n, row in enumerate(load_hub(source, subset, split), 1)
         ]
     kinds = ("json", "jsonl", "parquet")
-    found = [path for kind in kinds if (path := folder / subset / f"{split}.{kind}").is_file()]
-    found = found or sorted((folder / subset).glob(f"{split}-*.parquet"))
+    names = (f"{subset}/{split}", *also)
+    found = [path for name in names for kind in kinds if (path := folder / f"{name}.{kind}").is_file()][:1]
+    found = found or [path for name in names for path in sorted(folder.glob(f"{name}-*.parquet"))]
     if not found:
-        raise UserError(f"data.source: {source}: has no {subset}/{split}.json, .jsonl or .parquet; add it")
+        raise UserError(f"data.source: {source}: has no {' or '.join(names)}.json, .jsonl or .parquet; add it")
     return [row for path in found for row in read_objects(path)]
 
 
@@ -49,3 +54,23 @@ def text_of(row: Any, key: str, where: str) -> str:
         found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"{where}: has no text as '{key}' (found: {found}); give the data set's own files")
     return value
+
+
+def texts_of(row: Any, key: str, where: str) -> list[str]:
+    """A row's texts, of a list or of one text. Raises UserError where there is none."""
+    value = row.get(key) if isinstance(row, Mapping) else None
+    given = value if isinstance(value, list) else [value]
+    texts = [text for text in given if isinstance(text, str) and text.strip()]
+    if not given or len(texts) < len(given):
+        raise UserError(f"{where}: '{key}' is {value!r}; make it a text, or a list of texts")
+    return texts
+
+
+def choices_of(row: Any, where: str) -> tuple[list[str], int]:
+    """The four options of a question, and the place of the right one. Raises UserError where they are not."""
+    choices, right = (row.get(key) if isinstance(row, Mapping) else None for key in ("choices", "answer"))
+    if not isinstance(choices, list) or len(choices) != OPTIONS:
+        raise UserError(f"{where}: 'choices' is {choices!r}; make it a list of {OPTIONS} options")
+    if not isinstance(right, int) or not 0 <= right < OPTIONS:
+        raise UserError(f"{where}: 'answer' is {right!r}; make it the number of the right option, from 0 to 3")
+    return texts_of(row, "choices", where), right

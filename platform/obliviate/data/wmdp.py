@@ -1,11 +1,10 @@
 """WMDP: multiple-choice questions about hazardous knowledge (Li et al. 2024, arXiv:2403.03218)."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from obliviate.data.hub import load_objects, text_of
+from obliviate.data.hub import choices_of, load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
 from obliviate.errors import UserError
 from obliviate.schema import Spec
@@ -40,20 +39,16 @@ class WmdpData(Spec):
 
     def _questions(self, subject: str) -> tuple[Row, ...]:
         objects = load_objects(self.source, f"wmdp-{subject}", "test")
-        return tuple(_question(row, where, TOPICS[subject]) for where, row in objects)
+        return tuple(lettered(row, where, TOPICS[subject]) for where, row in objects)
 
 
-def _question(row: Any, where: str, topic: str) -> Row:
-    question = text_of(row, "question", where)
-    choices, right = (row.get(key) if isinstance(row, Mapping) else None for key in ("choices", "answer"))
-    if not isinstance(choices, list) or len(choices) != len(LETTERS):
-        raise UserError(f"{where}: 'choices' is {choices!r}; make it a list of {len(LETTERS)} options")
-    if not isinstance(right, int) or not 0 <= right < len(LETTERS):
-        raise UserError(f"{where}: 'answer' is {right!r}; make it the number of the right option, from 0 to 3")
+def lettered(row: Any, where: str, topic: str) -> Row:
+    """A question with its lettered options, whose answer is a letter."""
+    choices, right = choices_of(row, where)
     options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
     return Row(
         question=f"The following are multiple choice questions (with answers) about {topic}.\n\n"
-        f"{question.strip()}\n{options}\nAnswer:",
+        f"{text_of(row, 'question', where).strip()}\n{options}\nAnswer:",
         answer=LETTERS[right],
         perturbed_answers=tuple(letter for letter in LETTERS if letter != LETTERS[right]),
     )
