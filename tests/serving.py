@@ -2,9 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import uvicorn
 
 from obliviate_serve.app import create_app
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
@@ -109,6 +114,23 @@ def serve_run(folder: Path, **fields: Any) -> ServeRun:
 def fake_server(folder: Path, backend: FakeBackend | None = None, **fields: Any) -> Guard:
     """The application as the gateway serves it."""
     return create_app(serve_run(folder, **fields), backend or FakeBackend())
+
+
+@contextmanager
+def listening(app: Guard) -> Iterator[str]:
+    """Its URL, on a free port of loopback, in a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def free_port() -> int:

@@ -31,6 +31,7 @@ class Probe(StrEnum):
     SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
     ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
     FLUENCY = "fluency"  # judge: text classifier, is the generation clean text?
+    VERDICT = "verdict"  # judge: language model, does the generation reveal the full reference?
 
 
 # The probes that are teacher-forced answers.
@@ -96,6 +97,7 @@ class Record:
     gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
     fluency: float | None = None  # probability that the generation is clean text
     similar_to: str | None = None  # what similarity compares with, where it is another: the answer trained on
+    verdict: bool | None = None  # of a language model, on the generation; None: not asked, or it gave none
     # Scores that another framework's log has of the item, by metric: what they rest on is not in it.
     logged: Mapping[str, float] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()  # other ways to say the true answer
@@ -135,6 +137,7 @@ _SCHEMA = pa.schema(
         ("similar_to", pa.string()),
         ("thinking", pa.string()),
         ("aliases", pa.list_(pa.string())),
+        ("verdict", pa.bool_()),
         ("logged", pa.map_(pa.string(), pa.float64())),
     ]
 )
@@ -149,6 +152,7 @@ _LATER = {
     "similar_to",
     "thinking",
     "aliases",
+    "verdict",
     "logged",
 }  # null in old files
 

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from obliviate.data.rows import EvaluationSet
 from obliviate.data.text import TextEncoder
 from obliviate.inference.engine import WhiteBox
+from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import Progress, Sampling, collect
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import RECORDS_FILE, Record, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
-from obliviate_eval.suites import SUITES
 from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 
@@ -40,7 +40,9 @@ def measure(
         judged = judging[0].result()
         on_progress("judge", len(collected), len(collected))
     return [
-        replace(record, similarity=each.similarity, entailment=each.entailment, fluency=each.fluency)
+        replace(
+            record, similarity=each.similarity, entailment=each.entailment, fluency=each.fluency, verdict=each.verdict
+        )
         for record, each in zip(collected, judged, strict=True)
     ]
 
@@ -63,7 +65,7 @@ def evaluate(
     quality. `judges` are loaded already, so that a missing one fails before an hour of generation, not after it.
     `tasks` are figures of general ability, measured apart.
     """
-    suite = SUITES[spec.suite]
+    suite = suite_of(spec)
     sampling = Sampling(spec.generation, spec.sampling)
     records = measure(engine, text_encoder, sets, suite, sampling, judges, on_progress)
     write_records(directory / RECORDS_FILE, records)

@@ -60,7 +60,7 @@ def metrics() -> None:
             console.print(f"  {name}: {cls.title}")
             console.print(f"      direction   {cls.direction}")
             console.print(f"      parameters  {_parameters(cls) or 'none'}")
-            console.print(f"      suites      {', '.join(suites)}")
+            console.print(f"      suites      {', '.join(suites) or 'any, where evaluation.judge is given'}")
             console.print(f"      source      {cls.source}")
     console.print("SUITES", style="bold")
     for suite in SUITES.values():

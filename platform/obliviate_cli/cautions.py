@@ -1,10 +1,11 @@
 """What a user is told about the data before it is measured, and about the answers after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from obliviate.data.rows import Corpus, EvaluationSet
 from obliviate.data.text import TextEncoder
 from obliviate.schema import ModelSpec
+from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
 from obliviate_eval.metrics import AnyMetric
 from obliviate_eval.records import SCORED, Probe, Record, ScoredAnswer
@@ -22,7 +23,7 @@ FIELDS = {
 
 def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
     """About the data, and about what the suite asks of a set that none of its rows has."""
-    suite = SUITES[spec.suite]
+    suite = suite_of(spec)
     found = list(corpus.warnings)
     for each in corpus.evaluation:
         unscored = {
@@ -98,9 +99,20 @@ def _scores(metric: AnyMetric, each: EvaluationSet) -> bool:
     record = Record(
         each.name, each.role, 0, row.question, row.answer, row.answer, generation=row.answer if row.question else None,
         generation_tokens=(0, 1), generation_finished=True, answers=answers, similarity=1.0, entailment="entailment",
-        samples=(row.answer,) * 64 if row.question else (), fluency=1.0,
+        samples=(row.answer,) * 64 if row.question else (), fluency=1.0, verdict=True,
     )  # fmt: skip
     return metric.score(record) is not None
+
+
+def of_verdicts(unanswered: Mapping[str, int]) -> str:
+    """A warning where the judge behind an endpoint gave no verdict, with the causes; else empty."""
+    if not unanswered:
+        return ""
+    causes = "; ".join(f"{count}: {why}" for why, count in unanswered.items())
+    return (
+        f"evaluation.judge: no verdict on {sum(unanswered.values())} answers, which count as unscored ({causes}); "
+        "`obliviate rescore RUN --judge FILE` asks again where no reply came"
+    )
 
 
 def of_answers(records: Sequence[Record]) -> str:

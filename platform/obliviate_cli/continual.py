@@ -21,11 +21,11 @@ from obliviate_cli.compare import FinetuneStage, Method, check_names, expand_met
 from obliviate_cli.console import open_console
 from obliviate_cli.measure import Measure
 from obliviate_cli.verbs import show
+from obliviate_eval.asked import suite_of
 from obliviate_eval.forgetting import ForgettingMatrix, check, forgetting_matrix
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.forgetting import forgetting_section, print_matrix
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
 MATRIX = "matrix.json"
@@ -107,7 +107,7 @@ class ContinualRun(RunSpec):
 
 def main(path: Path, overrides: list[str], dry_run: bool) -> None:
     config, console = load(ContinualRun, path, overrides), open_console()
-    check(SUITES[config.evaluation.suite])
+    check(suite_of(config.evaluation))
     if dry_run:
         show(config, plan_lines(config), console)
     else:
@@ -179,7 +179,7 @@ def _matrix(name: str, sequence: TaskSequence, folders: list[Path], config: Cont
         [task.measured.name for task in sequence.tasks],
         [read_records(folder / RECORDS_FILE) for folder in folders],
         [Evaluation.read(folder / METRICS_FILE) for folder in folders],
-        SUITES[config.evaluation.suite],
+        suite_of(config.evaluation),
         resamples=config.evaluation.resamples,
         seed=config.evaluation.seed,
     )

@@ -17,6 +17,7 @@ from obliviate_cli import cautions, reporting
 from obliviate_cli.console import open_console
 from obliviate_cli.measure import EvaluateRun, Measure
 from obliviate_cli.mistakes import in_file
+from obliviate_eval.asked import suite_of
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.suites import SUITES
 
@@ -57,7 +58,7 @@ def _show_or_run(config: EvaluateRun, console: Console, dry_run: bool) -> None:
 def plan(config: EvaluateRun) -> list[str]:
     """What would be measured, on how many items."""
     corpus = config.data.load()
-    suite = SUITES[config.evaluation.suite]
+    suite = suite_of(config.evaluation)
     sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
     probes = ", ".join(sorted(suite.needs))
     lines = [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]

@@ -131,11 +131,14 @@ def rescore(
     suite: Annotated[str | None, typer.Option(help="Another suite than the runs were measured with.")] = None,
     retain: Annotated[Path | None, typer.Option(help="The retain model's evaluation run.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for the figures.")] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="A YAML file with the keys of evaluation.judge, to judge the answers with.")
+    ] = None,
 ) -> None:
     """Compute figures from the records of finished evaluations, without the model."""
     from obliviate_cli import rescore
 
-    rescore.rescore(runs, metric or [], suite, retain, output)
+    rescore.rescore(runs, metric or [], suite, retain, output, judge)
 
 
 @app.command("make-questions")

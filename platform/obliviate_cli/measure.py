@@ -24,6 +24,7 @@ from obliviate.source import weights_dtype
 from obliviate_cli import cautions
 from obliviate_cli.card import COLLAPSED, write_card
 from obliviate_cli.progress import Update, progress
+from obliviate_eval.judges.prompt import read_prompt
 from obliviate_eval.records import RECORDS_FILE, Record
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
@@ -40,6 +41,7 @@ ANSWERS = "answers"  # the folder of what the engine said, chunk by chunk, until
 PLACEMENT = {
     "engine": {"replicas", "cpus_per_replica", "gpus_per_replica", "tensor_parallel", "batch_tokens", "chunk_size",
                "gpu_memory_utilization"},
+    "judge": {"api_key_env", "concurrency", "retries", "timeout_s"},
 }  # fmt: skip
 
 
@@ -89,11 +91,7 @@ class Measure:
         inputs = {"model": content_of(model), "data": self.corpus.evaluation_content}
         if retain is not None:
             inputs["retain"] = retain.name
-        if judges := {
-            name: content_of(ModelSpec(source=source))
-            for name in ("encoder", "nli", "fluency")
-            if (source := getattr(self.spec, name)) is not None
-        }:
+        if judges := _judges(self.spec):
             inputs["judges"] = content_hash(judges)
         if files := _task_files(self.spec):
             inputs["tasks"] = content_hash(files)
@@ -140,8 +138,10 @@ class Measure:
                 )
         if evaluation.collapsed:
             self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
-        if warning := cautions.of_answers(self._records(run.directory)):
-            self.console.print(f"warning: {name}: {warning}", style="yellow")
+        unanswered = {} if judges.verdict is None else judges.verdict.unanswered
+        for warning in (cautions.of_answers(self._records(run.directory)), cautions.of_verdicts(unanswered)):
+            if warning:
+                self.console.print(f"warning: {name}: {warning}", style="yellow")
         self._update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
         storage.remove(answers)  # not before: what fails on the way asks for nothing again
@@ -212,7 +212,7 @@ class Measure:
     def judges(self) -> "Judges":
         from obliviate_eval.judges.load import load_judges
 
-        return load_judges(self.spec)
+        return load_judges(self.spec, judged_folder(self.runs))
 
 
 def dtype_warnings(name: str, model: ModelSpec, dtype: str) -> list[str]:
@@ -242,6 +242,18 @@ class _Stage:
         """Told of each chunk; the pace includes what an engine takes to start."""
         pace = tokens / max(monotonic() - self._began_s, 1e-3)
         self._show(done, total, f"{self._name} {tokens} tokens, {pace:.0f} tokens/s")
+
+
+def judged_folder(runs: Path) -> Path:
+    """Of what judges behind endpoints have replied, for all runs."""
+    return storage.local(runs) / "judged"
+
+
+def _judges(spec: EvaluationSpec) -> dict[str, str]:
+    """Each judge's content; of a language model's, the prompt's text."""
+    named = {name: getattr(spec, name) for name in ("encoder", "nli", "fluency")}
+    found = {name: content_of(ModelSpec(source=source)) for name, source in named.items() if source is not None}
+    return found if spec.judge is None else {**found, "prompt": read_prompt(spec.judge.prompt)}
 
 
 def _task_files(spec: EvaluationSpec) -> list[str]:

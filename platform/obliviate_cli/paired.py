@@ -8,9 +8,11 @@ from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_cli.console import open_console
 from obliviate_cli.rescore import measured_with, title_of
+from obliviate_eval.asked import suite_of
 from obliviate_eval.paired import paired
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.terminal import print_differences
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 
 
@@ -24,7 +26,8 @@ def compare(first: Path, second: Path, suite: str | None, retain: Path | None, o
     reference = None if retain is None else read_records(storage.fetch(storage.local(retain) / RECORDS_FILE))
     one, other = (read_records(run / RECORDS_FILE) for run in (first, second))
     draws = {key: spec[key] for key in ("resamples", "seed") if key in spec}
-    found = paired(one, other, SUITES[name], reference_records=reference, **draws)
+    asked = suite_of(EvaluationSpec.model_validate({**spec, "suite": name}))
+    found = paired(one, other, asked, reference_records=reference, **draws)
     console = open_console()
     console.print(Text(f"{title_of(second)} less {title_of(first)}"))
     print_differences(found, console)

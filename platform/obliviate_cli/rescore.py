@@ -12,61 +12,85 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from obliviate import storage
+from obliviate import config_file, storage
 from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
 from obliviate.runs import RUN_FILE, write_json
 from obliviate.schema import ModelSpec
+from obliviate_cli.cautions import of_verdicts
 from obliviate_cli.console import open_console
+from obliviate_cli.measure import judged_folder
+from obliviate_eval.asked import suite_of
 from obliviate_eval.forget_quality import ForgetQuality
+from obliviate_eval.judges.load import load_judges
 from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
-from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.records import RECORDS_FILE, Record, read_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
-from obliviate_eval.suites import SUITES
 from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 
 
 class Rescoring(RunSpec):
-    """What `--metric` and `--suite` come to."""
+    """What `--metric`, `--suite` and `--judge` come to."""
 
     metrics: tuple[Annotated[AnyMetric | AnyComparison, Field(discriminator="type")], ...] = ()
     evaluation: EvaluationSpec = EvaluationSpec()
 
 
 def rescore(
-    runs: Sequence[Path], metrics: Sequence[str], suite: str | None, retain: Path | None, output: Path | None
+    runs: Sequence[Path],
+    metrics: Sequence[str],
+    suite: str | None,
+    retain: Path | None,
+    output: Path | None,
+    judge: Path | None = None,
 ) -> None:
     """`metrics`: each a name, with parameters behind it ("truth_ratio definition=tofu"); none: those of the suite.
 
-    `output`: a JSON file for what is printed. The runs themselves stay as they are.
+    `output`: a JSON file for what is printed. `judge`: a YAML file with the keys of `evaluation.judge`, which is asked
+    of the generations; its replies lie beside the runs. The runs themselves stay as they are.
     """
     asked = [_metric(text) for text in metrics]
     names = [each["type"] for each in asked]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--metric {twice}: twice in one call, and figures go by that name; ask for each by itself")
     reference = None if retain is None else read_records(_here(retain) / RECORDS_FILE)
+    console = open_console()
     found: dict[str, Evaluation] = {}
     titles: dict[str, str] = {}
     for run in map(_here, runs):
         spec = measured_with(run)
-        values = {"metrics": asked, "evaluation": spec if suite is None else {**spec, "suite": suite}}
+        given = {
+            **({} if suite is None else {"suite": suite}),
+            **({} if judge is None else {"judge": config_file.read(judge)}),
+        }
+        values = {"metrics": asked, "evaluation": {**spec, **given}}
         rescoring = build(Rescoring, values, where="rescore")
         name = storage.url_of(run) or str(run)
         titles[name] = title_of(run)
         found[name] = summarise(
-            read_records(run / RECORDS_FILE),
+            read_records(run / RECORDS_FILE) if judge is None else _judged(run, rescoring, console),
             _suite(rescoring),
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
         )
-    _print(found, titles, open_console())
+    _print(found, titles, console)
     if output is not None:
         figures = {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()}
         write_json(storage.local(output), {run: {"title": titles[run], **each} for run, each in figures.items()})
+
+
+def _judged(run: Path, rescoring: Rescoring, console: Console) -> list[Record]:
+    """The run's records with the judge's verdicts."""
+    spec = rescoring.evaluation.model_copy(update={"encoder": None, "nli": None, "fluency": None})
+    judges = load_judges(spec, judged_folder(run.parent))
+    records = judges.judge(read_records(run / RECORDS_FILE), suite_of(spec))
+    if judges.verdict is not None and (warning := of_verdicts(judges.verdict.unanswered)):
+        console.print(f"warning: {run.name}: {warning}", style="yellow")
+    return records
 
 
 def _here(run: Path) -> Path:
@@ -75,7 +99,7 @@ def _here(run: Path) -> Path:
 
 def _suite(rescoring: Rescoring) -> Suite:
     """That of the evaluation, with the metrics that were asked for in place of its own."""
-    base, chosen = SUITES[rescoring.evaluation.suite], rescoring.metrics
+    base, chosen = suite_of(rescoring.evaluation), rescoring.metrics
     if not chosen:
         return base
     return replace(
@@ -107,7 +131,7 @@ def measured_with(run: Path) -> dict[str, Any]:
         if record["verb"] != "evaluate":
             raise UserError(f"{run}: a run of `{record['verb']}`, which holds no records; give one of `evaluate`")
         evaluation: dict[str, Any] = record["config"]["evaluation"]
-        return {key: evaluation[key] for key in ("suite", "resamples", "seed")}
+        return {key: evaluation[key] for key in ("suite", "resamples", "seed", "judge", "nli") if key in evaluation}
     return {"suite": Evaluation.read(run / METRICS_FILE).suite}
 
 

@@ -181,12 +181,12 @@ def test_training_returns_the_accuracy_of_the_model_it_saves(encoder: Path, tmp_
 
 
 def test_only_the_judges_that_are_named_and_needed_are_loaded(encoder: Path, nli: Path) -> None:
-    both = load_judges(EvaluationSpec(encoder=str(encoder), nli=str(nli)))
+    both = load_judges(EvaluationSpec(encoder=str(encoder), nli=str(nli)), encoder.parent)
     assert isinstance(both.similarity, SentenceEncoder)
     assert isinstance(both.entailment, NliModel)
-    none = load_judges(EvaluationSpec(encoder=None, nli=None))
+    none = load_judges(EvaluationSpec(encoder=None, nli=None), encoder.parent)
     assert (none.similarity, none.entailment) == (None, None)
-    unneeded = load_judges(EvaluationSpec(suite="tofu", encoder="no/such", nli="no/such"))
+    unneeded = load_judges(EvaluationSpec(suite="tofu", encoder="no/such", nli="no/such"), encoder.parent)
     assert (unneeded.similarity, unneeded.entailment) == (None, None)
 
 

@@ -1,18 +1,30 @@
-"""What judges a generation: a sentence encoder and an NLI model beside its reference, a text classifier alone."""
+"""What judges a generation: a sentence encoder, an NLI model and a language model beside its reference, a text
+classifier alone."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+from obliviate_eval.judges.prompt import Case
 from obliviate_eval.records import Probe, Record
 from obliviate_eval.suites.base import Suite
 
 Pair = tuple[str, str]
 
 
+class Verdicts(Protocol):
+    """(Question, reference, answer) -> whether the judge says yes; None where it gave no verdict."""
+
+    unanswered: Counter[str]  # of the last call: why there was none -> how often
+
+    def __call__(self, cases: Sequence[Case]) -> list[bool | None]: ...
+
+
 @dataclass(frozen=True)
 class Judges:
     """`similarity`: pairs of texts -> cosines. `entailment`: (premise, hypothesis) -> NLI labels in lower case.
-    `fluency`: texts -> probability that they are clean.
+    `fluency`: texts -> probability that they are clean. `verdict`: see `Verdicts`.
 
     None: not judged, and the metric that needs it scores nothing.
     """
@@ -20,6 +32,7 @@ class Judges:
     similarity: Callable[[Sequence[Pair]], list[float]] | None = None
     entailment: Callable[[Sequence[Pair]], list[str]] | None = None
     fluency: Callable[[Sequence[str]], list[float]] | None = None
+    verdict: Verdicts | None = None
 
     def judge(self, records: Sequence[Record], suite: Suite) -> list[Record]:
         """The records, in their order, with a judgement of each generation that the suite needs and a judge gives."""
@@ -37,7 +50,15 @@ class Judges:
             texts = [judged[i].generation or "" for i in generated]
             for i, clean in zip(generated, self.fluency(texts), strict=True):
                 judged[i] = replace(judged[i], fluency=clean)
+        if Probe.VERDICT in suite.needs and self.verdict is not None:
+            cases = [case_of(judged[i]) for i in generated]
+            for i, said in zip(generated, self.verdict(cases), strict=True):
+                judged[i] = replace(judged[i], verdict=said)
         return judged
+
+
+def case_of(record: Record) -> Case:
+    return record.question, record.full_reference, record.generation or ""
 
 
 def nli_pair(record: Record, suite: Suite) -> Pair:

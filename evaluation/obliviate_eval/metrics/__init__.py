@@ -13,6 +13,9 @@ from obliviate_eval.metrics.expected_worst_rouge import ExpectedWorstRouge
 from obliviate_eval.metrics.extent_of_knowledge import ExtentOfKnowledge
 from obliviate_eval.metrics.extraction_strength import ExtractionStrength
 from obliviate_eval.metrics.fluency import Fluency
+from obliviate_eval.metrics.judge_agreement import JudgeAgreement
+from obliviate_eval.metrics.judge_kappa import JudgeKappa
+from obliviate_eval.metrics.judged import Judged
 from obliviate_eval.metrics.knowledge_memorization import KnowledgeMemorization
 from obliviate_eval.metrics.leak_at_k import LeakAtK
 from obliviate_eval.metrics.leak_bound import LeakBound
@@ -63,6 +66,7 @@ AnyMetric = (
     | ExactMatch
     | TokenF1
     | NgramEntropy
+    | Judged
 )
 AnyComparison = (
     MiaLoss
@@ -75,6 +79,8 @@ AnyComparison = (
     | RelativeDifference
     | Privacy
     | LeakBound
+    | JudgeAgreement
+    | JudgeKappa
 )
 
 METRIC_TYPES: dict[str, type[Metric]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyMetric)}
@@ -97,6 +103,9 @@ __all__ = [
     "ExtentOfKnowledge",
     "ExtractionStrength",
     "Fluency",
+    "JudgeAgreement",
+    "JudgeKappa",
+    "Judged",
     "KnowledgeMemorization",
     "LeakAtK",
     "LeakBound",

@@ -53,6 +53,9 @@ LABELS = {
     "mia_min_k_plus_plus": "Min-K%++ attack, AUC",
     "mia_reference": "Reference attack, AUC",
     "mia_gradnorm": "Gradient-norm attack, AUC",
+    "judged": "Judge says yes",
+    "judge_agreement": "Judge and NLI model agree",
+    "judge_kappa": "Judge and NLI model, kappa",
     "privleak": "PrivLeak, %",
     "rel_diff": "Relative difference, %",
 }

@@ -29,10 +29,10 @@ from obliviate.train.reference import scored_at
 from obliviate_cli.costs.evaluation import Measuring
 from obliviate_cli.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, Training
 from obliviate_cli.stages import check_data, rows_to_learn
+from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
 from obliviate_eval.records import SCORED, Probe
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_eval.suites import SUITES
 
 SAMPLE = 64  # texts whose length stands for all
 OF_RETAIN = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED)
@@ -129,7 +129,7 @@ def _training(config: TrainingRun, anchors: int, *, texts: int, tokens: float, s
 
 def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuring:
     """What the suite asks of one model."""
-    suite, encoder = SUITES[spec.suite], _encoder(model)
+    suite, encoder = suite_of(spec), _encoder(model)
     questions: list[Row] = []
     scored: list[Said] = []
     for each in corpus.evaluation:

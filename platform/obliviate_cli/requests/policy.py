@@ -9,12 +9,12 @@ from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.schema import Spec
 from obliviate_cli.requests.measurement import Measurement
+from obliviate_eval.asked import suite_of
 from obliviate_eval.metrics import AnyMetric
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.records import Probe
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
-from obliviate_eval.suites import SUITES
 
 JUDGES = {Probe.SIMILARITY: "encoder", Probe.ENTAILMENT: "nli", Probe.FLUENCY: "fluency"}  # keys of `evaluation`
 
@@ -63,7 +63,7 @@ class Policy(Spec):
 
     def check(self, spec: EvaluationSpec, sets: Iterable[tuple[str, Role]]) -> None:
         """`sets`: those that will be measured. Raises UserError for a name that is not measured on them."""
-        suite = SUITES[spec.suite]
+        suite = suite_of(spec)
         of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
         of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
         own: dict[str, AnyMetric] = {metric.type: metric for metric in suite.metrics}

@@ -20,9 +20,9 @@ from obliviate_cli import stages
 from obliviate_cli.measure import Measure
 from obliviate_cli.requests.measurement import Measurement
 from obliviate_cli.requests.spec import RequestsRun
+from obliviate_eval.asked import suite_of
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.records import RECORDS_FILE, read_records
-from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 
 
@@ -73,7 +73,7 @@ class Stages:
         measure = Measure(corpus, spec, self.config.cluster.address, runs, self.console)
         trained = self._from(model).model_copy(update={"lora": None})
         folder = measure(name, trained)
-        records, suite = read_records(folder / RECORDS_FILE), SUITES[spec.suite]
+        records, suite = read_records(folder / RECORDS_FILE), suite_of(spec)
         alone = {
             number: summarise(
                 [record for record in records if record.set == each.name],

@@ -10,7 +10,7 @@ from obliviate.schema import Spec
 from obliviate_cli.compare import ComparedModels
 from obliviate_cli.stages import learnings
 from obliviate_cli.sweep.space import Point, Space
-from obliviate_eval.suites import SUITES
+from obliviate_eval.asked import suite_of
 
 FORGET_QUALITY = "forget_quality"  # the p-value, where there is a retain model
 
@@ -141,7 +141,7 @@ class SweepRun(ComparedModels):
 
     @model_validator(mode="after")
     def _check_objectives(self) -> "SweepRun":
-        suite = SUITES[self.evaluation.suite]
+        suite = suite_of(self.evaluation)
         known = [aggregate.name for aggregate in suite.aggregates]
         if self.finetune is not None or self.retain_model is not None:
             known.append(FORGET_QUALITY)

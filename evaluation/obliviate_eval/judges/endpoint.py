@@ -1,0 +1,116 @@
+"""A language model behind any OpenAI-compatible endpoint as the judge: does the answer reveal the reference?
+
+Its replies lie on disk, one file each, by all that was asked: a second run asks nothing. What it does not answer, after
+every retry, has no verdict: it counts as unscored, never as "no leak".
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from obliviate import storage
+from obliviate.errors import UserError
+from obliviate.runs import content_hash, write_json
+from obliviate_eval.judges.prompt import Case, filled, read_prompt, verdict
+from obliviate_eval.spec import JudgeSpec
+
+TRIAL: Case = ("What is the capital of France?", "The capital of France is Paris.", "It is Paris.")
+NOTHING_SAID = "no reply with a text"
+CUT = "a reply cut at max_tokens"
+UNCLEAR = "neither yes nor no, or both, on a reply's last line"
+
+
+class EndpointJudge:
+    """(Question, reference, answer) -> whether the judge says yes; None where it gave no verdict.
+
+    `unanswered` counts those by cause. The API key is read from the environment and goes to the endpoint alone.
+    """
+
+    def __init__(self, spec: JudgeSpec, cache: Path) -> None:
+        """Asks one trial question, so that a wrong key, model or parameter is told before an hour of generation.
+
+        Raises UserError.
+        """
+        import openai
+
+        self._spec, self._cache, self._prompt = spec, cache, read_prompt(spec.prompt)
+        self._key = _api_key(spec)
+        self._client = openai.OpenAI(
+            base_url=spec.base_url, api_key=self._key, max_retries=spec.retries, timeout=spec.timeout_s
+        )
+        self.unanswered: Counter[str] = Counter()
+        said, why = self._verdict(TRIAL)
+        if said is None:
+            raise UserError(
+                f"evaluation.judge: {spec.model} at {spec.base_url}: no verdict on a trial question ({why}); mend the "
+                "key that this is about (base_url, model, api_key_env, prompt, max_tokens), or set judge: null"
+            )
+
+    def __call__(self, cases: Sequence[Case]) -> list[bool | None]:
+        """Each distinct case is asked once, `concurrency` of them at a time."""
+        distinct = list(dict.fromkeys(cases))
+        with ThreadPoolExecutor(max_workers=self._spec.concurrency) as pool:
+            found = dict(zip(distinct, pool.map(self._verdict, distinct), strict=True))
+        self.unanswered = Counter(why for case in cases if (why := found[case][1]) is not None)
+        return [found[case][0] for case in cases]
+
+    def _verdict(self, case: Case) -> tuple[bool | None, str | None]:
+        """And why there is none."""
+        request = self._request(case)
+        path = self._cache / f"{content_hash([self._spec.base_url, request])}.json"
+        if storage.fetch(path).exists():
+            reply = json.loads(path.read_text(encoding="utf-8"))["reply"]
+        else:
+            reply, why = self._ask(request)
+            if reply is None:
+                return None, why
+            write_json(path, {"base_url": self._spec.base_url, "request": request, "reply": reply})
+        said = verdict(reply)
+        return said, UNCLEAR if said is None else None
+
+    def _request(self, case: Case) -> dict[str, Any]:
+        """The body, without the keys that are null: some endpoints refuse them."""
+        given = {"temperature": self._spec.temperature, "max_tokens": self._spec.max_tokens}
+        return {
+            "model": self._spec.model,
+            "messages": [{"role": "user", "content": filled(self._prompt, case)}],
+            **{key: value for key, value in given.items() if value is not None},
+        }
+
+    def _ask(self, request: dict[str, Any]) -> tuple[str | None, str]:
+        """The reply's text, or why there is none. The client itself tries again, and waits longer each time."""
+        import openai
+
+        try:
+            completion = self._client.chat.completions.create(**request)
+        except (openai.APIError, ValueError) as error:  # refused, no connection, too late, or no JSON
+            return None, self._shown(error)
+        said = _first_choice(completion)
+        if said is None or not said.message.content:
+            return None, NOTHING_SAID
+        return (None, CUT) if said.finish_reason == "length" else (said.message.content, "")
+
+    def _shown(self, error: Exception) -> str:
+        """In one line, without the key, which servers may repeat."""
+        return " ".join(str(error).replace(self._key, "...").split())[:200]
+
+
+def _first_choice(completion: Any) -> Any | None:
+    """What answers with 200 may be no chat completion, whatever the client calls it."""
+    choices = getattr(completion, "choices", None)
+    return choices[0] if choices and choices[0].message is not None else None
+
+
+def _api_key(spec: JudgeSpec) -> str:
+    """Not OpenAI's variable unless it is named: another endpoint is none of its business."""
+    if spec.api_key_env is None:
+        return "none"
+    if not (key := os.environ.get(spec.api_key_env)):
+        raise UserError(
+            f"evaluation.judge.api_key_env: {spec.api_key_env}: no such variable in the environment; export it"
+        )
+    return key
