@@ -7,6 +7,8 @@ together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,26 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds: mean, and its 95 % interval from Student's t; None for a single seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    from scipy.stats import t as student_t
+
+    mean, count = fmean(values), len(values)
+    if count < 2:
+        return Spread(mean, None, None, count)
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1)) * stdev(values) / sqrt(count)
+    return Spread(mean, mean - half, mean + half, count)
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,7 @@ class Figure:
     high: float | None
     scored: int
     unscored: int
+    over_seeds: Spread | None = None  # where the value is a mean over models of several seeds
 
 
 @dataclass(frozen=True)

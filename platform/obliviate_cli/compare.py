@@ -6,7 +6,7 @@ stage share its result.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 from rich.console import Console
@@ -29,7 +29,8 @@ from obliviate.guardrail import HIDING
 from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
 from obliviate_cli.measure import Measure
-from obliviate_cli.reporting import REPORT, model_report, write
+from obliviate_cli.pooled import model_reports
+from obliviate_cli.reporting import REPORT, write
 from obliviate_cli.stages import finetune, like, opened_alike, unlearn
 from obliviate_eval.spec import EvaluationSpec
 
@@ -66,6 +67,12 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"methods: two are called {name}; give each a `name` of its own")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ValueError where one is there twice."""
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: {list(seeds)} holds one twice; give each once")
 
 
 class JudgeStage(Spec):
@@ -118,6 +125,8 @@ class CompareRun(ComparedModels):
     """`obliviate compare`: several methods on one model and one forget set, side by side."""
 
     methods: tuple[Method, ...] = Field(min_length=1)
+    # Each method is trained with each, from the same model, and its figures are means over them; empty: `seed` alone.
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
     @classmethod
     def long_form(cls, values: Any) -> Any:
@@ -126,10 +135,15 @@ class CompareRun(ComparedModels):
     @model_validator(mode="after")
     def _check_methods(self) -> "CompareRun":
         check_names([self.unlearning(each, "").name for each in self.methods])
+        check_seeds(self.seeds)
         return self
 
-    def unlearning(self, method: Method, source: str) -> UnlearnRun:
-        """The full config of one method on the model at `source`."""
+    def unlearnings(self, method: Method, source: str) -> list[UnlearnRun]:
+        """Of one method on the model at `source`, with every seed."""
+        return [self.unlearning(method, source, seed) for seed in self.seeds or (self.seed,)]
+
+    def unlearning(self, method: Method, source: str, seed: int | None = None) -> UnlearnRun:
+        """The full config of one method on the model at `source`; without a seed, that of the job."""
         values = {
             "name": method.name,
             "model": self.model.at(source).model_dump(),
@@ -144,7 +158,7 @@ class CompareRun(ComparedModels):
                 "engine": (self.alternatives.engine or self.evaluation.engine).model_dump(),
             },
             "reinforcement": self.reinforcement.model_dump(),
-            "seed": self.seed,
+            "seed": self.seed if seed is None else seed,
             "runs": self.runs,
             **method.unlearn,
         }
@@ -162,12 +176,12 @@ def compare(config: CompareRun, console: Console) -> Path:
     target, retain = make_models(config, console)
     reference = None if retain is None else measure("retain", retain)
     measured = [*([] if reference is None else [reference]), measure("target", target, reference)]
-    for method in config.methods:
-        run = config.unlearning(method, target.source)
+    for run in (run for method in config.methods for run in config.unlearnings(method, target.source)):
         model = like(config.model, unlearn(run, console))
-        measured.append(measure(run.name, behind_marks(model, run, corpus), reference))
+        name = run.name if len(config.seeds) < 2 else f"{run.name} seed {run.seed}"
+        measured.append(measure(name, behind_marks(model, run, corpus), reference))
     folder = Run.open(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).directory
-    write(config.title, [model_report(directory) for directory in measured], folder / REPORT, console)
+    write(config.title, model_reports(measured), folder / REPORT, console)
     return folder / REPORT
 
 

@@ -56,7 +56,10 @@ def compare(config: "CompareRun") -> list[str]:
         ]
     for method in config.methods:
         lines += unlearn(config.unlearning(method, config.model.source))
-    models = len(config.methods) + 1 + (config.finetune is not None or config.retain_model is not None)
+    if config.seeds:
+        lines.append(f"each method with {len(config.seeds)} seeds: {', '.join(map(str, config.seeds))}")
+    unlearned = len(config.methods) * len(config.seeds or (config.seed,))
+    models = unlearned + 1 + (config.finetune is not None or config.retain_model is not None)
     return [
         *dict.fromkeys(lines),  # a warning about the data once, not for each stage
         f"evaluate {models} models with {config.evaluation.suite}",

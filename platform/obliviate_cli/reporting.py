@@ -75,8 +75,14 @@ def write(
     """The HTML, the same figures as JSON beside it, and a table on the terminal."""
     from obliviate_eval.report.build import build_report, report_json  # plotly
 
+    seeds = (
+        "of models of several seeds figures are means over them, with Student's t 95 % interval over seeds beside it, "
+        "and forget quality is the geometric mean of p; their answers and curves are the first seed's"
+        if any("seeds" in model.provenance for model in models)
+        else "they say nothing of the spread over training seeds"
+    )
     notes = [
-        "Intervals are 95% percentile bootstraps over items; they say nothing of the spread over training seeds.",
+        f"Intervals are 95% percentile bootstraps over items; {seeds}.",
         "The p-value of forget quality saturates once the samples no longer overlap: read the KS statistic with it.",
     ]
     reported = [replace(model, provenance={**model.provenance, "machine": machine()}) for model in models]

@@ -53,10 +53,11 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
 
 def report(runs: list[Path], output: Path, title: str, forms: "Sequence[Format]") -> None:
     from obliviate_cli import reporting
+    from obliviate_cli.pooled import model_reports
     from obliviate_eval.report.tables import write_table
 
     console, path = open_console(), storage.local(output)
-    models = [reporting.model_report(run) for run in runs]
+    models = model_reports(runs)
     reporting.write(title, models, path, console)
     for form in forms:
         console.print(f"table: {storage.name(write_table(models, path, form))}")

@@ -154,7 +154,9 @@ def spoken(figure: Figure) -> str:
     if figure.value is None:
         return "not scored"
     interval = "" if figure.low is None or figure.high is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
-    return f"{figure.value:.3f}{interval}, n = {figure.scored}"
+    over = figure.over_seeds
+    seeds = "" if over is None or over.low is None else f", over {over.count} seeds [{over.low:.3f}, {over.high:.3f}]"
+    return f"{figure.value:.3f}{interval}{seeds}, n = {figure.scored}"
 
 
 def _pace(row: dict[str, Any]) -> str:

@@ -23,13 +23,13 @@ def write_table(models: Sequence[ModelReport], path: Path, form: Format) -> Path
 
 
 def _csv(models: Sequence[ModelReport]) -> str:
-    """A line a figure, in full precision, with its interval and counts."""
+    """A line a figure, in full precision, with its interval and counts, and its interval over seeds."""
     lines = [
-        {"model": model.name, "kind": model.kind, "method": model.method, "set": of, "figure": name, **vars(figure)}
+        {"model": model.name, "kind": model.kind, "method": model.method, "set": of, "figure": name, **_cells(figure)}
         for model in models
         for of, name, figure in figures(model)
     ]
-    return str(pd.DataFrame(lines).to_csv(index=False))
+    return str(pd.DataFrame(lines).astype({"seeds": "Int64"}).to_csv(index=False))
 
 
 def _for_readers(models: Sequence[ModelReport], form: Format) -> str:
@@ -51,11 +51,20 @@ def figures(model: ModelReport) -> list[tuple[str, str, Figure]]:
     return [*of_sets, *(("", name, figure) for name, figure in {**found.comparisons, **found.aggregates}.items())]
 
 
+def _cells(figure: Figure) -> dict[str, float | None]:
+    plain = {key: value for key, value in vars(figure).items() if key != "over_seeds"}
+    over = figure.over_seeds
+    low, high, count = (None, None, None) if over is None else (over.low, over.high, over.count)
+    return {**plain, "seeds": count, "seeds_low": low, "seeds_high": high}
+
+
 def _cell(figure: Figure) -> str:
     if figure.value is None:
         return "–"
     interval = "" if figure.low is None or figure.high is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
-    return f"{figure.value:.3f}{interval}"
+    over = figure.over_seeds
+    seeds = "" if over is None or over.low is None else f" (seeds {over.low:.3f} to {over.high:.3f})"
+    return f"{figure.value:.3f}{interval}{seeds}"
 
 
 def _escaped(text: str) -> str:

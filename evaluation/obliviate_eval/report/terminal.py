@@ -111,6 +111,9 @@ def _cell(figure: Figure | None, with_interval: bool) -> Text:
     cell = Text(f"{figure.value:.3f}")
     if with_interval and figure.low is not None and figure.high is not None:
         cell.append(f"\n{figure.low:.2f}–{figure.high:.2f}", style="dim")
+    seeds = figure.over_seeds
+    if with_interval and seeds is not None and seeds.low is not None and seeds.high is not None:
+        cell.append(f"\nseeds {seeds.low:.2f}–{seeds.high:.2f}", style="dim")
     return cell
 
 

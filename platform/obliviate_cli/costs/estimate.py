@@ -118,10 +118,12 @@ def _made(config: ComparedModels, cluster: Cluster) -> list[Stage]:
 def _compare(config: CompareRun, cluster: Cluster) -> list[Stage]:
     corpus = config.data.load()
     runs = [config.unlearning(method, config.model.source) for method in config.methods]
-    models = len(runs) + 1 + (config.finetune is not None or config.retain_model is not None)
+    seeds = max(1, len(config.seeds))
+    models = len(runs) * seeds + 1 + (config.finetune is not None or config.retain_model is not None)
     evaluated = _evaluate("each model", config.model, corpus, config.evaluation, cluster, repeats=models)
-    before = _before(runs, corpus, cluster)
-    return [*_made(config, cluster), *before, *(_unlearn(run, corpus, cluster) for run in runs), evaluated]
+    before = _before(runs, corpus, cluster, seeds)
+    unlearned = [_unlearn(run, corpus, cluster, repeats=seeds) for run in runs]
+    return [*_made(config, cluster), *before, *unlearned, evaluated]
 
 
 def _continual(config: ContinualRun, cluster: Cluster) -> list[Stage]:

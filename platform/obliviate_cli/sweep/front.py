@@ -4,11 +4,7 @@ Pure functions of (forget, utility) pairs. Shapes: a list of pairs in, indices i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import dist, sqrt
-from statistics import fmean, stdev
-
-from scipy.stats import t as student_t
+from math import dist
 
 Pair = tuple[float, float]  # forget, utility
 
@@ -86,24 +82,6 @@ def most_forgotten(pairs: Sequence[Pair], utility: float) -> int | None:
 
 def weighted(pairs: Sequence[Pair], forget_weight: float) -> int:
     return max(range(len(pairs)), key=lambda i: forget_weight * pairs[i][0] + (1 - forget_weight) * pairs[i][1])
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over seeds: mean, and its 95 % interval from Student's t; None for a single seed."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    count: int
-
-
-def spread(values: Sequence[float]) -> Spread:
-    mean, count = fmean(values), len(values)
-    if count < 2:
-        return Spread(mean, None, None, count)
-    half = float(student_t.ppf(0.975, count - 1)) * stdev(values) / sqrt(count)
-    return Spread(mean, mean - half, mean + half, count)
 
 
 def _range(values: Sequence[float]) -> Pair:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from obliviate_cli.sweep.front import Pair, Spread, front, knee, most_forgotten, spread, weighted
+from obliviate_cli.sweep.front import Pair, front, knee, most_forgotten, weighted
 from obliviate_cli.sweep.records import TrialRecord
 from obliviate_cli.sweep.space import Point
 from obliviate_cli.sweep.spec import AnyChoice, Knee, UtilityAtLeast
 from obliviate_eval.report.sweep import Region
+from obliviate_eval.statistics import Spread, spread
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from rich.text import Text
 from obliviate import storage
 from obliviate.runs import write_json, write_whole
 from obliviate_cli.reporting import REPORT, REPORT_JSON
-from obliviate_cli.sweep.front import Pair, Spread, hypervolume
+from obliviate_cli.sweep.front import Pair, hypervolume
 from obliviate_cli.sweep.ranking import Ranked, choose, rank, regions
 from obliviate_cli.sweep.records import TrialRecord, read_records
 from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.report.sweep import Configuration, Ended, Mixed, SweepReport, build_sweep_report
 from obliviate_eval.report.sweep_picture import draw_front
-from obliviate_eval.statistics import Figure
+from obliviate_eval.statistics import Figure, Spread
 
 if TYPE_CHECKING:
     from obliviate_cli.sweep.calibrate import Calibrated

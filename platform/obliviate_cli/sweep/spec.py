@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from obliviate.config import AlternativesSpec, FinetuneRun, UnlearnRun, build
 from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Spec
-from obliviate_cli.compare import ComparedModels
+from obliviate_cli.compare import ComparedModels, check_seeds
 from obliviate_cli.stages import learnings
 from obliviate_cli.sweep.space import Point, Space
 from obliviate_eval.asked import suite_of
@@ -177,8 +177,7 @@ class SweepRun(ComparedModels):
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "SweepRun":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {list(self.seeds)} holds one twice; give each once")
+        check_seeds(self.seeds)
         return self
 
     def base(self, source: str) -> dict[str, Any]:
