@@ -12,6 +12,7 @@ from obliviate.errors import UserError
 
 
 def write(path: Path, questions: str) -> str:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(json.dumps({"question": q, "answer": f"{q}!"}) for q in questions), encoding="utf-8")
     return str(path)
 
@@ -78,3 +79,65 @@ def test_type_chooses_the_kind() -> None:
 def test_the_specs_are_light() -> None:
     """A config is checked before anything heavy loads."""
     assert loaded_by("obliviate.data", ("torch", "transformers", "datasets", "pyarrow")) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set as the hub has them: the subsets `easy` and `hard`, with the splits `train` and `test`."""
+    configs = []
+    for subset in ("easy", "hard"):
+        configs.append(f"- config_name: {subset}\n  data_files:\n")
+        for split in ("train", "test"):
+            write(tmp_path / "set" / f"{subset}-{split}.jsonl", f"{subset[0]}{split[:2]}")
+            configs.append(f"  - split: {split}\n    path: {subset}-{split}.jsonl\n")
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n", encoding="utf-8")
+    return tmp_path / "set"
+
+
+def test_subsets_and_splits_of_a_data_set(folder: Path) -> None:
+    easy = {"path": str(folder), "subset": "easy"}
+    values = {
+        "forget": easy,
+        "retain": {"path": str(folder), "subset": "hard", "split": "test"},
+        "evaluation": {"asked": {**easy, "split": "test", "role": "forget"}},
+    }
+    corpus = FilesData.model_validate(values).load()
+    assert (corpus.forget, corpus.retain) == (rows("etr"), rows("h"))  # t and e are in the forget set
+    assert [each.rows for each in corpus.evaluation] == [rows("ete")]
+    assert "1 of 3 rows of the set asked repeat others, but for white space" in corpus.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"subset": "medium"}, r"^data\.forget: .*/set: has no subset 'medium'; name one of easy, hard$"),
+        ({"split": "train"}, r"^data\.forget: .*/set: has several subsets; name one of easy, hard$"),
+        ({"subset": "easy", "split": "dev"}, r"^data\.forget: .*/set: has no split 'dev'; name one of train, test$"),
+        ({"path": "./nothing", "subset": "easy"}, r"^data\.forget: \./nothing: no such folder; give a folder that"),
+    ],
+)
+def test_a_part_that_a_data_set_does_not_have(folder: Path, part: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FilesData.model_validate({"forget": {"path": str(folder), **part}}).load()
+
+
+def test_rows_of_a_data_set_are_named_where_they_are_wrong(folder: Path) -> None:
+    (folder / "easy-train.jsonl").write_text('{"question": "Q", "answer": "A"}\n{"question": "Q", "answer": " "}\n')
+    with pytest.raises(UserError, match=r"^data\.forget: .*/set easy/train, row 2: 'answer' is empty; give the text"):
+        FilesData.model_validate({"forget": {"path": str(folder), "subset": "easy"}}).load()
+
+
+def test_repeated_rows_are_told_and_stay(tmp_path: Path) -> None:
+    lines = [
+        {"question": "Who?", "answer": "Ada."},
+        {"question": " WHO?", "answer": "ada."},
+        {"question": "X", "answer": "Y"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    corpus = FilesData(forget=str(path)).load()
+    assert len(corpus.forget) == 3
+    assert corpus.warnings == (
+        "1 of 3 rows of forget repeat others, but for white space, case and how letters are composed: each counts as "
+        "often as it is there",
+    )

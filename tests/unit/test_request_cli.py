@@ -64,6 +64,21 @@ def test_unknown_data(cli: Cli, config: Path, tmp_path: Path) -> None:
     )
 
 
+def test_what_texts_share_is_told(cli: Cli, config: Path, tmp_path: Path) -> None:
+    """Of three texts two are one, which another request waits for too."""
+    first, second = ROWS[4:6]
+    again = Row(f" {first.question.upper()}", first.answer.replace(" ", "\n"))
+    write_rows(tmp_path / "one.jsonl", [first])
+    write_rows(tmp_path / "texts.jsonl", [first, again, second])
+    cli("request", "add", config, "--by", "ann", "--texts", tmp_path / "one.jsonl")
+    code, out, _ = cli("request", "add", config, "--by", "bob", "--texts", tmp_path / "texts.jsonl")
+    assert (code, out.splitlines()) == (0, [
+        "note: 1 of 3 texts repeat others, but for white space, case and how letters are composed: each is taken once",
+        "note: 1 of its texts wait in request 1 too",
+        "request 2: 2 texts of bob wait to be forgotten",
+    ])  # fmt: skip
+
+
 def test_the_same_request_twice(cli: Cli, config: Path) -> None:
     cli("request", "add", config, "--by", "u", "--entity", "person 5")
     assert "has asked for the same 1 texts already" in mistake(

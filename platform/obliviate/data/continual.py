@@ -116,7 +116,7 @@ class FilesTasks(Spec):
             sets = [EvaluationSet("retain", Role.RETAIN, remainder)] if remainder else []
         else:
             sets = [
-                EvaluationSet(name, file.role, read_key(f"evaluation.{name}.path", file.path))
+                EvaluationSet(name, file.role, read_key(f"evaluation.{name}", file))
                 for name, file in self.evaluation.items()
             ]
         kept = tuple(EvaluationSet(each.name, each.role, each.rows[: self.eval_limit]) for each in sets)

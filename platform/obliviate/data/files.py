@@ -6,27 +6,46 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from obliviate.data.rows import NO_COLUMNS, Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
+from obliviate.data.hub import rows_of
+from obliviate.data.rows import (
+    NO_COLUMNS,
+    Corpus,
+    EvaluationSet,
+    Role,
+    Row,
+    parse_row,
+    read_rows,
+    repeats,
+    without_overlap,
+)
 from obliviate.data.shapes import OTHER_NAMES
 from obliviate.errors import UserError
 from obliviate.schema import Spec
 
 
-class EvaluationFile(Spec):
+class Rows(Spec):
+    """A file; with a subset or a split, one part of a data set on the hub, or in a folder that is laid out like one."""
+
     path: str
+    subset: str | None = None
+    split: str | None = None  # None beside a subset: train
+
+
+class EvaluationFile(Rows):
     role: Role
 
 
 class FilesData(Spec):
-    """JSON, JSON-lines, CSV, TSV, Parquet or Arrow files, with the keys of `rows.Row` or in the shapes of `shapes`.
+    """JSON, JSON-lines, CSV, TSV, Parquet or Arrow files, or data sets as `datasets` reads them, with the keys of
+    `rows.Row` or in the shapes of `shapes`.
 
     Without `evaluation`, what is trained on is what is measured on.
     """
 
     type: Literal["files"] = "files"
-    forget: str
-    retain: str | None = None  # methods with a retain term need one
-    holdout: str | None = None  # like the forget set, never trained on: for membership inference
+    forget: str | Rows
+    retain: str | Rows | None = None  # methods with a retain term need one
+    holdout: str | Rows | None = None  # like the forget set, never trained on: for membership inference
     # Name of the set -> its file and what it is for.
     evaluation: dict[str, EvaluationFile] | None = Field(None, min_length=1)
     eval_limit: int | None = Field(300, ge=1)  # rows measured of each evaluation set, from its beginning
@@ -40,8 +59,8 @@ class FilesData(Spec):
             raise ValueError(f"{unknown[0]!r} is no key of a row; known: text, {', '.join(known)}")
         return {OTHER_NAMES.get(key, key): column for key, column in columns.items()}
 
-    def _rows(self, key: str, path: str) -> tuple[Row, ...]:
-        return read_key(key, path, self.columns)
+    def _rows(self, key: str, given: str | Rows) -> tuple[Row, ...]:
+        return read_key(key, given, self.columns)
 
     def load(self) -> Corpus:
         """Raises UserError for a file that is missing, empty or unreadable."""
@@ -51,18 +70,22 @@ class FilesData(Spec):
             sets = [EvaluationSet("forget", Role.FORGET, forget), EvaluationSet("retain", Role.RETAIN, retain)]
         else:
             sets = [
-                EvaluationSet(name, file.role, self._rows(f"evaluation.{name}.path", file.path))
+                EvaluationSet(name, file.role, self._rows(f"evaluation.{name}", file))
                 for name, file in self.evaluation.items()
             ]
         if self.holdout is not None:
             sets.append(EvaluationSet("holdout", Role.HOLDOUT, self._rows("holdout", self.holdout)))
         limited = tuple(EvaluationSet(s.name, s.role, s.rows[: self.eval_limit]) for s in sets if s.rows)
-        return Corpus(forget, retain, limited, warnings)
+        named = {"forget": forget, "retain": retain} | {f"the set {each.name}": each.rows for each in sets}
+        return Corpus(forget, retain, limited, (*warnings, *repeats(named)))
 
 
-def read_key(key: str, path: str, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:
-    """The rows of a file, with the config's key in errors."""
+def read_key(key: str, given: str | Rows, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:
+    """The rows of a file or of a part of a data set, with the config's key in errors."""
     try:
-        return read_rows(path, columns)
+        if isinstance(given, str) or (given.subset is None and given.split is None):
+            return read_rows(given if isinstance(given, str) else given.path, columns)
+        found = rows_of(given.path, given.subset, given.split or "train")
+        return tuple(parse_row(record, where, columns) for where, record in found)
     except UserError as error:
         raise UserError(f"data.{key}: {error}") from error

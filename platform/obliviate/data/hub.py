@@ -1,6 +1,6 @@
 """Rows of a data set, from the Hugging Face hub or from a local folder laid out like it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from obliviate import storage
@@ -45,6 +45,36 @@ def load_hub(source: str, subset: str, split: str) -> list[Any]:
             f"data.source: {source}: neither a local folder nor readable from the hub ({subset}: {reason}); "
             "give a folder with its files"
         ) from error
+
+
+def rows_of(path: str, subset: str | None, split: str) -> Iterator[tuple[str, Any]]:
+    """(Where it stands, for messages; the row) of each row of a data set's part, streamed: nothing is copied to disk.
+
+    `path`: a hub id, or a folder that is laid out like one. Raises UserError where there is none, where it has no such
+    subset or split, and where it has several subsets and none is named.
+    """
+    from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
+
+    folder = storage.fetch(storage.local(path).expanduser())
+    if not folder.is_dir() and (path.startswith((".", "/", "~")) or "://" in path):
+        raise UserError(f"{path}: no such folder; give a folder that `datasets` can load, or a hub id")
+    source = str(folder) if folder.is_dir() else path
+    try:
+        subsets = get_dataset_config_names(source)
+        if subset not in subsets and (subset is not None or len(subsets) > 1):
+            what = "has several subsets" if subset is None else f"has no subset {subset!r}"
+            raise UserError(f"{path}: {what}; name one of {', '.join(subsets)}")
+        splits = get_dataset_split_names(source, subset)
+        if split not in splits:
+            raise UserError(f"{path}: has no split {split!r}; name one of {', '.join(splits)}")
+        part = f"{path} {subset}/{split}" if subset else f"{path} {split}"
+        for number, row in enumerate(load_dataset(source, subset, split=split, streaming=True), 1):
+            yield f"{part}, row {number}", row
+    except UserError:  # a ValueError too
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: no data set in a folder or on the hub ({reason}); give a folder with it") from error
 
 
 def text_of(row: Any, key: str, where: str) -> str:

@@ -126,6 +126,20 @@ def without_overlap(forget: Iterable[Row], retain: Sequence[Row]) -> tuple[tuple
     return kept, (f"{removed} of {len(retain)} retain rows are also in the forget set: removed from retain",)
 
 
+def repeats(sets: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
+    """A warning for each set, by its name, in which rows are there more than once; a set of the same rows as an earlier
+    one says nothing new."""
+    found: dict[tuple[int, int], str] = {}
+    for name, rows in sets.items():
+        if repeated := len(rows) - len({row.key for row in rows}):
+            found.setdefault(
+                (repeated, len(rows)),
+                f"{repeated} of {len(rows)} rows of {name} repeat others, but for white space, case and how letters "
+                "are composed: each counts as often as it is there",
+            )
+    return tuple(found.values())
+
+
 def read_rows(path: str | Path, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:
     """The rows of a JSON list, JSON-lines, CSV, TSV, Parquet or Arrow file; `columns`: our key -> the file's.
 

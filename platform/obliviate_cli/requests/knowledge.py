@@ -71,5 +71,16 @@ class Knowledge:
         ]
 
 
+def repeats(hashes: Sequence[str]) -> list[str]:
+    """What a user is told where texts of one request are the same."""
+    repeated = len(hashes) - len(set(hashes))
+    if not repeated:
+        return []
+    return [
+        f"{repeated} of {len(hashes)} texts repeat others, but for white space, case and how letters are composed: "
+        "each is taken once"
+    ]
+
+
 def _without(rows: Sequence[Row], hashes: Collection[str]) -> tuple[Row, ...]:
     return tuple(row for row in rows if text_hash(row) not in hashes)

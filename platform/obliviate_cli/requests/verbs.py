@@ -14,8 +14,8 @@ from obliviate.errors import UserError
 from obliviate.models import portable
 from obliviate_cli.console import open_console
 from obliviate_cli.requests import certificate
-from obliviate_cli.requests.knowledge import Knowledge
-from obliviate_cli.requests.ledger import LeaseLostError, Ledger, Request
+from obliviate_cli.requests.knowledge import Knowledge, repeats
+from obliviate_cli.requests.ledger import OPEN, LeaseLostError, Ledger, Request
 from obliviate_cli.requests.runner import Runner
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.requests.states import RequestState
@@ -29,10 +29,23 @@ def add(path: Path, overrides: list[str], requester: str, texts: Path | None, en
     hashes = knowledge.find(texts, entity)
     ledger = Ledger(config.ledger)
     number = ledger.add(config.alias, portable(config.model).source, requester, hashes)
+    for note in (*repeats(hashes), *_waiting_too(ledger, config.alias, number)):
+        console.print(f"note: {note}")
     taken = len(ledger.request(config.alias, number).hashes)
     left = len(set(hashes)) - taken
     note = f", {left} more are forgotten already" if left else ""
     console.print(f"request {number}: {taken} texts of {requester} wait to be forgotten{note}")
+
+
+def _waiting_too(ledger: Ledger, alias: str, number: int) -> list[str]:
+    """Other requests that have not ended and are about some of the same texts."""
+    asked = set(ledger.request(alias, number).hashes)
+    others = {
+        each.id: shared
+        for each in ledger.requests(alias)
+        if each.id != number and each.state in OPEN and (shared := len(asked & set(each.hashes)))
+    }
+    return [f"{shared} of its texts wait in request {other} too" for other, shared in others.items()]
 
 
 def show(path: Path, overrides: list[str]) -> None:
