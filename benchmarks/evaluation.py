@@ -41,12 +41,11 @@ from obliviate.inference.hf import HFEngine
 from obliviate.inference.pool import EnginePool
 from obliviate.models import load_pretrained, load_tokenizer, materialise, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate_eval.collect import Sampling, answers_of
+from obliviate_eval.collect import Sampling, answers_of, collect
 from obliviate_eval.judges import Judges, nli_pair
 from obliviate_eval.judges.nli import NliModel
 from obliviate_eval.judges.similarity import SentenceEncoder
 from obliviate_eval.records import Probe, Record, ScoredAnswer
-from obliviate_eval.run import measure
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import Evaluation, summarise
 
@@ -142,7 +141,7 @@ class Published:
 
 def ours(engine: Engine, encoder: TextEncoder, sets: Sequence[EvaluationSet], judges: Judges) -> list[Record]:
     quiet = lambda stage, done, total: None  # noqa: E731
-    return measure(engine, encoder, sets, SUITE, Sampling(GREEDY, GREEDY), judges, quiet)  # type: ignore[arg-type]
+    return judges.judge(collect(engine, encoder, sets, SUITE, Sampling(GREEDY, GREEDY), quiet), SUITE)  # type: ignore[arg-type]
 
 
 def _replace(record: Record, **fields: Any) -> Record:

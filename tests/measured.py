@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from obliviate.data.rows import Role
-from obliviate.data.text import Encoded, Heard
-from obliviate.inference.engine import Generation, ScoredText
+from obliviate.data.rows import EvaluationSet, Role
+from obliviate.data.text import Encoded, Heard, TextEncoder
+from obliviate.inference.engine import Generation, ScoredText, WhiteBox
 from obliviate.schema import GenerationSpec
+from obliviate_eval.judges import Judges
 from obliviate_eval.records import Probe, Record, ScoredAnswer
+from obliviate_eval.run import figures, records
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.summary import Evaluation
 
 
 def answers(*mean_logps: float, tokens: int = 2) -> tuple[ScoredAnswer, ...]:
@@ -31,6 +36,20 @@ def scored(role: Role, right: float, wrong: Sequence[float], **fields: Any) -> R
         Probe.ANSWER: answers(right), Probe.PARAPHRASED: answers(right), Probe.PERTURBED: answers(*wrong),
     }  # fmt: skip
     return record(role, answers=dict(texts), **fields)
+
+
+def evaluate(
+    engine: WhiteBox,
+    text_encoder: TextEncoder,
+    sets: Sequence[EvaluationSet],
+    spec: EvaluationSpec,
+    judges: Judges,
+    directory: Path,
+    **others: Any,
+) -> Evaluation:
+    """Records and figures in one folder."""
+    collected = records(engine, text_encoder, sets, spec, directory)
+    return figures(collected, spec, judges, directory, **others)
 
 
 class Characters:

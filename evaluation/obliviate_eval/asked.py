@@ -1,9 +1,12 @@
-"""The suite that a config asks for: the one that it names, with what its judge adds to it."""
+"""What a config asks for: the suite that it names, with what its judge adds to it, and what that asks of an engine."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from obliviate.data.rows import EvaluationSet
 from obliviate_eval.metrics import JudgeAgreement, Judged, JudgeKappa
-from obliviate_eval.records import Probe
+from obliviate_eval.records import OF_ENGINE, Probe
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.suites.base import Suite
@@ -22,3 +25,21 @@ def suite_of(spec: EvaluationSpec) -> Suite:
         comparisons=(*suite.comparisons, *((JudgeAgreement(), JudgeKappa()) if compared else ())),
         sets={name: (*types, "judged") if generated & set(types) else types for name, types in suite.sets.items()},
     )
+
+
+def asked_of_engine(spec: EvaluationSpec, sets: Sequence[EvaluationSet]) -> dict[str, Any]:
+    """All of the config that records depend on, but for the engine itself, as JSON: two suites that ask for the same
+    share their records."""
+    suite = suite_of(spec)
+    needs = {each.name: suite.needs_of(each.name, each.role) & OF_ENGINE for each in sets}
+    sampled = any(Probe.SAMPLES in probes for probes in needs.values())
+    return {
+        "sets": {
+            name: {"probes": sorted(probes), "new_tokens": suite.new_tokens_of(name), "cut": name in suite.cut_truths}
+            for name, probes in needs.items()
+            if probes
+        },
+        "generation": spec.generation.model_dump(mode="json"),
+        "sampling": spec.sampling.model_dump(mode="json") if sampled else None,
+        "harness": None if spec.harness is None else spec.harness.model_dump(mode="json"),
+    }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -59,12 +59,8 @@ def collect(
     suite: Suite,
     sampling: Sampling,
     on_progress: Progress,
-    on_generated: Callable[[list[Record]], None] = lambda records: None,
 ) -> list[Record]:
-    """One record a row, in the sets' order, without judgements; a set that nothing asks for is left out.
-
-    `on_generated` gets them with their generations alone, before the engine goes on to what takes longer.
-    """
+    """One record a row, in the sets' order, without judgements; a set that nothing asks for is left out."""
     asked = _asked(text_encoder, sets, suite, sampling.greedy)
 
     def each(stage: str, texts: Sequence[Text], ask: Callable[[Sequence[Text]], list[Result]]) -> dict[Text, Result]:
@@ -96,8 +92,6 @@ def collect(
         said = each("generate", questions, partial(said_to, how=how))
         generated |= {(question, how): answers for question, answers in said.items()}
     cut = frozenset(pair for pair, text in ids.items() if text.cut)
-    so_far = _Measured({}, generated, {}, {}, cut)
-    on_generated([_record(replace(one, needs=one.needs & {Probe.GENERATION}), so_far) for one in asked])
     scored = each("score", answers, lambda pairs: engine.score(encoded(pairs)))
     samples = each("sample", _questions(asked, Probe.SAMPLES), lambda qs: said_to(qs, sampling.several))
     # What vLLM cannot measure comes last: the engine is exchanged once.

@@ -36,6 +36,7 @@ class Probe(StrEnum):
 
 # The probes that are teacher-forced answers.
 SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED, Probe.MOMENTS)
+OF_ENGINE = frozenset({Probe.GENERATION, *SCORED, Probe.GRADIENT_NORM, Probe.SAMPLES})  # the rest judges say
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from obliviate_eval.collect import answers_of
 from obliviate_eval.metrics import AnyMetric
 from obliviate_eval.records import SCORED, Probe, Record, ScoredAnswer
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_eval.suites import SUITES
 from obliviate_eval.words import beyond_published
 
 # What a probe takes of a row; without it there is nothing to ask.
@@ -68,11 +67,11 @@ def _letters(each: EvaluationSet, metrics: Sequence[AnyMetric]) -> list[str]:
     ]
 
 
-def of_texts(encoder: TextEncoder, corpus: Corpus, suite: str, model: ModelSpec) -> list[str]:
+def of_texts(encoder: TextEncoder, corpus: Corpus, spec: EvaluationSpec, model: ModelSpec) -> list[str]:
     """Of answers that are scored without their end."""
     found = []
     for each in corpus.evaluation:
-        probes = SUITES[suite].needs_of(each.name, each.role) & set(SCORED)
+        probes = suite_of(spec).needs_of(each.name, each.role) & set(SCORED)
         texts = [
             row.saying(answer)
             for row in each.rows

@@ -1,14 +1,15 @@
-"""Evaluation as a stage: each model's records and figures are a run of their own, done once."""
+"""Evaluation in two stages, each a run of its own: a model's records, which take an engine and its hours, and figures
+of them, which take seconds and are made anew where a suite, a judge or a metric's code is another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 from rich.console import Console
 
 from obliviate import fit, storage
@@ -18,15 +19,18 @@ from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
 from obliviate.models import content_of, locate, portable
-from obliviate.runs import RUN_FILE, Run, content_hash
+from obliviate.runs import RUN_FILE, Run, content_hash, write_json
 from obliviate.schema import ModelSpec
 from obliviate.source import weights_dtype
 from obliviate_cli import cautions
 from obliviate_cli.card import COLLAPSED, write_card
 from obliviate_cli.progress import Update, progress
+from obliviate_eval.asked import asked_of_engine, suite_of
+from obliviate_eval.content import content_of_code, content_of_suite
 from obliviate_eval.judges.prompt import read_prompt
-from obliviate_eval.records import RECORDS_FILE, Record
+from obliviate_eval.records import RECORDS_FILE, Record, read_records
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 
 if TYPE_CHECKING:
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from obliviate_eval.harness import Tasks
     from obliviate_eval.judges import Judges
 
+TASKS_FILE = "tasks.json"  # figures of general ability: they come from the engine, as records do
+TASKS = TypeAdapter(dict[str, dict[str, Figure]])
+FIGURES = {"judge", "resamples", "seed"}  # what changes the figures of the same records, besides suite and judges
 ANSWERS = "answers"  # the folder of what the engine said, chunk by chunk, until the records are written
 # What changes how fast texts are measured, but not what is measured.
 PLACEMENT = {
@@ -82,69 +89,98 @@ class Measure:
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __call__(self, name: str, model: ModelSpec, retain: Path | None = None) -> Path:
-        """The folder of the evaluation run. `retain`: that of the retain model, for forget quality."""
+        """The folder of the figures. `retain`: that of the retain model's, for forget quality."""
         model = portable(model)  # for engines and later reports, which run in other folders
-        config = {
-            "evaluation": self.spec.model_dump(mode="json", exclude=PLACEMENT),
-            "model": model.model_dump(mode="json"),
-        }
-        inputs = {"model": content_of(model), "data": self.corpus.evaluation_content}
-        if retain is not None:
-            inputs["retain"] = retain.name
-        if judges := _judges(self.spec):
-            inputs["judges"] = content_hash(judges)
-        if files := _task_files(self.spec):
-            inputs["tasks"] = content_hash(files)
-        run = Run.open(self.runs, "evaluate", name, config, inputs)
+        asked = self._asked(model)
+        run = self._figures_run(name, model, retain, content_hash(asked))
         if run.done:
             self.console.print(f"evaluate {name}: done already, in {storage.name(run.directory)}")
         else:
             with run.locked(wait=self.wait):
                 if not run.done:  # by whoever held the lock before
-                    self._measure(name, model, retain, run)
+                    judges = self.judges  # first: one that is missing fails before an hour of generation
+                    self._warn(cautions.of_data(self.corpus, self.spec))
+                    self._figures(name, model, retain, run, self._records_run(name, model, *asked), judges)
         return run.directory
 
-    def _measure(self, name: str, model: ModelSpec, retain: Path | None, run: Run) -> None:
+    def _asked(self, model: ModelSpec) -> tuple[dict[str, Any], dict[str, str]]:
+        """What determines the records: config and inputs of their run."""
+        config = {
+            "model": model.model_dump(mode="json"),
+            "engine": self.spec.engine.model_dump(mode="json", exclude=PLACEMENT["engine"]),
+            **asked_of_engine(self.spec, self.corpus.evaluation),
+        }
+        inputs = {"model": content_of(model), "data": self.corpus.evaluation_content}
+        if files := _task_files(self.spec):
+            inputs["tasks"] = content_hash(files)
+        return config, inputs
+
+    def _figures_run(self, name: str, model: ModelSpec, retain: Path | None, records: str) -> Run:
+        """`records`: the hash of what determines them."""
+        inputs = {"records": records, "suite": content_of_suite(suite_of(self.spec)), "code": content_of_code()}
+        if retain is not None:
+            inputs["retain"] = retain.name
+        if judges := _judges(self.spec):
+            inputs["judges"] = content_hash(judges)
+        computed = self.spec.model_dump(mode="json", include=FIGURES, exclude={"judge": PLACEMENT["judge"]})
+        whole = self.spec.model_dump(mode="json", exclude=PLACEMENT)
+        config = {"evaluation": whole, "model": model.model_dump(mode="json")}
+        return Run.open(self.runs, "evaluate", name, computed, inputs, whole_config=config)
+
+    def _records_run(self, name: str, model: ModelSpec, config: dict[str, Any], inputs: dict[str, str]) -> Path:
+        run = Run.open(self.runs, "records", name, config, inputs)
+        if run.done:
+            self.console.print(f"records {name}: there already, in {storage.name(run.directory)}")
+            return run.directory
+        with run.locked(wait=self.wait):
+            if not run.done:
+                self._ask(name, model, run)
+        return run.directory
+
+    def _ask(self, name: str, model: ModelSpec, run: Run) -> None:
         from obliviate.models import date_warnings, load_tokenizer, text_encoder
-        from obliviate_eval.run import evaluate
+        from obliviate_eval.run import records
 
         fit.check(model)
         fit.check_rows(model, [row for each in self.corpus.evaluation for row in each.rows])
         encoder = text_encoder(model, load_tokenizer(model))
-        found = [
-            *cautions.of_data(self.corpus, self.spec),
-            *dtype_warnings(name, model, self.spec.engine.dtype),
-            *date_warnings(model, encoder),
-            *cautions.of_texts(encoder, self.corpus, self.spec.suite, model),
-        ]
-        for warning in found:
-            self.console.print(f"warning: {warning}", style="yellow")
-        judges = self.judges
+        self._warn(dtype_warnings(name, model, self.spec.engine.dtype))
+        self._warn(date_warnings(model, encoder))
+        self._warn(cautions.of_texts(encoder, self.corpus, self.spec, model))
         with progress(self.console, f"evaluate {name}") as show:
             stage = _Stage(show)
             answers = run.directory / ANSWERS
             with self._engine(model, answers, stage) as engine:
                 tasks = self._tasks(engine, encoder, model)
-                evaluation = evaluate(
-                    engine,
-                    encoder,
-                    self.corpus.evaluation,
-                    self.spec,
-                    judges,
-                    run.directory,
-                    stage.begin,
-                    reference_records=None if retain is None else self._records(retain),
-                    tasks=tasks,
-                )
-        if evaluation.collapsed:
-            self.console.print(f"warning: {name}: {COLLAPSED}", style="yellow")
+                records(engine, encoder, self.corpus.evaluation, self.spec, run.directory, stage.begin)
+        write_json(run.directory / TASKS_FILE, TASKS.dump_python(tasks, mode="json"))
+        run.finish(records=RECORDS_FILE, tasks=TASKS_FILE)
+        storage.remove(answers)  # not before: what fails on the way asks for nothing again
+
+    def _figures(
+        self, name: str, model: ModelSpec, retain: Path | None, run: Run, collected: Path, judges: "Judges"
+    ) -> None:
+        from obliviate_eval.run import figures
+
+        with progress(self.console, f"figures {name}") as show:
+            evaluation = figures(
+                read_records(storage.fetch(collected / RECORDS_FILE)),
+                self.spec,
+                judges,
+                run.directory,
+                _Stage(show).begin,
+                reference_records=None if retain is None else self._records(retain),
+                tasks=TASKS.validate_json(storage.fetch(collected / TASKS_FILE).read_bytes()),
+            )
         unanswered = {} if judges.verdict is None else judges.verdict.unanswered
-        for warning in (cautions.of_answers(self._records(run.directory)), cautions.of_verdicts(unanswered)):
-            if warning:
-                self.console.print(f"warning: {name}: {warning}", style="yellow")
+        found = [cautions.of_answers(self._records(run.directory)), cautions.of_verdicts(unanswered)]
+        self._warn(f"{name}: {each}" for each in (COLLAPSED if evaluation.collapsed else None, *found) if each)
         self._update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)
-        storage.remove(answers)  # not before: what fails on the way asks for nothing again
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self.console.print(f"warning: {warning}", style="yellow")
 
     @contextmanager
     def _engine(self, model: ModelSpec, folder: Path, stage: "_Stage") -> "Iterator[WhiteBox]":
@@ -202,8 +238,6 @@ class Measure:
 
     def _records(self, run: Path) -> list[Record]:
         """Read once for all models."""
-        from obliviate_eval.records import read_records
-
         if run not in self._read:
             self._read[run] = read_records(storage.fetch(run / RECORDS_FILE))
         return self._read[run]

@@ -3,21 +3,18 @@
 import json
 import sys
 from collections.abc import Callable
-from io import StringIO
 from math import log
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
-from measured import Characters, answers, record
+from measured import answers, record
 from modules import loaded_by
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, write_json
-from obliviate.schema import ModelSpec
 from obliviate_cli import main as command_line
 from obliviate_cli import measure
 from obliviate_cli.cautions import of_data as warnings
@@ -172,7 +169,7 @@ class TestRescore:
         ("metric", "message"),
         [
             ("rogue", "error: rescore: metrics.0.type: 'rogue' is not known; did you mean rouge?\n"),
-            ("rouge k=1", "error: rescore: metrics.0.k: unknown key; known: type, words\n"),
+            ("rouge k=1", "error: rescore: metrics.0.k: unknown key; known: type, words, definition\n"),
             ("rouge k", "error: --metric 'rouge k': 'k': write parameters as key=value behind the metric's name\n"),
             ("leak_at_k k=[", "error: --metric 'leak_at_k k=[': a value is no YAML: while parsing a flow node\n"),
             ("", f"error: rescore: metrics.0.type: '' is not known; known: {', '.join(KNOWN)}\n"),
@@ -248,57 +245,6 @@ def test_what_a_sets_rows_lack_is_said_before_anything_runs() -> None:
     )
     (warning,) = warnings(partly, EvaluationSpec(suite="tofu"))
     assert warning.startswith("data: 1 of 2 rows of the set forget have no perturbed_answers: they count as unscored")
-
-
-@pytest.mark.parametrize("writable", [True, False])
-def test_answers_stay_until_the_run_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool) -> None:
-    """A card that cannot be written is no reason to ask everything again."""
-    from obliviate.data.rows import Corpus
-    from obliviate.runs import Run
-
-    model = trained(tmp_path, "ME+GD") / "model"
-    corpus = Corpus((), (), (), only_measured=True)
-    run = Run.open(tmp_path, "evaluate", "me", {}, {})
-    (run.directory / measure.ANSWERS).mkdir()
-    seen: list[bool] = []
-
-    def card(*_: object) -> None:
-        seen.append((run.directory / measure.ANSWERS).exists() and not run.done)
-        if not writable:
-            raise PermissionError(13, "Permission denied")
-
-    evaluation = summarise([record(generation="Ada")], SUITES["tofu"], resamples=100)
-    monkeypatch.setattr(measure, "write_card", card)
-    monkeypatch.setattr("obliviate_eval.run.evaluate", lambda *_, **__: evaluation)
-    monkeypatch.setattr("obliviate.fit.check", lambda _: None)  # there is no model
-    monkeypatch.setattr("obliviate.fit.check_rows", lambda *_: None)
-    monkeypatch.setattr("obliviate.models.load_tokenizer", lambda _: None)
-    monkeypatch.setattr("obliviate.models.text_encoder", lambda *_: Characters())
-    write_records(run.directory / RECORDS_FILE, [])
-    console = Console(file=StringIO(), soft_wrap=True)
-    spec = EvaluationSpec(suite="tofu", encoder=None, nli=None, fluency=None)
-    run_model = ModelSpec(source=str(model))
-    measure.Measure(corpus, spec, None, tmp_path, console)._measure("me", run_model, None, run)
-    assert seen == [True]
-    assert run.done
-    assert not (run.directory / measure.ANSWERS).exists()
-    assert ("card stays as it was: Permission denied" in console.file.getvalue()) is not writable  # type: ignore[attr-defined]
-
-
-def test_another_judge_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained again in the same folder."""
-    from obliviate.data.rows import Corpus
-
-    judge = tmp_path / "judge"
-    judge.mkdir()
-    folders = []
-    monkeypatch.setattr(measure.Measure, "_measure", lambda self, name, model, retain, run: None)
-    for weights in ("one", "other"):
-        (judge / "model.safetensors").write_text(weights)
-        spec = EvaluationSpec(encoder=None, fluency=None, nli=str(judge))
-        measuring = measure.Measure(Corpus((), (), (), only_measured=True), spec, None, tmp_path, Console(quiet=True))
-        folders.append(measuring("me", ModelSpec(source="org/model")))
-    assert folders[0] != folders[1]
 
 
 @pytest.mark.parametrize("module", ["obliviate_cli.evaluate", "obliviate_cli.rescore"])

@@ -8,14 +8,14 @@ from typing import Any, cast
 import pytest
 from pydantic import ValidationError
 
-from measured import Characters, Parrot
+from measured import Characters, Parrot, evaluate
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate_eval.judges import Judges, Pair
 from obliviate_eval.records import RECORDS_FILE, Probe, read_records
-from obliviate_eval.run import evaluate
+from obliviate_eval.run import figures, records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_eval.suites import SUITES
@@ -110,18 +110,18 @@ def test_tofu_asks_no_judge(tmp_path: Path) -> None:
 def test_files_hold_what_was_found_and_records_alone_give_it_again(tmp_path: Path) -> None:
     found = run(tmp_path, judges=Judges(Recorder(0.8), Recorder("entailment")))
     assert Evaluation.read(tmp_path / "metrics.json") == found
-    records = read_records(tmp_path / "records.parquet")
-    assert [(r.set, r.index) for r in records] == [("forget", 0), ("forget", 1), ("real_authors", 0)]
-    assert records[0].answers[Probe.PERTURBED][0].text == "It was Bob"
-    assert summarise(records, SUITES["closer_look"], resamples=100) == found
+    read = read_records(tmp_path / "records.parquet")
+    assert [(r.set, r.index) for r in read] == [("forget", 0), ("forget", 1), ("real_authors", 0)]
+    assert read[0].answers[Probe.PERTURBED][0].text == "It was Bob"
+    assert summarise(read, SUITES["closer_look"], resamples=100) == found
 
 
 def test_a_retain_models_records_add_forget_quality(tmp_path: Path) -> None:
     run(tmp_path)
-    records = read_records(tmp_path / "records.parquet")
+    read = read_records(tmp_path / "records.parquet")
     engine, encoder = Parrot(SAYS, LOGP), cast(TextEncoder, Characters())
     spec = EvaluationSpec(resamples=100)
-    found = evaluate(engine, encoder, SETS, spec, Judges(), tmp_path / "again", reference_records=records)
+    found = evaluate(engine, encoder, SETS, spec, Judges(), tmp_path / "again", reference_records=read)
     assert found.forget_quality is not None
     assert found.forget_quality.p_value == 1
     assert Evaluation.read(tmp_path / "again" / "metrics.json") == found
@@ -184,15 +184,10 @@ def test_a_question_that_is_too_long_is_found_before_the_engine_begins(tmp_path:
 
 def test_progress_says_what_is_done(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    evaluate(
-        Parrot(SAYS, LOGP),
-        cast(TextEncoder, Characters()),
-        SETS,
-        EvaluationSpec(resamples=100),
-        Judges(Recorder(0.5), Recorder("neutral")),
-        tmp_path,
-        lambda *step: seen.append(step),
-    )
+    spec, encoder = EvaluationSpec(resamples=100), cast(TextEncoder, Characters())
+    collected = records(Parrot(SAYS, LOGP), encoder, SETS, spec, tmp_path, lambda *step: seen.append(step))
+    judges = Judges(Recorder(0.5), Recorder("neutral"))
+    figures(collected, spec, judges, tmp_path, lambda *step: seen.append(step))
     assert seen == [
         ("generate", 0, 2), ("generate", 2, 2), ("score", 0, 6), ("score", 6, 6), ("judge", 0, 3), ("judge", 3, 3),
     ]  # fmt: skip

@@ -8,12 +8,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import token_kinds
+from measured import evaluate
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.data.text import TextEncoder
 from obliviate.inference.hf import HFEngine
 from obliviate.schema import EngineSpec, GenerationSpec
 from obliviate_eval.judges import Judges
-from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec
 from unit.test_chat_templates import MARKS, TEMPLATES, rendered
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from measured import evaluate
 from obliviate.data.fictitious import FictitiousData
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.data.text import TextEncoder
@@ -12,7 +13,6 @@ from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import Probe, read_records
-from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec, SamplingSpec
 from obliviate_eval.summary import Evaluation
 from tiny import tiny_model_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from measured import record
+from measured import evaluate, record
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.data.text import TextEncoder
 from obliviate.inference.hf import HFEngine
@@ -14,7 +14,6 @@ from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import Probe, Record, ScoredAnswer, read_records
-from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import Evaluation, summarise

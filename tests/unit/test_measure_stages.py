@@ -1,0 +1,222 @@
+"""Records are asked of an engine once; figures are made anew wherever something that they depend on is another."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
+from obliviate.inference.hf import HFEngine
+from obliviate.runs import RUN_FILE, Run, write_json
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate_cli import measure as stage
+from obliviate_cli.measure import Measure
+from obliviate_eval.content import CODE, content_of_code, content_of_suite
+from obliviate_eval.judges import Judges
+from obliviate_eval.metrics import DistinctN, Loss, TruthRatio
+from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.spec import EvaluationSpec, SamplingSpec
+from obliviate_eval.suites import SUITES
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+
+ROWS = tuple(Row(f"Where does person {i} live?", f"Person {i} lives in London.") for i in range(3))
+CORPUS = Corpus(ROWS, (), (EvaluationSet("forget", Role.FORGET, ROWS),))
+SPEC = EvaluationSpec(
+    suite="opt_out", engine=EngineSpec(type="hf", dtype="float32"), generation=GenerationSpec(max_new_tokens=4),
+    encoder=None, nli=None, fluency=None, resamples=100,
+)  # fmt: skip
+Evaluate = Callable[..., Path]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that an engine was opened for."""
+    found: list[str] = []
+    opened = HFEngine.open
+
+    def counting(model: ModelSpec, spec: EngineSpec) -> HFEngine:
+        found.append(model.source)
+        return opened(model, spec)
+
+    monkeypatch.setattr(HFEngine, "open", counting)
+    return found
+
+
+@pytest.fixture
+def evaluate(tiny: Path, tmp_path: Path) -> Evaluate:
+    def run(retain: Path | None = None, model: Path = tiny, corpus: Corpus = CORPUS, **fields: Any) -> Path:
+        spec = SPEC.model_copy(update=fields)
+        measure = Measure(corpus, spec, None, tmp_path / "runs", Console(file=StringIO()), within=True)
+        return measure("tiny", ModelSpec(source=str(model), compute_dtype="float32"), retain)
+
+    return run
+
+
+def recorded(runs: Path) -> list[Path]:
+    return [path.parent for path in runs.glob(f"records-*/{RECORDS_FILE}")]
+
+
+def test_what_is_done_is_not_done_again(evaluate: Evaluate, asked: list[str]) -> None:
+    assert evaluate() == evaluate()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"resamples": 200}, {"seed": 1}, {"sampling": SamplingSpec(samples=3)}, {"suite": "tofu"}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_other_figures_of_the_same_records(evaluate: Evaluate, asked: list[str], fields: dict[str, Any]) -> None:
+    """Samples are drawn for no metric of this suite, and TOFU's asks for the same texts."""
+    first, second = evaluate(), evaluate(**fields)
+    assert (first == second) == ("sampling" in fields)
+    assert len(asked) == len(recorded(first.parent)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"generation": GenerationSpec(max_new_tokens=5)},
+        {"engine": EngineSpec(type="hf", dtype="bfloat16")},
+        {"suite": "leakage"},
+    ],
+)
+def test_other_records(evaluate: Evaluate, asked: list[str], fields: dict[str, Any]) -> None:
+    assert evaluate() != evaluate(**fields)
+    assert len(asked) == 2
+
+
+def test_a_suite_with_another_metric_of_the_same_texts(
+    evaluate: Evaluate, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What whoever adds a metric does: it is there at once, and the model is not asked again."""
+    before = Evaluation.read(evaluate() / METRICS_FILE)
+    suite = SUITES["opt_out"]
+    monkeypatch.setitem(SUITES, "opt_out", replace(suite, metrics=(*suite.metrics, DistinctN())))
+    after = Evaluation.read(evaluate() / METRICS_FILE)
+    assert set(after.sets["forget"]) - set(before.sets["forget"]) == {"distinct_n"}
+    assert len(asked) == 1
+    monkeypatch.setitem(SUITES, "opt_out", replace(suite, metrics=(*suite.metrics, Loss())))
+    evaluate()
+    assert len(asked) == 1
+
+
+def test_a_metric_that_was_mended_is_computed_again(
+    evaluate: Evaluate, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate()
+    monkeypatch.setattr(stage, "content_of_code", lambda: "mended")
+    assert evaluate() != first
+    assert len(asked) == 1
+
+
+def test_the_code_of_figures_is_that_of_metrics_judges_and_statistics(tmp_path: Path) -> None:
+    package = Path(stage.__file__).parents[2] / "evaluation" / "obliviate_eval"
+    assert all(list(package.glob(pattern)) for pattern in CODE)
+    copy = shutil.copytree(package, tmp_path / "obliviate_eval")
+    assert content_of_code(copy) == content_of_code()
+    contents = {content_of_code()}
+    for name in ("metrics/rouge.py", "judges/nli.py", "statistics.py", "judges/prompts/reveals.txt"):
+        (copy / name).write_text((copy / name).read_text() + "\n")
+        content_of_code.cache_clear()
+        contents.add(content_of_code(copy))
+    assert len(contents) == 5
+
+
+def test_the_content_of_a_suite() -> None:
+    suite = SUITES["closer_look"]
+    others = [
+        replace(suite, metrics=suite.metrics[1:]),
+        replace(suite, metrics=(*suite.metrics, TruthRatio(definition="tofu"))),
+        replace(suite, comparisons=SUITES["tofu"].comparisons),
+        replace(suite, aggregates=suite.aggregates[1:]),
+        replace(suite, aggregates=(replace(suite.aggregates[0], combine=None), *suite.aggregates[1:])),
+        replace(suite, premise=dict.fromkeys(suite.premise, "reference")),
+        replace(suite, sets={"forget": ("rouge",)}),
+    ]
+    assert len({content_of_suite(each) for each in (suite, *others)}) == 8
+    assert content_of_suite(replace(suite, title="Another")) == content_of_suite(suite)
+
+
+def test_the_retain_model_is_part_of_the_figures(evaluate: Evaluate, asked: list[str], tmp_path: Path) -> None:
+    alone = evaluate()
+    compared = evaluate(retain=alone)
+    other = shutil.copytree(alone, alone.with_name("evaluate-other"))
+    assert len({alone, compared, evaluate(retain=other)}) == 3
+    assert len(asked) == 1
+    assert Evaluation.read(compared / METRICS_FILE).forget_quality is None  # rows without truth ratios
+
+
+def test_another_judge_judges_the_same_records(
+    evaluate: Evaluate, asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Trained again in the same folder."""
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    monkeypatch.setattr(
+        "obliviate_eval.judges.load.load_judges",
+        lambda spec, cache: Judges(entailment=lambda pairs: [(judge / "model.safetensors").read_text()] * len(pairs)),
+    )
+    found = []
+    for label in ("entailment", "neutral"):
+        (judge / "model.safetensors").write_text(label)
+        run = evaluate(suite="closer_look", nli=str(judge))
+        found.append(Evaluation.read(run / METRICS_FILE).sets["forget"]["entailment"].value)
+        assert {record.entailment for record in read_records(run / RECORDS_FILE)} == {label}
+    assert found[1] == 0
+    (collected,) = recorded(tmp_path / "runs")
+    assert {record.entailment for record in read_records(collected / RECORDS_FILE)} == {None}
+    assert len(asked) == 1
+
+
+def test_other_weights_or_rows_are_other_records(
+    evaluate: Evaluate, asked: list[str], tiny: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    evaluate(model=model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"0000")
+    evaluate(model=model)
+    evaluate(model=model, corpus=replace(CORPUS, evaluation=(EvaluationSet("forget", Role.FORGET, ROWS[:2]),)))
+    assert len(asked) == 3
+
+
+def test_figures_that_fail_leave_the_records(
+    evaluate: Evaluate, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("obliviate_eval.run.summarise", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate()
+    assert (evaluate() / METRICS_FILE).exists()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_card_that_cannot_be_written_is_told(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    trained = tmp_path / "unlearn-me-0123456789"
+    shutil.copytree(tiny, trained / "model")
+    write_json(trained / RUN_FILE, {"verb": "unlearn", "label": "me", "config": {}})
+    seen: list[bool] = []
+
+    def card(run: Run, *_: object) -> None:
+        seen.append(run.directory == trained)
+        if not writable:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(stage, "write_card", card)
+    console = Console(file=StringIO(), soft_wrap=True)
+    run = Measure(CORPUS, SPEC, None, tmp_path / "runs", console, within=True)(
+        "me", ModelSpec(source=str(trained / "model"))
+    )
+    assert seen == [True]
+    assert json.loads((run / "done.json").read_text()) == {"records": RECORDS_FILE, "metrics": METRICS_FILE}
+    assert ("card stays as it was: Permission denied" in console.file.getvalue()) is not writable  # type: ignore[attr-defined]
