@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from measured import evaluate, record
 from obliviate.data.rows import EvaluationSet, Role, Row
@@ -14,6 +15,8 @@ from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import Probe, Record, ScoredAnswer, read_records
+from obliviate_eval.report.model import ModelReport
+from obliviate_eval.report.terminal import print_table
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import Evaluation, summarise
@@ -156,3 +159,14 @@ def test_knowundo_lays_a_blank_line_between(folder: Path, tmp_path: Path) -> Non
     )
     found = run(model, tmp_path, "knowundo", *sets)
     assert {name: figure.unscored for name, figure in found.aggregates.items()} == dict.fromkeys(found.aggregates, 0)
+
+
+def test_every_figure_is_in_the_terminal_where_the_comparison_has_no_column_for_it() -> None:
+    records = said("neighbor_level1", Role.RETAIN, True, True)
+    console = Console(record=True, width=160)
+    evaluation = summarise(records, SUITES["rwku"], resamples=100)
+    print_table([ModelReport("mine", "unlearned", evaluation)], console)
+    text = console.export_text()
+    assert "rwku_neighbor" in text
+    assert "neighbor_level1 rouge" in text
+    assert "FE" not in text

@@ -12,14 +12,16 @@ from obliviate_eval.report.model import ModelReport
 from obliviate_eval.statistics import Figure
 
 NOTHING = "–"
+COLUMNS = {"forget_efficacy", "model_utility", "tofu_model_utility"}  # the aggregates that the comparison shows
 ROOM_FOR_INTERVALS = 100  # columns: a narrower terminal would cut them in two
 
 
 def print_table(models: Sequence[ModelReport], console: Console) -> None:
     """The comparison, and a table of every figure where the suite has some that the comparison has no column for."""
-    if any(model.evaluation.aggregates for model in models):
+    shown = [COLUMNS.intersection(model.evaluation.aggregates) for model in models]
+    if any(shown):
         _print_comparison(models, console)
-    if any(model.evaluation.comparisons or not model.evaluation.aggregates for model in models):
+    if not all(shown) or any(model.evaluation.comparisons for model in models):
         _print_figures(models, console)
 
 
