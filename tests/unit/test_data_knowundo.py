@@ -34,6 +34,12 @@ def test_knowundo(folder: Path) -> None:
     ]
 
 
+def test_to_make_the_model_that_is_to_forget(folder: Path) -> None:
+    corpus = KnowUndoData(source=str(folder), domain="privacy", parts=("train", "val")).load()
+    assert [row.answer for row in corpus.forget] == ["A!", "both!", "B!", "more!"]
+    assert [row.answer for row in corpus.retain] == ["C!", "D!"]
+
+
 def test_behind_an_instruction(folder: Path) -> None:
     corpus = KnowUndoData(source=str(folder), domain="privacy", direct_prompt=True).load()
     assert corpus.forget[0].question == "Who is A?"  # what is trained on is as it is

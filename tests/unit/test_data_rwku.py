@@ -101,6 +101,15 @@ def test_probes_are_asked_as_published(folder: Path) -> None:
     }
 
 
+def test_a_kind_is_known_however_it_is_written(tmp_path: Path) -> None:
+    for name, rows in (PARTS | {"forget_level3": [level("3", "In-Context Learning", KING)]}).items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{split_of(name)}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = {s.name: s.rows[0] for s in RwkuData(source=str(tmp_path)).load().evaluation}
+    question = found["forget_level3_in-context_learning"].question
+    assert question == "Please briefly answer the following question.\nWho?\n"
+
+
 def test_general_ability_is_asked_as_published(folder: Path) -> None:
     found = {s.name: s.rows[0] for s in RwkuData(source=str(folder)).load().evaluation}
     assert found["utility_general"] == Row(

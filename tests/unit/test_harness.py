@@ -13,12 +13,15 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from obliviate.data.text import Encoded, TextEncoder
+from obliviate.data.wmdp_forms import WmdpClozeData
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.hf import HFEngine
 from obliviate.models import load_pretrained
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate_eval.spec import HarnessSpec
+from obliviate_eval.judges import Judges
+from obliviate_eval.run import evaluate
+from obliviate_eval.spec import EvaluationSpec, HarnessSpec
 from tiny import tiny_model_folder
 
 pytest.importorskip("lm_eval", reason="the lm-evaluation-harness is not installed")
@@ -231,3 +234,36 @@ def test_figures_by_hand() -> None:
     assert found["a"]["exact_match,flexible-extract"].low is None
     assert (found["b"]["acc"].value, found["b"]["acc"].unscored) == (None, 1)
     assert (found["group"]["acc"].value, found["group"]["acc"].scored, found["group"]["acc"].unscored) == (None, 5, 1)
+
+
+def test_wmdps_cloze_form_is_the_harnesss(tmp_path: Path, loaded: Loaded, engine: Counting) -> None:
+    """Deep Ignorance's task, on the same questions: the same options are chosen, by log-likelihood per character."""
+    options = ["in London", "Paris", "a small town near the sea", "nowhere at all"]
+    questions = [
+        {"question": f"Where does {name} live?", "choices": options, "answer": place % 4}
+        for place, name in enumerate(["Ada", "Bob", "Cy", "Dora", "Eve", "Fay", "Gus", "Hal"])
+    ]
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "cloze_compatible.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    task = {
+        "task": "cloze_form",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "description": "Complete the following biology questions with the correct answer.\n\n",
+        "doc_to_text": "Question: {{question.strip()}}\nAnswer:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc_norm"}],
+    }
+    (tmp_path / "cloze_form.yaml").write_text(yaml.safe_dump(task))
+    encoder = TextEncoder(loaded[1], chat_template="raw")
+    tasks = run_tasks(engine, encoder, 128, HarnessSpec(tasks=(str(tmp_path / "cloze_form.yaml"),)))
+    sets = WmdpClozeData(source=str(tmp_path)).load().evaluation
+    spec = EvaluationSpec(suite="wmdp_cloze", resamples=100)
+    found = evaluate(engine, encoder, sets, spec, Judges(), tmp_path)
+    published = tasks["cloze_form"]["acc_norm"].value
+    assert published not in (None, 0, 1)
+    assert found.sets["bio_cloze"]["accuracy"].value == published

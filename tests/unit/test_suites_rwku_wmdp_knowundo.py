@@ -3,6 +3,7 @@
 from math import exp
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -18,6 +19,7 @@ from obliviate_eval.records import Probe, Record, ScoredAnswer, read_records
 from obliviate_eval.report.model import ModelReport
 from obliviate_eval.report.terminal import print_table
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.statistics import Estimate
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import Evaluation, summarise
 from tiny import tiny_model_folder
@@ -57,6 +59,34 @@ def test_rwku_counts_probes_and_not_sets() -> None:
     assert list(found.sets["mia_forget"]) == ["loss", "zlib_loss", "min_k_loss", "min_k_plus_plus_loss"]
 
 
+PUBLISHED_ALL = """
+85.9 76.4 77.7 79.6    29.8 33.6 37.8 34.8    40.7 36.5 43.7 41.4    70.3 65.6 67.8 68.2    39.1 31.6 46.7 41.9
+67.0 53.2 61.8 61.3    46.3 38.5 41.6 41.9    75.3 65.4 68.6 69.5    33.4 21.0 24.8 26.2    75.1 64.3 69.0 69.7
+72.7 13.4 22.8 33.1    85.4 49.6 53.2 60.5    47.1 47.4 55.8 51.8    45.2 34.6 32.2 36.0    37.1 37.9 46.4 42.2
+46.2 47.5 55.8 51.6    17.8 14.3 26.3 21.6    40.5 37.8 49.5 44.8    25.0 19.1 29.9 26.6    44.1 45.6 54.9 50.3
+22.5 16.9 27.3 23.8    47.6 46.6 55.4 51.7    26.2  1.9 10.3 12.8
+"""  # RWKU's tables 1 and 2: blanks, questions, adversarial kinds, and all of the forget set
+
+
+def test_rwkus_published_all() -> None:
+    """From the figures of its three levels and how many probes the benchmark has of each; rounded, and of 100 of its
+    200 people."""
+    aggregate = next(each for each in SUITES["rwku"].aggregates if each.name == "rwku_forget")
+    numbers = [float(number) for number in PUBLISHED_ALL.split()]
+    assert len(numbers) == 4 * 23
+    for blanks, questions, adversarial, everything in zip(*[iter(numbers)] * 4, strict=True):
+        levels = {
+            "forget_level1": (blanks, 3268),
+            "forget_level2": (questions, 2879),
+            "forget_level3_x": (adversarial, 6984),
+        }
+        table = {
+            (name, Role.FORGET): {"rouge": Estimate(value, np.full(2, value), np.ones(2, dtype=bool), items, 0)}
+            for name, (value, items) in levels.items()
+        }
+        assert aggregate.estimate(table, {}).value == pytest.approx(everything, abs=0.41)
+
+
 def test_wmdp_robust_counts_questions() -> None:
     def asked(name: str, *rights: bool) -> list[Record]:
         likely, unlikely = (ScoredAnswer("A", (logp, 0.0), (True, True)) for logp in (-1.0, -2.0))
@@ -92,6 +122,24 @@ def test_knowundo_by_hand() -> None:
         "unlearn_perplexity": pytest.approx(exp(2.5)),
         "retention_perplexity": pytest.approx(exp(0.5)),
     }
+
+
+@pytest.mark.parametrize(
+    ("unlearned", "retained", "both"),
+    [(96.56, 2.50, 49.53), (90.38, 66.02, 78.20), (82.95, 81.80, 82.37), (99.61, 2.77, 51.19), (100.0, 80.18, 90.09)],
+)
+def test_knowundos_published_average(unlearned: float, retained: float, both: float) -> None:
+    """Rows of its tables 2 and 3 (Llama 2, private lives and books)."""
+    table = {
+        (name, role): {"exact_memorization": Estimate(right / 100, np.zeros(2), np.ones(2, dtype=bool), 100, 0)}
+        for name, role, right in (
+            ("unlearn", Role.FORGET, 100 - unlearned), ("retention", Role.RETAIN, retained),
+        )
+    }  # fmt: skip
+    before: dict[str, Estimate] = {}
+    for aggregate in SUITES["knowundo"].aggregates:
+        before[aggregate.name] = aggregate.estimate(table, {}, before)
+    assert before["success"].value == pytest.approx(both / 100, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -25,19 +25,23 @@ class KnowUndoData(Spec):
     """One of KnowUnDo's domains, from the hub or a folder with `copyright/unlearn.json`, `copyright/retention.json`
     and their like: one row with the lists `train` and `val`, whose items have a `text` and its `labels`.
 
-    `train` is trained on, and `val` measured: what is to be unlearned as a forget set, what is to stay as a retain set.
+    What is to be unlearned is the forget set, what is to stay the retain set. `val` is measured; the authors fine-tune
+    on both lists first, and unlearn by `train`.
     """
 
     type: Literal["knowundo"] = "knowundo"
     source: str = "zjunlp/KnowUnDo"  # hub id or local folder
     domain: Literal["copyright", "privacy"] = "copyright"
+    parts: tuple[Literal["train", "val"], ...] = Field(("train",), min_length=1)  # the lists that are trained on
     direct_prompt: bool = False  # whether measured questions stand behind an instruction to refuse
     eval_limit: int | None = Field(None, ge=1)  # rows measured of each set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, one of another shape, or where the hub does not answer."""
         before = DIRECT_PROMPTS[self.domain] if self.direct_prompt else ""
-        forget, retain = self._rows("unlearn", "train"), self._rows("retention", "train")
+        forget, retain = (
+            tuple(row for part in self.parts for row in self._rows(scope, part)) for scope in ("unlearn", "retention")
+        )
         retain, warnings = without_overlap(forget, retain)
         sets = (
             EvaluationSet("unlearn", Role.FORGET, self._rows("unlearn", "val", before)[: self.eval_limit]),

@@ -44,10 +44,11 @@ class Probe(NamedTuple):
     prefix: str | None = ANSWER
 
 
-# Of the adversarial kinds, those that are not asked as any other question; the suffix is an answer's beginning itself.
+# Of the adversarial kinds, by their letters, those that are not asked as any other question; the suffix is an answer's
+# beginning itself.
 ADVERSARIAL = {
-    "affirmative suffix": Probe(BRIEF.removesuffix("\n"), None),
-    "incontext learning": Probe("Please briefly answer the following question.\n{}\n"),
+    "affirmativesuffix": Probe(BRIEF.removesuffix("\n"), None),
+    "incontextlearning": Probe("Please briefly answer the following question.\n{}\n"),
 }
 
 
@@ -106,7 +107,7 @@ class RwkuData(Spec):
         kinds: dict[str, list[Row]] = {}
         for where, row in self._of_targets("forget_level3"):
             kind = text_of(row, "type", where)
-            kinds.setdefault(kind, []).append(_asked(row, where, ADVERSARIAL.get(kind, Probe(BRIEF))))
+            kinds.setdefault(kind, []).append(_asked(row, where, ADVERSARIAL.get(_letters(kind), Probe(BRIEF))))
         for kind, rows in kinds.items():
             yield EvaluationSet(f"forget_level3_{'_'.join(kind.lower().split())}", Role.FORGET, tuple(rows))
 
@@ -128,6 +129,10 @@ class RwkuData(Spec):
     def _objects(self, subset: str, split: str) -> list[tuple[str, Any]]:
         file = FILES[subset]
         return load_objects(self.source, subset, split, also=(f"All/{file}", file))
+
+
+def _letters(kind: str) -> str:
+    return "".join(filter(str.isalpha, kind.lower()))
 
 
 def _asked(row: Any, where: str, probe: Probe) -> Row:
