@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from measured import evaluate
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.wmdp_forms import WmdpClozeData
 from obliviate.errors import UserError
@@ -20,7 +21,6 @@ from obliviate.inference.hf import HFEngine
 from obliviate.models import load_pretrained
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.judges import Judges
-from obliviate_eval.run import evaluate
 from obliviate_eval.spec import EvaluationSpec, HarnessSpec
 from tiny import tiny_model_folder
 
