@@ -14,11 +14,11 @@ class Wasserstein(ParameterRegularizer):
     """The rows of a weight matrix are points, and their order means nothing: projected onto a direction, the sorted
     points of both matrices are matched. Rows that only changed places cost nothing.
 
-    Published code keeps the initial weights in bfloat16 and rounds the projections to bfloat16 before it subtracts
-    them: a change of less than some 0.4% of a value becomes none, or a whole step of bfloat16 (`precision: bfloat16`).
-    Here both are float32. It sums over rows instead of averaging, and takes no root; all parameters count, embeddings
-    and norms too. `reduction: mean` is the distance as it is defined, to the power p, which does not grow with a
-    matrix's height.
+    Published code keeps the initial weights in bfloat16, projects them onto rounded directions, rounds the other
+    projections before it subtracts them, and adds the squares up in bfloat16: a change of less than some 0.4% of a
+    value becomes none, or a whole step of bfloat16 (`precision: bfloat16`). Here all is float32. It sums over rows
+    instead of averaging, and takes no root; all parameters count, embeddings and norms too. `reduction: mean` is the
+    distance as it is defined, to the power p, which does not grow with a matrix's height.
 
     With shards the rows are gathered, a parameter at a time: the distances of row shards are not the distance.
     """
@@ -35,14 +35,14 @@ class Wasserstein(ParameterRegularizer):
 
     def penalty(self, initial_ND: Tensor, weight_ND: Tensor, directions_KD: Tensor) -> Tensor:
         """(1 / directions) sum_k sum_i |sort(W u_k)_i - sort(W_0 u_k)_i|^p; the rows' mean for the inner sum."""
-        if self.precision == "bfloat16":
-            initial_ND = initial_ND.bfloat16().float()
-        kept_KN, moved_KN = (self._sorted(points_ND, directions_KD) for points_ND in (initial_ND, weight_ND))
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else weight_ND.dtype
+        kept_KN = _sorted(initial_ND.to(dtype), directions_KD.to(dtype))
+        moved_KN = _sorted(weight_ND, directions_KD).to(dtype)
         distance_KN = (moved_KN - kept_KN).abs() ** self.order
-        total = distance_KN.sum() / self.directions
+        total = distance_KN.sum(-1).float().sum() / self.directions
         return total / len(weight_ND) if self.reduction == "mean" else total
 
-    def _sorted(self, points_ND: Tensor, directions_KD: Tensor) -> Tensor:
-        """[K, N] rather than [N, K]: what is sorted lies side by side."""
-        projected_KN = torch.sort(directions_KD @ points_ND.T, dim=-1).values
-        return projected_KN.bfloat16().float() if self.precision == "bfloat16" else projected_KN
+
+def _sorted(points_ND: Tensor, directions_KD: Tensor) -> Tensor:
+    """[K, N] rather than [N, K]: what is sorted lies side by side."""
+    return torch.sort(directions_KD @ points_ND.T, dim=-1).values
