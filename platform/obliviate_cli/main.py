@@ -30,10 +30,12 @@ Address = Annotated[
 ]
 
 
-class TableFormat(StrEnum):
+class ReportFormat(StrEnum):
     CSV = "csv"
     LATEX = "latex"
     MARKDOWN = "markdown"
+    SVG = "svg"
+    PDF = "pdf"
 
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
@@ -303,7 +305,8 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Unlearning report",
     form: Annotated[
-        list[TableFormat] | None, typer.Option("--format", help="A table of all figures beside it. May be repeated.")
+        list[ReportFormat] | None,
+        typer.Option("--format", help="Beside it: a table of all figures, or its charts. May be repeated."),
     ] = None,
 ) -> None:
     """Write one self-contained HTML file about evaluation runs and imported logs."""

@@ -16,6 +16,7 @@ from obliviate.schema import Spec
 from obliviate_cli.console import open_console
 
 if TYPE_CHECKING:
+    from obliviate_eval.report.figures import FigureFormat
     from obliviate_eval.report.tables import Format
 
 
@@ -51,16 +52,21 @@ def compare(path: Path, overrides: list[str], dry_run: bool) -> None:
         run_compare(config, console)
 
 
-def report(runs: list[Path], output: Path, title: str, forms: "Sequence[Format]") -> None:
+def report(runs: list[Path], output: Path, title: str, forms: "Sequence[Format | FigureFormat]") -> None:
     from obliviate_cli import reporting
     from obliviate_cli.pooled import model_reports
+    from obliviate_eval.report.figures import write_figures
     from obliviate_eval.report.tables import write_table
 
     console, path = open_console(), storage.local(output)
     models = model_reports(runs)
     reporting.write(title, models, path, console)
     for form in forms:
-        console.print(f"table: {storage.name(write_table(models, path, form))}")
+        if form == "svg" or form == "pdf":
+            for file in write_figures(models, path, form):
+                console.print(f"figure: {storage.name(file)}")
+        else:
+            console.print(f"table: {storage.name(write_table(models, path, form))}")
 
 
 def show(config: Spec, lines: list[str], console: Console) -> None:

@@ -100,7 +100,7 @@ def build_report(
             suites=list(dict.fromkeys(model.evaluation.suite for model in models)),
             aggregates=_aggregates(models),
             qualities=[model.evaluation.forget_quality for model in models],
-            sets={name: (_role(models, name), _metrics(models, name)) for name in _sets(models)},
+            sets={name: (_role(models, name), _metrics(models, name)) for name in sets_of(models)},
             comparisons=_comparisons(models),
             charts=charts,
             sections=sections,
@@ -152,7 +152,7 @@ def label(name: str) -> str:
     return LABELS.get(name, name.replace("_", " ").capitalize())
 
 
-def _sets(models: Sequence[ModelReport]) -> list[str]:
+def sets_of(models: Sequence[ModelReport]) -> list[str]:
     """Every set's name: what should be forgotten first, then in the order of the roles."""
     names = _union(model.evaluation.sets for model in models)
     return sorted(names, key=lambda name: list(Role).index(_role(models, name)))
@@ -209,11 +209,11 @@ def _comparisons(models: Sequence[ModelReport]) -> list[Column]:
 def _charts(models: Sequence[ModelReport], look: Sequence[Look]) -> dict[str, list[Chart]]:
     """By the section they stand in; a section without a chart is left out of the page."""
     bars = [
-        set_bars(name, look, [model.evaluation.sets.get(name, {}) for model in models], _labels(models, name))
-        for name in _sets(models)
+        set_bars(name, look, [model.evaluation.sets.get(name, {}) for model in models], labels_of(models, name))
+        for name in sets_of(models)
     ]
     curves = [training_curve(index, look[index], model.curve) for index, model in enumerate(models)]
-    overview = trade_off(look, _forgotten(models), _kept(models))
+    overview = trade_off(look, forgotten(models), kept(models))
     return {
         "overview": [] if overview is None else [overview],
         "bars": bars,
@@ -221,11 +221,11 @@ def _charts(models: Sequence[ModelReport], look: Sequence[Look]) -> dict[str, li
     }
 
 
-def _labels(models: Sequence[ModelReport], name: str) -> dict[str, str]:
+def labels_of(models: Sequence[ModelReport], name: str) -> dict[str, str]:
     return {metric: label(metric) for metric in _union(model.evaluation.sets.get(name, {}) for model in models)}
 
 
-def _forgotten(models: Sequence[ModelReport]) -> Axis:
+def forgotten(models: Sequence[ModelReport]) -> Axis:
     """Forget efficacy; where no model has it, forget quality, as in TOFU."""
     efficacy = [model.evaluation.aggregates.get("forget_efficacy") for model in models]
     if any(efficacy):
@@ -239,7 +239,7 @@ def _forgotten(models: Sequence[ModelReport]) -> Axis:
     return Axis("log10 p of forget quality", "Forget quality, log₁₀ p → closer to the gold standard", quality, None)
 
 
-def _kept(models: Sequence[ModelReport]) -> Axis:
+def kept(models: Sequence[ModelReport]) -> Axis:
     names = _union(model.evaluation.aggregates for model in models)
     name = "model_utility" if "model_utility" in names else "tofu_model_utility"
     figures = [model.evaluation.aggregates.get(name) for model in models]
@@ -265,7 +265,7 @@ def _questions(models: Sequence[ModelReport]) -> list[dict[str, Any]]:
             row["answers"][index] = [
                 record.generation, true[0].probability if true else None, record.generation_finished
             ]  # fmt: skip
-    order = {name: place for place, name in enumerate(_sets(models))}
+    order = {name: place for place, name in enumerate(sets_of(models))}
     return sorted(questions.values(), key=lambda row: (order.get(row["set"], len(order)), row["set"], row["index"]))
 
 
