@@ -50,7 +50,10 @@ def _one_or_all(group: Sequence[tuple[Path, ModelReport]]) -> list[ModelReport]:
             kind=first.kind,
             method=first.method,
             evaluation=pool([each.evaluation for each in reports], [_estimates(*each) for each in group]),
-            provenance={"seeds": seeds, "runs": [dict(each.provenance) for each in reports]},
+            provenance={
+                "seeds": seeds,
+                **{f"seed {seed}": dict(each.provenance) for seed, each in zip(seeds, reports, strict=True)},
+            },
             curve=first.curve,
             records=first.records,
         )

@@ -113,6 +113,7 @@ def test_a_report_pools_what_differs_by_the_seed_alone(tmp_path: Path) -> None:
         ("before seed None", "original"), ("NPO+GD (2 seeds)", "unlearned"), ("other seed 0", "unlearned"),
     ]  # fmt: skip
     assert [model.provenance.get("seeds") for model in models] == [None, [0, 1], None]
+    assert [models[1].provenance[f"seed {seed}"]["training"]["config"]["seed"] for seed in (0, 1)] == [0, 1]
     assert models[1].evaluation.sets["forget"]["rouge"].value == 0.25
     assert [each.generation for each in models[1].records] == ["the cat sat", "a dog"]  # the first seed's
     assert len(model_reports([runs[1], runs[1]])) == 2  # the same one twice is no second seed
