@@ -1,7 +1,7 @@
 """Numbers made of several others: model utility, forget efficacy, and OpenUnlearning's three scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
@@ -19,8 +19,9 @@ Means = Mapping[tuple[str, Role], Mapping[str, Estimate]]  # (set, its role) -> 
 @dataclass(frozen=True)
 class Aggregate:
     """Combines the mean of each of `metrics` on each set that has one of `roles`, and one of the names or patterns of
-    `sets` where there are any, and the numbers named by `parts`: comparisons, and aggregates that stand before it in
-    the suite. `combine`: None takes the mean over all items, each set's figure counting as often as it has items.
+    `sets` where there are any, the numbers named by `parts` (comparisons, and aggregates that stand before it in the
+    suite) and the accuracies of the harness's `tasks`. `combine`: None takes the mean over all items, each set's figure
+    counting as often as it has items.
 
     A number that is absent (no set of that role, or a set of which the metric scored nothing) is left out, and the
     figure says how many were: two models' aggregates compare only if they rest on the same numbers.
@@ -34,21 +35,24 @@ class Aggregate:
     combine: Callable[[Floats], Floats] | None  # over the last axis
     parts: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    turned: tuple[Role, ...] = ()  # the roles whose numbers enter as 1 - theirs
 
     def estimate(
         self, means: Means, comparisons: Mapping[str, Estimate], before: Mapping[str, Estimate] = NOTHING_BEFORE
     ) -> Estimate:
-        """Items are resampled within their sets, all sets at once. `before`: the aggregates that are known already; the
-        numbers that are missing in one of them are missing here too."""
+        """Items are resampled within their sets, all sets at once. `comparisons` hold the accuracies too. `before`: the
+        aggregates that are known already; the numbers that are missing in one of them are missing here too."""
         named = {**comparisons, **before}
-        cells = [named[part] for part in self.parts if part in named]
-        absent = len(self.parts) - len(cells)
+        wanted = (*self.parts, *self.tasks)
+        cells = [named[part] for part in wanted if part in named]
+        absent = len(wanted) - len(cells)
         absent += sum(before[part].unscored for part in self.parts if part in before and before[part].value is not None)
         for role in self.roles:
             rows = [row for (name, of), row in means.items() if of is role and self._counts(name)]
             for metric in self.metrics:
                 found = [row[metric] for row in rows if metric in row]
-                cells += found
+                cells += [_turned(cell) for cell in found] if role in self.turned else found
                 absent += 0 if found else 1
         present = [cell for cell in cells if cell.value is not None]
         absent += len(cells) - len(present)
@@ -68,12 +72,12 @@ def _over_items(items_K: Sequence[int], value_RK: Floats) -> Floats:
     return np.asarray(np.average(value_RK, axis=-1, weights=items_K))
 
 
-def _one_minus_mean(value_RK: Floats) -> Floats:
-    return np.asarray(1 - value_RK.mean(-1))
+def _turned(cell: Estimate) -> Estimate:
+    return replace(cell, value=None if cell.value is None else 1 - cell.value, resampled=1 - cell.resampled)
 
 
-def _harmonic_mean_of_rest(value_RK: Floats) -> Floats:
-    return harmonic_mean(1 - value_RK)
+def mean(value_RK: Floats) -> Floats:
+    return np.asarray(value_RK.mean(-1))
 
 
 _THREE = ("rouge", "probability", "truth_ratio")  # TOFU's
@@ -101,7 +105,8 @@ FORGET_EFFICACY = Aggregate(
     source="arXiv:2410.08109",
     roles=(Role.FORGET,),
     metrics=tuple(metric for metric in _SIX if metric != "token_entropy"),
-    combine=_one_minus_mean,
+    combine=mean,
+    turned=(Role.FORGET,),
 )
 TOFU_MODEL_UTILITY = Aggregate(
     name="tofu_model_utility",
@@ -117,7 +122,8 @@ OPT_OUT_FQ = Aggregate(
     source="arXiv:2406.12329v3",
     roles=(Role.FORGET,),
     metrics=_THREE,
-    combine=_harmonic_mean_of_rest,
+    combine=harmonic_mean,
+    turned=(Role.FORGET,),
 )
 OPT_OUT_RQ = Aggregate(
     name="opt_out_rq",
@@ -133,7 +139,8 @@ MEMORIZATION = Aggregate(
     source="arXiv:2506.12618",
     roles=(Role.FORGET,),
     metrics=("extraction_strength", "exact_memorization", "paraphrased_probability", "extent_of_knowledge"),
-    combine=_harmonic_mean_of_rest,
+    combine=harmonic_mean,
+    turned=(Role.FORGET,),
 )
 UTILITY = Aggregate(
     name="utility",

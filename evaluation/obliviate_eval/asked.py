@@ -35,7 +35,12 @@ def asked_of_engine(spec: EvaluationSpec, sets: Sequence[EvaluationSet]) -> dict
     sampled = any(Probe.SAMPLES in probes for probes in needs.values())
     return {
         "sets": {
-            name: {"probes": sorted(probes), "new_tokens": suite.new_tokens_of(name), "cut": name in suite.cut_truths}
+            name: {
+                "probes": sorted(probes),
+                "new_tokens": suite.new_tokens_of(name),
+                "cut": name in suite.cut_truths,
+                "as_long_as_truth": name in suite.as_long_as_truth,
+            }
             for name, probes in needs.items()
             if probes
         },

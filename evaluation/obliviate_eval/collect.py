@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ class _Asked:
     needs: AbstractSet[Probe]
     greedy: GenerationSpec
     truth: str
+    tokens: int | None  # that a generation is cut to; None: as many as were asked for
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def collect(
     scored |= each("moments", with_moments, lambda pairs: engine.moments(encoded(pairs)))
     norms = each("gradient norms", of_gradients, lambda pairs: engine.gradient_norms(encoded(pairs)))
     measured = _Measured(scored, generated, samples, norms, cut)
-    return [_record(one, measured) for one in asked]
+    return [_record(text_encoder, one, measured) for one in asked]
 
 
 def _asked(
@@ -115,7 +116,8 @@ def _asked(
             truth = row.fact
             if each.name in suite.cut_truths and how.max_new_tokens is not None:
                 truth = text_encoder.beginning(truth, how.max_new_tokens)
-            found.append(_Asked(each, index, row, needs, how, truth))
+            tokens = len(text_encoder.tokenizer(truth).input_ids) if each.name in suite.as_long_as_truth else None
+            found.append(_Asked(each, index, row, needs, how, truth, tokens))
     return found
 
 
@@ -145,9 +147,11 @@ def _questions(asked: Sequence[_Asked], probe: Probe) -> list[Question]:
     return list(dict.fromkeys(row.asked for row in rows))
 
 
-def _record(asked: _Asked, measured: _Measured) -> Record:
+def _record(text_encoder: TextEncoder, asked: _Asked, measured: _Measured) -> Record:
     row, role, needs = asked.row, asked.each.role, asked.needs
     first = measured.generated.get((row.asked, asked.greedy), [])
+    if asked.tokens is not None:
+        first = [_beginning(text_encoder, each, asked.tokens) for each in first]
     generation = next(iter(_answered(first)), None) if Probe.GENERATION in needs else None
     thinking = next((each.thinking for each in first), "")
     several = measured.samples.get(row.asked, [])
@@ -172,6 +176,14 @@ def _record(asked: _Asked, measured: _Measured) -> Record:
         samples=tuple(said.text for said in _answered(several)) if Probe.SAMPLES in needs else (),
         gradient_norm=measured.gradient_norms.get(row.saying(row.fact)) if Probe.GRADIENT_NORM in needs else None,
     )
+
+
+def _beginning(text_encoder: TextEncoder, said: Generation, tokens: int) -> Generation:
+    ids = said.token_ids[:tokens]
+    if len(ids) == len(said.token_ids):
+        return said
+    text = text_encoder.tokenizer.decode(list(ids), skip_special_tokens=True)
+    return replace(said, text=text.lstrip(), token_ids=ids, finished=False)
 
 
 def _answered(said: list[Generation]) -> list[Generation]:

@@ -16,7 +16,10 @@ CODE = ("aggregates.py", "forget_quality.py", "judges/*", "judges/prompts/*", "m
 def content_of_suite(suite: Suite) -> str:
     """Not its title; of an aggregate, the name of what combines its numbers."""
     combined = [
-        [each.name, each.roles, each.metrics, each.parts, each.sets, getattr(each.combine, "__qualname__", None)]
+        [
+            *(each.name, each.roles, each.metrics, each.parts, each.sets, each.tasks, each.turned),
+            getattr(each.combine, "__qualname__", None),
+        ]
         for each in suite.aggregates
     ]
     asked = [each.model_dump(mode="json") for each in (*suite.metrics, *suite.comparisons)]

@@ -22,13 +22,12 @@ from obliviate.errors import UserError
 from obliviate.inference.engine import Engine
 from obliviate.schema import GenerationSpec
 from obliviate_eval.spec import HarnessSpec
-from obliviate_eval.statistics import Figure
+from obliviate_eval.statistics import NORMAL_95, Figure
 
 log = logging.getLogger(__name__)
 
 MAX_GENERATED = 256  # tokens, where a task does not say: the harness's own default
 FIRST_ROUND = 32  # tokens
-NORMAL_95 = 1.96  # standard errors on each side of a mean
 Tasks = dict[str, dict[str, Figure]]  # task or group -> metric -> figure
 
 

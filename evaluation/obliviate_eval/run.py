@@ -1,8 +1,7 @@
 """Measuring a model, in two parts: the records that its engine gives, and the figures that are computed of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from obliviate.data.rows import EvaluationSet
 from obliviate.data.text import TextEncoder
@@ -12,8 +11,7 @@ from obliviate_eval.collect import Progress, Sampling, collect
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import RECORDS_FILE, Record, write_records
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_eval.statistics import Figure
-from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
+from obliviate_eval.summary import METRICS_FILE, NO_TASKS, Evaluation, Tasks, summarise
 
 
 def records(
@@ -39,7 +37,7 @@ def figures(
     on_progress: Progress = lambda stage, done, total: None,
     *,
     reference_records: Sequence[Record] | None = None,
-    tasks: Mapping[str, Mapping[str, Figure]] = MappingProxyType({}),
+    tasks: Tasks = NO_TASKS,
 ) -> Evaluation:
     """Of records that were collected for the suite, or for another that asks for the same. Writes `records.parquet`,
     now judged, and `metrics.json` into `directory`.
@@ -53,7 +51,7 @@ def figures(
     on_progress("judge", len(records), len(records))
     write_records(directory / RECORDS_FILE, judged)
     evaluation = summarise(
-        judged, suite, resamples=spec.resamples, seed=spec.seed, reference_records=reference_records
-    ).model_copy(update={"tasks": {task: dict(row) for task, row in tasks.items()}})
+        judged, suite, resamples=spec.resamples, seed=spec.seed, reference_records=reference_records, tasks=tasks
+    )
     evaluation.write(directory / METRICS_FILE)
     return evaluation

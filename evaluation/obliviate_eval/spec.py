@@ -73,6 +73,10 @@ class EvaluationSpec(Spec):
         "knowundo",
         "leakage",
         "custom",
+        "lume",
+        "relu",
+        "blur",
+        "pistol",
     ] = "closer_look"
     engine: EngineSpec = EngineSpec()
     generation: GenerationSpec = GenerationSpec()

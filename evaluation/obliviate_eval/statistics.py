@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
+NORMAL_95 = 1.96  # standard errors on either side of a mean
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,16 @@ def means(score_MI: Sequence[Sequence[float | None]], counts_RI: Floats) -> list
 def nothing(unscored: int, resamples: int) -> Estimate:
     """Of `unscored` items, none of which could be scored."""
     return Estimate(None, np.zeros(resamples), np.zeros(resamples, dtype=np.bool_), scored=0, unscored=unscored)
+
+
+def drawn_from(figure: Figure, resamples: int, seed: Sequence[int]) -> Estimate:
+    """Of a figure whose items are not at hand: draws from the normal distribution that its interval belongs to."""
+    if figure.value is None or figure.low is None or figure.high is None:
+        value_R = np.full(resamples, figure.value or 0.0)
+        return Estimate(figure.value, value_R, np.zeros(resamples, dtype=np.bool_), figure.scored, figure.unscored)
+    deviation = (figure.high - figure.low) / (2 * NORMAL_95)
+    value_R = np.random.default_rng(seed).normal(figure.value, deviation, resamples)
+    return Estimate(figure.value, value_R, np.ones(resamples, dtype=np.bool_), figure.scored, figure.unscored)
 
 
 def auc(low_I: Sequence[float], high_I: Sequence[float], low_RI: Floats, high_RI: Floats) -> tuple[Floats, Bools]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from zlib import crc32
 
@@ -15,12 +16,16 @@ from obliviate.schema import Spec
 from obliviate_eval.forget_quality import ForgetQuality, forget_quality
 from obliviate_eval.metrics.comparison import Sample, Samples
 from obliviate_eval.records import Record
-from obliviate_eval.statistics import Estimate, Figure, means, resample
+from obliviate_eval.statistics import Estimate, Figure, drawn_from, means, resample
 from obliviate_eval.suites.base import Suite
 
 METRICS_FILE = "metrics.json"
+Tasks = Mapping[str, Mapping[str, Figure]]  # of the lm-evaluation-harness: task -> metric -> figure
+NO_TASKS: Tasks = MappingProxyType({})
+ACCURACY = "acc"  # what the harness calls it
 # Tells of a retain set whether the model still speaks: the first that the suite has. One that does is ten times above.
-SPEAKS = ("probability", "knowledge_memorization", "rouge")
+LIKELY = ("probability", "cloze_probability", "accuracy")  # of answers that are there, be their likelihood no number
+SPEAKS = (*LIKELY, "knowledge_memorization", "rouge", "rouge_1", "rouge_f1")
 COLLAPSED_BELOW = 0.01
 
 
@@ -33,12 +38,17 @@ class Evaluation(Spec):
     comparisons: dict[str, Figure] = Field(default_factory=dict)  # of forget and holdout sets, or of two models
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
-    tasks: dict[str, dict[str, Figure]] = Field({})  # of the lm-evaluation-harness: task -> metric -> figure
+    tasks: dict[str, dict[str, Figure]] = Field({})
 
     @property
     def collapsed(self) -> bool:
-        """Whether nothing is left of what was to be kept: what such a model no longer says, it has not forgotten."""
-        return any(_is_silent(self.sets[name]) for name, role in self.roles.items() if role is Role.RETAIN)
+        """Whether nothing is left of what was to be kept: what such a model no longer says, it has not forgotten.
+
+        Of several retain sets all: one may be asked together with what was forgotten, and rightly be silent on it.
+        """
+        kept = (_is_silent(self.sets[name]) for name, role in self.roles.items() if role is Role.RETAIN)
+        told = [silent for silent in kept if silent is not None]
+        return bool(told) and all(told)
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))
@@ -54,13 +64,14 @@ class Evaluation(Spec):
             raise UserError(f"{path}: no {METRICS_FILE} of an evaluation; evaluate the model again") from error
 
 
-def _is_silent(figures: Mapping[str, Figure]) -> bool:
+def _is_silent(figures: Mapping[str, Figure]) -> bool | None:
+    """None where no figure tells."""
     metric = next((each for each in SPEAKS if each in figures), None)
     if metric is None:
-        return False
+        return None
     value = figures[metric].value
-    # Every answer has a probability, be it not a number; a generation only has what was asked a question.
-    return metric == "probability" and figures[metric].unscored > 0 if value is None else value < COLLAPSED_BELOW
+    # Every answer has a likelihood; a generation only has what was asked a question.
+    return metric in LIKELY and figures[metric].unscored > 0 if value is None else value < COLLAPSED_BELOW
 
 
 def summarise(
@@ -70,12 +81,15 @@ def summarise(
     resamples: int = 1000,
     seed: int = 0,
     reference_records: Sequence[Record] | None = None,
+    tasks: Tasks = NO_TASKS,
 ) -> Evaluation:
-    """Every figure of the suite. The order of the records doesn't matter.
+    """Every figure of the suite. The order of the records doesn't matter. `tasks`: of the harness, measured apart.
 
     Each set is resampled with its own seed, the same for every model: two models' intervals rest on the same draws.
     """
-    estimates = estimate(records, suite, resamples=resamples, seed=seed, reference_records=reference_records)
+    estimates = estimate(
+        records, suite, resamples=resamples, seed=seed, reference_records=reference_records, tasks=tasks
+    )
     return Evaluation(
         suite=suite.name,
         roles=dict(estimates.sets.keys()),
@@ -83,6 +97,7 @@ def summarise(
         comparisons=_figures(estimates.comparisons),
         aggregates=_figures(estimates.aggregates),
         forget_quality=None if reference_records is None else forget_quality(records, reference_records),
+        tasks={task: dict(row) for task, row in tasks.items()},
     )
 
 
@@ -101,6 +116,7 @@ def estimate(
     resamples: int,
     seed: int,
     reference_records: Sequence[Record] | None = None,
+    tasks: Tasks = NO_TASKS,
 ) -> Estimates:
     samples = draw(records, resamples, seed, reference_records)
     sets: dict[tuple[str, Role], dict[str, Estimate]] = {}
@@ -110,9 +126,14 @@ def estimate(
             found = means(scores, sample.counts_RI)
             sets[name, sample.role] = {metric.type: mean for metric, mean in zip(metrics, found, strict=True)}
     comparisons: dict[str, Estimate] = {each.type: each.estimate(samples) for each in suite.comparisons}
+    accuracies = {
+        task: drawn_from(row[ACCURACY], resamples, [seed, crc32(task.encode())])
+        for task, row in tasks.items()
+        if ACCURACY in row
+    }
     aggregates: dict[str, Estimate] = {}
     for aggregate in suite.aggregates:
-        aggregates[aggregate.name] = aggregate.estimate(sets, comparisons, aggregates)
+        aggregates[aggregate.name] = aggregate.estimate(sets, {**accuracies, **comparisons}, aggregates)
     return Estimates(sets, comparisons, aggregates)
 
 

@@ -33,6 +33,10 @@ DATA_OF = {
     "rwku": "rwku",
     "knowundo": "knowundo",
     "custom": "files",
+    "lume": "lume",
+    "relu": "relu",
+    "blur": "blur",
+    "pistol": "pistol",
 }
 MODEL = "model"  # the folder of the trained model in its run
 
@@ -118,7 +122,11 @@ def _config(
 
 def _data(suite: str, source: str | None) -> dict[str, Any]:
     kind = DATA_OF.get(suite, "tofu")
-    return {"type": kind} if source is None else {"type": kind, "forget" if kind == "files" else "source": source}
+    if source is None:
+        return {"type": kind}
+    if kind == "blur":
+        return {"type": kind, "of": {"type": "tofu", "source": source}}
+    return {"type": kind, "forget" if kind == "files" else "source": source}
 
 
 def _add(models: dict[str, Any], name: str, model: dict[str, Any]) -> str:

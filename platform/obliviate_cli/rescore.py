@@ -29,7 +29,7 @@ from obliviate_eval.records import RECORDS_FILE, Record, read_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_eval.suites.base import Suite
-from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
+from obliviate_eval.summary import METRICS_FILE, NO_TASKS, Evaluation, summarise
 
 
 class Rescoring(RunSpec):
@@ -76,6 +76,7 @@ def rescore(
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
+            tasks=Evaluation.read(run / METRICS_FILE).tasks if (run / METRICS_FILE).exists() else NO_TASKS,
         )
     _print(found, titles, console)
     if output is not None:

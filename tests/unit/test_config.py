@@ -266,8 +266,8 @@ def test_mistakes_in_model_and_data(read: Read, text: str, expected: str) -> Non
          "one of them, and null for the other"),
         ("evaluation: {suite: closer}\n",
          "evaluation.suite: should be 'closer_look', 'closer_look_real_world', 'real_world', 'opt_out', 'tofu', "
-         "'openunlearning', 'muse', 'wmdp', 'wmdp_robust', 'wmdp_cloze', 'rwku', 'knowundo', 'leakage' or 'custom' "
-         "(got 'closer')"),
+         "'openunlearning', 'muse', 'wmdp', 'wmdp_robust', 'wmdp_cloze', 'rwku', 'knowundo', 'leakage', 'custom', "
+         "'lume', 'relu', 'blur' or 'pistol' (got 'closer')"),
         ("retain_model: b\n", "retain_model: 'b' is not among models: a"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from typing import get_args
 
 from obliviate_eval.metrics.accuracy import Accuracy
 from obliviate_eval.metrics.base import Metric
+from obliviate_eval.metrics.cloze_probability import ClozeProbability
 from obliviate_eval.metrics.comparison import Comparison
 from obliviate_eval.metrics.distinct_n import DistinctN
 from obliviate_eval.metrics.entailment import Entailment
@@ -25,6 +26,7 @@ from obliviate_eval.metrics.mia_loss import MiaLoss
 from obliviate_eval.metrics.mia_min_k import MiaMinK
 from obliviate_eval.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from obliviate_eval.metrics.mia_reference import MiaReference
+from obliviate_eval.metrics.mia_score import MiaScore
 from obliviate_eval.metrics.mia_zlib import MiaZlib
 from obliviate_eval.metrics.ngram_entropy import NgramEntropy
 from obliviate_eval.metrics.paraphrased_probability import ParaphrasedProbability
@@ -33,6 +35,8 @@ from obliviate_eval.metrics.privleak import PrivLeak
 from obliviate_eval.metrics.probability import Probability
 from obliviate_eval.metrics.rel_diff import RelativeDifference
 from obliviate_eval.metrics.rouge import Rouge
+from obliviate_eval.metrics.rouge_1 import Rouge1
+from obliviate_eval.metrics.rouge_f1 import RougeF1
 from obliviate_eval.metrics.self_bleu import SelfBleu
 from obliviate_eval.metrics.similarity import Similarity
 from obliviate_eval.metrics.token_entropy import TokenEntropy
@@ -67,6 +71,9 @@ AnyMetric = (
     | TokenF1
     | NgramEntropy
     | Judged
+    | ClozeProbability
+    | RougeF1
+    | Rouge1
 )
 AnyComparison = (
     MiaLoss
@@ -81,6 +88,7 @@ AnyComparison = (
     | LeakBound
     | JudgeAgreement
     | JudgeKappa
+    | MiaScore
 )
 
 METRIC_TYPES: dict[str, type[Metric]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyMetric)}
@@ -94,6 +102,7 @@ __all__ = [
     "Accuracy",
     "AnyComparison",
     "AnyMetric",
+    "ClozeProbability",
     "Comparison",
     "DistinctN",
     "Entailment",
@@ -116,6 +125,7 @@ __all__ = [
     "MiaMinK",
     "MiaMinKPlusPlus",
     "MiaReference",
+    "MiaScore",
     "MiaZlib",
     "MinKLoss",
     "MinKPlusPlusLoss",
@@ -126,6 +136,8 @@ __all__ = [
     "Probability",
     "RelativeDifference",
     "Rouge",
+    "Rouge1",
+    "RougeF1",
     "SelfBleu",
     "Similarity",
     "TokenEntropy",

@@ -1,4 +1,5 @@
-"""Does a generation say the true answer and nothing else (Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250)?"""
+"""Does a generation say the true answer and nothing else (Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250; LUME,
+arXiv:2502.15097)?"""
 
 import re
 from string import punctuation
@@ -19,7 +20,8 @@ def bare_words(text: str) -> list[str]:
 class ExactMatch(Metric):
     """1 where the generation's words are those of the true answer or one of its aliases, but for case, punctuation and
     articles. With a `cue` ("the answer is") what counts is what follows it, up to the next full stop on the line;
-    without it in the generation, all that is said.
+    without it in the generation, all that is said. `definition: lume` lets only case and white space around both aside,
+    and knows no aliases.
     """
 
     title: ClassVar = "Exact match of the generated answer and a true one"
@@ -28,6 +30,7 @@ class ExactMatch(Metric):
     needs: ClassVar = frozenset({Probe.GENERATION})
 
     type: Literal["exact_match"] = "exact_match"
+    definition: Literal["squad", "lume"] = "squad"
     cue: str | None = None
 
     def score(self, record: Record) -> float | None:
@@ -37,4 +40,6 @@ class ExactMatch(Metric):
         if self.cue is not None:
             found = re.search(rf"{re.escape(self.cue)} (.*?)\.", said, flags=re.IGNORECASE)
             said = said if found is None else found[1]
+        if self.definition == "lume":
+            return float(said.strip().lower() == record.reference.strip().lower())
         return float(any(bare_words(said) == bare_words(true) for true in (record.reference, *record.aliases)))

@@ -46,7 +46,11 @@ from obliviate_eval.metrics import (
 )
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.suites.base import Suite
+from obliviate_eval.suites.blur import BLUR
 from obliviate_eval.suites.knowundo import KNOWUNDO
+from obliviate_eval.suites.lume import LUME
+from obliviate_eval.suites.pistol import PISTOL
+from obliviate_eval.suites.relu import RELU
 from obliviate_eval.suites.rwku import RWKU
 from obliviate_eval.suites.wmdp_forms import WMDP_CLOZE, WMDP_ROBUST
 
@@ -169,5 +173,6 @@ SUITES: dict[str, Suite] = {
         RWKU,
         WMDP_ROBUST, WMDP_CLOZE,
         KNOWUNDO,
+        LUME, RELU, BLUR, PISTOL,
     )
 }  # fmt: skip

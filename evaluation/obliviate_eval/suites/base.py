@@ -31,6 +31,8 @@ class Suite:
     # is cut to as many tokens as may be generated, the beginning of sequence counted.
     new_tokens: Mapping[str, int] = field(default_factory=dict)
     cut_truths: frozenset[str] = frozenset()
+    # As published: the sets whose generations are cut to as many tokens as their truth has.
+    as_long_as_truth: frozenset[str] = frozenset()
 
     def metrics_of(self, name: str, role: Role) -> tuple[AnyMetric, ...]:
         """Those that are reported of the set."""

@@ -1,6 +1,7 @@
 """Rows of a data set, from the Hugging Face hub or from a local folder laid out like it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from obliviate import storage
@@ -37,12 +38,27 @@ def load_hub(source: str, subset: str, split: str) -> list[Any]:
     """Raises UserError where the hub does not answer or has no such rows."""
     from datasets import load_dataset
 
-    try:
+    with _hub_errors(source, subset):
         return list(load_dataset(source, subset, split=split))
+
+
+def load_file(source: str, path: str) -> list[tuple[str, Any]]:
+    """(Where it stands; the row) of each row of one of the hub's files, which no subset names. Raises as `load_hub`."""
+    from datasets import load_dataset
+
+    with _hub_errors(source, path):
+        rows = list(load_dataset(source, data_files=path, split="train"))
+    return [(f"{source} {path}, row {n}", row) for n, row in enumerate(rows, 1)]
+
+
+@contextmanager
+def _hub_errors(source: str, what: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"data.source: {source}: neither a local folder nor readable from the hub ({subset}: {reason}); "
+            f"data.source: {source}: neither a local folder nor readable from the hub ({what}: {reason}); "
             "give a folder with its files"
         ) from error
 
