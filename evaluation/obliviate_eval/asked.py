@@ -14,7 +14,7 @@ from obliviate_eval.suites.base import Suite
 
 def suite_of(spec: EvaluationSpec) -> Suite:
     """A judge judges every set of which generations are measured; where there is an NLI model, it is compared with."""
-    suite = SUITES[spec.suite]
+    suite = SUITES[spec.suite] if isinstance(spec.suite, str) else spec.suite.suite()
     if spec.judge is None:
         return suite
     generated = {metric.type for metric in suite.metrics if Probe.GENERATION in metric.needs}

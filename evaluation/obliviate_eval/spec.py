@@ -1,12 +1,13 @@
 """How a model is measured. Imports no torch, ray or vllm."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from obliviate.schema import EngineSpec, GenerationSpec, Spec
+from obliviate_eval.own_suite import SuiteSpec, read_suite
 
 
 class HarnessSpec(Spec):
@@ -58,26 +59,7 @@ class JudgeSpec(Spec):
 class EvaluationSpec(Spec):
     """The part `evaluation` of a config. A judge is a hub id, a folder, or package:NAME; null leaves it out."""
 
-    suite: Literal[
-        "closer_look",
-        "closer_look_real_world",
-        "real_world",
-        "opt_out",
-        "tofu",
-        "openunlearning",
-        "muse",
-        "wmdp",
-        "wmdp_robust",
-        "wmdp_cloze",
-        "rwku",
-        "knowundo",
-        "leakage",
-        "custom",
-        "lume",
-        "relu",
-        "blur",
-        "pistol",
-    ] = "closer_look"
+    suite: Annotated[str | SuiteSpec, BeforeValidator(read_suite)] = "closer_look"
     engine: EngineSpec = EngineSpec()
     generation: GenerationSpec = GenerationSpec()
     sampling: SamplingSpec = SamplingSpec()  # for suites that measure samples

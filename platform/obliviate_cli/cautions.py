@@ -40,7 +40,7 @@ def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
             asking = dict.fromkeys(str(metric) for types in unscored.values() for metric in types)
             found.append(
                 f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
-                f"nothing there; add the field, or take another suite than {spec.suite}"
+                f"nothing there; add the field, or take another suite than {suite.name}"
             )
         asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.needs}
         for name, probe in FIELDS.items():

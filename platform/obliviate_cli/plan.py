@@ -10,6 +10,7 @@ from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, unlearning
 from obliviate_cli.stages import rows_to_learn, text_warnings
+from obliviate_eval.asked import suite_of
 
 if TYPE_CHECKING:
     from obliviate.data import Corpus
@@ -62,7 +63,7 @@ def compare(config: "CompareRun") -> list[str]:
     models = unlearned + 1 + (config.finetune is not None or config.retain_model is not None)
     return [
         *dict.fromkeys(lines),  # a warning about the data once, not for each stage
-        f"evaluate {models} models with {config.evaluation.suite}",
+        f"evaluate {models} models with {suite_of(config.evaluation).name}",
         f"report in {storage.name(storage.local(config.runs))}",
     ]
 

@@ -107,7 +107,7 @@ class TestModels:
             (("gpt2",), None, r"^evaluate: gpt2 is no config file; for a model say --suite, one of closer_look, "),
             ((), "tofu", r"^evaluate: name a config file, or one or more models with --suite$"),
             (("a.yaml", "gpt2"), "tofu", r"^evaluate: a.yaml is a config, which names models, data"),
-            (("gpt2",), "tofo", r"^evaluate: evaluation\.suite: should be .*'tofu'"),
+            (("gpt2",), "tofo", r"^evaluate: evaluation\.suite: is not known; did you mean tofu\? \(got 'tofo'\)$"),
             (("gpt2", "evaluation.sute=x"), "tofu", r"^evaluate: evaluation\.sute: unknown key; did you mean suite\?$"),
         ],
     )

@@ -16,6 +16,7 @@ from obliviate.methods import ALIASES, FORGET_TYPES, GA, GD, KL, ME, NPO, REGULA
 from obliviate.schema import LoraSpec
 from obliviate_cli.compare import CompareRun
 from obliviate_cli.measure import EvaluateRun
+from obliviate_eval.suites import SUITES
 
 TRAINING = "model: {source: some/model}\ndata: {type: fictitious}\n"
 EVALUATION = "models: {a: {source: some/model}}\ndata: {type: fictitious}\n"
@@ -265,9 +266,13 @@ def test_mistakes_in_model_and_data(read: Read, text: str, expected: str) -> Non
          "evaluation.generation: max_new_tokens=None (excludes the prompt) and max_length=None (includes it): give "
          "one of them, and null for the other"),
         ("evaluation: {suite: closer}\n",
-         "evaluation.suite: should be 'closer_look', 'closer_look_real_world', 'real_world', 'opt_out', 'tofu', "
-         "'openunlearning', 'muse', 'wmdp', 'wmdp_robust', 'wmdp_cloze', 'rwku', 'knowundo', 'leakage', 'custom', "
-         "'lume', 'relu', 'blur' or 'pistol' (got 'closer')"),
+         "evaluation.suite: is not known; did you mean closer_look? (got 'closer')"),
+        ("evaluation: {suite: xyz}\n", f"evaluation.suite: is not known; known: {', '.join(SUITES)} (got 'xyz')"),
+        ("evaluation: {suite: {metrics: [rouge, roug]}}\n",
+         "evaluation.suite: metrics.1.type: 'roug' is not known; did you mean rouge?"),
+        ("evaluation: {suite: {metrics: [rouge, {type: rouge, words: published}]}}\n",
+         "evaluation.suite: rouge is there twice, and figures go by that name; keep one"),
+        ("evaluation: {suite: {aggregates: []}}\n", "evaluation.suite: metrics: missing; add it"),
         ("retain_model: b\n", "retain_model: 'b' is not among models: a"),
     ],
 )  # fmt: skip

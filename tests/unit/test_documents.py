@@ -26,6 +26,8 @@ from obliviate_cli.probe import ProbeRun
 from obliviate_cli.requests.spec import RequestsRun
 from obliviate_cli.snap.spec import SnapRun
 from obliviate_cli.sweep.spec import SweepRun
+from obliviate_eval.metrics import Comparison
+from obliviate_eval.metrics.base import Metric
 from obliviate_serve.spec import ServeRun
 
 ROOT = Path(__file__).parents[2]
@@ -56,10 +58,14 @@ def specs_in(annotation: Any) -> Iterator[type[Spec]]:
 
 
 def sections(kind: type[Spec], path: str, parent: str | None = None) -> Iterator[tuple[str, type[Spec]]]:
-    """(heading, spec) of the spec and of all that it holds, a union's members by their type; methods left out."""
+    """(heading, spec) of the spec and of all that it holds, a union's members by their type; no methods or metrics."""
     yield path, kind
     for name, field in kind.model_fields.items():
-        members = [spec for spec in dict.fromkeys(specs_in(field.annotation)) if not issubclass(spec, Term)]
+        members = [
+            spec
+            for spec in dict.fromkeys(specs_in(field.annotation))
+            if not issubclass(spec, Term | Metric | Comparison)
+        ]
         for spec in members:
             below = name if parent is None else f"{parent}.{name}"
             yield from sections(

@@ -206,9 +206,7 @@ def test_unreadable_metrics_are_users_errors(tmp_path: Path) -> None:
         Evaluation.read(tmp_path / "metrics.json")
 
 
-def test_every_suite_of_the_config_exists_and_names_metrics_that_it_has() -> None:
-    names = EvaluationSpec.model_fields["suite"].annotation.__args__  # type: ignore[union-attr]
-    assert set(names) == set(SUITES)
+def test_every_suite_names_metrics_that_it_has() -> None:
     for suite in SUITES.values():
         types = {metric.type for metric in suite.metrics}
         assert all(set(aggregate.metrics) <= types for aggregate in suite.aggregates)

@@ -1,6 +1,7 @@
 """Records are asked of an engine once; figures are made anew wherever something that they depend on is another."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
@@ -20,6 +22,7 @@ from obliviate_cli.measure import Measure
 from obliviate_eval.content import CODE, content_of_code, content_of_suite
 from obliviate_eval.judges import Judges
 from obliviate_eval.metrics import DistinctN, Loss, TruthRatio
+from obliviate_eval.own_suite import SuiteSpec
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.spec import EvaluationSpec, SamplingSpec
 from obliviate_eval.suites import SUITES
@@ -105,6 +108,45 @@ def test_a_suite_with_another_metric_of_the_same_texts(
     monkeypatch.setitem(SUITES, "opt_out", replace(suite, metrics=(*suite.metrics, Loss())))
     evaluate()
     assert len(asked) == 1
+
+
+def test_a_suite_of_ones_own(evaluate: Evaluate, asked: list[str]) -> None:
+    values = {
+        "metrics": ["rouge", "probability", {"type": "truth_ratio", "definition": "tofu"}],
+        "aggregates": [
+            {"name": "forgotten", "metrics": ["rouge", "probability"], "roles": ["forget"], "turned": ["forget"]},
+            {"name": "twice", "parts": ["forgotten"], "combine": "harmonic_mean"},
+        ],
+        "sets": {"for*": ["rouge", "probability"]},
+    }
+    suite = EvaluationSpec.model_validate({"suite": values}).suite
+    found = Evaluation.read(evaluate(suite=suite) / METRICS_FILE)
+    assert found.suite == "own"
+    assert set(found.sets["forget"]) == {"rouge", "probability"}
+    rouge, probability = (found.sets["forget"][name].value or 0 for name in ("rouge", "probability"))
+    assert found.aggregates["forgotten"].value == pytest.approx(1 - (rouge + probability) / 2)
+    assert found.aggregates["twice"].value == pytest.approx(found.aggregates["forgotten"].value)
+    other = SuiteSpec.model_validate({**values, "metrics": ["rouge", "probability"], "aggregates": []})
+    assert evaluate(suite=other).name != evaluate(suite=suite).name
+    assert len(asked) == 1
+    assert EvaluationSpec.model_validate(json.loads(EvaluationSpec(suite=suite).model_dump_json())).suite == suite
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sets": {"forget": ["probability"]}}, "sets.forget: probability is none of metrics; add it there"),
+        ({"aggregates": [{"name": "a", "metrics": ["fluency"], "roles": ["forget"]}]}, "fluency is none of metrics"),
+        ({"aggregates": [{"name": "a", "metrics": ["rouge"]}]}, "a: metrics and roles go together"),
+        ({"aggregates": [{"name": "a"}]}, "a: is made of nothing"),
+        ({"aggregates": [{"name": "a", "parts": ["b"]}]}, "a: b is neither a comparison nor an aggregate before it"),
+        ({"aggregates": [{"name": "rouge", "parts": ["b"]}]}, "rouge is there twice"),
+        ({"metric": ["rouge"]}, "metric: unknown key; did you mean metrics?"),
+    ],
+)
+def test_mistakes_in_a_suite_of_ones_own(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        EvaluationSpec.model_validate({"suite": {"metrics": ["rouge"], **values}})
 
 
 def test_a_metric_that_was_mended_is_computed_again(
