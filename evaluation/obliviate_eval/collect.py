@@ -194,4 +194,5 @@ def _answered(said: list[Generation]) -> list[Generation]:
 
 def _scored_answer(pair: Said, measured: _Measured) -> ScoredAnswer:
     scored = measured.scored[pair]
-    return ScoredAnswer(pair[1], scored.logp, scored.greedy, scored.mean, scored.variance, pair in measured.cut)
+    cut = pair in measured.cut
+    return ScoredAnswer(pair[1], scored.logp, scored.greedy, scored.mean, scored.variance, cut, scored.rank)

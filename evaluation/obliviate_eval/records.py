@@ -43,8 +43,9 @@ OF_ENGINE = frozenset({Probe.GENERATION, *SCORED, Probe.GRADIENT_NORM, Probe.SAM
 class ScoredAnswer:
     """A teacher-forced answer: one value a token, the end-of-turn token included as the last, unless it was `cut` off.
 
-    `mean` and `variance` are those of log p(v) under p over the vocabulary, where they were measured. Logs of other
-    frameworks hold an answer's mean alone: its tokens then all have it, and `greedy` is empty.
+    `mean` and `variance` are those of log p(v) under p over the vocabulary, and `rank` is 1 where no token is likelier,
+    where they were measured. Logs of other frameworks hold an answer's mean alone: its tokens then all have it, and
+    `greedy` is empty.
     """
 
     text: str
@@ -53,6 +54,7 @@ class ScoredAnswer:
     mean: tuple[float, ...] = ()  # nats
     variance: tuple[float, ...] = ()  # nats squared
     cut: bool = False  # at the model's max_length
+    rank: tuple[float, ...] = ()
 
     @property
     def mean_logp(self) -> float | None:
@@ -114,6 +116,7 @@ _ANSWERS = pa.list_(
             ("greedy", pa.list_(pa.bool_())),
             ("mean", _NUMBERS),
             ("variance", _NUMBERS),
+            ("rank", _NUMBERS),
             ("cut", pa.bool_()),
         ]
     )
@@ -204,5 +207,7 @@ def _record(row: dict[str, Any]) -> Record:
 
 
 def _answer(found: dict[str, Any]) -> ScoredAnswer:
-    tokens: dict[str, Any] = {key: tuple(found.get(key) or ()) for key in ("logp", "greedy", "mean", "variance")}
+    tokens: dict[str, Any] = {
+        key: tuple(found.get(key) or ()) for key in ("logp", "greedy", "mean", "variance", "rank")
+    }
     return ScoredAnswer(found["text"], **tokens, cut=bool(found.get("cut")))

@@ -26,12 +26,15 @@ def test_by_hand() -> None:
     assert seen.variance_N is not None
     assert seen.mean_N.tolist() == pytest.approx([-1.5 * log(2)] * 2, abs=1e-6)
     assert seen.variance_N.tolist() == pytest.approx([0.25 * log(2) ** 2] * 2, abs=1e-6)
+    assert seen.rank_N is not None
+    assert seen.rank_N.tolist() == [1, 2]  # the last of two equal ones has one before it, not two
 
 
 def test_moments_are_measured_where_they_are_asked_for() -> None:
     seen = observe(torch.zeros(1, 3), torch.tensor([0]), identity(3))
     assert seen.mean_N is None
     assert seen.variance_N is None
+    assert seen.rank_N is None
 
 
 def test_a_token_of_probability_0_adds_nothing() -> None:

@@ -1,18 +1,27 @@
 """PISTOL: its contracts, ROUGE-1 and the deviation score."""
 
 import json
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from measured import record
+from measured import evaluate, record
 from obliviate.data.pistol import PistolData
-from obliviate.data.rows import Role, Row
+from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.errors import UserError
-from obliviate_eval.metrics import Rouge1
+from obliviate.inference.hf import HFEngine
+from obliviate.models import load_pretrained, load_tokenizer, text_encoder
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate_eval.judges import Judges
+from obliviate_eval.metrics import HitRate, MeanReciprocalRank, Rouge1
+from obliviate_eval.records import Probe, ScoredAnswer, read_records
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites.pistol import PISTOL
 from obliviate_eval.summary import summarise
+from tiny import tiny_model_folder
 
 EDGES = ("A_B", "A_C", "E1_F1", "E2_F2", "E1_q1")
 
@@ -66,6 +75,42 @@ def test_rouge_1_is_a_share_of_words_in_any_order() -> None:
     assert share("a cat") == pytest.approx(1 / 3)
     assert share("") == 0
     assert share(None) is None
+
+
+def test_ranks_by_hand() -> None:
+    """Ranks 1, 4 and 200 of the words, and whatever the end has: (1 + 1/4 + 1/200) / 3, and two of three among 100."""
+
+    def ranked(*rank: float, logp: float = -1.0) -> Any:
+        answer = ScoredAnswer("", (logp,) * len(rank), (False,) * len(rank), rank=rank)
+        return record(answers={Probe.MOMENTS: (answer,)})
+
+    assert MeanReciprocalRank().score(ranked(1, 4, 200, 9)) == pytest.approx(1.255 / 3)
+    assert HitRate().score(ranked(1, 4, 200, 9)) == pytest.approx(2 / 3)
+    assert HitRate(k=3).score(ranked(1, 4, 200, 9)) == pytest.approx(1 / 3)
+    for metric in (MeanReciprocalRank(), HitRate()):
+        assert metric.score(ranked(nan, nan, logp=nan)) is None
+        assert metric.score(ranked(1)) is None  # nothing but the end of turn
+        assert metric.score(record()) is None
+
+
+def test_ranks_of_a_model(tmp_path: Path) -> None:
+    """Against the model's logits."""
+    spec = ModelSpec(source=str(tiny_model_folder(tmp_path / "tiny")), chat_template="raw")
+    engine = HFEngine.open(spec, EngineSpec(type="hf", dtype="float32", max_model_len=512))
+    encoder = text_encoder(spec, load_tokenizer(spec))
+    sets = (EvaluationSet("forget", Role.FORGET, (Row("Who?", "Ada writes books"),)),)
+    evaluation = EvaluationSpec(suite="pistol", generation=GenerationSpec(max_new_tokens=4), resamples=100)
+    found = evaluate(engine, encoder, sets, evaluation, Judges(), tmp_path)
+    text = encoder.encode("Who?", "Ada writes books")
+    model, _ = load_pretrained(spec, dtype=torch.float32)
+    with torch.no_grad():
+        z_TV = model(torch.tensor([text.input_ids])).logits[0]
+    places = range(text.prompt_length, len(text.input_ids) - 1)  # without the end of turn
+    ranks = [1 + int((z_TV[t - 1] > z_TV[t - 1, text.input_ids[t]]).sum()) for t in places]
+    expected = sum(1 / rank for rank in ranks) / len(ranks)
+    assert found.sets["forget"]["mean_reciprocal_rank"].value == pytest.approx(expected, rel=1e-6)
+    [kept] = read_records(tmp_path / "records.parquet")
+    assert kept.answers[Probe.MOMENTS][0].rank[:-1] == tuple(ranks)
 
 
 def test_the_deviation_score_by_hand() -> None:

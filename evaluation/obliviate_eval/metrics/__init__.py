@@ -33,6 +33,7 @@ from obliviate_eval.metrics.paraphrased_probability import ParaphrasedProbabilit
 from obliviate_eval.metrics.privacy import Privacy
 from obliviate_eval.metrics.privleak import PrivLeak
 from obliviate_eval.metrics.probability import Probability
+from obliviate_eval.metrics.rank import HitRate, MeanReciprocalRank
 from obliviate_eval.metrics.rel_diff import RelativeDifference
 from obliviate_eval.metrics.rouge import Rouge
 from obliviate_eval.metrics.rouge_1 import Rouge1
@@ -74,6 +75,8 @@ AnyMetric = (
     | ClozeProbability
     | RougeF1
     | Rouge1
+    | MeanReciprocalRank
+    | HitRate
 )
 AnyComparison = (
     MiaLoss
@@ -112,6 +115,7 @@ __all__ = [
     "ExtentOfKnowledge",
     "ExtractionStrength",
     "Fluency",
+    "HitRate",
     "JudgeAgreement",
     "JudgeKappa",
     "Judged",
@@ -119,6 +123,7 @@ __all__ = [
     "LeakAtK",
     "LeakBound",
     "Loss",
+    "MeanReciprocalRank",
     "Metric",
     "MiaGradNorm",
     "MiaLoss",

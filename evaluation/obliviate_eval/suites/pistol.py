@@ -4,7 +4,7 @@ import numpy as np
 
 from obliviate.data.rows import Role
 from obliviate_eval.aggregates import Aggregate
-from obliviate_eval.metrics import Rouge, Rouge1
+from obliviate_eval.metrics import HitRate, MeanReciprocalRank, Rouge, Rouge1
 from obliviate_eval.statistics import Floats
 from obliviate_eval.suites.base import Suite
 
@@ -25,7 +25,7 @@ DEVIATION_SCORE = Aggregate(
 )
 PISTOL = Suite(
     name="pistol",
-    title="PISTOL (arXiv:2406.16810): contracts forgotten out of a graph of them; ROUGE-1 and deviation score",
-    metrics=(Rouge1(words="published"), Rouge(words="published")),
+    title="PISTOL (arXiv:2406.16810): contracts out of a graph of them; ROUGE-1, ranks of true tokens, deviation score",
+    metrics=(Rouge1(words="published"), Rouge(words="published"), MeanReciprocalRank(), HitRate()),
     aggregates=(DEVIATION_SCORE,),
 )

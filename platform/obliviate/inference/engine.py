@@ -25,15 +25,16 @@ class Generation:
 class ScoredText:
     """The answer's tokens under the model: log-probabilities in nats, and whether each was the argmax.
 
-    `mean` and `variance` are those of log p(v) under p over the vocabulary at each token, in nats and nats squared;
-    empty where they were not asked for. A collapsed model gives NaN; it is kept here as it is, and metrics answer None
-    for such a text.
+    `mean` and `variance` are those of log p(v) under p over the vocabulary at each token, in nats and nats squared,
+    `rank` is 1 where no token is likelier; empty where they were not asked for. A collapsed model gives NaN; it is kept
+    here as it is, and metrics answer None for such a text.
     """
 
     logp: tuple[float, ...]
     greedy: tuple[bool, ...]
     mean: tuple[float, ...] = ()
     variance: tuple[float, ...] = ()
+    rank: tuple[float, ...] = ()
 
 
 class Engine(Protocol):
@@ -53,7 +54,7 @@ class WhiteBox(Engine, Protocol):
     """An engine that sees more of the model than its likeliest tokens: Hugging Face does, vLLM does not."""
 
     def moments(self, texts: Sequence[Encoded]) -> list[ScoredText]:
-        """As `score`, with the moments of log p at each token."""
+        """As `score`, with the moments of log p and the rank at each token."""
         ...
 
     def gradient_norms(self, texts: Sequence[Encoded]) -> list[float | None]:
