@@ -109,11 +109,9 @@ class ForgetFilterSpec(Spec):
     engine: EngineSpec | None = None  # None: the defaults
 
 
-class UnlearnRun(TrainingRun):
-    """One forget objective with any number of weighted regularizers."""
+class UnlearnOptions(Spec):
+    """How a model is made to forget, whatever the method."""
 
-    method: AnyForgetSpec
-    regularizers: tuple[AnyRegularizerSpec, ...] = ()
     # Retain item and refusal of a forget item: new each epoch; the same; or new each epoch, but of the nearest items.
     pairing: Literal["fresh", "fixed", "nearest"] = "fresh"
     neighbours: int = Field(1, ge=1)  # with `nearest`: retain items that a forget item may meet
@@ -136,13 +134,42 @@ class UnlearnRun(TrainingRun):
     alternatives: AlternativesSpec = AlternativesSpec()
     reinforcement: OptimSpec = REINFORCEMENT  # how the forget set is learned once more before whp
 
-    @classmethod
-    def long_form(cls, values: Any) -> Any:
-        return expand_method(values)
+
+class Unlearning(UnlearnOptions):
+    """One forget objective with any number of weighted regularizers, and how they are trained."""
+
+    method: AnyForgetSpec
+    regularizers: tuple[AnyRegularizerSpec, ...] = ()
+
+    @property
+    def unlearning_keys(self) -> dict[str, Any]:
+        """Those of this spec alone, of whatever has more."""
+        return self.model_dump(include=set(Unlearning.model_fields))
 
     @property
     def terms(self) -> tuple[Term, ...]:
         return (self.method, *(each.beside(self.method) for each in self.regularizers))
+
+    @property
+    def label(self) -> str:
+        return "+".join(term.type for term in (self.method, *self.regularizers)).upper()
+
+    @property
+    def needs_alternatives(self) -> bool:
+        return Pass.FORGET_ALTERNATIVE in union_of_needs(self.terms)
+
+    @property
+    def needs_retain(self) -> bool:
+        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
+        return self.projection is not None or any(each in of_retain for each in union_of_needs(self.terms))
+
+
+class UnlearnRun(Unlearning, TrainingRun):
+    """What `obliviate unlearn` takes."""
+
+    @classmethod
+    def long_form(cls, values: Any) -> Any:
+        return expand_method(values)
 
     @model_validator(mode="after")
     def _terms_fit(self) -> "UnlearnRun":
@@ -247,10 +274,6 @@ class UnlearnRun(TrainingRun):
         return self
 
     @property
-    def label(self) -> str:
-        return "+".join(term.type for term in (self.method, *self.regularizers)).upper()
-
-    @property
     def reinforcing(self) -> FinetuneRun | None:
         """The training of the reinforced model, where the method rests on one."""
         if not isinstance(self.method, WHP):
@@ -261,15 +284,6 @@ class UnlearnRun(TrainingRun):
         whole = self.model.model_copy(update={"lora": lora, "export_dtype": "float32"})
         values = {**shared, "name": "reinforced", "model": whole.model_dump(), "optim": self.reinforcement.model_dump()}
         return build(FinetuneRun, {**values, "train_on": "forget"}, where="reinforcement")
-
-    @property
-    def needs_alternatives(self) -> bool:
-        return Pass.FORGET_ALTERNATIVE in union_of_needs(self.terms)
-
-    @property
-    def needs_retain(self) -> bool:
-        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
-        return self.projection is not None or any(each in of_retain for each in union_of_needs(self.terms))
 
 
 def expand_method(values: Any) -> Any:

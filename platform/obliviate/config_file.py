@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
     """The file's keys over its base's, as they are written: nothing is checked, short forms stay short."""
     values: dict[str, Any] = {}
     for file in reversed(files(path)):
-        values = _merge(values, _read_one(file))
+        values = merge(values, _read_one(file))
     return values
 
 
@@ -154,16 +154,17 @@ def _over_base(kind: type[RunSpec], path: Path, values: dict[str, Any]) -> dict[
         raise UserError(f"{path}: base: a base may not have a base; put its keys into one file")
     if isinstance(values.get("method"), str):  # a short form names all terms, as it does on the command line
         under.pop("regularizers", None)
-    return _merge(under, values)
+    return merge(under, values)
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of both, those of `over` before those of `under`, all the way down."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         # A mapping of another `type` is another thing: keys of the old one would be unknown to it.
         same = both and value.get("type", merged[key].get("type")) == merged[key].get("type")
-        merged[key] = _merge(merged[key], value) if same else value
+        merged[key] = merge(merged[key], value) if same else value
     return merged
 
 

@@ -13,21 +13,23 @@ from rich.console import Console
 
 from obliviate import storage
 from obliviate.config import (
-    REINFORCEMENT,
     AlternativesSpec,
     FinetuneRun,
     RunSpec,
+    Unlearning,
+    UnlearnOptions,
     UnlearnRun,
     build,
     expand_method,
 )
+from obliviate.config_file import merge
 from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import HIDING
 from obliviate.runs import Run
-from obliviate.schema import ClusterSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
+from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
 from obliviate_cli.measure import Measure
 from obliviate_cli.pooled import model_reports
 from obliviate_cli.reporting import REPORT, write
@@ -43,23 +45,38 @@ class FinetuneStage(Spec):
     optim: OptimSpec = OptimSpec()
 
 
-class Method(Spec):
-    """An entry of `methods`: what `unlearn` takes, where it differs from the other entries."""
+class Method(Unlearning):
+    """An entry of `methods`: what is its own, over what the job has for all."""
 
     name: str = ""  # in tables; empty: the method's own name, ME+GD
-    method: Any
-    regularizers: tuple[Any, ...] = ()
     optim: dict[str, Any] = Field({})  # over the job's `optim`
-    pairing: str = "fresh"
-    unlearn: dict[str, Any] = Field({})  # further keys of `obliviate unlearn`, such as `updates`
 
 
-def expand_methods(values: Any) -> Any:
-    """A config with the entries of its `methods` in their long form; anything else as it is."""
-    if isinstance(values, dict) and isinstance(values.get("methods"), list):
-        methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
-        return {**values, "methods": [expand_method(each) for each in methods]}
-    return values
+class MethodsRun(UnlearnOptions, RunSpec):
+    """A job with an entry for each of several methods, each of which takes what the job says and it does not itself."""
+
+    @classmethod
+    def long_form(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("methods"), list):
+            methods = [{"method": each} if isinstance(each, str) else each for each in values["methods"]]
+            return {**values, "methods": [expand_method(each) for each in methods]}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_for_all(cls, values: Any) -> Any:
+        """Not in the long form, or overrides of the job's keys would come too late."""
+        values = cls.long_form(values)
+        if isinstance(values, dict) and isinstance(values.get("methods"), list):
+            shared = {key: values[key] for key in UnlearnOptions.model_fields if key in values}
+            methods = [merge(shared, each) if isinstance(each, dict) else each for each in values["methods"]]
+            return {**values, "methods": methods}
+        return values
+
+
+def sampled_by(engine: EngineSpec, alternatives: AlternativesSpec) -> dict[str, Any]:
+    """How other answers are sampled: by this engine where they name none."""
+    return alternatives.model_copy(update={"engine": alternatives.engine or engine}).model_dump(mode="json")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -83,7 +100,7 @@ class JudgeStage(Spec):
     held_out_people: int = Field(10, ge=1)
 
 
-class ComparedModels(RunSpec):
+class ComparedModels(UnlearnOptions, RunSpec):
     """What all jobs on several models share: the model that must forget, the retain model, how they are measured."""
 
     title: str = "Unlearning methods compared"
@@ -92,8 +109,6 @@ class ComparedModels(RunSpec):
     finetune: FinetuneStage | None = None
     retain_model: ModelSpec | None = None  # a ready one, where finetune is null
     optim: OptimSpec = OptimSpec()  # of unlearning
-    alternatives: AlternativesSpec = AlternativesSpec()
-    reinforcement: OptimSpec = REINFORCEMENT
     evaluation: EvaluationSpec = EvaluationSpec()
     train_nli: JudgeStage | None = None  # takes the place of evaluation.nli
     cluster: ClusterSpec = ClusterSpec()
@@ -121,16 +136,12 @@ class ComparedModels(RunSpec):
         return build(FinetuneRun, values, where="finetune")
 
 
-class CompareRun(ComparedModels):
+class CompareRun(MethodsRun, ComparedModels):
     """`obliviate compare`: several methods on one model and one forget set, side by side."""
 
     methods: tuple[Method, ...] = Field(min_length=1)
     # Each method is trained with each, from the same model, and its figures are means over them; empty: `seed` alone.
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
-
-    @classmethod
-    def long_form(cls, values: Any) -> Any:
-        return expand_methods(values)
 
     @model_validator(mode="after")
     def _check_methods(self) -> "CompareRun":
@@ -148,19 +159,12 @@ class CompareRun(ComparedModels):
             "name": method.name,
             "model": self.model.at(source).model_dump(),
             "data": self.data.model_dump(),
-            "method": method.method,
-            "regularizers": method.regularizers,
+            **method.unlearning_keys,
+            "alternatives": sampled_by(self.evaluation.engine, method.alternatives),
             "optim": {**self.optim.model_dump(), **method.optim},
             "cluster": self.cluster.model_dump(),
-            "pairing": method.pairing,
-            "alternatives": {
-                **self.alternatives.model_dump(),
-                "engine": (self.alternatives.engine or self.evaluation.engine).model_dump(),
-            },
-            "reinforcement": self.reinforcement.model_dump(),
             "seed": self.seed if seed is None else seed,
             "runs": self.runs,
-            **method.unlearn,
         }
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": run.label})

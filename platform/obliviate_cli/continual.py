@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from obliviate import storage
-from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, build, load
+from obliviate.config import FinetuneRun, UnlearnRun, build, load
 from obliviate.data.continual import AnyTasks, ContinualData, TaskSequence
 from obliviate.guardrail import check_measured_bare
 from obliviate.runs import Run, write_json
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec
 from obliviate_cli import plan, reporting, stages
-from obliviate_cli.compare import FinetuneStage, Method, check_names, expand_methods
+from obliviate_cli.compare import FinetuneStage, Method, MethodsRun, check_names, sampled_by
 from obliviate_cli.console import open_console
 from obliviate_cli.measure import Measure
 from obliviate_cli.verbs import show
@@ -35,10 +35,10 @@ class ContinualMethod(Method):
     """An entry of `methods`."""
 
     # What NPO, DPO and KL compare with at a step: the model that it starts from, or that of the first step.
-    reference: Literal["previous", "first"] = "previous"
+    reference_step: Literal["previous", "first"] = "previous"
 
 
-class ContinualRun(RunSpec):
+class ContinualRun(MethodsRun):
     """`obliviate continual`: each method works through all tasks, from the same model."""
 
     title: str = "Continual unlearning"
@@ -51,10 +51,6 @@ class ContinualRun(RunSpec):
     cluster: ClusterSpec = ClusterSpec()
     seed: int = Field(0, ge=0)
     runs: str = "runs"
-
-    @classmethod
-    def long_form(cls, values: Any) -> Any:
-        return expand_methods(values)
 
     @model_validator(mode="after")
     def _check_methods(self) -> "ContinualRun":
@@ -77,16 +73,15 @@ class ContinualRun(RunSpec):
             "name": f"{method.name}-step-{step}" if method.name else "",
             "model": {**self.model.at(model.source).model_dump(), "revision": model.revision},
             "data": ContinualData(sequence=self.data, step=step).model_dump(),
-            "method": method.method,
-            "regularizers": method.regularizers,
+            **method.unlearning_keys,
+            "alternatives": sampled_by(self.evaluation.engine, method.alternatives),
             "optim": {**self.optim.model_dump(), **method.optim},
             "cluster": self.cluster.model_dump(),
-            "pairing": method.pairing,
-            "reference": _like(first, first.source).model_dump() if method.reference == "first" and step > 1 else None,
             "seed": self.seed,
             "runs": self.runs,
-            **method.unlearn,
         }
+        if method.reference_step == "first" and step > 1:
+            values["reference"] = _like(first, first.source).model_dump()
         run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
         return run if method.name else run.model_copy(update={"name": f"{run.label}-step-{step}"})
 

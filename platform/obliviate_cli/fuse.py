@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from obliviate import storage
-from obliviate.config import RunSpec, UnlearnRun, build, expand_method, load
+from obliviate.config import RunSpec, Unlearning, UnlearnRun, build, expand_method, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, fuse
 from obliviate.linear import adapted_weights
-from obliviate.methods import AnyForgetSpec, AnyRegularizerSpec, TaskVector
+from obliviate.methods import TaskVector
 from obliviate.models import load_pretrained, name_elsewhere, save, skeleton
 from obliviate.runs import RUN_FILE, Run, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
@@ -32,15 +32,13 @@ from obliviate_cli.verbs import show
 ADAPTER = "adapter"  # folder of the fused adapter, beside that of the whole model
 
 
-class FuseRun(RunSpec):
+class FuseRun(Unlearning, RunSpec):
     """Efficient unlearning with small layers (EUL, arXiv:2310.20150)."""
 
     title: str = "fused"
     model: ModelSpec  # the base of all adapters; `lora` says what they are like
     requests: dict[str, DataSpec] = Field({})  # name -> what it asks to forget, and what to keep
     adapters: dict[str, str] = Field({})  # name -> run of an earlier request (folder or URL), of the same base
-    method: AnyForgetSpec
-    regularizers: tuple[AnyRegularizerSpec, ...] = ()
     optim: OptimSpec = OptimSpec()
     ridge: float = Field(1e-3, gt=0)  # added to the Gram matrices' diagonals, as a share of their mean
     concurrency: int = Field(1, ge=1)  # adapters trained at a time
@@ -74,8 +72,7 @@ class FuseRun(RunSpec):
             "name": name,
             "model": {**self.model.model_dump(), "lora": lora.model_dump()},
             "data": self.requests[name].model_dump(),
-            "method": self.method.model_dump(),
-            "regularizers": [each.model_dump() for each in self.regularizers],
+            **self.unlearning_keys,
             "optim": self.optim.model_dump(),
             "cluster": self.cluster.model_dump(),
             "seed": self.seed,

@@ -88,7 +88,7 @@ def test_two_tasks_one_after_the_other(settings: Settings, tmp_path: Path) -> No
         write_rows(tmp_path / f"{name}.jsonl", rows(name, 3))
     values = settings(
         data={"type": "files_tasks", "forget": [files["ann"], files["bob"]], "retain": files["cy"]},
-        methods=[{"name": "fixed", "method": "npo+gd", "reference": "first"}],
+        methods=[{"name": "fixed", "method": "npo+gd", "reference_step": "first"}],
     )
     console = Console(file=StringIO(), width=120)
     report = continual(build(ContinualRun, values, where="test"), console)

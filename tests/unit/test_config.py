@@ -300,7 +300,7 @@ def test_published_generation_length_includes_the_prompt(read: Read) -> None:
          "methods.1.regulrizers: unknown key; did you mean regularizers?"),
         ("methods: [me, {method: npo, optim: {epoch: 3}}]\n",
          "methods.1: optim.epoch: unknown key; did you mean epochs?"),
-        ("methods: [{method: {type: npo, beta: -3}}]\n", "methods.0: method.beta: should be greater than 0 (got -3)"),
+        ("methods: [{method: {type: npo, beta: -3}}]\n", "methods.0.method.beta: should be greater than 0 (got -3)"),
         ("method: me+gd\n", "method: unknown key; did you mean methods? (and 1 more)"),
         ("methods: [me]\nfinetune: {}\nretain_model: {source: m}\n",
          "retain_model: finetune makes one; remove retain_model, or finetune"),

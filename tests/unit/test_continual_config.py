@@ -27,7 +27,7 @@ def values(tiny: Path, tmp_path: Path) -> dict[str, Any]:
             "forget": [f"{tmp_path}/first.jsonl", f"{tmp_path}/second.jsonl"],
             "retain": f"{tmp_path}/kept.jsonl",
         },
-        "methods": ["me+gd", {"name": "fixed", "method": "npo+gd", "reference": "first"}],
+        "methods": ["me+gd", {"name": "fixed", "method": "npo+gd", "reference_step": "first"}],
         "optim": {"epochs": 2, "batch_size": 4},
         "runs": str(tmp_path / "runs"),
     }
@@ -68,24 +68,24 @@ def test_the_plan(values: dict[str, Any]) -> None:
 
 
 def test_two_methods_of_one_name(values: dict[str, Any]) -> None:
-    values["methods"] = ["npo+gd", {"method": "npo+gd", "reference": "first"}]
+    values["methods"] = ["npo+gd", {"method": "npo+gd", "reference_step": "first"}]
     with pytest.raises(UserError, match=r"methods: two are called NPO\+GD; give each a `name` of its own"):
         run(values)
 
 
 def test_a_fixed_reference_that_nothing_compares_with(values: dict[str, Any]) -> None:
-    values["methods"] = [{"method": "me+gd", "reference": "first"}]
+    values["methods"] = [{"method": "me+gd", "reference_step": "first"}]
     with pytest.raises(
         UserError, match=r"test: methods\.0: reference: .*: no term of ME\+GD compares with another model"
     ):
         run(values)
-    values["methods"] = [{"method": "ga+kl", "reference": "first"}]  # whose KL does
+    values["methods"] = [{"method": "ga+kl", "reference_step": "first"}]  # whose KL does
     run(values)
 
 
 def test_a_mistake_in_a_later_method_is_found_before_the_first_one_runs(values: dict[str, Any]) -> None:
     values["methods"][1]["method"] = {"type": "npo", "bet": 0.1}
-    with pytest.raises(UserError, match=r"methods\.1: method\.bet: unknown key; did you mean beta\?"):
+    with pytest.raises(UserError, match=r"methods\.1\.method\.bet: unknown key; did you mean beta\?"):
         run(values)
 
 

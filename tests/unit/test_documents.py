@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, load
+from obliviate.config import FinetuneRun, RunSpec, UnlearnOptions, UnlearnRun, load
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate.methods.base import Term
 from obliviate.schema import Spec
@@ -104,11 +104,18 @@ def listed(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else ()
 
 
-@pytest.mark.parametrize("spec", list(HEADINGS), ids=lambda spec: spec.__name__)
+def documented(spec: type[Spec]) -> list[str]:
+    """A spec's keys. What others take of `unlearn` stands in its section alone."""
+    inherited = issubclass(spec, UnlearnOptions) and not issubclass(spec, UnlearnRun)
+    return [key for key in spec.model_fields if not (inherited and key in UnlearnOptions.model_fields)]
+
+
+@pytest.mark.parametrize("spec", sorted(HEADINGS.keys() - {UnlearnOptions}, key=str), ids=lambda spec: spec.__name__)
 def test_every_key_is_documented_with_its_default(spec: type[Spec]) -> None:
     rows = table_of(spec)
-    assert list(rows) == list(spec.model_fields), f"{spec.__name__}: keys of the document and of the code differ"
-    for name, field in spec.model_fields.items():
+    assert sorted(rows) == sorted(documented(spec)), f"{spec.__name__}: keys of the document and of the code differ"
+    for name in documented(spec):
+        field = spec.model_fields[name]
         if field.is_required():
             assert rows[name] == "required"
         elif not any(isinstance(each, BaseModel) for each in (field.default, *listed(field.default))):

@@ -266,7 +266,7 @@ def test_sentences_and_answers_are_whole() -> None:
         ({"questions": []}, "questions"),
         ({"questions": [{"type": "guess"}]}, r"questions\.0\.type: 'guess' is not known"),
         ({"method": "idk+gdd"}, "no regularizer 'gdd'"),
-        ({"unlearn": {"updats": "joint"}}, "unlearn: updats: unknown key; did you mean updates"),
+        ({"unlearn": {"updats": "joint"}}, r"unlearn\.updats: unknown key; did you mean updates"),
         ({"generation": {"samples": 2}}, r"generation\.samples is 2"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import Field, model_validator
 
-from obliviate.config import RunSpec, UnlearnRun, build, expand_method
+from obliviate.config import RunSpec, UnlearnOptions, UnlearnRun, build, expand_method
 from obliviate.schema import ClusterSpec, EngineSpec, GenerationSpec, ModelSpec, OptimSpec
 from obliviate_cli.entity import Subject
 from obliviate_cli.snap.positives import NearMisses
@@ -30,9 +30,9 @@ class SnapRun(RunSpec):
     engine: EngineSpec = EngineSpec()
     method: Any = "snap"
     regularizers: tuple[Any, ...] = ()
+    unlearn: UnlearnOptions = UnlearnOptions()  # further keys of `obliviate unlearn`, such as `updates`
     optim: OptimSpec = OptimSpec()
     cluster: ClusterSpec = ClusterSpec()
-    unlearn: dict[str, Any] = Field({})  # further keys of `obliviate unlearn`, such as `updates`
     seed: int = Field(0, ge=0)
     runs: str = "runs"
 
@@ -71,12 +71,12 @@ class SnapRun(RunSpec):
             "name": f"snap-{self.entity.name}",
             "model": self.model.model_dump(),
             "data": data,
+            **self.unlearn.model_dump(),
             "method": self.method,
             "regularizers": self.regularizers,
             "optim": self.optim.model_dump(),
             "cluster": self.cluster.model_dump(),
             "seed": self.seed,
             "runs": self.runs,
-            **self.unlearn,
         }
         return build(UnlearnRun, values, where="unlearn")

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from obliviate.config import AlternativesSpec, FinetuneRun, UnlearnRun, build
+from obliviate.config import FinetuneRun, UnlearnOptions, UnlearnRun, build
 from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Spec
-from obliviate_cli.compare import ComparedModels, check_seeds
+from obliviate_cli.compare import ComparedModels, check_seeds, sampled_by
 from obliviate_cli.stages import learnings
 from obliviate_cli.sweep.space import Point, Space
 from obliviate_eval.asked import suite_of
@@ -185,18 +185,12 @@ class SweepRun(ComparedModels):
         return {
             "model": self.model.at(source).model_dump(mode="json"),
             "data": self.data.model_dump(mode="json"),
+            **self.model_dump(mode="json", include=set(UnlearnOptions.model_fields)),
+            "alternatives": sampled_by(self.evaluation.engine, self.alternatives),
             "optim": self.optim.model_dump(mode="json"),
-            "alternatives": self.sampling.model_dump(mode="json"),
-            "reinforcement": self.reinforcement.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),
             "runs": self.runs,
         }
-
-    @property
-    def sampling(self) -> AlternativesSpec:
-        """Of other answers, by the evaluation's engine where no other is given."""
-        engine = self.alternatives.engine or self.evaluation.engine
-        return self.alternatives.model_copy(update={"engine": engine})
 
     def unlearning(self, point: Point, seed: int, source: str) -> UnlearnRun:
         """The full config of one trial. Raises UserError where the method refuses a value."""
