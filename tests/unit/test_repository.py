@@ -71,6 +71,11 @@ def test_files_that_the_package_needs_at_run_time_are_in_it() -> None:
         assert (ROOT / name).is_file()
 
 
+def test_every_package_ships_its_types() -> None:
+    for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        assert (ROOT / package / "py.typed").exists()
+
+
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_locked_versions_are_those_that_the_project_asks_for(device: str) -> None:
     """Exact pins of pyproject.toml, in the file that `make` installs from."""
