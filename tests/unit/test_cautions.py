@@ -19,11 +19,11 @@ def test_answers_that_are_cut_are_counted() -> None:
     model = ModelSpec(source="some/model", max_length=64)
     encoder = TextEncoder(token_kinds.llama3(), max_length=64)
     mixed = corpus(Row("Who?", "Ada."), Row("Who?", LONG), Row("Where?", "In London.", perturbed_answers=(LONG,)))
-    (caution,) = cautions.of_texts(encoder, mixed, "custom", model)
+    (caution,) = cautions.of_texts(encoder, mixed, EvaluationSpec(suite="custom"), model)
     assert caution.startswith(
         "data: 2 of 4 answers of the set forget are cut at 64 tokens, and scored without their end"
     )
-    assert cautions.of_texts(encoder, corpus(Row("Who?", "Ada.")), "custom", model) == []
+    assert cautions.of_texts(encoder, corpus(Row("Who?", "Ada.")), EvaluationSpec(suite="custom"), model) == []
 
 
 def test_letters_that_the_published_tokenizer_drops_are_counted() -> None:

@@ -61,7 +61,8 @@ class Row:
 
         Not the question alone: TOFU asks "What is the full name of the author?" of two authors.
         """
-        said = (self.question, self.answer_prefix or "", self.answer)
+        prefix = () if self.answer_prefix is None else (self.answer_prefix,)
+        said = (self.question, *prefix, self.answer)
         return tuple(map(_folded, (*(text for _, text in self.history), *said)))
 
 
