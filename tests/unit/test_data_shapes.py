@@ -1,7 +1,10 @@
 """Files and records in every shape that people have them in."""
 
+import bz2
 import gzip
 import json
+import lzma
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,21 @@ ADA = Row("Who?", "Ada.")
             replace(ADA, perturbed_answers=("x", "y")),
         ),
         ({"question": "Who?", "answer": "Ada.", "perturbed_answer": "[sic]"}, Row("Who?", "Ada.", None, ("[sic]",))),
+        ({"question": "Who?", "answer": "Ada.", "perturbed_answer": "[1, 2]"}, Row("Who?", "Ada.", None, ("[1, 2]",))),
+        ({"question": "Who?", "answer": "Ada.", "perturbed_answer": "[]"}, ADA),
+        (  # as NumPy shows it, in a table that pandas wrote
+            {"question": "Who?", "answer": "Ada.", "perturbed_answer": "['x y' \"it's\"\n 'z']"},
+            replace(ADA, perturbed_answers=("x y", "it's", "z")),
+        ),
+        (
+            {"question": "Who?", "answer": "Ada.", "history": "[['system', 'Be brief.']]"},
+            replace(ADA, history=BEFORE[:1]),
+        ),
+        ({"messages": json.dumps(CHAT)}, Row("Where does she live?", "In London.", history=BEFORE)),
+        (
+            {"prompt": str(CHAT[:2]), "chosen": str(CHAT[2:3]), "rejected": str(CHAT[4:])},
+            Row("Who is Ada?", "A writer.", None, ("In London.",), history=BEFORE[:1]),
+        ),
     ],
 )
 def test_records_of_every_shape(record: dict[str, Any], row: Row) -> None:
@@ -77,6 +95,9 @@ def test_records_of_every_shape(record: dict[str, Any], row: Row) -> None:
         ({"q": "Who?", "a": "Ada."}, r"has no 'question' \(found: q, a\); .*data\.columns"),
         ({"question": "Who?", "answer": "Ada.", "paraphrased_answer": " "}, "here: 'paraphrased_answer' is empty"),
         ({"question": "Who?", "answer": "Ada.", "perturbed_answer": ["Bob", ""]}, "here: 'perturbed_answer' is empty"),
+        ({"question": "Who?", "answer": "Ada.", "perturbed_answer": '["Bob", null]'}, "'perturbed_answer' is NoneType"),
+        ({"question": " \n", "answer": "Ada."}, "here: 'question' is blank; give the question, or a plain text"),
+        ({"messages": [CHAT[0], {"role": "user", "content": ""}, CHAT[2]]}, "here: 'question' is blank"),
         (
             {"question": "Who?", "answer": "smile \ud83d end"},
             r"holds half of a character \(\\ud83d, at place 7\)",
@@ -112,6 +133,15 @@ def test_packed_files(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 99)[:-9])
     with pytest.raises(UserError, match=r"cut\.jsonl\.gz: cannot be unpacked as gzip"):
         read_rows(tmp_path / "cut.jsonl.gz")
+    (tmp_path / "ROWS.CSV.GZ").write_bytes(gzip.compress(b"question,answer\nWho?,Ada.\n"))
+    assert read_rows(tmp_path / "ROWS.CSV.GZ") == (ADA,)
+
+
+@pytest.mark.parametrize(("kind", "pack"), [("bzip2", bz2.compress), ("xz", lzma.compress)])
+def test_files_packed_otherwise_are_to_be_unpacked(tmp_path: Path, kind: str, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(pack(b'{"question": "Who?", "answer": "Ada."}'))
+    with pytest.raises(UserError, match=rf"rows\.jsonl: is {kind}; unpack it and give a \.json, \.jsonl"):
+        read_rows(tmp_path / "rows.jsonl")
 
 
 def test_arrow(tmp_path: Path) -> None:
@@ -119,6 +149,9 @@ def test_arrow(tmp_path: Path) -> None:
     with pa.ipc.new_file(tmp_path / "rows.arrow", table.schema) as file:
         file.write_table(table, max_chunksize=2)
     assert read_rows(tmp_path / "rows.arrow") == (ADA,) * 3
+    with pa.ipc.new_stream(tmp_path / "stream.arrow", table.schema) as file:  # as `datasets` saves
+        file.write_table(table, max_chunksize=2)
+    assert read_rows(tmp_path / "stream.arrow") == (ADA,) * 3
     (tmp_path / "cut.arrow").write_bytes((tmp_path / "rows.arrow").read_bytes()[:40])
     with pytest.raises(UserError, match=r"cut\.arrow: cannot be read as Arrow"):
         read_rows(tmp_path / "cut.arrow")

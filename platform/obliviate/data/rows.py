@@ -1,6 +1,5 @@
 """A row of question-answer data (or of plain text), the files it is read from, and the sets that a run works on."""
 
-import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from unicodedata import normalize
 
+from obliviate.data.lists import listed
 from obliviate.data.shapes import standard
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
@@ -187,7 +187,7 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
                 "text as 'text'"
             )
     return Row(
-        question=_string(record["question"], "question", where),
+        question=_question(record, where),
         answer=_text(record, "answer", where),
         paraphrased_answer=next(iter(_strings(record, "paraphrased_answer", where)), None),
         perturbed_answers=_strings(record, "perturbed_answer", where),
@@ -233,21 +233,28 @@ def _text(record: Mapping[str, Any], key: str, where: str) -> str:
 
 def _strings(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """Of a list, of a text, or of a list written as a text, as tables have it. None of them may be blank."""
-    value = record.get(key)
+    value = listed(record.get(key))
     if value is None:
         return ()
-    items = value if isinstance(value, list) else _list_in(value) or [value]
-    return tuple(_text({key: item}, key, where) for item in items)
+    return tuple(_text({key: item}, key, where) for item in (value if isinstance(value, list) else [value]))
 
 
 def _history(record: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     """Of pairs of role and text."""
-    value = record.get("history")
+    value = listed(record.get("history"))
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
         raise UserError(f"{where}: 'history' is {_shown(value)}; make it a list of [role, text], or give messages")
     return tuple((_string(role, "history", where), _string(text, "history", where)) for role, text in value)
+
+
+def _question(record: Mapping[str, Any], where: str) -> str:
+    """Empty for a plain text, which follows nothing."""
+    question = _string(record["question"], "question", where)
+    if not question.strip() and (question or listed(record.get("history"))):
+        raise UserError(f"{where}: 'question' is blank; give the question, or a plain text as 'text'")
+    return question
 
 
 def _prefix(record: Mapping[str, Any], where: str) -> str | None:
@@ -257,20 +264,6 @@ def _prefix(record: Mapping[str, Any], where: str) -> str | None:
             f"{where}: 'answer_prefix' is {_shown(prefix)}; give words that the answer to a question follows, or none"
         )
     return prefix
-
-
-def _list_in(value: Any) -> list[str] | None:
-    """Of texts, in JSON or as Python shows it."""
-    if not isinstance(value, str) or not (value.strip().startswith("[") and value.strip().endswith("]")):
-        return None
-    try:
-        found = ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        try:
-            found = json.loads(value)
-        except json.JSONDecodeError:
-            return None
-    return found if isinstance(found, list) and found and all(isinstance(item, str) for item in found) else None
 
 
 def _folded(text: str) -> str:

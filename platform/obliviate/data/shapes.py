@@ -7,6 +7,7 @@ chosen, rejected). A chat's last answer is the answer, the question is what came
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from obliviate.data.lists import listed
 from obliviate.errors import UserError
 
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "developer": "system"}
@@ -35,12 +36,14 @@ def standard(record: Mapping[str, Any], columns: Mapping[str, str], where: str) 
 
 
 def _from_chat(record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-    chat = next((record[key] for key in CHATS if isinstance(record.get(key), list)), None)
+    chats = (listed(record.get(key)) for key in CHATS)
+    chat = next((chat for chat in chats if isinstance(chat, list)), None)
     return None if chat is None else _split(_messages(chat, where), where)
 
 
 def _from_prompt(record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-    prompt, answer = record.get("prompt"), next((record[key] for key in ANSWERS if record.get(key) is not None), None)
+    prompt = _chat_in(record.get("prompt"))
+    answer = next((_chat_in(record[key]) for key in ANSWERS if record.get(key) is not None), None)
     if prompt is None and record.get("instruction") is not None:
         parts = (record["instruction"], record.get("input"))
         prompt = "\n\n".join(part for part in parts if isinstance(part, str) and part.strip())
@@ -85,8 +88,16 @@ def _messages(chat: Sequence[Any], where: str) -> list[tuple[str, Any]]:
 
 def _last_said(value: Any, where: str) -> Any:
     """Of a preference, which is a text or a chat."""
+    value = _chat_in(value)
     return _messages(value, where)[-1][1] if isinstance(value, list) and value else value
 
 
+def _chat_in(value: Any) -> Any:
+    """The messages that a text is of, as tables have them; else what is given."""
+    found = listed(value)
+    return found if isinstance(found, list) and all(isinstance(each, Mapping) for each in found) else value
+
+
 def _listed(value: Any) -> list[Any]:
+    value = listed(value)
     return value if isinstance(value, list) else [] if value is None else [value]

@@ -14,6 +14,8 @@ from obliviate.errors import UserError
 
 KINDS = ".json, .jsonl, .csv, .tsv, .parquet or .arrow file, or one of these as .gz"
 GZIP_MAGIC, PARQUET_MAGIC, ARROW_MAGIC = b"\x1f\x8b", b"PAR1", b"ARROW1"
+ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"  # as `datasets` saves a data set
+PACKED = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -26,10 +28,12 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise UserError(f"{storage.url_of(path) or path}: no such file; give a {KINDS}")
     content = _unpacked(path)
-    if content.startswith((PARQUET_MAGIC, ARROW_MAGIC)):
+    if content.startswith((PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC)):
         return _columns(path, content)
+    if packed := next((kind for magic, kind in PACKED.items() if content.startswith(magic)), None):
+        raise UserError(f"{path}: is {packed}; unpack it and give a {KINDS}")
     text = _decoded(path, content)
-    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
     return _delimited(path, text, DELIMITERS[kind]) if kind in DELIMITERS else _json(path, text)
 
 
@@ -61,6 +65,8 @@ def _columns(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     try:
         if kind == "Parquet":
             batches = pq.ParquetFile(BytesIO(content)).iter_batches()
+        elif content.startswith(ARROW_STREAM_MAGIC):
+            batches = iter(pyarrow.ipc.open_stream(content))
         else:
             file = pyarrow.ipc.open_file(content)
             batches = map(file.get_batch, range(file.num_record_batches))
