@@ -56,6 +56,12 @@ def spaced(text: str) -> str:
     return str(_compiled(CHARACTER).sub(lambda found: f" {found.group()} ", normalize("NFC", text)))
 
 
+def bare(text: str) -> str:
+    """Case and composition folded, without punctuation outside ASCII, and spaced."""
+    folded = spaced(normalize("NFKC", text).casefold())
+    return folded if folded.isascii() else str(_compiled(r"(?!\p{ASCII})\p{P}").sub("", folded))
+
+
 @lru_cache(maxsize=65536)
 def beyond_published(text: str) -> bool:
     """Whether the published tokenizer, which knows a to z and digits alone, drops letters or emoji of the text."""

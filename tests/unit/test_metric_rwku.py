@@ -79,6 +79,25 @@ def test_token_f1() -> None:
     assert metric.score(record()) is None
 
 
+@pytest.mark.parametrize(
+    ("reference", "generation", "match", "f1"),
+    [
+        ("京都", "京都。", 1.0, 1.0),
+        ("在京都", "京都", 0.0, 0.8),  # three characters, two of them said
+        ("José", "JOSE\u0301!", 1.0, 1.0),  # composed otherwise
+        ("Москва", "«москва»", 1.0, 1.0),
+        ("1990-1995", "1990\u20131995", 1.0, 1.0),
+        ("กรุงเทพ", "ลอนดอน", 0.0, 0.0),
+    ],
+)
+def test_answers_in_any_script(reference: str, generation: str, match: float, f1: float) -> None:
+    one = record(reference=reference, generation=generation)
+    assert ExactMatch().score(one) == match
+    assert TokenF1().score(one) == pytest.approx(f1)
+    published = (ExactMatch(definition="squad"), TokenF1(definition="squad"))
+    assert [metric.score(one) for metric in published] == [0.0, 0.0]
+
+
 def test_ngram_entropy() -> None:
     metric = NgramEntropy()
     # Two-word sequences: "a b" twice in four; three-word ones: all three different.
@@ -89,6 +108,9 @@ def test_ngram_entropy() -> None:
     # A full stop is a word of its own at each sentence's end: five words, three sequences of three.
     assert metric.score(record(generation="Go. Stay ok.")) == pytest.approx((2 / 3 * 2 + 4 / 3 * log2(3)) / 2)
     assert metric.score(record()) is None
+    # Six characters, all different: five sequences of two, four of three.
+    assert metric.score(record(generation="他住在北京市")) == pytest.approx((2 / 3 * log2(5) + 4 / 3 * log2(4)) / 2)
+    assert NgramEntropy(definition="rwku").score(record(generation="他住在北京市")) == 0.0
 
 
 def test_cloze_accuracy_is_by_character() -> None:

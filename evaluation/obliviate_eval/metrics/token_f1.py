@@ -4,7 +4,7 @@ from collections import Counter
 from typing import ClassVar, Literal
 
 from obliviate_eval.metrics.base import Metric
-from obliviate_eval.metrics.exact_match import bare_words
+from obliviate_eval.metrics.exact_match import Definition, bare_words
 from obliviate_eval.records import Probe, Record
 
 
@@ -19,15 +19,17 @@ class TokenF1(Metric):
     needs: ClassVar = frozenset({Probe.GENERATION})
 
     type: Literal["token_f1"] = "token_f1"
+    definition: Definition = "plain"
 
     def score(self, record: Record) -> float | None:
         if record.generation is None:
             return None
-        return max(_f1(record.generation, true) for true in (record.reference, *record.aliases))
+        said = Counter(bare_words(record.generation, self.definition))
+        truths = (record.reference, *record.aliases)
+        return max(_f1(said, Counter(bare_words(true, self.definition))) for true in truths)
 
 
-def _f1(generation: str, reference: str) -> float:
-    said, true = Counter(bare_words(generation)), Counter(bare_words(reference))
+def _f1(said: Counter[str], true: Counter[str]) -> float:
     if not said or not true:
         return float(said == true)
     return 2 * (said & true).total() / (said.total() + true.total())

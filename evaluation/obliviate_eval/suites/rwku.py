@@ -36,9 +36,9 @@ RWKU = Suite(
         MinKLoss(),
         MinKPlusPlusLoss(),
         Accuracy(),
-        ExactMatch(cue="the answer is"),
-        TokenF1(),
-        NgramEntropy(),
+        ExactMatch(cue="the answer is", definition="squad"),
+        TokenF1(definition="squad"),
+        NgramEntropy(definition="rwku"),
     ),
     aggregates=(
         _over("rwku_adversarial", "The adversarial kinds (AA)", Role.FORGET, "forget_level3_*"),
