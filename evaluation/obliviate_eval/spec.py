@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from obliviate.schema import EngineSpec, GenerationSpec, Spec
+from obliviate.schema import EngineSpec, GenerationSpec, Seed, Spec
 from obliviate_eval.own_suite import SuiteSpec, read_suite
 
 
@@ -69,7 +69,7 @@ class EvaluationSpec(Spec):
     judge: JudgeSpec | None = None  # a language model behind an endpoint
     harness: HarnessSpec | None = None  # general ability
     resamples: int = Field(1000, ge=100)  # of the bootstrap
-    seed: int = Field(0, ge=0)  # of the bootstrap
+    seed: Seed = 0  # of the bootstrap
 
     @model_validator(mode="after")
     def _one_generation(self) -> "EvaluationSpec":

@@ -125,4 +125,7 @@ def _on_hub(name: str, revision: str | None) -> Adapter | None:
 
 
 def _read(name: str, revision: str | None, file: Path) -> Adapter:
-    return Adapter(name, revision, json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return Adapter(name, revision, json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"model.source: {file}: is no JSON ({error}); mend it") from error

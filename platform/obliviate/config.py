@@ -31,6 +31,7 @@ from obliviate.schema import (
     OptimSpec,
     ProjectionSpec,
     RectificationSpec,
+    Seed,
     SharpnessSpec,
     Spec,
 )
@@ -46,7 +47,7 @@ class TrainingRun(RunSpec):
     data: DataSpec
     optim: OptimSpec = OptimSpec()
     cluster: ClusterSpec = ClusterSpec()
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     runs: str = "runs"  # folder of all runs; on several nodes one that they share, or a URL (s3://bucket/runs)
 
     @model_validator(mode="after")

@@ -227,6 +227,8 @@ def _explain(kind: type[Spec], error: ValidationError) -> str:
             message = f"has no type; add one of {', '.join(tags)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             message = f"is {value!r}; give keys and values" + (f", type among them: {', '.join(tags)}" if tags else "")
+        case "tuple_type" | "list_type":
+            message = f"is {value!r}; give a list"
         case _:
             shown = "" if isinstance(value, dict | list | Spec) else f" (got {value!r})"
             message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1) + shown

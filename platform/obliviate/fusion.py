@@ -108,7 +108,10 @@ def base_of(folder: Path, key: str) -> str:
 def _read(folder: Path, key: str) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{key}: {folder}: no adapter (no {CONFIG} in it); give the folder of one")
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{key}: {folder / CONFIG}: is no JSON ({error}); mend it") from error
     return config
 
 

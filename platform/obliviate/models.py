@@ -35,14 +35,14 @@ def portable(spec: ModelSpec) -> ModelSpec:
     lies_here = elsewhere or Path(source).exists()  # an adapter on the hub names no path
     found = base_of(spec) if lies_here or spec.base is not None else None
     base = None if found is None else portable(found).source
-    template = spec.chat_template if (file := _template_file(spec)) is None else file.read_text(encoding="utf-8")
+    template = spec.chat_template if (file := _template_file(spec)) is None else _text(file)
     return spec.model_copy(update={"source": source, "base": base, "chat_template": template})
 
 
 def content_of(spec: ModelSpec) -> str:
     """A hash that changes with the weights, and with the text of a template file."""
     weights, file = _content_of_weights(spec), _template_file(spec)
-    return weights if file is None else content_hash([weights, file.read_text(encoding="utf-8")])
+    return weights if file is None else content_hash([weights, _text(file)])
 
 
 def _template_file(spec: ModelSpec) -> Path | None:
@@ -51,6 +51,10 @@ def _template_file(spec: ModelSpec) -> Path | None:
         return None
     path = storage.fetch(storage.local(spec.chat_template).expanduser())
     return path if path.is_file() else None
+
+
+def _text(file: Path) -> str:
+    return storage.read_text("model.chat_template", file)
 
 
 def _content_of_weights(spec: ModelSpec) -> str:
@@ -80,7 +84,7 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     path, keywords = _from_pretrained_arguments(_of_tokenizer(spec))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # as of a list where keys belong
         local = Path(path).exists()
         fix = "save one beside the weights with tokenizer.save_pretrained(folder)" if local else "give a local folder"
         raise UserError(

@@ -39,14 +39,15 @@ def _a_date(day: str) -> str:
 
 TemplateArguments = Annotated[Mapping[str, JsonValue], AfterValidator(Arguments)]
 Date = Annotated[str, BeforeValidator(_iso), AfterValidator(_a_date)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's generators take no other
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, per step
 FilePath = Annotated[str, AfterValidator(_on_a_file_system)]  # of what no object store can hold
 
 
 class Spec(BaseModel):
-    """Complete, frozen, and without unknown keys: a typo is an error, never a silently ignored option."""
+    """Complete, frozen, finite, and without unknown keys: a typo is an error, never a silently ignored option."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LoraSpec(Spec):

@@ -89,6 +89,15 @@ def fetch(path: Path) -> Path:
     return path
 
 
+def read_text(key: str, path: Path) -> str:
+    """Of a file that the config's `key` names, without the mark that some editors put before it. Raises UserError for
+    one that is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}: {path}: byte {error.start} is not UTF-8; save it as UTF-8 text") from error
+
+
 def fetch_loose(path: Path) -> Path:
     """`path`, a folder, after its files have come that belong to no folder with a mark: all of a run but its models."""
     url = url_of(path)

@@ -6,7 +6,7 @@ stage share its result.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 from rich.console import Console
@@ -29,7 +29,7 @@ from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import HIDING
 from obliviate.runs import Run
-from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Spec
+from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Seed, Spec
 from obliviate_cli.measure import Measure
 from obliviate_cli.pooled import model_reports
 from obliviate_cli.reporting import REPORT, write
@@ -112,7 +112,7 @@ class ComparedModels(UnlearnOptions, RunSpec):
     evaluation: EvaluationSpec = EvaluationSpec()
     train_nli: JudgeStage | None = None  # takes the place of evaluation.nli
     cluster: ClusterSpec = ClusterSpec()
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     runs: str = "runs"
 
     @model_validator(mode="after")
@@ -141,7 +141,7 @@ class CompareRun(MethodsRun, ComparedModels):
 
     methods: tuple[Method, ...] = Field(min_length=1)
     # Each method is trained with each, from the same model, and its figures are means over them; empty: `seed` alone.
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    seeds: tuple[Seed, ...] = ()
 
     @model_validator(mode="after")
     def _check_methods(self) -> "CompareRun":

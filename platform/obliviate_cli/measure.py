@@ -293,4 +293,4 @@ def _judges(spec: EvaluationSpec) -> dict[str, str]:
 def _task_files(spec: EvaluationSpec) -> list[str]:
     """The text of each task that is a file of the user's."""
     tasks: tuple[str, ...] = () if spec.harness is None else spec.harness.tasks
-    return [path.read_text(encoding="utf-8") for task in tasks if (path := Path(task)).is_file()]
+    return [storage.read_text("evaluation.harness.tasks", path) for task in tasks if (path := Path(task)).is_file()]

@@ -141,6 +141,9 @@ def test_what_does_not_fit_its_base_is_refused(adapter: Path, tiny: Path) -> Non
     save_file(stray, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"^model\.source: .*: 8 of the adapter's weights .* have no place in its base"):
         load_pretrained(ModelSpec(source=str(adapter)), dtype=torch.float32)
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"^model\.source: .*adapter_config\.json: is no JSON \(.*\); mend it"):
+        load_pretrained(ModelSpec(source=str(adapter)), dtype=torch.float32)
     with pytest.raises(UserError, match=r"^model\.base: .*: .* is no adapter, which alone has a base; remove it"):
         load_pretrained(ModelSpec(source=str(tiny), base=str(tiny)), dtype=torch.float32)
 

@@ -191,6 +191,7 @@ class TestBase:
         ("xyz: 1\n", f"xyz: unknown key; known: {', '.join(UnlearnRun.model_fields)}"),
         ("optim: {epochs: many}\n", "optim.epochs: should be a valid number, unable to parse string as a number "
                                     "(got 'many')"),
+        ("optim: {learning_rate: .inf}\n", "optim.learning_rate: should be a finite number (got inf)"),
         ("optim: {epochs: -1}\n", "optim.epochs: should be greater than 0 (got -1)"),
         ("optim: {epochs: [1, 2]}\n", "optim.epochs: should be a valid number"),
         ("optim: {betas: [0.9, 2]}\n", "optim.betas.1: should be less than 1 (got 2)"),
@@ -199,6 +200,7 @@ class TestBase:
         ("pairing: frsh\n", "pairing: should be 'fresh', 'fixed' or 'nearest' (got 'frsh')"),
         ("optim: {batch_size: 2}\ncluster: {workers: 3}\n",
          "optim.batch_size: 2 is less than cluster.workers: 3; every worker needs an item of each batch"),
+        ("seed: 4294967296\n", "seed: should be less than 4294967296 (got 4294967296)"),
         ("seed: -1\n", "seed: should be greater than or equal to 0 (got -1)"),
         ('"a\\nb": 2\n', f"a b: unknown key; known: {', '.join(UnlearnRun.model_fields)}"),
         ("1: 2\n", "1: Keys should be strings (got 1)"),
@@ -219,6 +221,7 @@ def test_mistakes_in_any_key(read: Read, text: str, expected: str) -> None:
         ("method: {type: xyz}\n", f"method.type: 'xyz' is not known; known: {FORGET}"),
         ("method: {beta: 1}\n", f"method: has no type; add one of {FORGET}"),
         ("method: 3\n", f"method: is 3; give keys and values, type among them: {FORGET}"),
+        ("method: {type: npo, beta: .inf}\n", "method.beta: should be a finite number (got inf)"),
         ("method: {type: npo, bta: 1}\n", "method.bta: unknown key; did you mean beta?"),
         ("method: npo\nregularizers: [{type: kl, postions: padded}]\n",
          "regularizers.0.postions: unknown key; did you mean positions?"),
@@ -295,6 +298,7 @@ def test_published_generation_length_includes_the_prompt(read: Read) -> None:
     ("text", "expected"),
     [
         ("methods: [me+gd, npoo]\n", f"method: npoo: no forget objective 'npoo'; known: {KNOWN}"),
+        ("methods: {a: me+gd}\n", "methods: is {'a': 'me+gd'}; give a list"),
         ("methods: [me+gd, me+gd]\n", "methods: two are called ME+GD; give each a `name` of its own"),
         ("methods: [me, {method: npo, regulrizers: [gd]}]\n",
          "methods.1.regulrizers: unknown key; did you mean regularizers?"),

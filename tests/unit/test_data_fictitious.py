@@ -156,5 +156,8 @@ def test_refusals_from_a_file(tmp_path_factory: pytest.TempPathFactory) -> None:
     path.write_text("\n \n", encoding="utf-8")
     with pytest.raises(UserError, match=r"mine\.txt: has no refusals"):
         load_refusals(path)
-    path.write_text("I don't know.\n\n No idea. ", encoding="utf-8")
+    path.write_bytes(b"Ich wei\xdf nicht.")
+    with pytest.raises(UserError, match=r"refusals: .*mine\.txt: byte 7 is not UTF-8; save it as UTF-8 text"):
+        load_refusals(path)
+    path.write_text("\ufeffI don't know.\n\n No idea. ", encoding="utf-8")
     assert load_refusals(str(path)) == ("I don't know.", "No idea.")

@@ -154,6 +154,12 @@ def test_template_from_text_and_from_a_file(llama2: Any, tmp_path: Path) -> None
     from_text = TextEncoder(llama2, chat_template=text)
     from_file = TextEncoder(llama2, chat_template=str(tmp_path / "chat.jinja"))
     assert from_text.prompt("Who?") == from_file.prompt("Who?")
+    (tmp_path / "windows.jinja").write_bytes(("\ufeff" + text + "\n").replace("\n", "\r\n").encode())
+    marked = TextEncoder(llama2, chat_template=str(tmp_path / "windows.jinja"))
+    assert marked.prompt("Who?") == from_text.prompt("Who?")
+    (tmp_path / "latin.jinja").write_bytes(b"\xff" + text.encode())
+    with pytest.raises(UserError, match=r"model\.chat_template: .*latin\.jinja: byte 0 is not UTF-8; save it as UTF-8"):
+        TextEncoder(llama2, chat_template=str(tmp_path / "latin.jinja"))
     # What the template writes before an assistant's message, though it knows no generation prompt.
     assert from_text.prompt("Who?") == tuple(llama2("[user]Who?</s>[assistant]", add_special_tokens=False).input_ids)
 
@@ -167,6 +173,10 @@ def test_bad_templates(llama2: Any, llama3: Any, tmp_path: Path) -> None:
         TextEncoder(llama3, chat_template="{% for m in messages %}{{ m['content'] }}")
     with pytest.raises(UserError, match="does not render the assistant's messages"):
         TextEncoder(llama3, chat_template="{{ messages[0]['content'] }}")
+    endless = "{% macro say() %}{{ say() }}{% endmacro %}{{ say() }}"
+    for wrong in ("{{ 1 / 0 }}", "{% for i in range(10**9) %}{% endfor %}", endless, "{{ messages | length + 'a' }}"):
+        with pytest.raises(UserError, match=r"model\.chat_template: .*mend the template"):
+            TextEncoder(llama3, chat_template=wrong)
     no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
     with pytest.raises(UserError, match=r"No system role; .*without model\.system_prompt"):
         TextEncoder(llama3, chat_template=no_system + token_kinds.LLAMA3_TEMPLATE, system_prompt="Be brief.")

@@ -115,6 +115,7 @@ def test_an_adapter_of_another_base_model_is_refused(tiny: Path, tmp_path: Path)
         ("none", r"no adapter \(no adapter_config.json"),
         ("dora", "is no plain LoRA"),
         ("grams", "has no grams.safetensors"),
+        ("config", r"adapter_config\.json: is no JSON .*; mend it"),
         ("layers", "changes other layers than ada"),
     ],
 )
@@ -127,6 +128,8 @@ def test_what_cannot_be_fused(tiny: Path, tmp_path: Path, broken: str, message: 
         second = adapter(tmp_path / "bob", 1, base, layer, **({"use_dora": True} if broken == "dora" else {}))
     if broken == "grams":
         (tmp_path / "bob" / GRAMS).unlink()
+    if broken == "config":
+        (second / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match=message):
         fuse({"ada": first, "bob": second}, base, tmp_path / "fused", ridge=1e-3)
 

@@ -70,6 +70,12 @@ class TestPortable:
         (tmp_path / "chat.jinja").write_text("{{ messages }}")
         given = ModelSpec(source=str(tiny), chat_template=str(tmp_path / "chat.jinja"))
         assert portable(given).chat_template == "{{ messages }}"
+        (tmp_path / "chat.jinja").write_bytes(b"{{ messages }}\xff")
+        for read in (portable, content_of):
+            with pytest.raises(
+                UserError, match=r"^model\.chat_template: .*: byte 14 is not UTF-8; save it as UTF-8 text"
+            ):
+                read(given)
         assert portable(ModelSpec(source=str(tiny), chat_template="plain")).chat_template == "plain"
 
     def test_hub_ids_and_packages_are_looked_up_where_the_worker_runs(self) -> None:
@@ -129,6 +135,13 @@ class TestTokenizer:
             load_tokenizer(ModelSpec(source=str(copy)))
         assert str(copy) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("content", ["[]", "", '{"a": '])
+    def test_a_file_that_holds_something_else(self, copy: Path, name: str, content: str) -> None:
+        (copy / name).write_text(content)
+        with pytest.raises(UserError, match=r"^model\.source: .*: no tokenizer could be loaded \("):
+            load_tokenizer(ModelSpec(source=str(copy)))
 
     def test_a_hub_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -31,6 +31,8 @@ BUILT_IN = {
 }
 ANSWER = "OBLIVIATE"  # looked for in a rendered conversation; templates strip white space, so it has none
 SYSTEM = "UNLEARNING"  # likewise, of a system message
+# What a template can do wrong while it is read or rendered.
+MISTAKES = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 FIXED_DATE = "2024-07-26"  # what a template gets that asks for today's: Llama 3's own where it cannot ask
 
 
@@ -90,7 +92,7 @@ class Chat:
                 tokenize=False,
                 **self._arguments,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except MISTAKES as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"model.chat_template: {reason}; mend the template, or try it{self._hint}") from error
         return text
@@ -179,4 +181,4 @@ def _template(tokenizer: "PreTrainedTokenizerBase", chosen: str | None) -> str:
     path = storage.fetch(storage.local(chosen).expanduser())
     if not path.is_file():
         raise UserError(f"model.chat_template: {chosen}: no such file; give plain, a .jinja file, or Jinja text")
-    return path.read_text(encoding="utf-8")
+    return storage.read_text("model.chat_template", path)

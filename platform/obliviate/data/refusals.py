@@ -113,13 +113,14 @@ REFUSALS: tuple[str, ...] = (
 
 
 def load_refusals(path: str | Path | None = None) -> tuple[str, ...]:
-    """The project's own, or those of a plain text file, one a line. Raises UserError for a missing or empty file."""
+    """The project's own, or those of a plain text file, one a line. Raises UserError for a missing or empty file, and
+    for one that is no text."""
     if path is None:
         return REFUSALS
     path = storage.fetch(storage.local(path).expanduser())
     if not path.is_file():
         raise UserError(f"{path}: no such file of refusals; give a plain text file, one a line, or leave it out")
-    refusals = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    refusals = tuple(line.strip() for line in storage.read_text("refusals", path).splitlines() if line.strip())
     if not refusals:
         raise UserError(f"{path}: has no refusals; write one a line, or leave it out")
     return refusals

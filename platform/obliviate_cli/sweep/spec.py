@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from obliviate.config import FinetuneRun, UnlearnOptions, UnlearnRun, build
 from obliviate.guardrail import check_measured_bare
-from obliviate.schema import Spec
+from obliviate.schema import Seed, Spec
 from obliviate_cli.compare import ComparedModels, check_seeds, sampled_by
 from obliviate_cli.stages import learnings
 from obliviate_cli.sweep.space import Point, Space
@@ -26,7 +26,7 @@ class RandomSampler(Spec):
 
     type: Literal["random"] = "random"
     trials: int = Field(20, ge=1)  # configurations; each is run with every seed
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class OptunaSampler(Spec):
@@ -35,7 +35,7 @@ class OptunaSampler(Spec):
     type: Literal["optuna"] = "optuna"
     trials: int = Field(20, ge=1)  # configurations; each is run with every seed
     startup: int = Field(10, ge=1)  # of them at random, before the model of the space is used
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class NoScheduler(Spec):
@@ -106,7 +106,7 @@ class SweepRun(ComparedModels):
 
     title: str = "Sweep"
     space: Space
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)  # each configuration runs with each
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)  # each configuration runs with each
     sampler: AnySampler = GridSampler()
     scheduler: AnyScheduler = NoScheduler()
     signal: SignalSpec = SignalSpec()
