@@ -107,8 +107,18 @@ def _depth(tree: Any, keys: Sequence[str]) -> int:
     return len(keys)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys; here it is an error, because the first would be silently ignored."""
+class _Yaml(yaml.SafeLoader):
+    """YAML takes the last of two equal keys; here it is an error, because the first would be silently ignored. It also
+    takes half of a character, which no file can hold; two halves that JSON wrote as such are one."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{text!r} holds half of a character; write it whole", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
@@ -125,7 +135,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def _read_one(path: Path) -> dict[str, Any]:
     here = storage.fetch(storage.local(path))
     try:
-        values = yaml.load(here.read_text(encoding="utf-8"), _UniqueKeys)
+        values = yaml.load(here.read_text(encoding="utf-8"), _Yaml)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; configs/ has ready ones") from error
     except OSError as error:
@@ -174,7 +184,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals or not all((*path, last)):
         raise UserError(f"override {override!r}: write it as key=value, for example optim.learning_rate=1e-5")
     try:
-        value = yaml.load(text, _UniqueKeys)
+        value = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value: {_yaml_problem(error)}") from error
     node: Any = tree

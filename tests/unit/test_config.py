@@ -204,6 +204,7 @@ class TestBase:
         ("seed: -1\n", "seed: should be greater than or equal to 0 (got -1)"),
         ('"a\\nb": 2\n', f"a b: unknown key; known: {', '.join(UnlearnRun.model_fields)}"),
         ("1: 2\n", "1: Keys should be strings (got 1)"),
+        ('name: "a\\ud83d"\n', r"line 4, column 7: not YAML: 'a\ud83d' holds half of a character; write it whole"),
         ("seed: 1\nseed: 2\n", "line 5, column 1: not YAML: the key 'seed' is given twice; keep one of them"),
     ],
 )  # fmt: skip
@@ -332,6 +333,10 @@ def test_mistakes_in_a_comparison(read: Read, text: str, expected: str) -> None:
 )
 def test_mistakes_in_an_override(read: Read, override: str, expected: str) -> None:
     assert mistake(read, LONG + "seed: 1\n", override) == f"override {override!r}: {expected}"
+
+
+def test_a_character_in_two_halves_is_one(read: Read) -> None:
+    assert read(LONG + 'name: "\\ud83d\\ude00"\n').name == "\U0001f600"
 
 
 def test_an_override_is_validated_like_the_file(read: Read) -> None:

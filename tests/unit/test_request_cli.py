@@ -89,6 +89,8 @@ def test_the_same_request_twice(cli: Cli, config: Path) -> None:
 def test_a_request_of_nobody(cli: Cli, config: Path) -> None:
     message = mistake(cli("request", "add", config, "--by", " ", "--entity", "person 5"))
     assert message == "request: --by is empty; give an id of who asks"
+    message = mistake(cli("request", "add", config, "--by", "u\udcff", "--entity", "person 5"))
+    assert message == r"request: --by is 'u\udcff', which is no text; give an id of who asks in UTF-8"
 
 
 def test_a_policy_with_an_unknown_metric(cli: Cli, config: Path) -> None:

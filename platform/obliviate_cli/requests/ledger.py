@@ -81,6 +81,8 @@ class Ledger:
         """
         if not requester.strip():
             raise UserError("request: --by is empty; give an id of who asks")
+        if any("\ud800" <= letter <= "\udfff" for letter in requester):  # of bytes that are no UTF-8
+            raise UserError(f"request: --by is {requester!r}, which is no text; give an id of who asks in UTF-8")
         with self._transaction() as connection:
             _insert_alias(connection, alias, first_model)
             _lock_alias(connection, alias)
