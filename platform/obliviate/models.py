@@ -79,12 +79,14 @@ def _content_of_weights(spec: ModelSpec) -> str:
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     """Raises UserError where the source carries no tokenizer."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     path, keywords = _from_pretrained_arguments(_of_tokenizer(spec))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # as of a list where keys belong
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        # As of a list where keys belong, or of a text where config.json has a number.
         local = Path(path).exists()
         fix = "save one beside the weights with tokenizer.save_pretrained(folder)" if local else "give a local folder"
         raise UserError(
@@ -199,8 +201,13 @@ def skeleton(spec: ModelSpec) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     config = load_config(spec)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except AssertionError as error:  # as of a padding token that has no embedding
+        raise UserError(
+            f"model.source: {spec.source}: its config.json makes no model ({_first_line(error)})"
+        ) from error
     return model
 
 
@@ -232,6 +239,7 @@ def require_same_vocabulary(model: ModelSpec, reference: ModelSpec) -> None:
 
 def load_config(spec: ModelSpec) -> Any:
     """The model's transformers config. Raises UserError where there is none."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     if (base := base_of(spec)) is not None:
@@ -239,7 +247,7 @@ def load_config(spec: ModelSpec) -> Any:
     path, keywords = _from_pretrained_arguments(spec)
     try:
         return AutoConfig.from_pretrained(path, **keywords)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
 
 

@@ -55,6 +55,19 @@ def test_layers_other_than_the_config_says(copy: Path) -> None:
         check(spec(copy))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vocab_size": "384"}, r"no model config \(Validation error for field 'vocab_size'"),
+        ({"pad_token_id": 9999}, r"its config\.json makes no model \(Padding_idx must be within num_embeddings\)"),
+    ],
+)
+def test_a_config_that_makes_no_model(copy: Path, values: dict[str, Any], message: str) -> None:
+    put(copy / "config.json", **values)
+    with pytest.raises(UserError, match=rf"^model\.source: .*: {message}"):
+        check(spec(copy))
+
+
 def test_a_head_of_its_own_beside_a_config_that_shares_it(copy: Path) -> None:
     tensors = load_file(copy / WEIGHTS)
     twice = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
