@@ -39,8 +39,13 @@ def content_hash(value: Any) -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file beside `path`, which then takes its place: a reader never sees half a file."""
+    """`write` fills a temporary file beside `path`, which then takes its place: a reader never sees half a file.
+
+    Raises UserError where `path` is a folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the path of a file in it")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)

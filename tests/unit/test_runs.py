@@ -111,6 +111,14 @@ def test_a_run_is_done_when_it_says_so(tmp_path: Path) -> None:
     assert again.summary == {"model": "model", "steps": 6}
 
 
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path, Path(".")):
+        with pytest.raises(UserError, match=r": is a folder; give the path of a file in it$"):
+            write_json(place, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestWrittenWhole:
     """A writer that fails leaves what was there, and no litter."""
 
