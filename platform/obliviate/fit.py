@@ -1,12 +1,14 @@
 """Whether a model's files fit each other and the config: told before any worker starts."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obliviate import companions
 from obliviate.data.rows import Row
+from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.layout import named_in_files
 from obliviate.models import load_config, load_tokenizer, skeleton, text_encoder
@@ -46,6 +48,7 @@ def check(spec: ModelSpec, *, trained: bool = False) -> None:
     if tensors and not hasattr(config, "quantization_config"):
         model = skeleton(spec)
         _check_shapes(spec, model, tensors)
+        _check_layers(spec, model, tensors)
         _check_ends(spec, model, tensors)
     encoder = text_encoder(spec, load_tokenizer(spec))
     used = {*encoder.prompt("Who?"), encoder.end_of_turn_id}
@@ -138,6 +141,21 @@ def _check_shapes(spec: ModelSpec, model: "nn.Module", tensors: Mapping[str, Sto
             f"model.source: {spec.source}: {name} has shape {list(found.shape)} in the file and "
             f"{list(parameter.shape)} by the config (vocab_size {config.vocab_size}); {fix}"
         )
+
+
+def _check_layers(spec: ModelSpec, model: "PreTrainedModel", tensors: Mapping[str, Stored]) -> None:
+    """Where the file has more layers than the config, of which the others would be dropped; but for those that the
+    family itself leaves out (DeepSeek-V3's for several tokens at once)."""
+    layers = decoder_layers(model)
+    prefix = next(name for name, module in model.named_modules() if module is layers)
+    left_out = model._keys_to_ignore_on_load_unexpected or ()
+    for name in tensors:
+        number = name.removeprefix(f"{prefix}.").partition(".")[0] if name.startswith(f"{prefix}.") else ""
+        if number.isdecimal() and int(number) >= len(layers) and not any(re.search(each, name) for each in left_out):
+            raise UserError(
+                f"model.source: {spec.source}: its file holds {name}, and by config.json there are {len(layers)} "
+                "layers, which would leave that out; take config.json and weights of one model"
+            )
 
 
 def _check_ends(spec: ModelSpec, model: "PreTrainedModel", tensors: Mapping[str, Stored]) -> None:

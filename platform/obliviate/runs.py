@@ -180,6 +180,17 @@ class Run:
         write_json(self.directory / DONE_FILE, summary)
 
 
+def record_of(folder: Path) -> dict[str, Any]:
+    """What a run's folder says of it. Raises UserError where that is no JSON."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{folder / RUN_FILE}: is no JSON ({error}); restore the file, or make the run again"
+        ) from error
+    return record
+
+
 def provenance() -> dict[str, Any]:
     """What a reader needs to reproduce a number: the revision of the code and the versions that computed it."""
     return {

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from obliviate.guardrail import HIDING, NOT_REMOVED
-from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, write_whole
+from obliviate.runs import EXPORT_FILE, Run, record_of, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.source import weights_dtype
 from obliviate_cli.judged import JUDGED, line
@@ -27,7 +27,7 @@ def write_card(
 ) -> None:
     """Into the run's model folder; again, with the figures, once it is measured, bare or `behind` a guardrail, its
     weights in the dtype `measured_in`."""
-    record: dict[str, Any] = json.loads((run.directory / RUN_FILE).read_text(encoding="utf-8"))
+    record = record_of(run.directory)
     config = record["config"]
     text = "\n".join(
         [

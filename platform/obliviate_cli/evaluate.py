@@ -1,6 +1,5 @@
 """`obliviate evaluate`: models side by side on the same items, from a config or straight from the command line."""
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.config_file import build, load
 from obliviate.errors import UserError
-from obliviate.runs import DONE_FILE, RUN_FILE
+from obliviate.runs import DONE_FILE, RUN_FILE, record_of
 from obliviate_cli import cautions, reporting
 from obliviate_cli.console import open_console
 from obliviate_cli.measure import EvaluateRun, Measure
@@ -159,7 +158,7 @@ def _model(given: str, runs: Path) -> tuple[str, dict[str, Any]]:
 def _named(name: str, runs: Path) -> list[Path]:
     """Finished runs with a model, by the name that they were given or made from."""
     whole = (folder for folder in storage.children(storage.local(runs)) if _is_whole(folder))
-    return [folder for folder in whole if storage.is_folder(folder / MODEL) and _record(folder)["label"] == name]
+    return [folder for folder in whole if storage.is_folder(folder / MODEL) and record_of(folder)["label"] == name]
 
 
 def _is_whole(folder: Path) -> bool:
@@ -169,11 +168,6 @@ def _is_whole(folder: Path) -> bool:
 def _trained(run: Path) -> tuple[str, dict[str, Any]]:
     if not storage.is_folder(run / MODEL):
         raise UserError(f"evaluate: {run}: no model in this run; give one that has been trained to its end")
-    record = _record(run)
+    record = record_of(run)
     layout = {**record["config"]["model"], "base": None, "lora": None, "revision": None}
     return record["label"], {**layout, "source": storage.name(run / MODEL)}
-
-
-def _record(run: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
-    return record

@@ -3,7 +3,6 @@
 A request is added by training its adapter alone, and withdrawn by leaving it out: what was trained before is found.
 """
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from obliviate.fusion import GRAMS, fuse
 from obliviate.linear import adapted_weights
 from obliviate.methods import TaskVector
 from obliviate.models import load_pretrained, name_elsewhere, save, skeleton
-from obliviate.runs import RUN_FILE, Run, whole_folder
+from obliviate.runs import RUN_FILE, Run, record_of, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
 from obliviate.source import adapter_of, export_dtype
 from obliviate_cli import plan
@@ -140,7 +139,7 @@ def _content(name: str, folder: Path, revision: str | None) -> str:
             f"adapters.{name}: {storage.url_of(folder) or folder}: is no run (no {RUN_FILE} in it); give the folder of "
             "a request's run"
         )
-    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    record = record_of(folder)
     if (theirs := record["config"].get("model", {}).get("revision")) != revision:
         raise UserError(
             f"adapters.{name}: {storage.url_of(folder) or folder}: was trained on revision {theirs} of its base model, "

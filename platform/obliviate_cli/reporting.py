@@ -1,6 +1,5 @@
 """From evaluation runs to the report: who each model is, where it came from, what was measured."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.guardrail import NOT_REMOVED
 from obliviate.labels import not_removed
-from obliviate.runs import RUN_FILE, write_json
+from obliviate.runs import RUN_FILE, record_of, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
@@ -37,10 +36,10 @@ def model_report(directory: Path) -> ModelReport:
         raise UserError(f"{where}: no finished evaluation (no {METRICS_FILE}); give folders of evaluation runs")
     if not (directory / RUN_FILE).exists():
         return _imported(directory)
-    evaluated = _run_json(directory)
+    evaluated = record_of(directory)
     model = ModelSpec.model_validate(evaluated["config"]["model"])
     training = storage.fetch_loose(storage.local(model.source).parent)
-    made = _run_json(training) if (training / RUN_FILE).exists() else None
+    made = record_of(training) if (training / RUN_FILE).exists() else None
     hidden = not_removed(model)
     return ModelReport(
         name=evaluated["label"] if hidden is None else f"{evaluated['label']} ({NOT_REMOVED})",
@@ -124,8 +123,3 @@ def _method(made: dict[str, Any] | None) -> str | None:
         return None
     config = made["config"]
     return "+".join(term["type"] for term in (config["method"], *config["regularizers"])).upper()
-
-
-def _run_json(directory: Path) -> dict[str, Any]:
-    run: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
-    return run

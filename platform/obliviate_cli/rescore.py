@@ -1,6 +1,5 @@
 """`obliviate rescore`: figures from the records of finished evaluations, without the model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from obliviate import config_file, storage
 from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
-from obliviate.runs import RUN_FILE, write_json
+from obliviate.runs import RUN_FILE, record_of, write_json
 from obliviate.schema import ModelSpec
 from obliviate_cli.cautions import of_verdicts
 from obliviate_cli.console import open_console
@@ -128,7 +127,7 @@ def _metric(text: str) -> dict[str, Any]:
 def measured_with(run: Path) -> dict[str, Any]:
     """Suite and bootstrap of the run; of imported logs, which have no config, the suite alone."""
     if (run / RUN_FILE).exists():
-        record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+        record = record_of(run)
         if record["verb"] != "evaluate":
             raise UserError(f"{run}: a run of `{record['verb']}`, which holds no records; give one of `evaluate`")
         evaluation: dict[str, Any] = record["config"]["evaluation"]
@@ -140,7 +139,7 @@ def title_of(run: Path) -> str:
     """What tables call an evaluation: where something is hidden in its model rather than removed, that too."""
     if not (run / RUN_FILE).exists():
         return run.name
-    record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    record = record_of(run)
     hidden = not_removed(ModelSpec.model_validate(record["config"]["model"]))
     return run.name if hidden is None else f"{run.name} ({hidden})"
 

@@ -28,7 +28,7 @@ from obliviate.models import (
     text_encoder,
     weights_folder,
 )
-from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, content_hash, write_whole
+from obliviate.runs import EXPORT_FILE, Run, content_hash, record_of, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, export_dtype
 from obliviate.train.batch import micro_batch_count
@@ -153,7 +153,7 @@ def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:
     one training or several, is subtracted from the original."""
     if not isinstance(config.method, TaskVector):
         return trained
-    inputs = json.loads((trained.directory / RUN_FILE).read_text(encoding="utf-8"))["inputs"]
+    inputs = record_of(trained.directory)["inputs"]
     inputs |= {f"learned_{place}": run.content for place, run in enumerate(again, 2)}
     determining, whole = config.model_dump(mode="json", exclude=LEFT_OUT), config.model_dump(mode="json")
     runs = Path(config.runs)
