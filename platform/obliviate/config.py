@@ -16,11 +16,13 @@ from obliviate.methods import (
     Divergence,
     ParameterRegularizer,
     Pass,
-    Positions,
     TaskVector,
     Term,
+    check_positions,
     compares,
     expand,
+    label_of,
+    reads_retain,
     union_of_needs,
 )
 from obliviate.schema import (
@@ -153,7 +155,7 @@ class Unlearning(UnlearnOptions):
 
     @property
     def label(self) -> str:
-        return "+".join(term.type for term in (self.method, *self.regularizers)).upper()
+        return label_of((self.method, *self.regularizers))
 
     @property
     def needs_alternatives(self) -> bool:
@@ -161,8 +163,7 @@ class Unlearning(UnlearnOptions):
 
     @property
     def needs_retain(self) -> bool:
-        of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
-        return self.projection is not None or any(each in of_retain for each in union_of_needs(self.terms))
+        return self.projection is not None or reads_retain(self.terms)
 
 
 class UnlearnRun(Unlearning, TrainingRun):
@@ -223,15 +224,7 @@ class UnlearnRun(Unlearning, TrainingRun):
 
     @model_validator(mode="after")
     def _positions_fit(self) -> "UnlearnRun":
-        found: dict[tuple[Pass, Positions], str] = {}
-        for term in self.terms:
-            found |= {(each.text, at): term.type for each, stats in term.needs.items() for at in stats.values()}
-        for (each, at), padded in found.items():
-            if at is Positions.PADDED and (other := found.get((each, Positions.SEQUENCE))):
-                raise ValueError(
-                    f"positions: {padded} with padded and {other} with sequence read the same texts, and padding would "
-                    "count for both; give both the same positions, or one of them answer"
-                )
+        check_positions(self.terms)
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
-from obliviate.methods import GD, Pass, TaskVector, union_of_needs
+from obliviate.methods import GD, Pass, TaskVector
 from obliviate.models import (
     content_of,
     date_warnings,
@@ -28,6 +28,7 @@ from obliviate.models import (
     text_encoder,
     weights_folder,
 )
+from obliviate.rows_needed import check_rows
 from obliviate.runs import EXPORT_FILE, Run, content_hash, record_of, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, export_dtype
@@ -196,38 +197,9 @@ def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
     return rows
 
 
-# Texts that are made of a question and another answer, or another prompt: a plain text asks nothing.
-OF_QUESTIONS = {
-    "forget": (Pass.FORGET_IDK, Pass.FORGET_MISMATCH, Pass.FORGET_SHUFFLED, Pass.FORGET_MARKED_IDK),
-    "retain": (Pass.RETAIN_IDK, Pass.RETAIN_MARKED),
-}
-
-
 def check_data(config: UnlearnRun, corpus: Corpus) -> None:
     """Raises UserError where a term needs what the data does not have."""
-    if config.needs_retain and not corpus.retain:
-        raise UserError(
-            f"method: {config.label} needs a retain set and the data has none; give data.retain, or a method that "
-            "works without: ga, npo, dpo, idk or me alone"
-        )
-    passes = union_of_needs(config.terms)
-    instead = {"forget": "a method of texts, such as npo, me or rmu", "retain": "a regularizer of texts: gd or kl"}
-    for name, rows in (("forget", corpus.forget), ("retain", corpus.retain)):
-        text = next((number for number, row in enumerate(rows, 1) if not row.question), None)
-        if text is not None and any(each in passes for each in OF_QUESTIONS[name]):
-            raise UserError(
-                f"method: {config.label}: {name} row {text} is a plain text, which asks nothing that could be answered "
-                f"otherwise; give it a question, or take {instead[name]}"
-            )
-    if Pass.FORGET_SHUFFLED in passes and len(corpus.forget) < 2:
-        raise UserError(f"method: {config.label}: answers forget questions with other rows' answers; give two rows")
-    if Pass.FORGET_MARKED_IDK in passes or Pass.RETAIN_MARKED in passes:
-        for index, row in enumerate(corpus.forget):
-            if row.entity is None:
-                raise UserError(
-                    f"method: {config.label}: forget row {index + 1} ({row.question!r}) has no 'entity', which the "
-                    "prompt marks; give every forget row the name of what it is about under that key"
-                )
+    check_rows(config.terms, corpus.forget, corpus.retain, needs_retain=config.needs_retain)
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:

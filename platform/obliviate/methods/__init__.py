@@ -103,8 +103,11 @@ __all__ = [
     "Unilogit",
     "Wasserstein",
     "World",
+    "check_positions",
     "compares",
     "expand",
+    "label_of",
+    "reads_retain",
     "union_of_needs",
     "widest",
 ]
@@ -164,3 +167,27 @@ def union_of_needs(terms: Sequence[Term]) -> dict[Pass, dict[AnyStat, Positions]
 
 def widest(positions: Iterable[Positions]) -> Positions:
     return max(positions, key=list(Positions).index)
+
+
+def label_of(terms: Iterable[Term]) -> str:
+    """As reports call a method: NPO+GD."""
+    return "+".join(term.type for term in terms).upper()
+
+
+def reads_retain(terms: Sequence[Term]) -> bool:
+    """Whether any of them is trained on retain rows."""
+    of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
+    return any(each in of_retain for each in union_of_needs(terms))
+
+
+def check_positions(terms: Iterable[Term]) -> None:
+    """Raises ValueError where one term reads a text with padding and another the same text without."""
+    found: dict[tuple[Pass, Positions], str] = {}
+    for term in terms:
+        found |= {(each.text, at): term.type for each, stats in term.needs.items() for at in stats.values()}
+    for (each, at), padded in found.items():
+        if at is Positions.PADDED and (other := found.get((each, Positions.SEQUENCE))):
+            raise ValueError(
+                f"positions: {padded} with padded and {other} with sequence read the same texts, and padding would "
+                "count for both; give both the same positions, or one of them answer"
+            )
