@@ -22,6 +22,10 @@ class Head(NamedTuple):
         bias_V = None if self.bias_V is None else self.bias_V[columns]
         return self._replace(weight_VD=self.weight_VD[columns], bias_V=bias_V)
 
+    def to(self, device: torch.device) -> "Head":
+        bias_V = None if self.bias_V is None else self.bias_V.to(device)
+        return self._replace(weight_VD=self.weight_VD.to(device), bias_V=bias_V)
+
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """float32 [N, V]."""
         return self.logits_of(self.product(hidden_ND))

@@ -201,7 +201,7 @@ def _compares(stat: TokenStat) -> bool:
     return stat is Stat.REFERENCE_KL or isinstance(stat, Distilled)
 
 
-class _Statistics:
+class Statistics:
     """Gathers the statistics of N positions from the blocks of their logits.
 
     `constants` holds, of each statistic, what its gradient needs beside the logits: the entropy itself, the logsumexp
@@ -309,7 +309,7 @@ def _larger(z_NV: Tensor, columns: slice, argmax_N: Tensor, largest_N: Tensor) -
     return torch.where(found_N > largest_N, place_N + columns.start, argmax_N), torch.maximum(largest_N, found_N)
 
 
-def _logit_gradient(
+def logit_gradient(
     z_NV: Tensor,
     labels_N: Tensor,
     columns: slice,
@@ -394,7 +394,7 @@ class _BlockedStatistics(torch.autograd.Function):
         reference: tuple[Tensor, AnyHead] | None,
         keeps: bool,
     ) -> tuple[Tensor, ...]:
-        gathered = _Statistics(stats, labels_N)
+        gathered = Statistics(stats, labels_N)
         head = Head(weight_VD, bias_V, scale, softcap)
         products = []
         for columns in _blocks(len(weight_VD), len(labels_N)):
@@ -432,7 +432,7 @@ class _BlockedStatistics(torch.autograd.Function):
             block = head.block(columns)
             z_NV = block.logits_of(products[index] if products else block.product(compute_ND))
             reference_z_NV = _reference_logits(ctx.reference, columns, ctx.stats)
-            dz_NV = _logit_gradient(z_NV, labels_N, columns, of_stat, lse_N, constants, len(weight_VD), reference_z_NV)
+            dz_NV = logit_gradient(z_NV, labels_N, columns, of_stat, lse_N, constants, len(weight_VD), reference_z_NV)
             if ctx.softcap is not None:
                 dz_NV *= 1 - (z_NV / ctx.softcap).square()
             if ctx.scale != 1.0:

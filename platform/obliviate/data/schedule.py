@@ -51,6 +51,12 @@ class Schedule:
     def steps(self) -> int:
         return max(1, int(self.optim.epochs * self.anchors) // self.optim.batch_size)
 
+    @property
+    def warmup_steps(self) -> int:
+        if self.optim.warmup_steps is not None:
+            return self.optim.warmup_steps
+        return self.steps_per_epoch if self.steps_per_epoch > 1 else 0
+
     def step(self, step: int) -> list[Item]:
         """The global batch of step 0, 1, ..."""
         size = self.optim.batch_size
@@ -58,9 +64,7 @@ class Schedule:
 
     def learning_rate(self, step: int) -> float:
         """Of step 0, 1, ...: linear warm-up from 0, then constant or linear to 0 at the end."""
-        warmup = self.optim.warmup_steps
-        if warmup is None:
-            warmup = self.steps_per_epoch if self.steps_per_epoch > 1 else 0
+        warmup = self.warmup_steps
         if step < warmup:
             return self.optim.learning_rate * step / warmup
         if self.optim.schedule == "constant":

@@ -114,6 +114,11 @@ class TextEncoder:
         return self._end_of_turn_id
 
     @property
+    def max_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._max_length
+
+    @property
     def asks_for_date(self) -> bool:
         """Whether the template asks for today's date, and gets a fixed one."""
         return self._chat.asks_for_date
