@@ -13,7 +13,20 @@ from torch import Tensor
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.hf import Unlearner
-from obliviate.methods import FORGET_TYPES, GA, ICKU, KL, ME, NPO, REGULARIZER_TYPES, Positions, Term
+from obliviate.methods import (
+    FORGET_TYPES,
+    GA,
+    ICKU,
+    KL,
+    ME,
+    NPO,
+    PDU,
+    REGULARIZER_TYPES,
+    Disassociation,
+    Positions,
+    Term,
+    World,
+)
 from obliviate.models import load_pretrained, load_tokenizer
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
@@ -66,6 +79,8 @@ CASES: dict[str, tuple[Term, ...]] = {
     name: terms for name, terms in METHODS.items() if not {term.type for term in terms} & REFUSED
 }
 CASES["me+kl over padding"] = (ME(positions=Positions.PADDED), KL())
+CASES["npo+world"] = (NPO(reduction="mean"), World())
+CASES["pdu+disassociation"] = (PDU(), Disassociation())
 
 
 @pytest.mark.usefixtures("process_group")
@@ -124,6 +139,7 @@ def test_a_term_that_needs_more_than_logits_is_refused_by_name(encoder: TextEnco
         except UserError as error:
             refused[name] = str(error)
     assert set(refused) == REFUSED
+    assert {term.type for terms in CASES.values() for term in terms} == set(types) - REFUSED
     assert refused["rmu"] == (
         "method: rmu: reads hidden states, and a compute_loss_func gets logits; train it with `obliviate unlearn`, or "
         "take a term of logits alone: npo, dpo, idk or me, with gd or kl"
