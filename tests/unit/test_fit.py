@@ -57,9 +57,7 @@ def test_layers_other_than_the_config_says(copy: Path) -> None:
 
 def test_more_layers_than_the_config_says(copy: Path) -> None:
     put(copy / "config.json", num_hidden_layers=1)
-    with pytest.raises(
-        UserError, match=r"^model\.source: .*model\.layers\.1\..* there are 1 layers, which"
-    ):
+    with pytest.raises(UserError, match=r"^model\.source: .*model\.layers\.1\..* there are 1 layers, which"):
         check(spec(copy))
 
 
