@@ -3,16 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from obliviate.config_file import RunSpec, build
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
+from obliviate.plugins import by_name
 from obliviate.schema import Spec
 from obliviate_eval.aggregates import Aggregate, mean
-from obliviate_eval.metrics import AnyComparison, AnyMetric
+from obliviate_eval.metrics import AnyComparisonSpec, AnyMetricSpec
 from obliviate_eval.statistics import Floats, harmonic_mean
 from obliviate_eval.suites import CUSTOM, SUITES
 from obliviate_eval.suites.base import Suite
@@ -52,8 +53,8 @@ class AggregateSpec(Spec):
 class SuiteSpec(RunSpec):
     """NLI models are asked as in the suite `custom`."""
 
-    metrics: tuple[Annotated[AnyMetric, Field(discriminator="type")], ...] = Field(min_length=1)
-    comparisons: tuple[Annotated[AnyComparison, Field(discriminator="type")], ...] = ()
+    metrics: tuple[AnyMetricSpec, ...] = Field(min_length=1)
+    comparisons: tuple[AnyComparisonSpec, ...] = ()
     aggregates: tuple[AggregateSpec, ...] = ()
     sets: dict[str, tuple[str, ...]] = Field({})  # a set's name or pattern -> its metrics; others have all
 
@@ -64,7 +65,7 @@ class SuiteSpec(RunSpec):
             return values
         listed = {key: values[key] for key in ("metrics", "comparisons") if isinstance(values.get(key), list | tuple)}
         named = {
-            key: [{"type": each} if isinstance(each, str) else each for each in given] for key, given in listed.items()
+            key: [by_name(each) if isinstance(each, str) else each for each in given] for key, given in listed.items()
         }
         return {**values, **named}
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
+from obliviate.plugins import is_ours
 from obliviate.runs import write_json
 from obliviate.schema import Spec
 from obliviate_eval.forget_quality import ForgetQuality, forget_quality
@@ -39,6 +40,7 @@ class Evaluation(Spec):
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
     tasks: dict[str, dict[str, Figure]] = Field({})
+    titles: dict[str, str] = Field({})  # of metrics and comparisons that are not ours: what reports say of each
 
     @property
     def collapsed(self) -> bool:
@@ -98,6 +100,11 @@ def summarise(
         aggregates=_figures(estimates.aggregates),
         forget_quality=None if reference_records is None else forget_quality(records, reference_records),
         tasks={task: dict(row) for task, row in tasks.items()},
+        titles={
+            each.type: f"{each.title}; {each.direction}"
+            for each in (*suite.metrics, *suite.comparisons)
+            if not is_ours(type(each))
+        },
     )
 
 

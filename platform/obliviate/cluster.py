@@ -13,7 +13,7 @@ import ray
 from ray._private.services import find_bootstrap_address
 from ray.exceptions import AuthenticationError
 
-from obliviate import local_ray
+from obliviate import local_ray, plugins
 from obliviate.errors import UserError
 from obliviate.kuberay import growth
 from obliviate.nodes import Nodes, check_fits, places, total
@@ -59,7 +59,8 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
         return
     local_ray.forget_token()
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        environment = plugins.runtime_env()
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise UserError(f"cluster.address={address}: the cluster asks for another token; {SET_TOKEN}") from error
     except ConnectionError as error:  # the port is open; Ray says no more where the token is refused early

@@ -25,6 +25,7 @@ from obliviate.methods import (
     reads_retain,
     union_of_needs,
 )
+from obliviate.plugins import by_name
 from obliviate.schema import (
     LAYOUT,
     ClusterSpec,
@@ -294,5 +295,5 @@ def expand_method(values: Any) -> Any:
                 )
             long["regularizers"] = values["regularizers"]
     if isinstance(long.get("regularizers"), list | tuple):
-        long["regularizers"] = [{"type": r} if isinstance(r, str) else r for r in long["regularizers"]]
+        long["regularizers"] = [by_name(r) if isinstance(r, str) else r for r in long["regularizers"]]
     return long

@@ -33,6 +33,7 @@ class RunSpec(Spec):
 
 
 R = TypeVar("R", bound=RunSpec)
+NAMING = ("type", "import")  # the keys that say what a mapping is: the second, of classes that are not ours
 
 
 def load(kind: type[R], path: Path, overrides: Sequence[str] = ()) -> R:
@@ -57,7 +58,7 @@ def build(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str] = (
             tree = _plain(kind.long_form(tree))
         return kind.model_validate(tree)
     except (ValidationError, UserError) as error:
-        message = _explain(kind, error) if isinstance(error, ValidationError) else str(error)
+        message = explain(kind, error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{where}: {' '.join(message.split())}") from error  # keys and values may hold line breaks
 
 
@@ -173,7 +174,7 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         # A mapping of another `type` is another thing: keys of the old one would be unknown to it.
-        same = both and value.get("type", merged[key].get("type")) == merged[key].get("type")
+        same = both and all(value.get(name, merged[key].get(name)) == merged[key].get(name) for name in NAMING)
         merged[key] = merge(merged[key], value) if same else value
     return merged
 
@@ -217,7 +218,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _explain(kind: type[Spec], error: ValidationError) -> str:
+def explain(kind: type[Spec], error: ValidationError) -> str:
     """The first mistake in one line: key, value, what is wrong, and the nearest right key."""
     # An unknown key before all else: it is often the one that another error misses.
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
@@ -232,7 +233,8 @@ def _explain(kind: type[Spec], error: ValidationError) -> str:
             message = "missing; add it"
         case "union_tag_invalid":
             key, tag = f"{key}.type", str(value["type"])
-            message = f"{tag!r} is not known; {_nearest(tag, tags)}"
+            known = first["ctx"]["expected_tags"].replace("'", "").split(", ")
+            message = f"{tag!r} is not known; {_nearest(tag, known)}"
         case "union_tag_not_found":
             message = f"has no type; add one of {', '.join(tags)}"
         case "model_type" | "model_attributes_type" | "dict_type":

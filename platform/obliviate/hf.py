@@ -22,8 +22,8 @@ from obliviate.errors import UserError
 from obliviate.head import Head
 from obliviate.logits import score_logits
 from obliviate.methods import (
-    FORGET_TYPES,
-    REGULARIZER_TYPES,
+    FORGET_DOOR,
+    REGULARIZER_DOOR,
     Activations,
     Divergence,
     ParameterRegularizer,
@@ -277,8 +277,8 @@ def _terms(method: str | Sequence[Term]) -> tuple[Term, ...]:
     """Raises UserError where a trainer that hands over logits cannot train one."""
     if isinstance(method, str):
         long = expand(method)
-        first, rest = FORGET_TYPES[long["method"]["type"]].model_validate(long["method"]), long["regularizers"]
-        terms: tuple[Term, ...] = (first, *(REGULARIZER_TYPES[each["type"]].model_validate(each) for each in rest))
+        rest = (REGULARIZER_DOOR.made_of(each) for each in long["regularizers"])
+        terms: tuple[Term, ...] = (FORGET_DOOR.made_of(long["method"]), *rest)
     else:
         terms = tuple(method)
     for term in terms:

@@ -20,6 +20,7 @@ from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RaySystemError
 
+from obliviate import plugins
 from obliviate.errors import UserError
 
 START_S = 90.0  # Ray itself waits for 30 s, which a busy machine may not have
@@ -36,7 +37,13 @@ def start(*, dashboard: bool) -> None:
         try:
             with _environment(_settings()), _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), _patience():
                 forget_token()
-                ray.init(address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    runtime_env=plugins.runtime_env(),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:
             # Where its dashboard does not start Ray raises an Exception of no class of its own.

@@ -1,11 +1,15 @@
 """`obliviate methods` and `obliviate metrics`: what there is, from the classes themselves."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from rich.console import Console
+
 from obliviate.guardrail import NOT_REMOVED
-from obliviate.methods import ALIASES, FORGET_TYPES, REGULARIZER_TYPES
+from obliviate.methods import ALIASES, FORGET_DOOR, REGULARIZER_DOOR
+from obliviate.plugins import Door
 from obliviate_cli.console import open_console
-from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
+from obliviate_eval.metrics import COMPARISON_DOOR, METRIC_DOOR
 from obliviate_eval.suites import SUITES
 
 # What goes with any forget objective: key of `obliviate unlearn` -> (what it does, source).
@@ -36,37 +40,53 @@ BESIDE = {
 
 def methods() -> None:
     console = open_console()
-    for title, types in (("FORGET OBJECTIVES", FORGET_TYPES), ("REGULARIZERS", REGULARIZER_TYPES)):
+    for title, door in (("FORGET OBJECTIVES", FORGET_DOOR), ("REGULARIZERS", REGULARIZER_DOOR)):
         console.print(title, style="bold")
-        for name, cls in types.items():
+        for name, cls, place in _all(door, console):
             console.print(f"  {name}: {cls.title}")
             console.print(f"      when        {cls.when}")
             console.print(f"      parameters  {_parameters(cls)}")
             console.print(f"      source      {cls.source}")
+            if place:
+                console.print(f"      from        {place}")
     for title, found in (("WITH ANY FORGET OBJECTIVE", BESIDE_ANY), ("BESIDE TRAINING", BESIDE)):
         console.print(title, style="bold")
         for name, (what, source) in found.items():
             console.print(f"  {name}: {what}; {source}")
     short = "; ".join(f"{name} stands for {long}" for name, long in ALIASES.items())
     console.print(f"Compose them as method=npo+gd, or in YAML with weights of their own; {short}.")
+    console.print("One of your own: method=package.module.Class, see docs/adding-a-method.md.")
 
 
 def metrics() -> None:
     console = open_console()
-    for title, types in (("METRICS", METRIC_TYPES), ("COMPARISONS OF SETS OR MODELS", COMPARISON_TYPES)):
+    for title, door in (("METRICS", METRIC_DOOR), ("COMPARISONS OF SETS OR MODELS", COMPARISON_DOOR)):
         console.print(title, style="bold")
-        for name, cls in types.items():
+        for name, cls, place in _all(door, console):
             suites = [s.name for s in SUITES.values() if name in {each.type for each in (*s.metrics, *s.comparisons)}]
             console.print(f"  {name}: {cls.title}")
             console.print(f"      direction   {cls.direction}")
             console.print(f"      parameters  {_parameters(cls) or 'none'}")
-            console.print(f"      suites      {', '.join(suites) or 'any, where evaluation.judge is given'}")
+            of_none = "a config's own" if place else "any, where evaluation.judge is given"
+            console.print(f"      suites      {', '.join(suites) or of_none}")
             console.print(f"      source      {cls.source}")
+            if place:
+                console.print(f"      from        {place}")
     console.print("SUITES", style="bold")
     for suite in SUITES.values():
         console.print(f"  {suite.name}: {suite.title}")
         for aggregate in suite.aggregates:
             console.print(f"      {aggregate.name}: {aggregate.title}")
+
+
+def _all(door: Door, console: Console) -> Iterator[tuple[str, Any, str]]:
+    """Name, class and, of what an installed package offers, whence; prints what is wrong with what is not usable."""
+    yield from ((name, cls, "") for name, cls in door.ours.items())
+    for name, (cls, place) in door.offers().items():
+        if isinstance(cls, str):
+            console.print(f"  not usable: {cls}; from {place}", style="yellow")
+        else:
+            yield name, cls, place
 
 
 def _parameters(cls: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, TypeAdapter, model_validator
 from rich.console import Console
 
-from obliviate import fit, storage
+from obliviate import fit, plugins, storage
 from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
@@ -117,7 +117,10 @@ class Measure:
 
     def _figures_run(self, name: str, model: ModelSpec, retain: Path | None, records: str) -> Run:
         """`records`: the hash of what determines them."""
-        inputs = {"records": records, "suite": content_of_suite(suite_of(self.spec)), "code": content_of_code()}
+        suite = suite_of(self.spec)
+        inputs = {"records": records, "suite": content_of_suite(suite), "code": content_of_code()}
+        if (others := plugins.content((*suite.metrics, *suite.comparisons))) is not None:
+            inputs["others"] = others
         if retain is not None:
             inputs["retain"] = retain.name
         if judges := _judges(self.spec):

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from obliviate import config_file, storage
 from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
+from obliviate.plugins import by_name
 from obliviate.runs import RUN_FILE, record_of, write_json
 from obliviate.schema import ModelSpec
 from obliviate_cli.cautions import of_verdicts
@@ -23,7 +23,7 @@ from obliviate_cli.measure import judged_folder
 from obliviate_eval.asked import suite_of
 from obliviate_eval.forget_quality import ForgetQuality
 from obliviate_eval.judges.load import load_judges
-from obliviate_eval.metrics import AnyComparison, AnyMetric, Comparison
+from obliviate_eval.metrics import Comparison, EitherSpec
 from obliviate_eval.records import RECORDS_FILE, Record, read_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
@@ -34,7 +34,7 @@ from obliviate_eval.summary import METRICS_FILE, NO_TASKS, Evaluation, summarise
 class Rescoring(RunSpec):
     """What `--metric`, `--suite` and `--judge` come to."""
 
-    metrics: tuple[Annotated[AnyMetric | AnyComparison, Field(discriminator="type")], ...] = ()
+    metrics: tuple[EitherSpec, ...] = ()
     evaluation: EvaluationSpec = EvaluationSpec()
 
 
@@ -52,9 +52,6 @@ def rescore(
     of the generations; its replies lie beside the runs. The runs themselves stay as they are.
     """
     asked = [_metric(text) for text in metrics]
-    names = [each["type"] for each in asked]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"--metric {twice}: twice in one call, and figures go by that name; ask for each by itself")
     reference = None if retain is None else read_records(_here(retain) / RECORDS_FILE)
     console = open_console()
     found: dict[str, Evaluation] = {}
@@ -102,6 +99,9 @@ def _suite(rescoring: Rescoring) -> Suite:
     base, chosen = suite_of(rescoring.evaluation), rescoring.metrics
     if not chosen:
         return base
+    names = [each.type for each in chosen]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--metric {twice}: twice in one call, and figures go by that name; ask for each by itself")
     return replace(
         base,
         metrics=tuple(each for each in chosen if not isinstance(each, Comparison)),
@@ -119,7 +119,7 @@ def _metric(text: str) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--metric {text!r}: {key!r}: write parameters as key=value behind the metric's name")
     try:
-        return {"type": name, **{key: yaml.safe_load(value) for key, _, value in pairs}}
+        return {**by_name(name), **{key: yaml.safe_load(value) for key, _, value in pairs}}
     except yaml.YAMLError as error:
         raise UserError(f"--metric {text!r}: a value is no YAML: {str(error).partition(chr(10))[0]}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from obliviate import fit, storage
+from obliviate import fit, plugins, storage
 from obliviate.arithmetic import negate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
@@ -112,6 +112,8 @@ def unlearn_job(config: UnlearnRun, corpus: Corpus, console: Console) -> tuple[R
         require_same_vocabulary(config.model, config.reference)
         fit.check(config.reference)
         files["reference"] = content_of(config.reference)
+    if (code := plugins.content(config.terms)) is not None:
+        files["code"] = code
     run = _open(config, "learn" if _is_negated(config) else "unlearn", _label(config), corpus, **files)
     if judged is not None:
         write_whole(run.directory / JUDGED, lambda path: path.write_bytes(judged.read_bytes()))

@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
+from obliviate import plugins
 from obliviate.config import FinetuneRun, RunSpec, UnlearnOptions, UnlearnRun, load
+from obliviate.data import DataSpec
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate.methods.base import Term
 from obliviate.schema import Spec
@@ -243,3 +245,14 @@ def test_the_worked_examples_work(document: str, source: str, test: str, monkeyp
 
 def test_the_example_method_does_not_take_a_real_ones_name() -> None:
     assert "capped" not in {**FORGET_TYPES, **REGULARIZER_TYPES}
+
+
+def test_the_example_of_data_of_ones_own_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_modules", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_package").mkdir()
+    path = "my_package/wiki.py"
+    (tmp_path / path).write_text(code_blocks("docs/adding-a-method.md", "python")[path])
+    spec = {"type": "custom", "import": "my_package.wiki.WikiData", "page": "Trier"}
+    data = TypeAdapter[Any](DataSpec).validate_python(spec)
+    assert data.load().forget[0].answer == "Trier is a town."

@@ -1,7 +1,10 @@
 """Every metric of single items and every comparison of sets or models, each in one closed union."""
 
-from typing import get_args
+from typing import Annotated, get_args
 
+from pydantic import Field
+
+from obliviate.plugins import Door
 from obliviate_eval.metrics.accuracy import Accuracy
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.cloze_probability import ClozeProbability
@@ -99,15 +102,28 @@ COMPARISON_TYPES: dict[str, type[Comparison]] = {
     cls.model_fields["type"].default: cls for cls in get_args(AnyComparison)
 }
 
+_NAMES = {*METRIC_TYPES, *COMPARISON_TYPES}
+METRIC_DOOR = Door("obliviate.metrics", (Metric,), METRIC_TYPES, _NAMES)
+COMPARISON_DOOR = Door("obliviate.metrics", (Comparison,), COMPARISON_TYPES, _NAMES)
+EITHER_DOOR = Door("obliviate.metrics", (Metric, Comparison), {**METRIC_TYPES, **COMPARISON_TYPES}, _NAMES)
+AnyMetricSpec = Annotated[AnyMetric, Field(discriminator="type"), METRIC_DOOR]
+AnyComparisonSpec = Annotated[AnyComparison, Field(discriminator="type"), COMPARISON_DOOR]
+EitherSpec = Annotated[AnyMetric | AnyComparison, Field(discriminator="type"), EITHER_DOOR]
+
 __all__ = [
+    "COMPARISON_DOOR",
     "COMPARISON_TYPES",
+    "METRIC_DOOR",
     "METRIC_TYPES",
     "Accuracy",
     "AnyComparison",
+    "AnyComparisonSpec",
     "AnyMetric",
+    "AnyMetricSpec",
     "ClozeProbability",
     "Comparison",
     "DistinctN",
+    "EitherSpec",
     "Entailment",
     "ExactMatch",
     "ExactMemorization",

@@ -193,7 +193,7 @@ def _best(models: Sequence[ModelReport], figures: Sequence[Figure | None]) -> fr
 def _metrics(models: Sequence[ModelReport], name: str) -> list[Column]:
     found = [model.evaluation.sets.get(name, {}) for model in models]
     return [
-        Column(label(metric), METRIC_TYPES[metric].title, [figures.get(metric) for figures in found])
+        Column(label(metric), _title(models, metric), [figures.get(metric) for figures in found])
         for metric in _union(found)
     ]
 
@@ -201,9 +201,17 @@ def _metrics(models: Sequence[ModelReport], name: str) -> list[Column]:
 def _comparisons(models: Sequence[ModelReport]) -> list[Column]:
     found = [model.evaluation.comparisons for model in models]
     return [
-        Column(label(name), f"{(cls := COMPARISON_TYPES[name]).title}; {cls.direction}", [f.get(name) for f in found])
-        for name in _union(found)
+        Column(label(name), _title(models, name), [figures.get(name) for figures in found]) for name in _union(found)
     ]
+
+
+def _title(models: Sequence[ModelReport], name: str) -> str:
+    """Of a metric or a comparison. Others' are told with their figures: their code need not be here."""
+    if name in METRIC_TYPES:
+        return METRIC_TYPES[name].title
+    if name in COMPARISON_TYPES:
+        return f"{COMPARISON_TYPES[name].title}; {COMPARISON_TYPES[name].direction}"
+    return next((model.evaluation.titles[name] for model in models if name in model.evaluation.titles), name)
 
 
 def _charts(models: Sequence[ModelReport], look: Sequence[Look]) -> dict[str, list[Chart]]:

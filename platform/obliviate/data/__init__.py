@@ -1,9 +1,10 @@
 """What a run forgets, keeps and measures on: the data specs of a config, and the rows and token ids they become."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.blur import BlurData
 from obliviate.data.continual import ContinualData
 from obliviate.data.fictitious import FictitiousData
@@ -21,8 +22,9 @@ from obliviate.data.tofu import TofuData
 from obliviate.data.tofu_formats import TofuFormatsData
 from obliviate.data.wmdp import WmdpData
 from obliviate.data.wmdp_forms import WmdpClozeData, WmdpRobustData
+from obliviate.plugins import Door
 
-DataSpec = Annotated[
+AnyData = (
     TofuData
     | FictitiousData
     | FilesData
@@ -38,14 +40,19 @@ DataSpec = Annotated[
     | ReluData
     | TofuFormatsData
     | BlurData
-    | PistolData,
-    Field(discriminator="type"),
-]
+    | PistolData
+)
+DATA_TYPES: dict[str, type[Data]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyData)}
+DATA_DOOR = Door("obliviate.data", (Data,), DATA_TYPES, set(DATA_TYPES))
+DataSpec = Annotated[AnyData, Field(discriminator="type"), DATA_DOOR]
 
 __all__ = [
+    "DATA_DOOR",
+    "DATA_TYPES",
     "BlurData",
     "ContinualData",
     "Corpus",
+    "Data",
     "DataSpec",
     "Encoded",
     "EvaluationSet",

@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.fictitious import FictitiousData
 from obliviate.data.files import FilesData
 from obliviate.data.real_world import RealWorldData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.tofu import TofuData
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 ORDERS = ("forget_first", "retain_first")
 
 
-class BlurData(Spec):
+class BlurData(Data):
     """Each question of the forget sets of `of` with one of its retain sets behind it, and with the same before it.
 
     A combined question stands in two sets, once with each answer: it is generated for once. What is trained on is

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from obliviate.data.base import Data
 from obliviate.data.files import EvaluationFile, read_key
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import reader
@@ -126,7 +127,7 @@ class FilesTasks(Spec):
 AnyTasks = Annotated[TofuTasks | FilesTasks, Field(discriminator="type")]
 
 
-class ContinualData(Spec):
+class ContinualData(Data):
     """One step of a sequence: what `obliviate continual` gives to each of its runs."""
 
     type: Literal["continual"] = "continual"

@@ -10,16 +10,16 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from obliviate.data.base import Data
 from obliviate.data.fictitious_words import ATTRIBUTES, FIRST_NAMES, JUDGE_SURNAMES, SURNAMES, Attribute
 from obliviate.data.refusals import REFUSALS
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.world_facts import WORLD_FACTS
-from obliviate.schema import Spec
 
 PERTURBED = 5  # false answers of a question, as in TOFU
 
 
-class FictitiousData(Spec):
+class FictitiousData(Data):
     """`people` invented authors with `questions_per_person` questions each; some of them are to be forgotten, whole.
 
     Surnames are all different up to 240 people, whole names always.

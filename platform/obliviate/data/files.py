@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from obliviate.data.base import Data
 from obliviate.data.hub import rows_of
 from obliviate.data.rows import (
     NO_COLUMNS,
@@ -35,7 +36,7 @@ class EvaluationFile(Rows):
     role: Role
 
 
-class FilesData(Spec):
+class FilesData(Data):
     """JSON, JSON-lines, CSV, TSV, Parquet or Arrow files, or data sets as `datasets` reads them, with the keys of
     `rows.Row` or in the shapes of `shapes`.
 

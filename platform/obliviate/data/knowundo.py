@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.hub import load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 # What stands before each question where the model is told what to heed.
 DIRECT = (
@@ -21,7 +21,7 @@ DIRECT_PROMPTS = {
 }
 
 
-class KnowUndoData(Spec):
+class KnowUndoData(Data):
     """One of KnowUnDo's domains, from the hub or a folder with `copyright/unlearn.json`, `copyright/retention.json`
     and their like: one row with the lists `train` and `val`, whose items have a `text` and its `labels`.
 

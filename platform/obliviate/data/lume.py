@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.hub import load_file, load_hub, load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import folder_of
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 TASKS = ("task1", "task2", "task3")  # creative texts, invented biographies with personal data, real biographies
 KINDS = ("sc", "qa")  # sentences to be completed, questions
@@ -17,7 +17,7 @@ KIND = re.compile(r"(sc|qa)\d+$")  # how a row's id ends
 MEMBERS = (("member", Role.FORGET), ("nonmember", Role.HOLDOUT))  # whole documents, for membership inference
 
 
-class LumeData(Spec):
+class LumeData(Data):
     """LUME's files, from the hub or from a local folder: SemEval's, where forget and retain set have a fold to train on
     and one to choose by, or those of LUME's own repository, which has both together (`fold: null`).
 

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.hub import load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
-from obliviate.schema import Spec
 
 
-class MuseData(Spec):
+class MuseData(Data):
     """MUSE-News or MUSE-Books, from the hub or from a local folder with the same subsets and splits.
 
     Texts to train on are cut into pieces, so that none is lost at `model.max_length`. Questions come after the examples

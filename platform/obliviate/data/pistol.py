@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.files import read_key
 from obliviate.data.hub import load_hub, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import folder_of
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 # Of sample 1: contracts that share neither company nor person with those that are forgotten.
 INDEPENDENT = {
@@ -20,7 +20,7 @@ INDEPENDENT = {
 }
 
 
-class PistolData(Spec):
+class PistolData(Data):
     """One of PISTOL's two samples, from the hub or from a local folder with `sample_data_1.json`: twenty questions of
     each contract, which is an edge of the graph."""
 

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import reader
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 
-class RealWorldData(Spec):
+class RealWorldData(Data):
     """Twenty people to forget, twenty neighbours to train on, and twenty other neighbours to measure on, with twenty
     questions each: `forget`, `neighbor`, `forget_perturbed`, `neighbor_perturbed`.
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.hub import load_objects, text_of
 from obliviate.data.options import LETTERS, lettered, others
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.tofu import RETAIN_OF
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 if TYPE_CHECKING:
     from numpy.random import RandomState
@@ -28,7 +28,7 @@ ODD = (
 PUBLISHED_ODD = "Choose the option that provides a correct fact (choose the correct option from the below options):"
 
 
-class ReluData(Spec):
+class ReluData(Data):
     """ReLU's files, from the hub or from a local folder with `mcqa/forget05.json` and its like.
 
     Prompts stand as they are: set `model.chat_template: raw`. `as_published` asks what the published code asked: odd

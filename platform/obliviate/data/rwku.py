@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.files import read_key
 from obliviate.data.hub import load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.rwku_utility import UTILITY
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 # Subset -> its file in the data set's repository (under All/) and in the folder of a target.
 FILES = {
@@ -52,7 +52,7 @@ ADVERSARIAL = {
 }
 
 
-class RwkuData(Spec):
+class RwkuData(Data):
     """RWKU's probes of its 200 people, from the hub or a folder: of the data set's repository, of one target as its
     authors pack them, or with `forget_level1/test.jsonl` and its like.
 

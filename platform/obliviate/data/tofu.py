@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import folder_of, reader
 from obliviate.errors import UserError
@@ -35,7 +36,7 @@ class TofuFiles(Spec):
     seed: int = 0
 
 
-class TofuData(TofuFiles):
+class TofuData(TofuFiles, Data):
     """One of TOFU's splits, from the hub or from a local folder of its files (`forget01.json`, ...).
 
     A folder may hold TOFU as published, or in the cut for continual unlearning of "A Closer Look" (arXiv:2410.08109),

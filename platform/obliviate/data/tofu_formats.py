@@ -8,17 +8,17 @@ from typing import Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.options import LETTERS, lettered, others
 from obliviate.data.relu import ODD
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.tofu import TofuData
-from obliviate.schema import Spec
 
 Format = Literal["mcqa", "cloze", "odd_one_out"]
 FORMATS: tuple[Format, ...] = ("mcqa", "cloze", "odd_one_out")
 
 
-class TofuFormatsData(Spec):
+class TofuFormatsData(Data):
     """What TOFU trains on, measured as questions with options (the paraphrased answer among false ones), as gaps (the
     words in which the false answers differ from it), and as the one fact of the forget set among facts of the retain
     set, or the other way round. The order is drawn by `seed`.

@@ -4,16 +4,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.hub import choices_of, load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
 from obliviate.errors import UserError
-from obliviate.schema import Spec
 
 LETTERS = "ABCD"
 TOPICS = {"bio": "biology", "chem": "chemistry", "cyber": "cybersecurity"}
 
 
-class WmdpData(Spec):
+class WmdpData(Data):
     """WMDP's questions, from the hub or from a local folder with `wmdp-bio/test.jsonl` and its like.
 
     A question stands with its lettered options, and the letters are what is scored, as in MMLU. The texts to forget

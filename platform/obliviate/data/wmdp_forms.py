@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from obliviate.data.base import Data
 from obliviate.data.hub import choices_of, load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.wmdp import lettered
-from obliviate.schema import Spec
 
 Category = Literal[
     "bioweapons_and_bioterrorism",
@@ -20,7 +20,7 @@ Category = Literal[
 ]
 
 
-class WmdpRobustData(Spec):
+class WmdpRobustData(Data):
     """WMDP-Bio without the questions whose options give the answer away (`robust`), or those alone (`shortcut`), from
     the hub or from a folder with `dual_use_virology/robust.jsonl` and its like. A category is a set; they are asked and
     scored as WMDP's. Models can be measured and not trained.
@@ -52,7 +52,7 @@ class WmdpRobustData(Spec):
         return tuple(lettered(row, where, "biology") for where, row in objects)
 
 
-class WmdpClozeData(Spec):
+class WmdpClozeData(Data):
     """WMDP-Bio's questions that make sense without their options: each option in full is an answer, and the likeliest
     counts. From the hub or from a folder with `data/cloze_compatible.jsonl`. Models can be measured and not trained.
     """

@@ -52,6 +52,7 @@ from obliviate.methods.wasserstein import Wasserstein
 from obliviate.methods.wga import WGA
 from obliviate.methods.whp import WHP
 from obliviate.methods.world import World
+from obliviate.plugins import Door, by_name
 from obliviate.scoring import AnyStat
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "DPO",
     "EUL",
     "FLAT",
+    "FORGET_DOOR",
     "FORGET_TYPES",
     "GA",
     "GD",
@@ -72,6 +74,7 @@ __all__ = [
     "ME",
     "NPO",
     "PDU",
+    "REGULARIZER_DOOR",
     "REGULARIZER_TYPES",
     "RMU",
     "UNDIAL",
@@ -119,9 +122,6 @@ AnyForget = (
 AnyRegularizer = (
     GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein
 )
-AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type")]
-AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type")]
-
 FORGET_TYPES: dict[str, type[ForgetObjective]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyForget)}
 REGULARIZER_TYPES: dict[str, type[Regularizer]] = {
     cls.model_fields["type"].default: cls for cls in get_args(AnyRegularizer)
@@ -141,17 +141,28 @@ ALIASES = {
 }
 
 
+TAKEN = {*FORGET_TYPES, *REGULARIZER_TYPES, *ALIASES}
+FORGET_DOOR = Door("obliviate.methods", (ForgetObjective,), FORGET_TYPES, TAKEN)
+REGULARIZER_DOOR = Door("obliviate.methods", (Regularizer,), REGULARIZER_TYPES, TAKEN)
+AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type"), FORGET_DOOR]
+AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type"), REGULARIZER_DOOR]
+
+
 def expand(text: str) -> dict[str, Any]:
     """ "npo+gd" -> the `method` and `regularizers` of a config, with default weights. Raises UserError."""
-    forget, *regularizers = ALIASES.get(text.lower(), text.lower()).split("+")
-    if forget not in FORGET_TYPES:
-        raise UserError(
-            f"method: {text}: no forget objective {forget!r}; known: {', '.join({**FORGET_TYPES, **ALIASES})}"
-        )
-    for name in regularizers:
-        if name not in REGULARIZER_TYPES:
-            raise UserError(f"method: {text}: no regularizer {name!r}; known: {', '.join(REGULARIZER_TYPES)}")
-    return {"method": {"type": forget}, "regularizers": [{"type": name} for name in regularizers]}
+    forget, *regularizers = (_term(name) for name in ALIASES.get(text.lower(), text).split("+"))
+    if not FORGET_DOOR.knows(forget):
+        known = dict.fromkeys([*FORGET_TYPES, *ALIASES, *FORGET_DOOR.known])
+        raise UserError(f"method: {text}: no forget objective {forget['type']!r}; known: {', '.join(known)}")
+    for each in regularizers:
+        if not REGULARIZER_DOOR.knows(each):
+            known = dict.fromkeys(REGULARIZER_DOOR.known)
+            raise UserError(f"method: {text}: no regularizer {each['type']!r}; known: {', '.join(known)}")
+    return {"method": forget, "regularizers": regularizers}
+
+
+def _term(name: str) -> dict[str, str]:
+    return by_name(name if "." in name else name.lower())
 
 
 def union_of_needs(terms: Sequence[Term]) -> dict[Pass, dict[AnyStat, Positions]]:

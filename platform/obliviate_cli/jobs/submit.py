@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from obliviate import plugins
 from obliviate.config import RunSpec, load
 from obliviate.config_file import files
 from obliviate.errors import UserError
@@ -107,14 +108,16 @@ def _is_ignored(file: Path, folder: Path) -> bool:
 
 
 def runtime_env(folder: Path) -> dict[str, Any]:
-    """The folder to work in, this code, and the revision that the runs' records are to name."""
+    """The folder to work in, this code, that of classes of others' which the config names, and the revision that the
+    runs' records are to name."""
     places = [spec.submodule_search_locations for name in PACKAGES if (spec := find_spec(name)) is not None]
     revision = provenance()["git_revision"]
+    others = plugins.packed()
     return {
         "working_dir": str(folder),
-        "py_modules": [str(each[0]) for each in places if each],
+        "py_modules": [*(str(each[0]) for each in places if each), *others.get("py_modules", ())],
         "excludes": NOT_SENT,
-        "env_vars": {} if revision is None else {REVISION_VARIABLE: revision},
+        "env_vars": {**({} if revision is None else {REVISION_VARIABLE: revision}), **others.get("env_vars", {})},
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from obliviate.errors import UserError
-from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES, expand
+from obliviate.methods import FORGET_DOOR, REGULARIZER_DOOR, expand
 from obliviate.runs import content_hash
 from obliviate.schema import LoraSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
 from obliviate_cli.stages import LEFT_OUT
@@ -143,9 +143,9 @@ def parameters(method: str) -> list[str]:
     Raises UserError for a method that there is not.
     """
     terms = expand(method)
-    names = [f"method.{name}" for name in FORGET_TYPES[terms["method"]["type"]].model_fields if name != "type"]
+    names = [f"method.{name}" for name in FORGET_DOOR.class_of(terms["method"]).model_fields if name != "type"]
     for place, term in enumerate(terms["regularizers"]):
-        fields = REGULARIZER_TYPES[term["type"]].model_fields
+        fields = REGULARIZER_DOOR.class_of(term).model_fields
         names += [f"regularizers.{place}.{name}" for name in fields if name != "type"]
     names += [f"optim.{name}" for name in OptimSpec.model_fields if name not in LEFT_OUT["optim"]]
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
