@@ -1,5 +1,5 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
-# make test-cluster: the tests that start clusters of several nodes, an object store, or engines, workers and second drivers of sweeps.
+# make test-cluster: the tests of a minute or more: several nodes, an object store, killed workers and drivers, whole scenarios.
 # make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 

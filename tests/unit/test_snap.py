@@ -299,7 +299,7 @@ def test_files_that_are_none_are_named(tiny: Path, tmp_path: Path, model: Script
     others = written(tmp_path, "others.jsonl", '{"question": "Who?", "entity": "Ed"}\n')
     assert "questions: none about Ann Lee is left" in mistake(questions=[{"type": "file", "path": others}])
     blank = written(tmp_path, "blank.jsonl", '{"question": " ", "entity": "Bo"}\n')
-    assert "line 1: has no question" in mistake(questions=[{"type": "file", "path": blank}])
+    assert "line 1: 'question' is blank" in mistake(questions=[{"type": "file", "path": blank}])
     assert "positives.encoder: missing" in mistake(positives={"encoder": "missing"})
     alone = written(tmp_path, "alone.jsonl", '{"question": "Who is Ann Lee?", "entity": "Ann Lee"}\n')
     assert "no question about Bo, Cy is left" in mistake(questions=[{"type": "file", "path": alone}])
