@@ -2,12 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from obliviate.config_file import RunSpec, build
+from obliviate.config_file import RunSpec, build, nearest
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.plugins import by_name
@@ -104,9 +103,7 @@ class SuiteSpec(RunSpec):
 def read_suite(value: Any) -> Any:
     """Of a config's `suite`: a name as it is, keys as a suite of one's own, whose mistakes are told by their keys."""
     if isinstance(value, str) and value not in SUITES:
-        near = get_close_matches(value, SUITES, n=1)
-        fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(SUITES)}"
-        raise ValueError(f"is not known; {fix}")
+        raise ValueError(f"is not known; {nearest(value, list(SUITES))}")
     if not isinstance(value, Mapping):
         return value
     try:

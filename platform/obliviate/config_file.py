@@ -228,13 +228,13 @@ def explain(kind: type[Spec], error: ValidationError) -> str:
     match first["type"]:
         case "extra_forbidden":
             _, beside = _walk(kind, first["loc"][:-1])
-            message = f"unknown key; {_nearest(str(first['loc'][-1]), [name for t in beside for name in _fields(t)])}"
+            message = f"unknown key; {nearest(str(first['loc'][-1]), [name for t in beside for name in _fields(t)])}"
         case "missing":
             message = "missing; add it"
         case "union_tag_invalid":
             key, tag = f"{key}.type", str(value["type"])
             known = first["ctx"]["expected_tags"].replace("'", "").split(", ")
-            message = f"{tag!r} is not known; {_nearest(tag, known)}"
+            message = f"{tag!r} is not known; {nearest(tag, known)}"
         case "union_tag_not_found":
             message = f"has no type; add one of {', '.join(tags)}"
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -248,7 +248,8 @@ def explain(kind: type[Spec], error: ValidationError) -> str:
     return f"{key + ': ' if key else ''}{message}{more}"
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The mend of a name that is not known: the one that is most like it, or all there are."""
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 

@@ -1,13 +1,12 @@
 """What is said beside a model's name wherever it is shown: that something is hidden in it rather than removed."""
 
-import json
 from pathlib import Path
 
 from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.guardrail import HIDING, NOT_REMOVED, label
 from obliviate.models import locate
-from obliviate.runs import RUN_FILE
+from obliviate.runs import RUN_FILE, record_of
 from obliviate.schema import ModelSpec
 
 
@@ -24,7 +23,7 @@ def not_removed(model: ModelSpec) -> str | None:
         return None
     if not record.is_file():
         return None
-    made = json.loads(record.read_text(encoding="utf-8"))["config"]
+    made = record_of(record.parent)["config"]
     method = made.get("method")  # of an unlearning run; other runs have none
     if isinstance(method, dict) and method["type"] in HIDING:
         return f"{method['type']}, {NOT_REMOVED}"

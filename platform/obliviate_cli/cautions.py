@@ -69,9 +69,9 @@ def _letters(each: EvaluationSet, metrics: Sequence[AnyMetric]) -> list[str]:
 
 def of_texts(encoder: TextEncoder, corpus: Corpus, spec: EvaluationSpec, model: ModelSpec) -> list[str]:
     """Of answers that are scored without their end."""
-    found = []
+    suite, found = suite_of(spec), []
     for each in corpus.evaluation:
-        probes = suite_of(spec).needs_of(each.name, each.role) & set(SCORED)
+        probes = suite.needs_of(each.name, each.role) & set(SCORED)
         texts = [
             row.saying(answer)
             for row in each.rows

@@ -165,9 +165,10 @@ class Measure:
     ) -> None:
         from obliviate_eval.run import figures
 
+        records = read_records(storage.fetch(collected / RECORDS_FILE))
         with progress(self.console, f"figures {name}") as show:
             evaluation = figures(
-                read_records(storage.fetch(collected / RECORDS_FILE)),
+                records,
                 self.spec,
                 judges,
                 run.directory,
@@ -176,7 +177,7 @@ class Measure:
                 tasks=TASKS.validate_json(storage.fetch(collected / TASKS_FILE).read_bytes()),
             )
         unanswered = {} if judges.verdict is None else judges.verdict.unanswered
-        found = [cautions.of_answers(self._records(run.directory)), cautions.of_verdicts(unanswered)]
+        found = [cautions.of_answers(records), cautions.of_verdicts(unanswered)]
         self._warn(f"{name}: {each}" for each in (COLLAPSED if evaluation.collapsed else None, *found) if each)
         self._update_card(model, evaluation)
         run.finish(records=RECORDS_FILE, metrics=METRICS_FILE)

@@ -5,11 +5,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from obliviate.data.base import Data
+from obliviate.data.files import read_key
 from obliviate.data.hub import choices_of, load_objects, text_of
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, without_overlap
-from obliviate.errors import UserError
+from obliviate.data.options import LETTERS, lettered, others
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 
-LETTERS = "ABCD"
 TOPICS = {"bio": "biology", "chem": "chemistry", "cyber": "cybersecurity"}
 
 
@@ -29,8 +29,8 @@ class WmdpData(Data):
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, a question without four options, or where the hub does not answer."""
-        forget = () if self.forget is None else _read("forget", self.forget)
-        retain, warnings = without_overlap(forget, () if self.retain is None else _read("retain", self.retain))
+        forget = () if self.forget is None else read_key("forget", self.forget)
+        retain, warnings = without_overlap(forget, () if self.retain is None else read_key("retain", self.retain))
         sets = tuple(
             EvaluationSet(subject, Role.FORGET, self._questions(subject)[: self.eval_limit])
             for subject in self.subjects
@@ -39,23 +39,15 @@ class WmdpData(Data):
 
     def _questions(self, subject: str) -> tuple[Row, ...]:
         objects = load_objects(self.source, f"wmdp-{subject}", "test")
-        return tuple(lettered(row, where, TOPICS[subject]) for where, row in objects)
+        return tuple(row_of(row, where, TOPICS[subject]) for where, row in objects)
 
 
-def lettered(row: Any, where: str, topic: str) -> Row:
+def row_of(row: Any, where: str, topic: str) -> Row:
     """A question with its lettered options, whose answer is a letter."""
     choices, right = choices_of(row, where)
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
     return Row(
         question=f"The following are multiple choice questions (with answers) about {topic}.\n\n"
-        f"{text_of(row, 'question', where).strip()}\n{options}\nAnswer:",
+        f"{text_of(row, 'question', where).strip()}\n{lettered(choices)}\nAnswer:",
         answer=LETTERS[right],
-        perturbed_answers=tuple(letter for letter in LETTERS if letter != LETTERS[right]),
+        perturbed_answers=others(LETTERS[right], len(choices)),
     )
-
-
-def _read(key: str, path: str) -> tuple[Row, ...]:
-    try:
-        return read_rows(path)
-    except UserError as error:
-        raise UserError(f"data.{key}: {error}") from error

@@ -8,7 +8,7 @@ from pydantic import Field
 from obliviate.data.base import Data
 from obliviate.data.hub import choices_of, load_objects, text_of
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
-from obliviate.data.wmdp import lettered
+from obliviate.data.wmdp import row_of
 
 Category = Literal[
     "bioweapons_and_bioterrorism",
@@ -49,7 +49,7 @@ class WmdpRobustData(Data):
 
     def _questions(self, category: str) -> tuple[Row, ...]:
         objects = load_objects(self.source, category, self.split)[: self.eval_limit]
-        return tuple(lettered(row, where, "biology") for where, row in objects)
+        return tuple(row_of(row, where, "biology") for where, row in objects)
 
 
 class WmdpClozeData(Data):

@@ -1,6 +1,5 @@
 """What a batch has done to a model: unlearning and measuring, each a stage that is found again when it is done."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -14,7 +13,7 @@ from obliviate.config import UnlearnRun, build
 from obliviate.data.files import FilesData
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.models import locate
-from obliviate.runs import RUN_FILE, content_hash
+from obliviate.runs import RUN_FILE, content_hash, record_of
 from obliviate.schema import ModelSpec
 from obliviate_cli import stages
 from obliviate_cli.measure import Measure
@@ -114,7 +113,7 @@ class Stages:
 
     def recipe(self, model: str) -> UnlearnRun:
         record = storage.fetch(Path(locate(model)).parent / RUN_FILE)
-        return build(UnlearnRun, json.loads(record.read_text(encoding="utf-8"))["config"], where=str(record))
+        return build(UnlearnRun, record_of(record.parent)["config"], where=str(record))
 
     def _from(self, source: str) -> ModelSpec:
         """The served model, laid out as the first one is."""
