@@ -22,7 +22,7 @@ from obliviate.data.refusals import REFUSALS
 from obliviate.data.rows import Row, read_rows
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.hf import token_scores
-from obliviate.methods import ALIASES, FORGET_TYPES, REGULARIZER_TYPES, Pass, union_of_needs
+from obliviate.methods import ALIASES, FORGET_TYPES, REGULARIZER_TYPES, Pass, Text, union_of_needs
 from obliviate.scoring import needs_reference
 
 
@@ -70,7 +70,7 @@ def unlearn(
     losses = []
     for step in range(steps):
         # 5. The schedule: an epoch is a shuffle of the forget rows, each of which draws its companions anew.
-        texts: dict[Pass, list[Encoded]] = {each: [] for each in needs if not each.of_reference}
+        texts: dict[Text, list[Encoded]] = {each: [] for each in needs if not each.of_reference}
         for position in range(step * batch_size, (step + 1) * batch_size):
             epoch, place = divmod(position, len(forget))
             number = int(default_rng([seed, epoch]).permutation(len(forget))[place])
@@ -93,15 +93,15 @@ def unlearn(
         for each, encoded in texts.items():
             input_ids_BT, attention_BT, labels_BT = padded(encoded, tokenizer.pad_token_id or 0)
             logits_BTV = model(input_ids=input_ids_BT, attention_mask=attention_BT).logits
-            reference_BTV, of_reference = None, f"reference_{each}"
-            if of_reference in needs or any(map(needs_reference, needs[each])):
+            reference_BTV = None
+            if each.reference in needs or any(map(needs_reference, needs[each])):
                 with torch.no_grad():
                     reference_BTV = reference(input_ids=input_ids_BT, attention_mask=attention_BT).logits
             scores[each] = token_scores(logits_BTV, labels_BT, needs[each], reference_BTV, attention_BT)
-            if of_reference in needs:
+            if each.reference in needs:
                 assert reference_BTV is not None
-                its = Pass(of_reference)
-                scores[its] = token_scores(reference_BTV, labels_BT, needs[its], None, attention_BT)
+                wanted = needs[each.reference]
+                scores[each.reference] = token_scores(reference_BTV, labels_BT, wanted, None, attention_BT)
 
         # 7. The loss: each term's sum over what it counts (texts or tokens), weighted.
         parts = [term.loss(scores) for term in terms]

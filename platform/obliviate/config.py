@@ -15,14 +15,14 @@ from obliviate.methods import (
     AnyRegularizerSpec,
     Divergence,
     ParameterRegularizer,
-    Pass,
     TaskVector,
     Term,
-    check_positions,
+    check_texts,
     compares,
     expand,
     label_of,
-    reads_retain,
+    reads,
+    samples,
     union_of_needs,
 )
 from obliviate.plugins import by_name
@@ -160,11 +160,11 @@ class Unlearning(UnlearnOptions):
 
     @property
     def needs_alternatives(self) -> bool:
-        return Pass.FORGET_ALTERNATIVE in union_of_needs(self.terms)
+        return samples(self.terms)
 
     @property
     def needs_retain(self) -> bool:
-        return self.projection is not None or reads_retain(self.terms)
+        return self.projection is not None or reads(self.terms, "retain")
 
 
 class UnlearnRun(Unlearning, TrainingRun):
@@ -176,10 +176,10 @@ class UnlearnRun(Unlearning, TrainingRun):
 
     @model_validator(mode="after")
     def _terms_fit(self) -> "UnlearnRun":
-        needs = union_of_needs(self.terms)
-        if Pass.WORLD in needs and self.world is None:
+        reads_world = reads(self.terms, "world")
+        if reads_world and self.world is None:
             raise ValueError("world: the term world trains on general instructions; give a file of them")
-        if Pass.WORLD not in needs and self.world is not None:
+        if not reads_world and self.world is not None:
             raise ValueError(f"world: {self.world}: no term trains on it; add the regularizer world, or remove the key")
         if self.updates != "joint" and not self.regularizers:
             raise ValueError(f"updates: {self.updates}: {self.label} has no regularizer to alternate with; add one")
@@ -225,7 +225,7 @@ class UnlearnRun(Unlearning, TrainingRun):
 
     @model_validator(mode="after")
     def _positions_fit(self) -> "UnlearnRun":
-        check_positions(self.terms)
+        check_texts(self.terms)
         return self
 
     @model_validator(mode="after")

@@ -27,15 +27,15 @@ from obliviate.methods import (
     Activations,
     Divergence,
     ParameterRegularizer,
-    Pass,
     Scores,
     TaskVector,
     Term,
-    check_positions,
+    Text,
+    check_texts,
     compares,
     expand,
     label_of,
-    reads_retain,
+    reads,
     union_of_needs,
 )
 from obliviate.rows_needed import check_rows
@@ -123,9 +123,9 @@ class Unlearner:
             warnings.warn(warning, stacklevel=2)
         if not forget_rows:
             raise UserError("forget: has no rows; give at least one row to forget")
-        if Pass.WORLD in self._needs and not world_rows:
+        if reads(self._terms, "world") and not world_rows:
             raise UserError("world: the term world trains on general instructions; give rows of them")
-        check_rows(self._terms, forget_rows, retain_rows, needs_retain=reads_retain(self._terms))
+        check_rows(self._terms, forget_rows, retain_rows, needs_retain=reads(self._terms, "retain"))
         counts = (len(forget_rows), len(retain_rows), len(refusals))
         self._schedule = Schedule(*counts, optim or OptimSpec(), seed, pairing, len(world_rows))
         self._items = [item for step in range(self._schedule.steps) for item in self._schedule.step(step)]
@@ -225,7 +225,7 @@ class Unlearner:
         return collate(self._texts, [self._items[number] for number in items], self._needs, self._max_length)
 
     def _scores(self, batch: Batch, logits_BTV: Tensor) -> Scores:
-        found: dict[Pass, TokenScores] = {}
+        found: dict[Text, TokenScores] = {}
         reference = self._reference or Reference()
         for each, stats in self._needs.items():
             if each.of_reference:
@@ -288,7 +288,7 @@ def _terms(method: str | Sequence[Term]) -> tuple[Term, ...]:
                 "npo, dpo, idk or me, with gd or kl"
             )
     try:
-        check_positions(terms)
+        check_texts(terms)
     except ValueError as error:
         raise UserError(f"method: {label_of(terms)}: {error}") from error
     return terms

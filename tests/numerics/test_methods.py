@@ -37,6 +37,7 @@ from obliviate.methods import (
     Scores,
     SimNPO,
     Term,
+    Text,
     expand,
     union_of_needs,
 )
@@ -67,7 +68,7 @@ def mean(term: Term, scores: Scores) -> float:
     return float(loss.sum / loss.count)
 
 
-def gradient(term: Term, each: Pass, logp_BT: list[list[float]], answer_BT: list[list[int]]) -> list[list[float]]:
+def gradient(term: Term, each: Text, logp_BT: list[list[float]], answer_BT: list[list[int]]) -> list[list[float]]:
     """Of the loss's sum in the log-probabilities."""
     values = torch.tensor(logp_BT, dtype=torch.float64, requires_grad=True)
     answer = torch.tensor(answer_BT, dtype=torch.bool)

@@ -164,7 +164,7 @@ def test_an_epoch_that_ends_without_rows_is_an_epoch_too(tiny: Path, tmp_path: P
 
 
 def test_fewer_rows_than_workers_are_repeated_alike() -> None:
-    items = [Item(anchor, 0, 0, 0, 0, 0.0) for anchor in range(4)]
+    items = [Item(anchor) for anchor in range(4)]
     drop = EarlyDrop(AfterEach((), []), FORGET, frozenset(), dropped={0, 3})
     assert [item.anchor for item in drop.left(items, 1)] == [1, 2]
     assert [item.anchor for item in drop.left(items, 3)] == [1, 2, 1, 2]

@@ -150,7 +150,7 @@ class TestProjection:
         assert not any("lm_head" in each for each in layers)
         for size in (2, 8):
             found = grams(
-                model, layers, texts, Pass.RETAIN, [Item(0, i, 0, 0, 0, 0.0) for i in range(5)], size=size,
+                model, layers, texts, Pass.RETAIN, [Item(retain=i) for i in range(5)], size=size,
                 max_length=64, device=CPU,
             )  # fmt: skip
             torch.testing.assert_close(found[f"model.model.{name}"], expected, rtol=1e-4, atol=1e-4)
@@ -169,7 +169,7 @@ class TestProjection:
         chosen = np.random.default_rng([run.seed, len(RETAIN)]).permutation(len(RETAIN))[:6].tolist()
         texts = Texts(text_encoder(run.model, load_tokenizer(run.model)), FORGET, RETAIN, REFUSALS)
         layers = linear_layers(start)
-        used = grams(start, layers, texts, Pass.RETAIN, [Item(0, i, 0, 0, 0, 0.0) for i in chosen], size=2,
+        used = grams(start, layers, texts, Pass.RETAIN, [Item(retain=i) for i in chosen], size=2,
                      max_length=64, device=CPU)  # fmt: skip
         after = ends(run)
         moved = {name for name in after if not torch.equal(after[name], before[name])}
@@ -192,7 +192,7 @@ class TestProjection:
         texts = Texts(text_encoder(run.model, load_tokenizer(run.model)), FORGET, RETAIN, REFUSALS)
         layers = linear_layers(start)
         assert len(layers) == 2 * 4
-        used = grams(start, layers, texts, Pass.RETAIN, [Item(0, i, 0, 0, 0, 0.0) for i in chosen], size=2,
+        used = grams(start, layers, texts, Pass.RETAIN, [Item(retain=i) for i in chosen], size=2,
                      max_length=64, device=CPU)  # fmt: skip
         after = ends(run)
         assert {name for name in after if not torch.equal(after[name], before[name])} == {

@@ -166,7 +166,7 @@ def test_icku_marks_the_entity_for_both_of_its_texts(spec: ModelSpec) -> None:
         [Row("Who wrote it?", "Eve did.")],
         ["No idea."],
     )
-    item = Item(0, 0, 0, 0, 0, 0.0)
+    item = Item()
     shown = [tokenizer.decode(texts[texts.key(each, item)].input_ids) for each in (
         Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED)]  # fmt: skip
     assert "<<UNL>>Ada<</UNL>> Where does she live?" in shown[0]
@@ -180,7 +180,7 @@ def test_icku_takes_a_rows_own_refusals(spec: ModelSpec) -> None:
     tokenizer = load_tokenizer(spec)
     texts = Texts(text_encoder(spec, tokenizer), [row], [], ["No idea."])
     for place, said in ((0.4, "Pass."), (0.9, "Ask another.")):
-        key = texts.key(Pass.FORGET_MARKED_IDK, Item(0, 0, 0, 0, 0, place))
+        key = texts.key(Pass.FORGET_MARKED_IDK, Item(alternative=place))
         assert tokenizer.decode(texts[key].input_ids).endswith(f"{said}<|im_end|>")
 
 

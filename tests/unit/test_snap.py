@@ -209,7 +209,7 @@ def test_a_text_drawn_for_a_row_is_one_of_its_own_replies(tiny: Path) -> None:
     tokenizer = load_tokenizer(spec)
 
     def drawn(anchor: int, where: float) -> str:
-        text = texts[texts.key(Pass.FORGET_IDK, Item(anchor, 0, 1, 0, 0, where))]
+        text = texts[texts.key(Pass.FORGET_IDK, Item(anchor, refusal=1, alternative=where))]
         return str(tokenizer.decode(list(text.answer_ids), skip_special_tokens=True))
 
     assert [drawn(0, where) for where in (0.0, 0.34, 0.99)] == ["A?", "B?", "C?"]

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 
-from obliviate.data.rows import Row
+from obliviate.data.rows import Said
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, KL, ME, NPO, Loss, Pass, Positions, Scores
@@ -103,14 +103,14 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
 def test_a_process_that_trains_again_encodes_its_texts_once(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded: list[Row] = []
-    original = TextEncoder.encode_row
+    encoded: list[Said] = []
+    original = TextEncoder.encode
 
-    def counted(self: TextEncoder, row: Row) -> Encoded:
-        encoded.append(row)
-        return original(self, row)
+    def counted(self: TextEncoder, *said: Any) -> Encoded:
+        encoded.append(said)
+        return original(self, *said)
 
-    monkeypatch.setattr(TextEncoder, "encode_row", counted)
+    monkeypatch.setattr(TextEncoder, "encode", counted)
     first, again, other = (job(tiny, tmp_path / name, METHODS["ga+gd"]) for name in "abc")
     train(replace(first, forget=FORGET[1:]), quiet)
     once = len(encoded)

@@ -17,12 +17,12 @@ from obliviate.schema import OptimSpec
 class Item:
     """One anchor and its companions, as indices: what a step trains on at once."""
 
-    anchor: int
-    retain: int
-    refusal: int
-    retain_refusal: int
-    mismatch: int
-    alternative: float  # in [0, 1): where in the row's list of alternative answers, or of its own refusals
+    anchor: int = 0
+    retain: int = 0
+    refusal: int = 0
+    retain_refusal: int = 0
+    mismatch: int = 0
+    alternative: float = 0.0  # in [0, 1): where in the row's list of alternative answers, or of its own refusals
     world: int = 0
 
 

@@ -46,6 +46,7 @@ from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
 from obliviate.methods.simnpo import SimNPO
 from obliviate.methods.task_vector import TaskVector
+from obliviate.methods.texts import Set, Text, alternative
 from obliviate.methods.undial import UNDIAL
 from obliviate.methods.unilogit import Unilogit
 from obliviate.methods.wasserstein import Wasserstein
@@ -103,14 +104,16 @@ __all__ = [
     "SimNPO",
     "TaskVector",
     "Term",
+    "Text",
     "Unilogit",
     "Wasserstein",
     "World",
-    "check_positions",
+    "check_texts",
     "compares",
     "expand",
     "label_of",
-    "reads_retain",
+    "reads",
+    "samples",
     "union_of_needs",
     "widest",
 ]
@@ -165,9 +168,9 @@ def _term(name: str) -> dict[str, str]:
     return by_name(name if "." in name else name.lower())
 
 
-def union_of_needs(terms: Sequence[Term]) -> dict[Pass, dict[AnyStat, Positions]]:
+def union_of_needs(terms: Sequence[Term]) -> dict[Text, dict[AnyStat, Positions]]:
     """What all terms need together; where two want a statistic at different positions, the wider."""
-    union: dict[Pass, dict[AnyStat, Positions]] = {}
+    union: dict[Text, dict[AnyStat, Positions]] = {}
     for term in terms:
         for each, stats in term.needs.items():
             wanted = union.setdefault(each, {})
@@ -185,17 +188,26 @@ def label_of(terms: Iterable[Term]) -> str:
     return "+".join(term.type for term in terms).upper()
 
 
-def reads_retain(terms: Sequence[Term]) -> bool:
-    """Whether any of them is trained on retain rows."""
-    of_retain = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED, Pass.FORGET_MISMATCH)
-    return any(each in of_retain for each in union_of_needs(terms))
+def reads(terms: Sequence[Term], name: Set) -> bool:
+    """Whether any of them is trained on texts that are made of this set's rows."""
+    return any(name in (each.of, each.also) for each in union_of_needs(terms))
 
 
-def check_positions(terms: Iterable[Term]) -> None:
-    """Raises ValueError where one term reads a text with padding and another the same text without."""
-    found: dict[tuple[Pass, Positions], str] = {}
+def samples(terms: Sequence[Term]) -> bool:
+    """Whether any of them prefers other answers, which are sampled where the rows bring none."""
+    return any(each.answer is alternative for each in union_of_needs(terms))
+
+
+def check_texts(terms: Iterable[Term]) -> None:
+    """Raises ValueError for two texts of one name, and where one term reads a text with padding and another the same
+    text without."""
+    found: dict[tuple[Text, Positions], str] = {}
+    named: dict[str, Text] = {}
     for term in terms:
-        found |= {(each.text, at): term.type for each, stats in term.needs.items() for at in stats.values()}
+        for each, stats in term.needs.items():
+            if named.setdefault(each.name, each.text) != each.text:
+                raise ValueError(f"needs: {term.type} and another term have texts called {each.name}; rename one")
+            found |= {(each.text, at): term.type for at in stats.values()}
     for (each, at), padded in found.items():
         if at is Positions.PADDED and (other := found.get((each, Positions.SEQUENCE))):
             raise ValueError(

@@ -14,6 +14,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from obliviate.methods.texts import Pass as Pass
+from obliviate.methods.texts import Text
 from obliviate.schema import Spec
 from obliviate.scoring import AnyStat, TokenScores, needs_reference
 
@@ -28,34 +30,6 @@ def _counted_from_0(layer: int | str) -> int | str:
 Layer = Annotated[int | str, AfterValidator(_counted_from_0)]
 
 
-class Pass(StrEnum):
-    """A forward pass over one kind of text. REFERENCE_* are the starting model's, computed once and kept."""
-
-    FORGET = "forget"  # (x_f, y_f)
-    FORGET_IDK = "forget_idk"  # (x_f, a refusal)
-    FORGET_MISMATCH = "forget_mismatch"  # (x_f, the answer of a random retain item)
-    FORGET_ALTERNATIVE = "forget_alternative"  # (x_f, one of the row's alternative answers)
-    FORGET_SHUFFLED = "forget_shuffled"  # (x_f, the answer of another forget row)
-    FORGET_MARKED_IDK = "forget_marked_idk"  # (x_f behind a mark that names its entity, a refusal)
-    RETAIN = "retain"  # (x_r, y_r)
-    RETAIN_IDK = "retain_idk"  # (x_r, a refusal)
-    RETAIN_MARKED = "retain_marked"  # (x_r behind a mark that names a forget row's entity, y_r)
-    WORLD = "world"  # (x_w, y_w): a general instruction and its answer
-    REFERENCE_FORGET = "reference_forget"
-    REFERENCE_FORGET_IDK = "reference_forget_idk"
-    REFERENCE_FORGET_ALTERNATIVE = "reference_forget_alternative"
-    REFERENCE_RETAIN = "reference_retain"
-
-    @property
-    def of_reference(self) -> bool:
-        return self.value.startswith("reference_")
-
-    @property
-    def text(self) -> "Pass":
-        """The pass of the trained model over the same text."""
-        return Pass(self.value.removeprefix("reference_"))
-
-
 class Positions(StrEnum):
     """Which tokens of a text a statistic is wanted for."""
 
@@ -64,8 +38,8 @@ class Positions(StrEnum):
     PADDED = "padded"  # prompt, answer and padding up to model.max_length, as the code of "A Closer Look" does for ME
 
 
-Needs = Mapping[Pass, Mapping[AnyStat, Positions]]
-Scores = Mapping[Pass, TokenScores]
+Needs = Mapping[Text, Mapping[AnyStat, Positions]]
+Scores = Mapping[Text, TokenScores]
 
 
 def compares(needs: Needs) -> bool:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
+from obliviate.methods.texts import Text
 from obliviate.scoring import Stat
 
 
@@ -28,7 +29,7 @@ class DPO(ForgetObjective):
         return preference(scores, Pass.FORGET_IDK, Pass.REFERENCE_FORGET_IDK, self.beta)
 
 
-def preference(scores: Scores, preferred: Pass, preferred_by_reference: Pass, beta: float) -> Loss:
+def preference(scores: Scores, preferred: Text, preferred_by_reference: Text, beta: float) -> Loss:
     """DPO of the text of `preferred` over the true answer; log-probabilities are sums over answer tokens, nats."""
     preferred_B = scores[preferred].logp_B - scores[preferred_by_reference].logp_B
     truth_B = scores[Pass.FORGET].logp_B - scores[Pass.REFERENCE_FORGET].logp_B

@@ -108,7 +108,7 @@ def train_adapter(request: Request, places: tuple[str, str], threads: float) -> 
                 layers,
                 Texts(text_encoder(job.model, load_tokenizer(job.model)), job.forget, job.retain, job.refusals),
                 Pass.FORGET,
-                [Item(index, 0, 0, 0, 0, 0.0) for index in range(len(job.forget))],
+                [Item(index) for index in range(len(job.forget))],
                 size=job.optim.micro_batch_size,
                 max_length=job.model.max_length,
                 device=device,

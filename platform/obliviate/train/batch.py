@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from obliviate.data.rows import Row
+from obliviate.data.rows import Row, Said
 from obliviate.data.schedule import Item
 from obliviate.data.text import Encoded, TextEncoder
-from obliviate.errors import UserError
-from obliviate.guardrail import marked
-from obliviate.methods import Needs, Pass, Positions
+from obliviate.methods import Needs, Positions, Text
+from obliviate.methods.texts import Sets
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, TokenScores
@@ -26,11 +25,11 @@ from obliviate.scoring import Activation, AnyStat, TokenScores
 if TYPE_CHECKING:
     from obliviate.train.job import Job
 
-TextKey = tuple[Pass, int, int]  # a text's identity: pass and the one or two indices it is made of
+TextKey = tuple[str, Said]  # a text's identity: its kind and all that it says
 
 
 class Texts:
-    """The encoded text of each pass of an item; encoded once, kept.
+    """The encoded texts of items; each encoded once, and kept.
 
     Fine-tuning anchors on the retain rows: its items' `retain` index is the anchor.
     """
@@ -43,8 +42,7 @@ class Texts:
         refusals: Sequence[str],
         world: Sequence[Row] = (),
     ) -> None:
-        self._encoder, self._forget, self._retain, self._refusals = encoder, forget, retain, refusals
-        self._world = world
+        self._encoder, self._sets = encoder, Sets(forget, retain, refusals, world)
         self._encoded: dict[TextKey, Encoded] = {}
 
     @property
@@ -55,85 +53,21 @@ class Texts:
     def padding_id(self) -> int:
         return self._encoder.end_of_turn_id
 
-    def key(self, each: Pass, item: Item) -> TextKey:
-        """Raises UserError where the text is an alternative answer and the row has none."""
-        match each:
-            case Pass.FORGET:
-                return each, item.anchor, 0
-            case Pass.FORGET_IDK | Pass.FORGET_MARKED_IDK:
-                own = self._forget[item.anchor].refusals
-                return each, item.anchor, int(item.alternative * len(own)) if own else item.refusal
-            case Pass.RETAIN_MARKED:
-                return each, item.anchor, item.retain
-            case Pass.FORGET_MISMATCH:
-                return each, item.anchor, item.mismatch
-            case Pass.FORGET_ALTERNATIVE:
-                return each, item.anchor, int(item.alternative * len(self._alternatives(item.anchor)))
-            case Pass.FORGET_SHUFFLED:
-                return each, item.anchor, self._other(item)
-            case Pass.RETAIN:
-                return each, item.retain, 0
-            case Pass.RETAIN_IDK:
-                return each, item.retain, item.retain_refusal
-            case Pass.WORLD:
-                return each, item.world, 0
-            case _:
-                return self.key(each.text, item)
+    def key(self, each: Text, item: Item) -> TextKey:
+        """Raises UserError where a row has nothing to make the text of."""
+        return each.name, each.said(self._sets, item)
 
     def __getitem__(self, key: TextKey) -> Encoded:
         if key not in self._encoded:
-            self._encoded[key] = self._encode(*key)
+            self._encoded[key] = self._encoder.encode(*key[1])
         return self._encoded[key]
 
-    def encode(self, passes: Sequence[Pass], items: Iterable[Item]) -> None:
+    def encode(self, passes: Sequence[Text], items: Iterable[Item]) -> None:
         """All of them now: a text that cannot be encoded stops every worker alike. One that found it later, in its own
         share, would leave the others waiting."""
         for item in items:
             for each in passes:
                 self[self.key(each, item)]
-
-    def _encode(self, each: Pass, first: int, second: int) -> Encoded:
-        if each in (Pass.FORGET_MARKED_IDK, Pass.RETAIN_MARKED):
-            return self._encoder.encode_row(self._marked(each, first, second))
-        rows = {Pass.RETAIN: self._retain, Pass.RETAIN_IDK: self._retain, Pass.WORLD: self._world}
-        row = rows.get(each, self._forget)[first]
-        if each in (Pass.FORGET_IDK, Pass.RETAIN_IDK):
-            refusals = row.refusals if row.refusals and each is Pass.FORGET_IDK else self._refusals
-            return self._encoder.encode_row(replace(row, answer=refusals[second]))
-        if each is Pass.FORGET_MISMATCH:
-            return self._encoder.encode_row(replace(row, answer=self._retain[second].answer))
-        if each is Pass.FORGET_SHUFFLED:
-            return self._encoder.encode_row(replace(row, answer=self._forget[second].answer))
-        if each is Pass.FORGET_ALTERNATIVE:
-            return self._encoder.encode_row(replace(row, answer=self._alternatives(first)[second]))
-        return self._encoder.encode_row(row)
-
-    def _marked(self, each: Pass, forget: int, second: int) -> Row:
-        """Behind the mark of the forget row's entity: that row with a refusal, or a retain row."""
-        entity = self._forget[forget].entity
-        assert entity is not None, "the data was checked before training"
-        if each is Pass.RETAIN_MARKED:
-            row = self._retain[second]
-        else:
-            row = self._forget[forget]
-            row = replace(row, answer=(row.refusals or self._refusals)[second])
-        return replace(row, question=marked(row.question, [entity]))
-
-    def _other(self, item: Item) -> int:
-        """Another forget row, each equally likely; itself where it is the only one."""
-        if len(self._forget) == 1:
-            return item.anchor
-        return (item.anchor + 1 + int(item.alternative * (len(self._forget) - 1))) % len(self._forget)
-
-    def _alternatives(self, index: int) -> Sequence[str]:
-        row = self._forget[index]
-        if not row.alternatives:
-            raise UserError(
-                f"data: forget row {index + 1} ({row.question!r}) has no 'alternatives', which this method prefers to "
-                "its answer; give every forget row a list of other answers under that key, or run `obliviate unlearn`, "
-                "which samples them"
-            )
-        return row.alternatives
 
 
 @dataclass(frozen=True)
@@ -144,27 +78,27 @@ class Batch:
     attention_BT: Tensor  # int64: 1 on real tokens
     answer_BT: Tensor  # bool
     sequence_BT: Tensor  # bool: every token that has a predecessor; with padding where asked for
-    rows: Mapping[Pass, slice]
-    keys: Mapping[Pass, tuple[TextKey, ...]]
+    rows: Mapping[Text, slice]
+    keys: Mapping[Text, tuple[TextKey, ...]]
 
     @property
     def tokens(self) -> int:
         """Real tokens, padding left out."""
         return int(self.attention_BT.sum())
 
-    def wanted_BT(self, each: Pass, positions: Positions) -> Tensor:
+    def wanted_BT(self, each: Text, positions: Positions) -> Tensor:
         """Of the texts of a pass, or of the trained model's pass over the same texts."""
         mask_BT = self.answer_BT if positions is Positions.ANSWER else self.sequence_BT
         return mask_BT[self.rows[each.text]]
 
-    def scores(self, each: Pass, stats: Mapping[AnyStat, Tensor]) -> TokenScores:
+    def scores(self, each: Text, stats: Mapping[AnyStat, Tensor]) -> TokenScores:
         """What was found of the texts of a pass, with their masks."""
         rows = self.rows[each.text]
         return TokenScores(stats, self.answer_BT[rows], self.sequence_BT[rows])
 
-    def blank(self, needs: Needs) -> dict[Pass, TokenScores]:
+    def blank(self, needs: Needs) -> dict[Text, TokenScores]:
         """Scores that are all 0, which say no more than where texts have tokens."""
-        found: dict[Pass, TokenScores] = {}
+        found: dict[Text, TokenScores] = {}
         for each, stats in needs.items():
             zeros_BT = torch.zeros_like(self.answer_BT[self.rows[each.text]], dtype=torch.float32)
             found[each] = self.scores(
@@ -210,7 +144,7 @@ def collate(texts: Texts, items: Sequence[Item], needs: Needs, max_length: int) 
     )
 
 
-def micro_batches(texts: Texts, items: Sequence[Item], anchor: Pass, size: int, workers: int) -> list[list[Item]]:
+def micro_batches(texts: Texts, items: Sequence[Item], anchor: Text, size: int, workers: int) -> list[list[Item]]:
     """A global batch, of at least as many items as there are workers, cut into equally many micro-batches for each of
     them, texts of similar length together.
 

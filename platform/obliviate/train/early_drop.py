@@ -93,7 +93,7 @@ def _said(
     found: dict[int, str] = {}
     for turn in range(-(-len(asked) // (world * size))):
         part = mine[turn * size : (turn + 1) * size] or mine[-1:]
-        prompts = [texts[texts.key(Pass.FORGET, Item(index, 0, 0, 0, 0, 0.0))].prompt_ids for index in part]
+        prompts = [texts[texts.key(Pass.FORGET, Item(index))].prompt_ids for index in part]
         found |= zip(part, _generate(model, texts, prompts, max_new_tokens, stop_ids, device), strict=True)
     model.train()
     everything: list[dict[int, str]] = [{}] * world

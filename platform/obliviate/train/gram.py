@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.linear import fused
-from obliviate.methods import Pass, Positions
+from obliviate.methods import Positions, Text
 from obliviate.scoring import Stat
 from obliviate.train.batch import Batch, Texts, collate
 from obliviate.train.model import ScoredModel
@@ -57,7 +57,7 @@ def grams(
     model: ScoredModel,
     layers: Mapping[str, nn.Module],
     texts: Texts,
-    each: Pass,
+    each: Text,
     items: Sequence[Item],
     *,
     size: int,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
-from obliviate.methods import Pass, Term
+from obliviate.methods import Pass, Term, Text
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
@@ -52,7 +52,7 @@ class Job:
     directory: Path  # of the run
     reference: ModelSpec | None = None  # None: the model itself, before the first step
     reinforced: ModelSpec | None = None  # the model, the forget set learned again, for Generic statistics
-    anchor: Pass = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
+    anchor: Text = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
     world: tuple[Row, ...] = ()  # general instructions
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def schedule(self) -> Schedule:
-        of_retain = self.anchor is Pass.RETAIN
+        of_retain = self.anchor.of == "retain"
         anchors = len(self.retain if of_retain else self.forget)
         counts = (anchors, len(self.retain), len(self.refusals))
         rest = (len(self.world), self.neighbours, of_retain)

@@ -304,11 +304,11 @@ class _Trainer:
 
     def _scores(self, phase: Phase, batch: Batch) -> Scores:
         wanted = {
-            each.value: (batch.rows[each], batch.wanted_BT(each, scored_at(stats)), tuple(stats))
+            str(each): (batch.rows[each], batch.wanted_BT(each, scored_at(stats)), tuple(stats))
             for each, stats in phase.trained.items()
         }
         hidden = {
-            each.value: self.reference.hidden_of(each, batch)
+            str(each): self.reference.hidden_of(each, batch)
             for each, stats in phase.trained.items()
             if any(map(needs_reference, stats))
         }
@@ -344,7 +344,7 @@ class _Trainer:
             items = [[item for part in items for item in part]] * self.world
         other, reinforced = self.job.reference, self.job.reinforced
         kept, head = self._constants(other, self.needs, items)
-        self.model.reference_heads = dict.fromkeys(reference_needs(self.needs)[1], head) if head else {}
+        self.model.reference_heads = dict.fromkeys(map(str, reference_needs(self.needs)[1]), head) if head else {}
         generic = {each: stat for each, stats in self.needs.items() for stat in stats if isinstance(stat, Generic)}
         for each, stat in generic.items():
             assert head is not None
@@ -352,7 +352,7 @@ class _Trainer:
             learned, learned_head = self._constants(reinforced, {each: {stat: self.needs[each][stat]}}, items)
             assert learned_head is not None
             kept.hidden |= {key: torch.cat([kept.hidden[key], own], -1) for key, own in learned.hidden.items()}
-            self.model.reference_heads[each] = GenericHead(head, learned_head, stat.alpha)
+            self.model.reference_heads[str(each)] = GenericHead(head, learned_head, stat.alpha)
         return kept
 
     def _constants(
@@ -362,9 +362,7 @@ class _Trainer:
         hidden states stand for its distributions."""
         shared = None
         if self.job.shared_reference is not None and self.world == 1:
-            rows = (self.job.forget, self.job.retain)
-            whose = other or self.job.model
-            shared = SharedReference(self.job.shared_reference, whose, needs, rows, self.job.refusals)
+            shared = SharedReference(self.job.shared_reference, other or self.job.model, needs)
         known = Reference() if shared is None else shared.load()
         before = size(known)
         model = self.model

@@ -43,7 +43,7 @@ def retain_projection(
 ) -> "Projection":
     """From `spec.texts` of the `rows` retain rows, drawn by the run's seed. Every worker calls it."""
     chosen = np.random.default_rng([seed, rows]).permutation(rows)[: spec.texts]
-    items = [Item(0, int(index), 0, 0, 0, 0.0) for index in chosen]
+    items = [Item(retain=int(index)) for index in chosen]
     layers = linear_layers(model)
     found = grams(model, layers, texts, Pass.RETAIN, items, size=size, max_length=max_length, device=device)
     return Projection(layers, found, spec.energy)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from obliviate.data.schedule import Item
-from obliviate.methods import Needs, Pass, Positions, widest
+from obliviate.methods import Needs, Positions, Text, widest
 from obliviate.scoring import Activation, AnyStat, TokenScores, needs_reference
 from obliviate.train.batch import Batch, TextKey, Texts, collate
 
@@ -28,7 +28,7 @@ class Reference:
     stats: dict[tuple[TextKey, AnyStat], Tensor] = field(default_factory=dict)
     hidden: dict[TextKey, Tensor] = field(default_factory=dict)
 
-    def scores(self, each: Pass, stats: Mapping[AnyStat, Positions], batch: Batch) -> TokenScores:
+    def scores(self, each: Text, stats: Mapping[AnyStat, Positions], batch: Batch) -> TokenScores:
         """The kept statistics laid out like the trained model's scores of the same texts; 0 where not wanted."""
         wanted_BT = batch.wanted_BT(each, widest(stats.values()))
         laid_out: dict[AnyStat, Tensor] = {}
@@ -38,7 +38,7 @@ class Reference:
             laid_out[stat][wanted_BT] = values
         return batch.scores(each, laid_out)
 
-    def hidden_of(self, each: Pass, batch: Batch) -> Tensor:
+    def hidden_of(self, each: Text, batch: Batch) -> Tensor:
         return torch.cat([self.hidden[key] for key in batch.keys[each]]).to(batch.input_ids_BT.device)
 
 
@@ -47,7 +47,7 @@ def scored_at(stats: Mapping[AnyStat, Positions]) -> Positions:
     return widest([Positions.ANSWER, *(at for stat, at in stats.items() if not isinstance(stat, Activation))])
 
 
-def reference_needs(needs: Needs) -> tuple[dict[Pass, Mapping[AnyStat, Positions]], dict[Pass, Positions]]:
+def reference_needs(needs: Needs) -> tuple[dict[Text, Mapping[AnyStat, Positions]], dict[Text, Positions]]:
     """Of the passes' texts: the statistics, and where the hidden states, that the starting model must leave behind."""
     stats = {each.text: stats for each, stats in needs.items() if each.of_reference}
     hidden = {each: scored_at(stats) for each, stats in needs.items() if any(map(needs_reference, stats))}
@@ -91,7 +91,7 @@ def compute(
 def _keep(
     kept: Reference,
     model: "ScoredModel",
-    each: Pass,
+    each: Text,
     batch: Batch,
     stats: Mapping[AnyStat, Positions],
     hidden: Positions | None,
@@ -102,9 +102,9 @@ def _keep(
     out = model(
         batch.input_ids_BT,
         batch.attention_BT,
-        {each.value: (rows, wanted_BT, tuple(stats))},
+        {str(each): (rows, wanted_BT, tuple(stats))},
         {},
-        {} if hidden_BT is None else {each.value: (rows, hidden_BT)},
+        {} if hidden_BT is None else {str(each): (rows, hidden_BT)},
     )
     for stat in stats:
         values = out[f"{each}/{stat}"][wanted_BT].cpu().split(wanted_BT.sum(-1).tolist())
@@ -114,13 +114,13 @@ def _keep(
         kept.hidden |= {key: value.clone() for key, value in zip(keys, values, strict=True)}
 
 
-def _is_known(kept: Reference, key: TextKey, each: Pass, needs: Needs) -> bool:
+def _is_known(kept: Reference, key: TextKey, each: Text, needs: Needs) -> bool:
     stats, hidden = reference_needs(needs)
     if each in hidden and key not in kept.hidden:
         return False
     return all((key, stat) in kept.stats for stat in stats.get(each, {}))
 
 
-def _distinct(texts: Texts, each: Pass, items: Sequence[Item]) -> list[Item]:
+def _distinct(texts: Texts, each: Text, items: Sequence[Item]) -> list[Item]:
     """One item for each different text of the pass."""
     return list({texts.key(each, item): item for item in items}.values())

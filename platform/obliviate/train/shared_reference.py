@@ -1,16 +1,14 @@
 """Reference constants that several trainings share: a file that each adds to, so that no text is run twice.
 
-Two trainings share a file where all that the constants depend on is the same: model, texts, and what is kept of them.
+Two trainings share a file where the model is the same, and what is kept of its texts; a text is known by what it says.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from obliviate import storage
-from obliviate.data.rows import Row
 from obliviate.methods import Needs
 from obliviate.models import content_of
 from obliviate.runs import content_hash, write_whole
@@ -24,22 +22,13 @@ class SharedReference:
     what is known. Of two that end at once the later file stays, and what the other added is computed again.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        model: ModelSpec,
-        needs: Needs,
-        rows: tuple[tuple[Row, ...], tuple[Row, ...]],  # to forget, to retain
-        refusals: tuple[str, ...],
-    ) -> None:
+    def __init__(self, folder: Path, model: ModelSpec, needs: Needs) -> None:
         stats, hidden = reference_needs(needs)
         described = [
             model.model_dump(mode="json", exclude={"lora"}),  # adapters start as nothing
             content_of(model),
-            [[asdict(row) for row in part] for part in rows],
-            refusals,
-            {each: {str(stat): at for stat, at in of.items()} for each, of in stats.items()},
-            hidden,
+            {str(each): {str(stat): at for stat, at in of.items()} for each, of in stats.items()},
+            {str(each): at for each, at in hidden.items()},
         ]
         self._path = folder / f"reference-{content_hash(described)[:16]}.pt"
 

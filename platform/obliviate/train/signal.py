@@ -14,7 +14,7 @@ import torch
 
 from obliviate.data.schedule import Item
 from obliviate.errors import DivergedError
-from obliviate.methods import Pass, Positions
+from obliviate.methods import Pass, Positions, Text
 from obliviate.scoring import Stat
 from obliviate.train.batch import Texts, collate
 
@@ -59,16 +59,14 @@ def measure(
     """
     model.eval()
     found = {
-        "forget": [Item(index, 0, 0, 0, 0, 0.0) for index in slices.forget],
-        "retain": [Item(0, index, 0, 0, 0, 0.0) for index in slices.retain],
+        Pass.FORGET: [Item(index) for index in slices.forget],
+        Pass.RETAIN: [Item(retain=index) for index in slices.retain],
     }
     signal: dict[str, float | None] = {}
     for each, items in found.items():
         parts = [items[start : start + size] for start in range(0, len(items), size)]
-        probabilities = [
-            p for part in parts for p in _probabilities(model, texts, Pass(each), part, max_length, device)
-        ]
-        signal[each] = fmean(probabilities) if probabilities else None
+        probabilities = [p for part in parts for p in _probabilities(model, texts, each, part, max_length, device)]
+        signal[str(each)] = fmean(probabilities) if probabilities else None
         if not all(map(isfinite, probabilities)):
             raise DivergedError(
                 f"the model has collapsed: the probability of a {each} answer is not a number. Lower "
@@ -79,10 +77,10 @@ def measure(
 
 
 def _probabilities(
-    model: "ScoredModel", texts: Texts, each: Pass, items: Sequence[Item], max_length: int, device: torch.device
+    model: "ScoredModel", texts: Texts, each: Text, items: Sequence[Item], max_length: int, device: torch.device
 ) -> list[float]:
     batch = collate(texts, items, {each: {Stat.LOGP: Positions.ANSWER}}, max_length).to(device)
-    wanted = {each.value: (batch.rows[each], batch.wanted_BT(each, Positions.ANSWER), (Stat.LOGP,))}
+    wanted = {str(each): (batch.rows[each], batch.wanted_BT(each, Positions.ANSWER), (Stat.LOGP,))}
     out = model(batch.input_ids_BT, batch.attention_BT, wanted, {})
     scores = batch.scores(each, {Stat.LOGP: out[f"{each}/{Stat.LOGP}"]})
     probabilities: list[float] = (scores.logp_B / scores.tokens_B.clamp(min=1)).exp().tolist()

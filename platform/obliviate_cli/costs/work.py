@@ -5,9 +5,9 @@ Generated answers are taken to be as long as they may be. Rows that a filter or 
 many they are is not known before. Choosing near rows takes a sentence encoder seconds, and is left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import cycle
 from statistics import fmean
 
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
@@ -17,9 +17,9 @@ from obliviate.data.schedule import Schedule
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
 from obliviate.fit import read_in_parts
-from obliviate.guardrail import marked
 from obliviate.inference.request import room
-from obliviate.methods import ParameterRegularizer, Pass, Positions, union_of_needs
+from obliviate.methods import ParameterRegularizer, Positions, union_of_needs
+from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate.scoring import needs_reference
@@ -35,13 +35,12 @@ from obliviate_eval.records import SCORED, Probe
 from obliviate_eval.spec import EvaluationSpec
 
 SAMPLE = 64  # texts whose length stands for all
-OF_RETAIN = (Pass.RETAIN, Pass.RETAIN_IDK, Pass.RETAIN_MARKED)
 
 
 def finetuning(config: FinetuneRun, corpus: Corpus) -> Training:
     """Raises UserError where there is nothing to learn."""
     rows = rows_to_learn(config, corpus)
-    tokens, answers = _lengths(config.model, rows)
+    tokens, answers = _lengths(config.model, _said(rows))
     return _training(config, len(rows), texts=1, tokens=tokens, scored=answers)
 
 
@@ -54,10 +53,11 @@ def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
     phases = [phase for update in updates for phase in update.phases if phase.trained]
     # A sharpness-aware update runs over its texts a second time, with the weights moved.
     rounds = [phase for phase in phases for _ in range(2 if phase.of_forget and config.sharpness is not None else 1)]
-    lengths: list[tuple[float, float]] = []
+    world = () if config.world is None else load_world(config.world)
+    sets, lengths = Sets(corpus.forget, corpus.retain, world=world), list[tuple[float, float]]()
     for phase in rounds:
         for each, stats in phase.trained.items():
-            tokens, answers = _lengths(config.model, _rows(each, config, corpus))
+            tokens, answers = _lengths(config.model, each.sample(sets, SAMPLE))
             where = scored_at(stats)
             if where is Positions.PADDED:  # the whole batch is as long as a text may be
                 tokens = float(config.model.max_length)
@@ -71,7 +71,7 @@ def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
     )
     visited = min(len(corpus.retain), work.steps * work.items)
     compared = {each.text for each, stats in needs.items() if each.of_reference or any(map(needs_reference, stats))}
-    of_reference = sum(visited if each in OF_RETAIN else len(corpus.forget) for each in compared)
+    of_reference = sum(visited if each.of == "retain" else len(corpus.forget) for each in compared)
     if config.projection is not None:
         of_reference += min(len(corpus.retain), config.projection.texts)
     of_weights = any(isinstance(term, ParameterRegularizer) for term in config.terms)
@@ -86,28 +86,6 @@ def unlearning(config: UnlearnRun, corpus: Corpus) -> Training:
         + (INITIAL_BYTES if of_weights else 0)
         + (RECTIFIED_BYTES if config.rectification is not None else 0),
     )
-
-
-def _rows(each: Pass, config: UnlearnRun, corpus: Corpus) -> tuple[Row, ...]:
-    """Rows as long as the texts of a pass. A mark before the question names the entity of a forget row."""
-    match each:
-        case Pass.RETAIN | Pass.RETAIN_IDK:
-            return corpus.retain
-        case Pass.WORLD:
-            assert config.world is not None, "the config was checked"
-            return load_world(config.world)
-        case Pass.FORGET_MARKED_IDK:
-            return tuple(_marked(row, row.entity) for row in corpus.forget)
-        case Pass.RETAIN_MARKED:
-            pairs = zip(corpus.retain, cycle(corpus.forget), strict=False)
-            return tuple(_marked(row, forget.entity) for row, forget in pairs)
-        case _:
-            return corpus.forget
-
-
-def _marked(row: Row, entity: str | None) -> Row:
-    assert entity is not None, "the data was checked"
-    return replace(row, question=marked(row.question, [entity]))
 
 
 def _training(config: TrainingRun, anchors: int, *, texts: int, tokens: float, scored: float) -> Training:
@@ -157,7 +135,7 @@ def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuri
 
 def scoring(model: ModelSpec, rows: tuple[Row, ...], engine: EngineSpec) -> Measuring:
     """The rows' own answers, each scored once."""
-    tokens, _ = _lengths(model, rows)
+    tokens, _ = _lengths(model, _said(rows))
     return Measuring(
         size=_size(model),
         questions=0,
@@ -175,10 +153,14 @@ def _gpus_of(engine: EngineSpec) -> int:
     return max(1, engine.tensor_parallel, round(engine.gpus_per_replica or 0))
 
 
-def _lengths(model: ModelSpec, rows: tuple[Row, ...]) -> tuple[float, float]:
+def _said(rows: tuple[Row, ...]) -> list[Said]:
+    return [row.saying(row.answer) for row in rows[:SAMPLE]]
+
+
+def _lengths(model: ModelSpec, texts: Sequence[Said]) -> tuple[float, float]:
     """Mean tokens of a text, and of its answer."""
     encoder = _encoder(model)
-    encoded: list[Encoded] = [encoder.encode_row(row) for row in rows[:SAMPLE]]
+    encoded: list[Encoded] = [encoder.encode(*text) for text in texts]
     return fmean(len(e.input_ids) for e in encoded), fmean(len(e.answer_ids) for e in encoded)
 
 
