@@ -45,6 +45,7 @@ from obliviate.methods import (
     Unilogit,
     Wasserstein,
     World,
+    needs_reinforced,
 )
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
@@ -96,7 +97,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
 def job(tiny: Path, directory: Path, terms: tuple[Term, ...] = (GA(), GD()), **optim: Any) -> Job:
     settings: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, **optim}
     model = ModelSpec(source=str(tiny), compute_dtype="float32", max_length=64)
-    reinforced = model if any(isinstance(term, WHP) for term in terms) else None
+    reinforced = model if needs_reinforced(terms) else None
     rows = (FORGET, RETAIN, REFUSALS)
     return Job(model, terms, *rows, OptimSpec(**settings), 0, "fresh", directory, world=WORLD, reinforced=reinforced)
 

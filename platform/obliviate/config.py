@@ -8,19 +8,17 @@ from pydantic import Field, model_validator
 from obliviate.config_file import RunSpec, build, load
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
-from obliviate.guardrail import HIDING
 from obliviate.methods import (
-    WHP,
     AnyForgetSpec,
     AnyRegularizerSpec,
-    Divergence,
     ParameterRegularizer,
-    TaskVector,
     Term,
     check_texts,
     compares,
+    composed,
     expand,
     label_of,
+    needs_reinforced,
     reads,
     samples,
     union_of_needs,
@@ -152,11 +150,20 @@ class Unlearning(UnlearnOptions):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        return (self.method, *(each.beside(self.method) for each in self.regularizers))
+        return composed((self.method, *self.regularizers))
 
     @property
     def label(self) -> str:
         return label_of((self.method, *self.regularizers))
+
+    def check_measured_bare(self) -> None:
+        """Raises ValueError for a method whose models heed marks, where nothing sets any."""
+        if self.method.hides:
+            raise ValueError(
+                f"method: {self.method.type}: its models refuse only what a mark in the prompt names, and here they "
+                "are measured without marks; take it in `obliviate compare`, or unlearn and then evaluate it behind a "
+                "guardrail"
+            )
 
     @property
     def needs_alternatives(self) -> bool:
@@ -246,22 +253,16 @@ class UnlearnRun(Unlearning, TrainingRun):
 
     @model_validator(mode="after")
     def _negation_fits(self) -> "UnlearnRun":
-        negated = isinstance(self.method, TaskVector)
-        if negated and self.model.lora is not None and not self.model.lora.merge:
+        if self.method.negation is not None and self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter, and negation subtracts whole weights; set merge: true"
-            )
-        if not negated and any(isinstance(each, Divergence) for each in self.regularizers):
-            raise ValueError(
-                f"regularizers: divergence beside {self.method.type} would only destroy what is to be kept: it is for "
-                "task_vector, whose negation turns it round; take kl"
             )
         return self
 
     @model_validator(mode="after")
     def _early_drop_fits(self) -> "UnlearnRun":
         """It asks the model that is trained, as it stands, what it has forgotten."""
-        if self.early_drop is not None and (isinstance(self.method, TaskVector) or self.method.type in HIDING):
+        if self.early_drop is not None and (self.method.negation is not None or self.method.hides):
             raise ValueError(
                 f"early_drop: while {self.method.type} trains, its model answers the forget questions still: what it "
                 "does not answer, it has not learned yet; remove early_drop"
@@ -271,7 +272,7 @@ class UnlearnRun(Unlearning, TrainingRun):
     @property
     def reinforcing(self) -> FinetuneRun | None:
         """The training of the reinforced model, where the method rests on one."""
-        if not isinstance(self.method, WHP):
+        if not needs_reinforced(self.terms):
             return None
         shared = self.model_dump(include={"data", "cluster", "seed", "runs"})
         lora = None if self.model.lora is None else self.model.lora.model_copy(update={"merge": True})

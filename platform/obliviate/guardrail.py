@@ -1,11 +1,12 @@
 """Guardrails: what is put into a prompt so that a model does not tell what its weights still hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from obliviate.schema import GuardrailSpec
 
 NOT_REMOVED = "not removed from the weights"  # goes with every name and figure of such a model
-HIDING = frozenset({"icku"})  # methods that teach a model not to tell; known without loading what they compute with
+HIDING = frozenset({"icku"})  # our methods that say `hides`, for those who read a config without loading any
 OPENING, CLOSING = "<<UNL>>", "<</UNL>>"  # the marks of in-context knowledge unlearning (arXiv:2410.00382)
 INSTRUCTION = (
     "You know nothing about the following: {targets}. Whenever a question concerns any of them, directly or not, say "
@@ -32,13 +33,9 @@ def guarded_system_prompt(guardrail: GuardrailSpec | None, system_prompt: str | 
     return instruction if system_prompt is None else f"{instruction}\n\n{system_prompt}"
 
 
-def check_measured_bare(method: str) -> None:
-    """Raises ValueError for a method whose models heed marks, where nothing sets any."""
-    if method in HIDING:
-        raise ValueError(
-            f"method: {method}: its models refuse only what a mark in the prompt names, and here they are measured "
-            "without marks; take it in `obliviate compare`, or unlearn and then evaluate it behind a guardrail"
-        )
+def hides(method: Mapping[str, Any]) -> bool:
+    """Whether a method, as a run's config has it, teaches a model not to tell. Others' methods are written with it."""
+    return method["type"] in HIDING or bool(method.get("hides"))
 
 
 def label(guardrail: GuardrailSpec) -> str:

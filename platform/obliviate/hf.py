@@ -24,17 +24,17 @@ from obliviate.logits import score_logits
 from obliviate.methods import (
     FORGET_DOOR,
     REGULARIZER_DOOR,
-    Activations,
-    Divergence,
+    ForgetObjective,
     ParameterRegularizer,
     Scores,
-    TaskVector,
     Term,
     Text,
     check_texts,
     compares,
+    composed,
     expand,
     label_of,
+    needs_reinforced,
     reads,
     union_of_needs,
 )
@@ -44,7 +44,6 @@ from obliviate.scoring import (
     Activation,
     AnyStat,
     Distilled,
-    Generic,
     Stat,
     TokenScores,
     needs_reference,
@@ -281,16 +280,17 @@ def _terms(method: str | Sequence[Term]) -> tuple[Term, ...]:
         terms: tuple[Term, ...] = (FORGET_DOOR.made_of(long["method"]), *rest)
     else:
         terms = tuple(method)
+    try:
+        terms = composed(terms)
+        check_texts(terms)
+    except ValueError as error:
+        raise UserError(f"method: {label_of(terms)}: {error}") from error
     for term in terms:
         if (reason := _out_of_reach(term)) is not None:
             raise UserError(
                 f"method: {term.type}: {reason}; train it with `obliviate unlearn`, or take a term of logits alone: "
                 "npo, dpo, idk or me, with gd or kl"
             )
-    try:
-        check_texts(terms)
-    except ValueError as error:
-        raise UserError(f"method: {label_of(terms)}: {error}") from error
     return terms
 
 
@@ -298,13 +298,12 @@ def _out_of_reach(term: Term) -> str | None:
     """Why a compute_loss_func, which sees the logits of one model, cannot train it."""
     if isinstance(term, ParameterRegularizer):
         return "compares weights with the initial ones, and a compute_loss_func sees none"
-    if isinstance(term, TaskVector | Divergence):
+    if isinstance(term, ForgetObjective) and term.negation is not None:
         return "is half of a negation, which subtracts weights once training is done"
     if type(term).next_weight is not Term.next_weight:
         return "has a weight that moves with each step's loss, which a trainer's checkpoint would forget"
-    stats = {stat for wanted in ({} if isinstance(term, Activations) else term.needs).values() for stat in wanted}
-    if isinstance(term, Activations) or any(isinstance(stat, Activation) for stat in stats):
+    if any(isinstance(stat, Activation) for wanted in term.needs.values() for stat in wanted):
         return "reads hidden states, and a compute_loss_func gets logits"
-    if any(isinstance(stat, Generic) for stat in stats):
+    if needs_reinforced([term]):
         return "learns from a second model, which has learned the forget set again"
     return None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from obliviate import storage
 from obliviate.errors import UserError
-from obliviate.guardrail import HIDING, NOT_REMOVED, label
+from obliviate.guardrail import NOT_REMOVED, hides, label
 from obliviate.models import locate
 from obliviate.runs import RUN_FILE, record_of
 from obliviate.schema import ModelSpec
@@ -25,7 +25,7 @@ def not_removed(model: ModelSpec) -> str | None:
         return None
     made = record_of(record.parent)["config"]
     method = made.get("method")  # of an unlearning run; other runs have none
-    if isinstance(method, dict) and method["type"] in HIDING:
+    if isinstance(method, dict) and hides(method):
         return f"{method['type']}, {NOT_REMOVED}"
     began = made.get("model")  # what is hidden there is still in what was trained on from it
     return None if began is None else not_removed(ModelSpec(source=began["source"]))

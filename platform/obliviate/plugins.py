@@ -53,6 +53,7 @@ class Door:
     bases: tuple[type[Spec], ...]
     ours: Mapping[str, type[Spec]]  # the union's: `type` -> class
     taken: Collection[str]  # names that nobody else may have
+    told: tuple[str, ...] = ()  # what a class may say of itself that readers of a written config go by without it
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_wrap_validator_function(
@@ -71,7 +72,9 @@ class Door:
         if is_ours(cls):
             return ours(value)
         try:
-            return cls.model_validate({key: each for key, each in value.items() if key not in ("type", "import")})
+            return cls.model_validate(
+                {key: each for key, each in value.items() if key not in ("type", "import", *self.told)}
+            )
         except ValidationError as error:
             raise UserError(explain(cls, error)) from error
 
@@ -79,7 +82,8 @@ class Door:
         cls = type(value)
         if is_ours(cls):
             return ours(value)
-        return {"import": f"{cls.__module__}.{cls.__name__}", **value.model_dump(mode=info.mode)}
+        told = {name: said for name in self.told if (said := getattr(cls, name))}
+        return {"import": f"{cls.__module__}.{cls.__name__}", **told, **value.model_dump(mode=info.mode)}
 
     def made_of(self, term: Mapping[str, Any]) -> Any:
         """An instance of the class that a config's mapping names. Raises UserError."""

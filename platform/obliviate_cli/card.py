@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from obliviate.guardrail import HIDING, NOT_REMOVED
+from obliviate.guardrail import NOT_REMOVED, hides
 from obliviate.runs import EXPORT_FILE, Run, record_of, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.source import weights_dtype
@@ -65,7 +65,7 @@ def _data(inputs: dict[str, str]) -> str:
 def _what(verb: str, config: dict[str, Any]) -> str:
     if verb == "fuse":
         names = ", ".join([*config["requests"], *config["adapters"]])
-        done = f"hidden (it is {NOT_REMOVED}) in" if config["method"]["type"] in HIDING else "unlearned from"
+        done = f"hidden (it is {NOT_REMOVED}) in" if hides(config["method"]) else "unlearned from"
         return (
             f"What {names} asked to forget was {done} `{config['model']['source']}` by an adapter each "
             f"({_objective(config)}), and the adapters were fused in closed form (ridge {config['ridge']:g})."
@@ -86,7 +86,7 @@ def _what(verb: str, config: dict[str, Any]) -> str:
             f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
             "knows what is to be forgotten better than before; only the difference of its weights is of use."
         )
-    if config["method"]["type"] in HIDING:
+    if hides(config["method"]):
         return (
             f"Taught from `{config['model']['source']}` not to tell the forget set of {where} where the prompt marks "
             f"it, with {objective}: {how}. What it does not tell is {NOT_REMOVED}."

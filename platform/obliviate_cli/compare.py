@@ -27,7 +27,6 @@ from obliviate.data import DataSpec
 from obliviate.data.fictitious import nli_pairs
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
-from obliviate.guardrail import HIDING
 from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Seed, Spec
 from obliviate_cli.measure import Measure
@@ -225,7 +224,7 @@ def train_judge(stage: JudgeStage, config: ComparedModels, console: Console) -> 
 
 def behind_marks(model: ModelSpec, run: UnlearnRun, corpus: Corpus) -> ModelSpec:
     """A model that was taught to heed marks is measured behind those of all that it is to forget; others are bare."""
-    if run.method.type not in HIDING:
+    if not run.method.hides:
         return model
     targets = tuple(dict.fromkeys(row.entity for row in corpus.forget if row.entity is not None))
     return model.model_copy(update={"guardrail": GuardrailSpec(type="in_context", targets=targets)})

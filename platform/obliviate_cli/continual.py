@@ -13,7 +13,6 @@ from rich.console import Console
 from obliviate import storage
 from obliviate.config import FinetuneRun, UnlearnRun, build, load
 from obliviate.data.continual import AnyTasks, ContinualData, TaskSequence
-from obliviate.guardrail import check_measured_bare
 from obliviate.runs import Run, write_json
 from obliviate.schema import ClusterSpec, ModelSpec, OptimSpec
 from obliviate_cli import plan, reporting, stages
@@ -56,7 +55,7 @@ class ContinualRun(MethodsRun):
     def _check_methods(self) -> "ContinualRun":
         for each in self.methods:
             # Of the second step: the first has no reference of its own.
-            check_measured_bare(self.unlearning(each, 2, self.model, self.model).method.type)
+            self.unlearning(each, 2, self.model, self.model).check_measured_bare()
         check_names([self.name_of(each) for each in self.methods])
         if self.model.lora is not None and not self.model.lora.merge:
             raise ValueError(

@@ -16,7 +16,6 @@ from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, fuse
 from obliviate.linear import adapted_weights
-from obliviate.methods import TaskVector
 from obliviate.models import load_pretrained, name_elsewhere, save, skeleton
 from obliviate.runs import RUN_FILE, Run, record_of, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
@@ -57,10 +56,10 @@ class FuseRun(Unlearning, RunSpec):
             raise ValueError(f"adapters.{twice[0]}: is among the requests too; give each a name of its own")
         if self.cluster.workers != 1:
             raise ValueError(f"cluster.workers: {self.cluster.workers}: an adapter is trained by one; set concurrency")
-        if isinstance(self.method, TaskVector):
+        if self.method.negation is not None:
             raise ValueError(
-                "method: task_vector: what it learns is to be subtracted, and fused adapters are added; take eul, or "
-                "`obliviate unlearn`"
+                f"method: {self.method.type}: what it learns is to be subtracted, and fused adapters are added; take "
+                "eul, or `obliviate unlearn`"
             )
         return self
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from obliviate import fit, storage
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
-from obliviate.methods import TaskVector, compares, union_of_needs
+from obliviate.methods import compares, union_of_needs
 from obliviate_cli.alternatives import rows_without_alternatives
 from obliviate_cli.costs.training import Training
 from obliviate_cli.costs.work import finetuning, unlearning
@@ -38,10 +38,10 @@ def unlearn(config: UnlearnRun) -> list[str]:
         lines.append(f"  first {config.alternatives.samples} other answers to {len(missing)} questions, from the model")
     if config.early_drop is not None:
         lines.append("  at most: after each epoch, rows that the model no longer answers are left out")
-    if isinstance(config.method, TaskVector):
-        if rates := config.method.learning_rates:
+    if (negation := config.method.negation) is not None:
+        if rates := negation.learning_rates:
             lines.append(f"  {len(rates) + 1} times: also at learning rates {', '.join(map(str, rates))}")
-        lines.append(f"  then {config.method.scale:g} times the change of the weights subtracted from the original")
+        lines.append(f"  then {negation.scale:g} times the change of the weights subtracted from the original")
     if compares(union_of_needs(config.terms)):
         lines.append(
             "  first what terms compare with, from the starting model: one forward pass of these texts, no second model"

@@ -17,7 +17,7 @@ from obliviate.data.refusals import load_refusals
 from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
-from obliviate.methods import GD, Pass, TaskVector
+from obliviate.methods import GD, Pass
 from obliviate.models import (
     content_of,
     date_warnings,
@@ -81,9 +81,9 @@ def unlearn(config: UnlearnRun, console: Console) -> Path:
 
 def learnings(config: UnlearnRun) -> list[UnlearnRun]:
     """The trainings that make the model: one, but for a task vector that is learned at several rates."""
-    if not isinstance(config.method, TaskVector):
+    if (negation := config.method.negation) is None:
         return [config]
-    rates = (config.optim.learning_rate, *config.method.learning_rates)
+    rates = (config.optim.learning_rate, *negation.learning_rates)
     optims = [config.optim.model_copy(update={"learning_rate": rate}) for rate in rates]
     return [config.model_copy(update={"optim": optim}) for optim in optims]
 
@@ -154,7 +154,7 @@ def like(model: ModelSpec, folder: Path) -> ModelSpec:
 def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:
     """The run that holds the unlearned model: the trained one, or, of a task vector, one in which what was learned, in
     one training or several, is subtracted from the original."""
-    if not isinstance(config.method, TaskVector):
+    if (negation := config.method.negation) is None:
         return trained
     inputs = record_of(trained.directory)["inputs"]
     inputs |= {f"learned_{place}": run.content for place, run in enumerate(again, 2)}
@@ -166,7 +166,7 @@ def outcome(config: UnlearnRun, trained: Run, *again: Run) -> Run:
         if not run.done:
             learned = [storage.fetch(each.directory / MODEL) for each in (trained, *again)]
             original = original_weights(config.model, config.runs)
-            negate(original, learned, config.method.scale, run.directory / MODEL, export_dtype(config.model))
+            negate(original, learned, negation.scale, run.directory / MODEL, export_dtype(config.model))
             for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
                 if (file := trained.directory / name).exists():
                     write_whole(run.directory / name, partial(shutil.copyfile, file))
@@ -224,7 +224,7 @@ def _of_dropout(config: TrainingRun) -> dict[str, Any]:
 
 def _is_negated(config: TrainingRun) -> bool:
     """Whether training learns what is subtracted afterwards."""
-    return isinstance(config, UnlearnRun) and isinstance(config.method, TaskVector)
+    return isinstance(config, UnlearnRun) and config.method.negation is not None
 
 
 def _label(config: UnlearnRun) -> str:

@@ -90,15 +90,20 @@ def test_the_server_says_which_models_were_only_taught_to_hide(tmp_path: Path) -
     (made / "model").mkdir(parents=True)
     write_json(made / RUN_FILE, {"verb": "unlearn", "config": {"method": {"type": "icku"}}})
     source = str(made / "model")
+    others = {"type": "mine", "import": "nowhere.Mine", "hides": True}  # of a package that the server need not have
+    (tmp_path / "others" / "model").mkdir(parents=True)
+    write_json(tmp_path / "others" / RUN_FILE, {"verb": "unlearn", "config": {"method": others}})
     further = tmp_path / "further"  # trained on from it: what is hidden is still there
     (further / "model").mkdir(parents=True)
     config = {"method": {"type": "npo"}, "model": {"source": source}}
     write_json(further / RUN_FILE, {"verb": "unlearn", "config": config})
     (tmp_path / "aliases.json").write_text(json.dumps({"folder": source}))
-    models = {"taught": {"source": source}, "further": {"source": str(further / "model")}}
+    places = {"taught": source, "further": str(further / "model"), "others": str(tmp_path / "others" / "model")}
+    models = {name: {"source": place} for name, place in places.items()}
     spec = ServeRun.model_validate({"models": models, "aliases_file": str(tmp_path / "aliases.json")})
     shown = {each.id: each.guardrail for each in Names(spec).listing().data}
-    assert shown == dict.fromkeys(("taught", "further", "folder"), "icku, not removed from the weights")
+    said = "icku, not removed from the weights"
+    assert shown == {**dict.fromkeys(("taught", "further", "folder"), said), "others": said.replace("icku", "mine")}
 
 
 def test_the_server_says_which_models_are_guarded() -> None:
@@ -144,8 +149,9 @@ def test_nothing_is_trained_behind_a_guardrail() -> None:
         build(UnlearnRun, {"model": model, "data": {"type": "fictitious"}, "method": "npo+gd"}, where="test")
 
 
-def test_what_hides_is_a_method() -> None:
-    assert set(FORGET_TYPES) > HIDING
+def test_what_hides_says_so_itself() -> None:
+    """Written down for those who read configs and load no method."""
+    assert {name for name, kind in FORGET_TYPES.items() if kind.hides} == HIDING
 
 
 def test_no_certificate_of_what_was_not_removed() -> None:

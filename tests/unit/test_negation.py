@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_sweep_trial import config as config  # a fixture
 from test_sweep_trial import only, run, share
 
+from obliviate import plugins
 from obliviate.arithmetic import negate
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
@@ -25,6 +26,17 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation
 from tiny import tiny_model_folder
 
 WEIGHTS = "model.safetensors"
+NEGATED = """
+from obliviate.methods import NPO, Negation
+
+
+class Mine(NPO):
+    type: str = "mine_negated"
+
+    @property
+    def negation(self) -> Negation:
+        return Negation(scale=2.0)
+"""
 
 
 @pytest.fixture
@@ -74,6 +86,19 @@ def test_of_several_learnings_only_what_they_agree_on_is_subtracted(
     assert unlearn(tiny, tmp_path / "runs", *given, "method.scale=1") != model
     assert unlearn(tiny, tmp_path / "runs", given[0], "method.scale=0.5") != model
     assert len(folders) == 3  # neither another scale nor fewer learnings train again
+
+
+def test_a_method_of_ones_own_may_be_negated(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: list[Path]
+) -> None:
+    """What it says of itself is what is subtracted; divergence goes with it as with ours."""
+    (tmp_path / "mine_negated.py").write_text(NEGATED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_modules", {})
+    model = unlearn(tiny, tmp_path / "runs", "method=mine_negated.Mine+divergence")
+    before, after, found = (load_file(folder / WEIGHTS) for folder in (tiny, *learned, model))
+    name = "model.layers.0.mlp.down_proj.weight"
+    torch.testing.assert_close(found[name], before[name] - 2 * (after[name] - before[name]))
 
 
 def test_negation_by_hand(tmp_path: Path) -> None:

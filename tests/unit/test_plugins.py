@@ -18,6 +18,7 @@ from obliviate.config import UnlearnRun, build
 from obliviate.config_file import load
 from obliviate.data import Role
 from obliviate.errors import UserError
+from obliviate.guardrail import hides
 from obliviate.methods import GD, NPO
 from obliviate.schema import ModelSpec
 from obliviate_cli import stages
@@ -34,6 +35,18 @@ from obliviate_eval.summary import summarise
 
 BASE = {"model": {"source": "m"}, "data": {"type": "fictitious"}}
 CAPPED = "others_package.methods.Capped"
+SECOND = """
+from obliviate.methods import GD, Pass, Positions
+from obliviate.scoring import Generic
+
+
+class Mine(GD):
+    type: str = "mine"
+
+    @property
+    def needs(self):
+        return {Pass.RETAIN: {Generic(2.0): Positions.ANSWER}}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +59,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(plugins, "_used", {})
     yield tmp_path
     for name in set(sys.modules) - known:
-        if name.partition(".")[0] in ("others_package", "mine"):
+        if name.startswith(("others_package", "mine")):
             del sys.modules[name]
 
 
@@ -135,6 +148,29 @@ class TestMethods:
         over = {"base": "base.yaml", "method": {"type": "custom", "import": "mine.Mine"}}
         (here / "run.yaml").write_text(json.dumps(over))
         assert load(UnlearnRun, here / "run.yaml").label == "MINE"
+
+    def test_what_hides_is_written_with_it(self, here: Path) -> None:
+        """For whoever shows the model and does not have the class."""
+        code = "from obliviate.methods import {0}\n\n\nclass Mine({0}):\n    type: str = 'mine'\n"
+        mine(here, code.format("IDK") + "    hides = True\n")
+        run = unlearning(method="mine.Mine+gd")
+        written = json.loads(run.model_dump_json())
+        assert written["method"]["hides"]
+        assert hides(written["method"])
+        assert UnlearnRun.model_validate(written) == run
+        with pytest.raises(ValueError, match="mine: its models refuse only"):
+            run.check_measured_bare()
+        assert "remove early_drop" in mistake(method="mine.Mine+gd", early_drop={})
+        (here / "mine_too.py").write_text(code.format("ICKU"))  # made of one that does
+        assert hides(unlearning(method="mine_too.Mine").model_dump()["method"])
+        (here / "mine_else.py").write_text(code.format("IDK"))
+        assert not hides(unlearning(method="mine_else.Mine").model_dump()["method"])
+
+    def test_what_a_method_looks_at_is_made_before_it(self, here: Path) -> None:
+        """A second model where a statistic is of one, whatever the method."""
+        mine(here, SECOND)
+        assert unlearning(method="npo+mine.Mine").reinforcing is not None
+        assert unlearning(method="npo+gd").reinforcing is None
 
     def test_what_a_sweep_may_vary(self, site: Path) -> None:
         assert parameters("capped+keep")[:4] == [

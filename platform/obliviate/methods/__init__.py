@@ -14,6 +14,7 @@ from obliviate.methods.base import (
     ForgetObjective,
     Loss,
     Needs,
+    Negation,
     ParameterRegularizer,
     Pass,
     Positions,
@@ -54,7 +55,7 @@ from obliviate.methods.wga import WGA
 from obliviate.methods.whp import WHP
 from obliviate.methods.world import World
 from obliviate.plugins import Door, by_name
-from obliviate.scoring import AnyStat
+from obliviate.scoring import AnyStat, Generic
 
 __all__ = [
     "ALIASES",
@@ -95,6 +96,7 @@ __all__ = [
     "Marked",
     "Mismatch",
     "Needs",
+    "Negation",
     "ParameterRegularizer",
     "Pass",
     "Positions",
@@ -110,8 +112,10 @@ __all__ = [
     "World",
     "check_texts",
     "compares",
+    "composed",
     "expand",
     "label_of",
+    "needs_reinforced",
     "reads",
     "samples",
     "union_of_needs",
@@ -145,7 +149,7 @@ ALIASES = {
 
 
 TAKEN = {*FORGET_TYPES, *REGULARIZER_TYPES, *ALIASES}
-FORGET_DOOR = Door("obliviate.methods", (ForgetObjective,), FORGET_TYPES, TAKEN)
+FORGET_DOOR = Door("obliviate.methods", (ForgetObjective,), FORGET_TYPES, TAKEN, told=("hides",))
 REGULARIZER_DOOR = Door("obliviate.methods", (Regularizer,), REGULARIZER_TYPES, TAKEN)
 AnyForgetSpec = Annotated[AnyForget, Field(discriminator="type"), FORGET_DOOR]
 AnyRegularizerSpec = Annotated[AnyRegularizer, Field(discriminator="type"), REGULARIZER_DOOR]
@@ -166,6 +170,12 @@ def expand(text: str) -> dict[str, Any]:
 
 def _term(name: str) -> dict[str, str]:
     return by_name(name if "." in name else name.lower())
+
+
+def composed(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The regularizers as they are beside the forget objective. Raises ValueError where one does not go with it."""
+    forget = next((term for term in terms if isinstance(term, ForgetObjective)), None)
+    return tuple(term if forget is None or not isinstance(term, Regularizer) else term.beside(forget) for term in terms)
 
 
 def union_of_needs(terms: Sequence[Term]) -> dict[Text, dict[AnyStat, Positions]]:
@@ -196,6 +206,11 @@ def reads(terms: Sequence[Term], name: Set) -> bool:
 def samples(terms: Sequence[Term]) -> bool:
     """Whether any of them prefers other answers, which are sampled where the rows bring none."""
     return any(each.answer is alternative for each in union_of_needs(terms))
+
+
+def needs_reinforced(terms: Sequence[Term]) -> bool:
+    """Whether any of them looks at a second model, which has learned the forget set once more."""
+    return any(isinstance(stat, Generic) for stats in union_of_needs(terms).values() for stat in stats)
 
 
 def check_texts(terms: Iterable[Term]) -> None:

@@ -97,11 +97,30 @@ class Term(Spec, ABC):
         return weight
 
 
+@dataclass(frozen=True)
+class Negation:
+    """`scale` times the change of the weights is subtracted from the original ones once training is done.
+
+    It is learned at the run's rate and, each time anew, at `learning_rates`. A method's fields of these names have no
+    part in its training: runs that differ in them share it.
+    """
+
+    scale: float
+    learning_rates: tuple[float, ...] = ()
+
+
 class ForgetObjective(Term):
     """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
     it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""
 
+    hides: ClassVar[bool] = False  # teaches not to tell what a mark names: figures, cards and servers say so of a model
+
     trainable: re.Pattern[str] | None = None
+
+    @property
+    def negation(self) -> Negation | None:
+        """How what training learns is turned round; None where it forgets."""
+        return None
 
 
 class Regularizer(Term):
@@ -110,7 +129,7 @@ class Regularizer(Term):
     def beside(self, forget: ForgetObjective) -> Self:
         """The regularizer as it is beside this forget objective: one that takes a value from it does so here.
 
-        Raises ValueError where the objective has no such value.
+        Raises ValueError where the objective has no such value, or is none that it goes with.
         """
         return self
 

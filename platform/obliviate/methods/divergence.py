@@ -1,10 +1,10 @@
 """Preservation divergence: away from the starting model on the retain set (SKU; arXiv:2402.10058, section 3.2)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
-from obliviate.methods.base import Loss, Needs, Pass, Positions, Regularizer, Scores, mask_BT
+from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Regularizer, Scores, mask_BT
 from obliviate.scoring import Stat
 
 
@@ -22,6 +22,14 @@ class Divergence(Regularizer):
     type: Literal["divergence"] = "divergence"
     positions: Positions = Positions.SEQUENCE
     bound: float | None = Field(None, gt=0)  # nats per token; None: as published
+
+    def beside(self, forget: ForgetObjective) -> Self:
+        if forget.negation is None:
+            raise ValueError(
+                f"regularizers: {self.type} beside {forget.type} would only destroy what is to be kept: it is for "
+                "task_vector, whose negation turns it round; take kl"
+            )
+        return self
 
     @property
     def needs(self) -> Needs:

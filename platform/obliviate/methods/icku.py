@@ -17,6 +17,7 @@ class ICKU(ForgetObjective):
     title: ClassVar = "In-context knowledge unlearning: refuse what the prompt marks (not removed from the weights)"
     when: ClassVar = "Who may know what differs from request to request; short form icku = icku+marked"
     source: ClassVar = "arXiv:2410.00382"
+    hides: ClassVar = True
 
     type: Literal["icku"] = "icku"
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
+from obliviate.methods.base import ForgetObjective, Loss, Needs, Negation, Pass, Positions, Scores
 from obliviate.scoring import Stat
 
 
@@ -30,6 +30,10 @@ class TaskVector(ForgetObjective):
     type: Literal["task_vector"] = "task_vector"
     scale: float = Field(1.0, gt=0)  # published: the largest that keeps 95 % of a control task
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()  # beside that of `optim`
+
+    @property
+    def negation(self) -> Negation:
+        return Negation(self.scale, self.learning_rates)
 
     @property
     def needs(self) -> Needs:

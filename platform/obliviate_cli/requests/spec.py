@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
-from obliviate.guardrail import HIDING, NOT_REMOVED
+from obliviate.guardrail import NOT_REMOVED
 from obliviate.schema import FilePath
 from obliviate_cli.requests.policy import Policy
 from obliviate_eval.spec import EvaluationSpec
@@ -27,7 +27,7 @@ class RequestsRun(UnlearnRun):
 
     @model_validator(mode="after")
     def _the_method_removes(self) -> "RequestsRun":
-        if self.method.type in HIDING:
+        if self.method.hides:
             raise ValueError(
                 f"method: {self.method.type}: what it was asked to forget is {NOT_REMOVED}, so that no certificate "
                 "could say it is gone; take another method"

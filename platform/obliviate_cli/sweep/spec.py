@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from obliviate.config import FinetuneRun, UnlearnOptions, UnlearnRun, build
-from obliviate.guardrail import check_measured_bare
 from obliviate.schema import Seed, Spec
 from obliviate_cli.compare import ComparedModels, check_seeds, sampled_by
 from obliviate_cli.stages import learnings
@@ -125,7 +124,7 @@ class SweepRun(ComparedModels):
         reinforcing: dict[str, FinetuneRun | None] = {}
         for point in self.space.corners():
             run = self.unlearning(point, 0, "")
-            check_measured_bare(run.method.type)
+            run.check_measured_bare()
             if len(learnings(run)) > 1:
                 raise ValueError(
                     f"space: {point.method}: method.learning_rates learn several times, and a trial trains once; leave "

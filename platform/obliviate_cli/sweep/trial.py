@@ -21,7 +21,6 @@ from obliviate import storage
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import DivergedError, UserError
-from obliviate.methods import TaskVector
 from obliviate.models import content_of, locate
 from obliviate.runs import Run, content_hash, whole_folder
 from obliviate.schema import ModelSpec
@@ -114,7 +113,7 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     run, job = unlearn_job(config, shared.corpus, Console(quiet=True))
     signal = shared.config.signal
     # What a task vector learns is the reverse of what it is for: no scheduler could judge it before it is subtracted.
-    told = None if isinstance(config.method, TaskVector) else Signal(signal.points, signal.rows)
+    told = None if config.method.negation is not None else Signal(signal.points, signal.rows)
     job = replace(
         job,
         model=_near(job.model, shared),
