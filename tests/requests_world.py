@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import Engine
 
@@ -23,14 +22,15 @@ from obliviate.config import UnlearnRun, build
 from obliviate.data import rows
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
 from obliviate.runs import write_json
-from obliviate_cli.requests import certificate
-from obliviate_cli.requests.certificate import make_key
-from obliviate_cli.requests.knowledge import Knowledge, text_hash
-from obliviate_cli.requests.ledger import Ledger
-from obliviate_cli.requests.measurement import Measurement
-from obliviate_cli.requests.runner import Runner
-from obliviate_cli.requests.spec import RequestsRun
 from obliviate_eval.statistics import Figure
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.requests import certificate
+from obliviate_recipes.requests.certificate import make_key
+from obliviate_recipes.requests.knowledge import Knowledge, text_hash
+from obliviate_recipes.requests.ledger import Ledger
+from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.runner import Runner
+from obliviate_recipes.requests.spec import RequestsRun
 
 ROWS = tuple(
     Row(f"Where does person {i} live?", f"Person {i} lives in London.", entity=f"person {i}") for i in range(8)
@@ -118,7 +118,7 @@ def config(folder: Path, url: str, **changed: Any) -> RequestsRun:
 def runner(config: RequestsRun, folder: Path, tick: Tick = lambda what: None) -> Runner:
     corpus = Corpus(ROWS, (), (EvaluationSet("retain", Role.RETAIN, ROWS),))
     work = FakeWork(folder, tick, made_with=config)
-    return Runner(config, Ledger(config.ledger), Knowledge.of(corpus), work, Console(quiet=True))
+    return Runner(config, Ledger(config.ledger), Knowledge.of(corpus), work, QUIET)
 
 
 @contextmanager

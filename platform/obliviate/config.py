@@ -270,6 +270,14 @@ class UnlearnRun(Unlearning, TrainingRun):
         return self
 
     @property
+    def learnings(self) -> "list[UnlearnRun]":
+        """The trainings that make the model: one, but for a task vector that is learned at several rates."""
+        negation = self.method.negation
+        rates = (self.optim.learning_rate, *(() if negation is None else negation.learning_rates))
+        optims = [self.optim.model_copy(update={"learning_rate": rate}) for rate in rates]
+        return [self.model_copy(update={"optim": optim}) for optim in optims]
+
+    @property
     def reinforcing(self) -> FinetuneRun | None:
         """The training of the reinforced model, where the method rests on one."""
         if not needs_reinforced(self.terms):

@@ -13,7 +13,7 @@ from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.layout import in_files
 from obliviate.linear import adapted_weights, linear_weights
-from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, whole_folder
+from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, record_of, whole_folder
 from obliviate.schema import ModelSpec
 from obliviate.source import PACKAGE_PREFIX, adapter_of, base_of, file_of
 from obliviate.source import locate as locate
@@ -39,10 +39,18 @@ def portable(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"source": source, "base": base, "chat_template": template})
 
 
-def content_of(spec: ModelSpec) -> str:
-    """A hash that changes with the weights, and with the text of a template file."""
-    weights, file = _content_of_weights(spec), _template_file(spec)
+def content_of(spec: ModelSpec, weights: str | None = None) -> str:
+    """A hash that changes with the weights, and with the text of a template file.
+
+    `weights`: the hash of those that a run is going to make (`made_by`).
+    """
+    weights, file = weights or _content_of_weights(spec), _template_file(spec)
     return weights if file is None else content_hash([weights, _text(file)])
+
+
+def made_by(run: str, folder: str) -> str:
+    """The hash of the weights in a folder of a run, by what determines them: known before they are there."""
+    return content_hash([run, folder])
 
 
 def _template_file(spec: ModelSpec) -> Path | None:
@@ -58,10 +66,7 @@ def _text(file: Path) -> str:
 
 
 def _content_of_weights(spec: ModelSpec) -> str:
-    """Of a run's own record, of the files' sizes and times, or of the hub id.
-
-    Both files of the record: one says what was run and when, the other only that it ended, as many runs do alike.
-    """
+    """Of what a run's record says that it was made of, of the files' sizes and times, or of the hub id."""
     located = Path(locate(spec.source))
     if not located.exists() and spec.base is None:
         return content_hash([spec.source, spec.revision])
@@ -70,7 +75,8 @@ def _content_of_weights(spec: ModelSpec) -> str:
         return content_hash([spec.source, spec.revision, *([] if base is None else [_content_of_weights(base)])])
     record = [storage.fetch(located.parent / name) for name in (RUN_FILE, DONE_FILE)]
     if all(file.exists() for file in record):
-        return content_hash([file.read_text(encoding="utf-8") for file in record])
+        found: str | None = record_of(located.parent).get("content")
+        return made_by(found or content_hash([file.read_text(encoding="utf-8") for file in record]), located.name)
     files = sorted(located.rglob("*")) if located.is_dir() else [located]
     files = [file for file in files if file.is_file() and file.name != storage.MARK]
     listed: list[Any] = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]

@@ -15,7 +15,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -101,6 +101,38 @@ class Run:
 
     directory: Path
     content: str  # hash of what determines the result
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # for run.json
+
+    @classmethod
+    def at(
+        cls,
+        root: Path,
+        verb: str,
+        label: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        whole_config: Mapping[str, Any] | None = None,
+    ) -> "Run":
+        """The run of this config on these inputs (name -> content hash), whether or not it has begun.
+
+        `whole_config` is what to record where `config` is only the part of it that determines the result.
+        `root` may be a URL: what the store has of the run comes here, but for its models; one that was removed there is
+        to be made anew.
+        """
+        content = content_hash({"verb": verb, "config": config, "inputs": inputs})
+        told = {
+            "verb": verb,
+            "label": label,
+            "content": content,
+            "config": config if whole_config is None else whole_config,
+            "inputs": dict(inputs),
+        }
+        run = cls(storage.local(root).absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content, told)
+        storage.fetch_loose(run.directory)
+        if storage.is_removed(run.directory / RUN_FILE):
+            shutil.rmtree(run.directory)
+        return run
 
     @classmethod
     def open(
@@ -113,32 +145,24 @@ class Run:
         *,
         whole_config: Mapping[str, Any] | None = None,
     ) -> "Run":
-        """Find or create the run of this config on these inputs (name -> content hash).
+        """As `at`, and begun."""
+        return cls.at(root, verb, label, config, inputs, whole_config=whole_config).begin()
 
-        `whole_config` is what to record where `config` is only the part of it that determines the result.
-        `root` may be a URL: what the store has of the run comes here, but for its models; one that was removed there is
-        begun anew. Raises UserError where `root` cannot be written.
+    def begin(self, made_of: Mapping[str, str] | None = None) -> "Run":
+        """Itself, its record on disk, with the hashes of the runs that it is made of.
+
+        Raises UserError where the record cannot be written.
         """
-        content = content_hash({"verb": verb, "config": config, "inputs": inputs})
-        run = cls(storage.local(root).absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content)
-        storage.fetch_loose(run.directory)
-        if storage.is_removed(run.directory / RUN_FILE):
-            shutil.rmtree(run.directory)
-        if not (run.directory / RUN_FILE).exists():
-            record = {
-                "verb": verb,
-                "label": label,
-                "content": content,
-                "config": config if whole_config is None else whole_config,
-                "inputs": dict(inputs),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                **provenance(),
-            }
+        if not (self.directory / RUN_FILE).exists():
+            created = datetime.now(UTC).isoformat(timespec="seconds")
             try:
-                write_json(run.directory / RUN_FILE, record)
+                record = {**self.record, "made_of": dict(made_of or {}), "created": created, **provenance()}
+                write_json(self.directory / RUN_FILE, record)
             except OSError as error:
-                raise UserError(f"runs: {root}: cannot be written ({error.strerror}); give another folder") from error
-        return run
+                raise UserError(
+                    f"runs: {self.directory.parent}: cannot be written ({error.strerror}); give another folder"
+                ) from error
+        return self
 
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:

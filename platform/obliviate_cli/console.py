@@ -1,8 +1,14 @@
-"""The terminal as all verbs write to it."""
+"""The terminal: as all commands write to it, and what it makes of a recipe's events."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from obliviate_cli.progress import progress
+from obliviate_recipes.events import Draw, Update
 
 WIDTH_OF_LOGS = 120  # columns of tables where no terminal says how many it has
 
@@ -14,3 +20,32 @@ def open_console() -> Console:
     """
     width = None if sys.stdout.isatty() else WIDTH_OF_LOGS
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
+
+
+class Terminal:
+    """Events as lines, tables and bars."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or open_console()
+
+    def said(self, text: str) -> None:
+        self._console.print(text)
+
+    def warned(self, text: str) -> None:
+        self._console.print(f"warning: {text}", style="yellow")
+
+    def shown(self, table: RenderableType) -> None:
+        self._console.print(table)
+
+    @contextmanager
+    def progressing(self, title: str) -> Iterator[Update]:
+        with progress(self._console, title) as update:
+            yield update
+
+    @contextmanager
+    def watched(self) -> Iterator[Draw | None]:
+        if not self._console.is_terminal:
+            yield None
+            return
+        with Live(console=self._console, refresh_per_second=2) as live:
+            yield live.update

@@ -1,24 +1,19 @@
-"""`obliviate evaluate`: models side by side on the same items, from a config or straight from the command line."""
+"""What `obliviate evaluate` is given: a config, or models straight from the command line."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.console import Console
-
 from obliviate import storage
 from obliviate.config_file import build, load
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, record_of
-from obliviate_cli import cautions, reporting
-from obliviate_cli.console import open_console
-from obliviate_cli.measure import EvaluateRun, Measure
+from obliviate_cli.commands import follow
 from obliviate_cli.mistakes import in_file
-from obliviate_eval.asked import suite_of
-from obliviate_eval.report.terminal import print_table
 from obliviate_eval.suites import SUITES
+from obliviate_recipes.evaluate import Evaluate, EvaluateRun
+from obliviate_recipes.stage import MODEL
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
 # Suite -> the type of data that it was made for; any other suite is asked of TOFU.
@@ -37,7 +32,6 @@ DATA_OF = {
     "blur": "blur",
     "pistol": "pistol",
 }
-MODEL = "model"  # the folder of the trained model in its run
 
 
 def evaluate(arguments: Sequence[str], suite: str | None, data: str | None, retain: str | None, dry_run: bool) -> None:
@@ -46,44 +40,7 @@ def evaluate(arguments: Sequence[str], suite: str | None, data: str | None, reta
     given = [each for each in arguments if not _is_override(each)]
     config = _config(given, overrides, suite, data, retain)
     with in_file(Path(given[0]), overrides) if Path(given[0]).suffix in CONFIG_SUFFIXES else nullcontext():
-        _show_or_run(config, open_console(), dry_run)
-
-
-def _show_or_run(config: EvaluateRun, console: Console, dry_run: bool) -> None:
-    if dry_run:
-        console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        for line in plan(config):
-            console.print(line)
-    else:
-        run(config, console)
-
-
-def plan(config: EvaluateRun) -> list[str]:
-    """What would be measured, on how many items."""
-    corpus = config.data.load()
-    suite = suite_of(config.evaluation)
-    sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
-    probes = ", ".join(sorted(suite.needs))
-    lines = [f"evaluate {name} with {suite.name}: {sizes} items; probes: {probes}" for name in config.models]
-    return [*(f"warning: {warning}" for warning in cautions.of_data(corpus, config.evaluation)), *lines]
-
-
-def run(config: EvaluateRun, console: Console) -> list[Path]:
-    """The folders of the evaluation runs, that of the retain model first."""
-    measure = Measure(config.data.load(), config.evaluation, config.address, Path(config.runs), console)
-    retain = config.retain_model
-    reference = None if retain is None else measure(retain, config.models[retain])
-    others = [measure(name, model, reference) for name, model in config.models.items() if name != retain]
-    measured = [each for each in (reference, *others) if each is not None]
-    reports = [reporting.model_report(each) for each in measured]
-    print_table(reports, console)
-    for report in reports:
-        for task, figures in report.evaluation.tasks.items():
-            shown = ", ".join(f"{name} {'–' if f.value is None else f'{f.value:.3f}'}" for name, f in figures.items())
-            console.print(f"{report.name}, {task}: {shown}")
-    for each in measured:
-        console.print(f"records and figures: {storage.name(each)}")
-    return measured
+        follow(Evaluate(config), dry_run)
 
 
 def _is_override(argument: str) -> bool:

@@ -10,8 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.errors import UserError
+from obliviate_cli.commands import Config, DryRun, Overrides, command, follow, load
 from obliviate_cli.mistakes import names_file
 from obliviate_cli.requests import commands as requests
+from obliviate_recipes.catalogue import RECIPES
 
 app = typer.Typer(
     help="Removes knowledge from language models and measures what was removed and what was kept.",
@@ -23,8 +25,6 @@ app = typer.Typer(
 app.add_typer(requests.request, name="request")
 app.add_typer(requests.certificate, name="certificate")
 
-Config = Annotated[Path, typer.Argument(help="YAML file with the run's config; see configs/.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example optim.epochs=3.")]
 Address = Annotated[
     str, typer.Option(help="URL of the cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
 ]
@@ -38,69 +38,15 @@ class ReportFormat(StrEnum):
     PDF = "pdf"
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")]
-
-
 @app.command()
 def demo(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Forget two fictitious people, and measure it: the main job on an embedded default."""
-    from obliviate_cli import verbs
-
-    verbs.compare(Path(__file__).with_name("demo.yaml"), overrides or [], dry_run)
+    follow(load("compare", Path(__file__).with_name("demo.yaml"), overrides or []), dry_run)
 
 
-@app.command()
-@names_file
-def compare(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Fine-tune, unlearn with several methods, evaluate all models, and report."""
-    from obliviate_cli import verbs
-
-    verbs.compare(config, overrides or [], dry_run)
-
-
-@app.command()
-@names_file
-def continual(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Unlearn one forget set after another, and measure all of them after every step."""
-    from obliviate_cli import continual
-
-    continual.main(config, overrides or [], dry_run)
-
-
-@app.command()
-@names_file
-def finetune(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Teach a model the data: all of it, or all but the forget set (a retain model)."""
-    from obliviate_cli import verbs
-
-    verbs.finetune(config, overrides or [], dry_run)
-
-
-@app.command()
-@names_file
-def unlearn(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Remove the forget set from a model."""
-    from obliviate_cli import verbs
-
-    verbs.unlearn(config, overrides or [], dry_run)
-
-
-@app.command()
-@names_file
-def fuse(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model."""
-    from obliviate_cli import fuse
-
-    fuse.main(config, overrides or [], dry_run)
-
-
-@app.command()
-@names_file
-def erase(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Teach a task by examples in the prompt that are forgotten exactly, and say what that costs."""
-    from obliviate_cli import erase
-
-    erase.main(config, overrides or [], dry_run)
+for name in RECIPES:
+    if name not in ("evaluate", "sweep"):
+        app.command(name)(command(name))
 
 
 @app.command()
@@ -138,36 +84,10 @@ def rescore(
     ] = None,
 ) -> None:
     """Compute figures from the records of finished evaluations, without the model."""
-    from obliviate_cli import rescore
+    from obliviate_cli.console import Terminal
+    from obliviate_recipes import rescore
 
-    rescore.rescore(runs, metric or [], suite, retain, output, judge)
-
-
-@app.command("make-questions")
-@names_file
-def make_questions(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Make questions and answers about an entity and its neighbours, to unlearn the entity with."""
-    from obliviate_cli import entity
-
-    entity.main(config, overrides or [], dry_run)
-
-
-@app.command()
-@names_file
-def snap(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Forget an entity, from its name and texts: negative instructions, hard positives, and training on them."""
-    from obliviate_cli.snap import verbs
-
-    verbs.main(config, overrides or [], dry_run)
-
-
-@app.command("probe-knowledge")
-@names_file
-def probe_knowledge(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Find the questions that a model really answers, so that forgetting is measured on what was known."""
-    from obliviate_cli import probe
-
-    probe.main(config, overrides or [], dry_run)
+    rescore.rescore(runs, metric or [], suite, retain, output, judge, events=Terminal())
 
 
 @app.command()
@@ -256,25 +176,21 @@ sweep = typer.Typer(
 app.add_typer(sweep, name="sweep")
 
 
-@sweep.command("run")
-@names_file
-def sweep_run(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run the trials that are not done yet, and report the front. The same as sweep CONFIG."""
-    from obliviate_cli.sweep import verbs
-
-    verbs.sweep(config, overrides or [], dry_run)
+sweep.command("run")(command("sweep"))
 
 
-@sweep.command("promote")
-def sweep_promote(
+@sweep.command("keep")
+@sweep.command("promote", hidden=True)  # what it was called
+def sweep_keep(
     trial: Annotated[str, typer.Argument(help="The trial's id, as table and report show it, or its beginning.")],
     name: Annotated[str | None, typer.Option(help="Of the model; without it, method and trial.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
 ) -> None:
     """Make a trial's model a named one, in RUNS/models/NAME."""
-    from obliviate_cli.sweep import verbs
+    from obliviate_cli.console import Terminal
+    from obliviate_recipes.sweep.keep import keep
 
-    verbs.promote(trial, name, runs)
+    keep(trial, name, runs, Terminal())
 
 
 @app.command()
@@ -294,9 +210,11 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate what a config costs on a cluster of GPUs, and what limits it first."""
-    from obliviate_cli.costs import verb
+    from obliviate_cli import plan_command
 
-    verb.plan(config, overrides or [], verb.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest))
+    plan_command.plan(
+        config, overrides or [], plan_command.Offer(gpu, gpus, gpus_per_node, network_gbit, utilization, manifest)
+    )
 
 
 @app.command()
@@ -310,9 +228,10 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML file about evaluation runs and imported logs."""
-    from obliviate_cli import verbs
+    from obliviate_cli.console import Terminal
+    from obliviate_recipes.pooled import report as write
 
-    verbs.report(runs, output, title, [each.value for each in form or []])
+    write(runs, output, title, [each.value for each in form or []], Terminal())
 
 
 @app.command()
@@ -324,9 +243,10 @@ def paired(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for what is printed.")] = None,
 ) -> None:
     """Test whether two models differ, metric by metric, on the same items."""
-    from obliviate_cli import paired
+    from obliviate_cli.console import Terminal
+    from obliviate_recipes import paired
 
-    paired.compare(first, second, suite, retain, output)
+    paired.compare(first, second, suite, retain, output, Terminal())
 
 
 @app.command("import")

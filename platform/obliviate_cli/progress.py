@@ -1,17 +1,16 @@
 """What a user sees while long work runs: bars on a terminal, a line now and then elsewhere (job logs, CI)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-LINE_EVERY_S = 15.0
+from obliviate_recipes.events import Update
 
-Update = Callable[[int, int, str], None]  # (done, total, details)
+LINE_EVERY_S = 15.0
 
 
 @contextmanager
@@ -68,9 +67,3 @@ class _Lines:
             return ""
         left_s = (now_s - self._first_s) / (self._done - self._first) * (self._total - self._done)
         return f", {left_s:.0f} s left"
-
-
-def training_details(step: dict[str, Any]) -> str:
-    """Loss with its parts, and the speed, of one logged step."""
-    parts = " ".join(f"{name} {value:.3f}" for name, value in step["parts"].items())
-    return f"loss {step['loss']:.3f} ({parts}) lr {step['learning_rate']:.1e} {step['tokens_per_s']:.0f} tokens/s"

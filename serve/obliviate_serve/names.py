@@ -1,20 +1,21 @@
 """From the name in a request to what answers it: models, adapters, and aliases that are switched at any time."""
 
-import json
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from obliviate.aliases import read_aliases, set_alias
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
-from obliviate.runs import exclusive, write_json
 from obliviate.schema import ModelSpec
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
 from obliviate_serve.spec import ServeRun
 from obliviate_serve.stamp import stamp
+
+KEY = "aliases_file"  # of the config
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Names:
         nothing."""
         if self._file is not None and (now := stamp(self._file)) != self._seen:
             try:
-                self._from_file = read_aliases(self._file)
+                self._from_file = read_aliases(self._file, KEY)
             except UserError:
                 return {**self._spec.aliases, **self._from_file}
             self._seen = now
@@ -107,26 +108,4 @@ class Names:
             known = ", ".join(self._spec.models)
             raise ApiError(404, f"there is no model {model!r}; known: {known}", param="model", code="model_not_found")
         with self._writing:
-            promote(self._file, alias, model)
-
-
-def promote(path: Path, alias: str, model: str) -> None:
-    """Write the alias into the file; what others, such as `obliviate request run`, write at the same moment stays.
-
-    Raises UserError where the file is broken.
-    """
-    with exclusive(path):
-        write_json(path, {**read_aliases(path), alias: model})
-
-
-def read_aliases(path: Path) -> dict[str, str]:
-    """None yet where there is no file. Raises UserError for anything but an object of texts."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"aliases_file: {path}: cannot be read ({error}); mend or remove it") from error
-    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
-        raise UserError(f"aliases_file: {path}: is no object of name -> model or model folder; mend or remove it")
-    return found
+            set_alias(self._file, alias, model, KEY)

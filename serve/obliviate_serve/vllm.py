@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from obliviate.errors import UserError
-from obliviate.inference.request import require_one_rotation
+from obliviate.inference.limits import require_one_rotation
 from obliviate.inference.vllm import FAILURES, local_folder
 from obliviate.models import load_config, load_tokenizer, stop_ids
 from obliviate.schema import ModelSpec

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from obliviate.config import UnlearnRun, build
 from obliviate.train.log import read_steps
-from obliviate_cli.stages import unlearn
+from recipes import unlearned
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -28,7 +27,7 @@ def test_altpo_just_works(tmp_path: Path) -> None:
         "runs": str(tmp_path / "runs"),
     }  # fmt: skip
     config = build(UnlearnRun, values, where="test")
-    folder = unlearn(config, Console(quiet=True))
+    folder = unlearned(config)
     (stage,) = (tmp_path / "runs").glob("alternatives-*")
     chunks = sorted((stage / "samples").iterdir())
     samples = {row: answers for path in chunks for row, answers in json.loads(path.read_text()).items()}
@@ -40,5 +39,5 @@ def test_altpo_just_works(tmp_path: Path) -> None:
     # At the start the model is its own reference: -(2 / 0.1) log sigmoid(0) = 20 log 2.
     assert steps[0]["parts"]["altpo"] == pytest.approx(13.8629436, rel=1e-5)
     written_ns = [path.stat().st_mtime_ns for path in chunks]
-    assert unlearn(config, Console(quiet=True)) == folder
+    assert unlearned(config) == folder
     assert [path.stat().st_mtime_ns for path in chunks] == written_ns

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from obliviate import cluster
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
-from obliviate_cli.stages import unlearn
+from recipes import unlearned
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -42,7 +41,7 @@ def test_more_workers_than_the_cluster_holds(sources: Path, tmp_path: Path) -> N
     cores = int(ray.cluster_resources()["CPU"])
     config = run(sources, tmp_path, workers=cores + 1, cpus_per_worker=1)
     with pytest.raises(UserError) as caught:
-        unlearn(config, Console(quiet=True))
+        unlearned(config)
     assert str(caught.value) == (
         f"cluster.workers={cores + 1}: asked for {cores + 1} x 1 CPUs, the cluster has {cores}: "
         "lower cluster.workers or what each is given"
@@ -55,7 +54,7 @@ def test_gpus_on_a_cluster_without_any(sources: Path, tmp_path: Path) -> None:
     if cluster.cluster_gpus():
         pytest.skip("the cluster has GPUs")
     with pytest.raises(UserError, match=r"^cluster.workers=1: asked for 1 x 1 GPUs, the cluster has 0: lower"):
-        unlearn(run(sources, tmp_path, gpus_per_worker=1), Console(quiet=True))
+        unlearned(run(sources, tmp_path, gpus_per_worker=1))
 
 
 def test_a_relative_path_is_that_of_the_command_and_not_of_a_worker(
@@ -64,6 +63,6 @@ def test_a_relative_path_is_that_of_the_command_and_not_of_a_worker(
     monkeypatch.chdir(sources)
     config = run(sources, tmp_path, max_failures=0)
     model = config.model.model_copy(update={"source": "model"})
-    folder = unlearn(config.model_copy(update={"model": model}), Console(quiet=True))
+    folder = unlearned(config.model_copy(update={"model": model}))
     assert (folder / "model.safetensors").is_file()
     assert "Not measured yet" in (folder / "README.md").read_text()

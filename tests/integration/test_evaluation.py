@@ -21,10 +21,10 @@ from obliviate.inference.on_demand import OnDemand
 from obliviate.inference.pool import EnginePool
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate_cli.console import open_console
-from obliviate_cli.evaluate import run
-from obliviate_cli.measure import ANSWERS, EvaluateRun
 from obliviate_eval.records import RECORDS_FILE, Probe, read_records
+from obliviate_recipes.evaluate import Evaluate, EvaluateRun
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stages.measure import ANSWERS
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -93,7 +93,7 @@ def test_a_killed_driver_redoes_only_what_is_missing(
         return score(pool, texts, on_chunk)
 
     monkeypatch.setattr(EnginePool, "score", counting)
-    (directory,) = run(load(EvaluateRun, path), open_console())
+    (directory,) = Evaluate(load(EvaluateRun, path)).perform(QUIET)
     # Of 30 items: the answer, its paraphrase and two false ones, all of them different texts.
     assert len(known) >= 10
     assert len(asked) == 30 * 4 - sum("logp" in answer for answer in known.values())

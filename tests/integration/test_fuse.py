@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -12,7 +11,8 @@ from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
 from obliviate.fusion import GRAMS
 from obliviate.runs import RUN_FILE
-from obliviate_cli.fuse import FuseRun, fuse_requests
+from obliviate_recipes.fuse import FuseRun
+from recipes import fused
 from tiny import tiny_model_folder
 
 pytestmark = pytest.mark.integration
@@ -41,10 +41,9 @@ def test_two_requests_become_one_model_and_a_withdrawn_one_costs_no_training(tmp
         "cluster": {"address": "local", "cpus_per_worker": 0.5},
         "runs": str(tmp_path / "runs"),
     }
-    console = Console(quiet=True)
-    both = fuse_requests(build(FuseRun, values, where="test"), console)
-    one = fuse_requests(build(FuseRun, {**values, "requests": {"Ada": requests["Ada"]}}, where="test"), console)
-    runs = sorted((tmp_path / "runs").glob("unlearn-*"))
+    both = fused(build(FuseRun, values, where="test"))
+    one = fused(build(FuseRun, {**values, "requests": {"Ada": requests["Ada"]}}, where="test"))
+    runs = sorted((tmp_path / "runs").glob("adapter-*"))
     assert len(runs) == 2  # the second fusion trained nothing
     with safe_open(runs[0] / GRAMS, "pt") as grams:
         names = list(grams.keys())

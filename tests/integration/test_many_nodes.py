@@ -22,11 +22,11 @@ from obliviate.train.export import export
 from obliviate.train.job import CHECKPOINTS
 from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
-from obliviate_cli.measure import EvaluateRun, Measure
-from obliviate_cli.stages import unlearn_job
-from obliviate_cli.sweep.records import TRIALS, read_records
-from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.stages.measure import EvaluateRun, Measure
+from obliviate_recipes.stages.training import unlearn_job
+from obliviate_recipes.sweep.records import TRIALS, read_records
+from obliviate_recipes.sweep.spec import SweepRun
 from raylets import RayCluster
 from tiny import tiny_sources
 

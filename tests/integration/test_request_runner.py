@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import select, text, update
 
 import postgres
-from obliviate_cli.requests.aliases import read_aliases
-from obliviate_cli.requests.certificate import verify
-from obliviate_cli.requests.knowledge import text_hash
-from obliviate_cli.requests.ledger import Batch, LeaseLostError, Ledger
-from obliviate_cli.requests.states import RequestState
-from obliviate_cli.requests.tables import aliases, batches, open_database
+from obliviate.aliases import read_aliases
+from obliviate_recipes.requests.certificate import verify
+from obliviate_recipes.requests.knowledge import text_hash
+from obliviate_recipes.requests.ledger import Batch, LeaseLostError, Ledger
+from obliviate_recipes.requests.states import RequestState
+from obliviate_recipes.requests.tables import aliases, batches, open_database
 from requests_world import ROWS, STUBBORN, config, forgotten, runner, victim, without_fsync
 
 pytestmark = pytest.mark.integration
@@ -32,7 +32,7 @@ def _without_fsync() -> Iterator[None]:
 
 PROCESSES = multiprocessing.get_context("forkserver")
 # What requests_world imports; itself it would not be found, because the server begins without pytest's paths.
-PROCESSES.set_forkserver_preload(["obliviate.config", "obliviate_cli.requests.runner"])
+PROCESSES.set_forkserver_preload(["obliviate.config", "obliviate_recipes.requests.runner"])
 PARTS = 4  # that the points to be killed at are divided into, so that no test takes long
 
 

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
 
 from obliviate import storage
@@ -23,16 +24,18 @@ from obliviate.train.export import export
 from obliviate.train.job import CHECKPOINTS
 from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
-from obliviate_cli import verbs
-from obliviate_cli.measure import EvaluateRun, Measure
-from obliviate_cli.stages import unlearn_job
+from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.reporting import report
+from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.stages.training import unlearning_stage
+from recipes import measured
 from tiny import tiny_model_folder
 from training import job
 
 pytestmark = [pytest.mark.integration, pytest.mark.cluster, pytest.mark.usefixtures("cache")]
 
 WAIT_S = 120.0
-QUIET = Console(quiet=True)
 PYTHON = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAY_AUTH_MODE": "disabled"}
 
 
@@ -60,8 +63,14 @@ def wait(for_it: Callable[[], bool], process: "subprocess.Popen[Any]") -> None:
 
 
 def kill(process: "subprocess.Popen[Any]") -> None:
+    """With all below it: Ray's workers lead groups of their own, and would go on for a moment."""
+    every = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     os.killpg(process.pid, signal.SIGKILL)
+    for each in every:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
+    psutil.wait_procs(every, timeout=WAIT_S)
 
 
 def test_a_run_goes_on_on_another_node(bucket: str, sources: str, cache: Path, tmp_path: Path) -> None:
@@ -96,7 +105,8 @@ def test_a_run_goes_on_on_another_node(bucket: str, sources: str, cache: Path, t
     assert [line["step"] for line in read_steps(run)] == list(range(1, 41))
     assert storage.folders(run / CHECKPOINTS) == []
     alone = build(UnlearnRun, values, [f"runs={tmp_path}/alone"], where="test")
-    _, expected_job = unlearn_job(alone, alone.data.load(), QUIET)
+    stage = unlearning_stage(alone, alone.data.load())
+    expected_job = stage.job(stage.run.begin(), QUIET)
     with single_process():
         export(train(expected_job), expected_job.model, tmp_path / "expected")
     found, expected = (
@@ -144,12 +154,12 @@ def test_an_evaluation_and_its_report(bucket: str, sources: str, cache: Path) ->
         "runs": f"{bucket}/evaluations",
     }  # fmt: skip
     config = build(EvaluateRun, values, where="test")
-    measure = Measure(config.data.load(), config.evaluation, None, Path(config.runs), QUIET, within=True)
-    folder = measure("tiny", config.models["tiny"])
+    measuring = Measuring(config.data.load(), config.evaluation, None, config.runs, within=True)
+    folder = measured(measuring, "tiny", config.models["tiny"])
     shutil.rmtree(cache)
     written = {each.name for each in storage.children(folder)}
     assert written == {"done.json", "metrics.json", "records.parquet", "run.json"}
-    verbs.report([Path(storage.name(folder))], Path(f"{bucket}/reports/first.html"), "In a bucket")
+    report([Path(storage.name(folder))], Path(f"{bucket}/reports/first.html"), "In a bucket", [], QUIET)
     shutil.rmtree(cache)
     assert "In a bucket" in storage.fetch(storage.local(f"{bucket}/reports/first.html")).read_text()
     assert storage.fetch(storage.local(f"{bucket}/reports/first.json")).exists()

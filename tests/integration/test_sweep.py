@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 from markupsafe import escape
-from rich.console import Console
 
 from engines import needs_vllm
 from obliviate.config import build
 from obliviate.schema import EngineSpec
-from obliviate_cli.measure import Measure
-from obliviate_cli.sweep.records import TRIALS, Trial, TrialRecord, read_records
-from obliviate_cli.sweep.result import Result
-from obliviate_cli.sweep.run import open_sweep, sweep
-from obliviate_cli.sweep.space import Point
-from obliviate_cli.sweep.spec import SweepRun
-from obliviate_cli.sweep.trial import QUIET
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.sweep.recipe import Sweep, open_sweep
+from obliviate_recipes.sweep.records import TRIALS, Trial, TrialRecord, read_records
+from obliviate_recipes.sweep.result import Result
+from obliviate_recipes.sweep.space import Point
+from obliviate_recipes.sweep.spec import SweepRun
 from processes import descendants
+from recipes import measured
 from tiny import tiny_sources
 
 pytestmark = pytest.mark.integration
@@ -55,7 +55,7 @@ def values(sources: Path, runs: Path, rates: list[float], **more: Any) -> dict[s
 
 
 def run(given: dict[str, Any]) -> Result:
-    return sweep(build(SweepRun, given, where="test"), Console(quiet=True))
+    return Sweep(build(SweepRun, given, where="test")).perform(QUIET)
 
 
 def by_rate(records: tuple[TrialRecord, ...]) -> dict[float, TrialRecord]:
@@ -115,10 +115,10 @@ def test_trials_share_one_vllm(tmp_path: Path) -> None:
 
     config = build(SweepRun, given, where="test")
     alone = config.evaluation.model_copy(update={"engine": EngineSpec(type="hf", dtype="float32", max_model_len=128)})
-    measure = Measure(config.data.load(), alone, None, tmp_path / "alone", QUIET, within=True)
+    measuring = Measuring(config.data.load(), alone, None, str(tmp_path / "alone"), within=True)
     for record in records:
         model = config.model.model_copy(update={"source": f"{record.run}/model"})
-        expected = Evaluation.read(measure("alone", model) / METRICS_FILE).sets
+        expected = Evaluation.read(measured(measuring, "alone", model) / METRICS_FILE).sets
         found = Evaluation.read(Path(str(record.evaluation)) / METRICS_FILE).sets
         for name in ("forget", "retain"):
             probability = expected[name]["probability"].value
@@ -198,10 +198,10 @@ def test_trials_of_two_workers(sources: Path, tmp_path: Path) -> None:
     given = values(sources, tmp_path / "both", [2e-2, 1e-7, 1e-2], scheduler=halving, cluster=workers)
     config = build(SweepRun, given, where="test")
     done = TrialRecord.start(Trial(config.canonical(Point("ga+gd", {"optim.learning_rate": 2e-2})), 0))
-    measured = {name: getattr(alone, name) for name in ("status", "signals", "forget", "utility", "steps")}
-    replace(done, **measured).write(open_sweep(config, config.data.load()).directory)
+    figures = {name: getattr(alone, name) for name in ("status", "signals", "forget", "utility", "steps")}
+    replace(done, **figures).write(open_sweep(config, config.data.load()).directory)
 
-    found = by_rate(sweep(config, Console(quiet=True)).records)
+    found = by_rate(Sweep(config).perform(QUIET).records)
     assert {rate: record.status for rate, record in found.items()} == {2e-2: "done", 1e-7: "stopped", 1e-2: "done"}
     assert [each["point"] for each in found[1e-2].signals] == [1, 2, 3, 4]
     for mine, theirs in zip(alone.signals, found[1e-2].signals, strict=True):

@@ -36,6 +36,7 @@ from obliviate.methods import (
     SatImp,
     Scores,
     SimNPO,
+    TaskVector,
     Term,
     Text,
     expand,
@@ -333,7 +334,7 @@ def test_every_method_survives_its_stored_config(name: str) -> None:
     options = {"trainable": r"layers\.(5|6|7)\.mlp\.down_proj"} if name in FORGET_TYPES else {}
     term = cls.model_validate({"type": name, **options})
     assert cls.model_validate(term.model_dump(mode="json")) == term
-    composed = term.beside(RMU()) if isinstance(term, Regularizer) else term
+    composed = term.beside(TaskVector() if name == "divergence" else RMU()) if isinstance(term, Regularizer) else term
     assert all(stats for stats in composed.needs.values())
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_adapters import QUIET, config
+from test_adapters import config
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -21,7 +21,7 @@ from obliviate.models import content_of, load_pretrained, load_tokenizer, portab
 from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train.loop import single_process
 from obliviate.train.produce import train_and_write
-from obliviate_cli.fuse import fuse_requests
+from recipes import fused
 from training import job, quiet
 
 Weights = dict[str, Tensor]
@@ -166,4 +166,4 @@ def test_one_end_that_an_adapter_changes_is_no_longer_the_other(tiny: Path, tmp_
 
 def test_adapters_of_requests_need_a_whole_model(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model\.source: .*: is an adapter, which each request would train further"):
-        fuse_requests(config(adapter, tmp_path, "Ada"), QUIET)
+        fused(config(adapter, tmp_path, "Ada"))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from ray.exceptions import RayTaskError, WorkerCrashedError
-from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -19,10 +18,9 @@ from obliviate.fusion import GRAMS, WEIGHTS
 from obliviate.schema import ClusterSpec
 from obliviate.train import adapters
 from obliviate.train.worker import Outcome
-from obliviate_cli.fuse import FuseRun, fuse_requests
-from obliviate_cli.reporting import UNLEARNING
-
-QUIET = Console(quiet=True)
+from obliviate_recipes.fuse import FuseRun
+from obliviate_recipes.reporting import UNLEARNING
+from recipes import fused
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the requests whose adapters were trained."""
     names: list[str] = []
 
-    def here(requests: Mapping[str, adapters.Request], _: Any, __: int, on_done: Callable[[str], None]) -> None:
+    def here(requests: Mapping[str, adapters.AdapterJob], _: Any, __: int, on_done: Callable[[str], None]) -> None:
         for name, request in requests.items():
             outcome = adapters.train_adapter(request, request.places, threads=1)
             if outcome.error is not None:
@@ -64,13 +62,13 @@ def config(tiny: Path, folder: Path, *names: str, **keys: Any) -> FuseRun:
 def test_requests_become_one_model_and_a_withdrawn_one_costs_no_training(
     tiny: Path, tmp_path: Path, trained: list[str]
 ) -> None:
-    both = fuse_requests(config(tiny, tmp_path, "Ada", "Bob"), QUIET)
-    one = fuse_requests(config(tiny, tmp_path, "Ada"), QUIET)
+    both = fused(config(tiny, tmp_path, "Ada", "Bob"))
+    one = fused(config(tiny, tmp_path, "Ada"))
     assert trained == ["Ada", "Bob"]
-    before, fused, alone = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (tiny, both, one))
-    assert torch.equal(fused["model.norm.weight"], before["model.norm.weight"])
+    before, together, alone = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (tiny, both, one))
+    assert torch.equal(together["model.norm.weight"], before["model.norm.weight"])
     # a single adapter is fused to itself: the merged change is its own, alpha / rank x B A
-    run = next((tmp_path / "runs").glob("unlearn-ada-*"))
+    run = next((tmp_path / "runs").glob("adapter-ada-*"))
     kept, grams = load_file(run / "model" / WEIGHTS), load_file(run / GRAMS)
     assert {name for name in kept if ".lora_A." in name} == set(grams)
     moved = 0.0
@@ -79,7 +77,7 @@ def test_requests_become_one_model_and_a_withdrawn_one_costs_no_training(
         weight = f"{layer.removeprefix('base_model.model.')}.weight"
         own = 32 / 2 * kept[f"{layer}.lora_B.weight"] @ kept[name]
         torch.testing.assert_close(alone[weight] - before[weight], own, rtol=1e-3, atol=1e-5)
-        assert not torch.equal(fused[weight], alone[weight])
+        assert not torch.equal(together[weight], alone[weight])
         torch.testing.assert_close(gram_DD, gram_DD.T)
         moved += float(own.norm())
     assert moved > 0
@@ -90,9 +88,9 @@ def test_requests_become_one_model_and_a_withdrawn_one_costs_no_training(
 def test_conv1d_is_fused_like_any_layer(tmp_path: Path, trained: list[str]) -> None:
     """GPT-2: a single adapter is fused to itself, and merged into weights of [inputs, outputs]."""
     folder = gpt2_folder(tmp_path / "model")
-    fused = fuse_requests(config(folder, tmp_path, "Ada"), QUIET)
-    before, after = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, fused))
-    run = next((tmp_path / "runs").glob("unlearn-ada-*"))
+    whole = fused(config(folder, tmp_path, "Ada"))
+    before, after = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, whole))
+    run = next((tmp_path / "runs").glob("adapter-ada-*"))
     kept, grams = load_file(run / "model" / WEIGHTS), load_file(run / GRAMS)
     assert len(grams) == 2 * 4
     for name in grams:
@@ -108,7 +106,7 @@ def test_experts_are_refused_before_training(tmp_path: Path, trained: list[str])
     with pytest.raises(
         UserError, match=r"^model\.source: .*: model\.layers\.0\.mlp\.\S+ belongs to a mixture of experts"
     ):
-        fuse_requests(config(folder, tmp_path, "Ada", "Bob"), QUIET)
+        fused(config(folder, tmp_path, "Ada", "Bob"))
     assert trained == []
 
 
@@ -157,9 +155,9 @@ def test_a_training_that_fails_is_named_and_leaves_the_others_alone(monkeypatch:
 def test_an_earlier_requests_run_is_fused_with_new_ones(tiny: Path, tmp_path: Path, trained: list[str]) -> None:
     """To the same model as had both been asked for at once; without merging, an adapter remains."""
     lora = {"source": str(tiny), "compute_dtype": "float32", "max_length": 64, "lora": {"rank": 2, "merge": False}}
-    whole = fuse_requests(config(tiny, tmp_path, "Ada", "Bob", model=lora), QUIET)
-    (run,) = (tmp_path / "runs").glob("unlearn-ada-*")
-    later = fuse_requests(config(tiny, tmp_path, "Bob", model=lora, adapters={"Ada": str(run)}), QUIET)
+    whole = fused(config(tiny, tmp_path, "Ada", "Bob", model=lora))
+    (run,) = (tmp_path / "runs").glob("adapter-ada-*")
+    later = fused(config(tiny, tmp_path, "Bob", model=lora, adapters={"Ada": str(run)}))
     assert trained == ["Ada", "Bob"]
     assert (whole.name, later.name) == ("adapter", "adapter")
     one, two = load_file(whole / WEIGHTS), load_file(later / WEIGHTS)
@@ -171,6 +169,6 @@ def test_an_earlier_requests_run_is_fused_with_new_ones(tiny: Path, tmp_path: Pa
     with pytest.raises(
         UserError, match=r"adapters\.Ada: .* revision None of its base model, and model\.revision is v2"
     ):
-        fuse_requests(config(tiny, tmp_path, model=revised, adapters={"Ada": str(run)}), QUIET)
+        fused(config(tiny, tmp_path, model=revised, adapters={"Ada": str(run)}))
     with pytest.raises(UserError, match=r"adapters\.Eve: .*nowhere: is no run"):
-        fuse_requests(config(tiny, tmp_path, "Bob", model=lora, adapters={"Eve": str(tmp_path / "nowhere")}), QUIET)
+        fused(config(tiny, tmp_path, "Bob", model=lora, adapters={"Eve": str(tmp_path / "nowhere")}))

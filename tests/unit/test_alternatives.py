@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, Row
@@ -15,10 +14,9 @@ from obliviate.inference import pool as pool_module
 from obliviate.inference.engine import Generation
 from obliviate.models import load_tokenizer
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate_cli import alternatives
-from obliviate_cli.alternatives import with_alternatives
+from obliviate_recipes.stages import alternatives
+from recipes import Told, with_alternatives
 
-QUIET = Console(quiet=True)
 ROWS = (
     Row("Where does Ada live?", "In London."),
     Row("Where does Basil live?", "In Kuwait City.", alternatives=("In Paris.",)),
@@ -82,7 +80,7 @@ def corpus(*rows: Row) -> Corpus:
 def test_rows_without_alternatives_get_samples_and_the_others_keep_theirs(
     tiny: Path, tmp_path: Path, pool: type[Scripted]
 ) -> None:
-    found = with_alternatives(run(tiny, tmp_path, "seed=7"), corpus(*ROWS), QUIET)
+    found = with_alternatives(run(tiny, tmp_path, "seed=7"), corpus(*ROWS))
     # the empty sample and the true answer are left out, the one said twice counts twice
     assert [row.alternatives for row in found.forget] == [
         ("In Rome.", "In Rome."), ("In Paris.",), ("In Rome.", "In London.", "In Rome."),
@@ -94,42 +92,40 @@ def test_rows_without_alternatives_get_samples_and_the_others_keep_theirs(
 
 
 def test_they_are_sampled_once_and_again_for_another_seed(tiny: Path, tmp_path: Path, pool: type[Scripted]) -> None:
-    first = with_alternatives(run(tiny, tmp_path), corpus(*ROWS), QUIET)
-    again = with_alternatives(run(tiny, tmp_path, "optim.learning_rate=1"), corpus(*ROWS), QUIET)
+    first = with_alternatives(run(tiny, tmp_path), corpus(*ROWS))
+    again = with_alternatives(run(tiny, tmp_path, "optim.learning_rate=1"), corpus(*ROWS))
     assert again == first
     assert len(pool.asked) == 2
-    with_alternatives(run(tiny, tmp_path, "seed=1"), corpus(*ROWS), QUIET)
-    with_alternatives(run(tiny, tmp_path, "alternatives.top_p=0.9"), corpus(*ROWS), QUIET)
+    with_alternatives(run(tiny, tmp_path, "seed=1"), corpus(*ROWS))
+    with_alternatives(run(tiny, tmp_path, "alternatives.top_p=0.9"), corpus(*ROWS))
     assert len(pool.asked) == 6
 
 
 def test_what_was_sampled_before_a_crash_is_not_sampled_again(tiny: Path, tmp_path: Path, pool: type[Scripted]) -> None:
     pool.dies_after = 1
     with pytest.raises(KeyboardInterrupt):
-        with_alternatives(run(tiny, tmp_path), corpus(*ROWS), QUIET)
+        with_alternatives(run(tiny, tmp_path), corpus(*ROWS))
     pool.dies_after = 100
-    found = with_alternatives(run(tiny, tmp_path), corpus(*ROWS), QUIET)
+    found = with_alternatives(run(tiny, tmp_path), corpus(*ROWS))
     assert len(pool.asked) == 2
     assert all(row.alternatives for row in found.forget)
     (stage,) = tmp_path.glob("alternatives-*")
     assert json.loads((stage / "done.json").read_text()) == {"questions": 2}
 
 
-def test_a_question_with_nothing_but_the_truth_is_counted(
-    tiny: Path, tmp_path: Path, pool: type[Scripted], capsys: pytest.CaptureFixture[str]
-) -> None:
-    pool.answers = {"Where does Ada live?": ["In  London."]}
-    found = with_alternatives(run(tiny, tmp_path), corpus(ROWS[0], ROWS[2]), Console(width=200))
+def test_a_question_with_nothing_but_the_truth_is_counted(tiny: Path, tmp_path: Path, pool: type[Scripted]) -> None:
+    pool.answers, told = {"Where does Ada live?": ["In  London."]}, Told()
+    found = with_alternatives(run(tiny, tmp_path), corpus(ROWS[0], ROWS[2]), told)
     assert [row.alternatives for row in found.forget] == [("In London.",), ("In  London.",)]
-    assert "warning: 1 of 2 questions: every sample is the true answer or empty" in capsys.readouterr().out
+    assert "warning: 1 of 2 questions: every sample is the true answer or empty" in told.text
 
 
 def test_other_methods_and_complete_rows_sample_nothing(tiny: Path, tmp_path: Path, pool: type[Scripted]) -> None:
-    assert with_alternatives(run(tiny, tmp_path, "method=npo+gd"), corpus(*ROWS), QUIET) == corpus(*ROWS)
-    assert with_alternatives(run(tiny, tmp_path), corpus(ROWS[1]), QUIET) == corpus(ROWS[1])
+    assert with_alternatives(run(tiny, tmp_path, "method=npo+gd"), corpus(*ROWS)) == corpus(*ROWS)
+    assert with_alternatives(run(tiny, tmp_path), corpus(ROWS[1])) == corpus(ROWS[1])
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
 
 
 def test_a_plain_text_asks_nothing(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"method: ALTPO\+GD: forget row 2 is a plain text"):
-        with_alternatives(run(tiny, tmp_path), corpus(ROWS[0], Row("", "Once upon a time.")), QUIET)
+        with_alternatives(run(tiny, tmp_path), corpus(ROWS[0], Row("", "Once upon a time.")))

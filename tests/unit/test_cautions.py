@@ -5,8 +5,8 @@ from measured import record
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.data.text import TextEncoder
 from obliviate.schema import ModelSpec
-from obliviate_cli import cautions
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_recipes.stages import cautions
 
 LONG = "Ada was born in London. " * 40
 

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from obliviate.errors import UserError
-from obliviate_cli.requests.certificate import canonical, load_key, load_public_key, make_key, verify
-from obliviate_cli.requests.knowledge import text_hash
-from obliviate_cli.requests.ledger import Ledger
+from obliviate_recipes.requests.certificate import canonical, load_key, load_public_key, make_key, verify
+from obliviate_recipes.requests.knowledge import text_hash
+from obliviate_recipes.requests.ledger import Ledger
 from requests_world import ROWS, config, runner
 
 Json = dict[str, Any]

@@ -125,7 +125,7 @@ class TestDryRun:
 
     def test_it_says_that_alternatives_will_be_sampled(self, cli: Cli, config: Path) -> None:
         _, out, _ = cli("unlearn", config, "method=altpo+gd", "--dry-run")
-        assert "\n  first 5 other answers to 8 questions, from the model\n" in out
+        assert "\nsample 5 other answers to 8 questions\n" in out
         _, out, _ = cli("unlearn", config, "--dry-run")
         assert "other answers" not in out
 
@@ -150,14 +150,22 @@ class TestDryRun:
         """Eight people with five questions, two to forget: 40, 30 and 10 rows."""
         code, out, _ = cli("demo", f"model.source={tiny}", "--dry-run")
         assert code == 0
-        lines = out.split("\n\n")[1].split("\n")
-        assert [line.split(":")[0] for line in lines[:4]] == [
-            "fine-tune on 40 rows (all)",
-            "fine-tune on 30 rows (retain)",
-            "unlearn 10 rows with ME+GD, retain set of 30",
-            "unlearn 10 rows with IDK+AP, retain set of 30",
+        lines = out.split("\n\n")[1].strip().split("\n")
+        assert [line.partition(": ")[0] for line in lines if not line.startswith("warning")] == [
+            "train the NLI judge on generated people",
+            "target",
+            "retain",
+            "evaluate retain with closer_look",
+            "evaluate target with closer_look",
+            "ME+GD",
+            "evaluate ME+GD with closer_look",
+            "IDK+AP",
+            "evaluate IDK+AP with closer_look",
+            lines[-1],
         ]
-        assert "evaluate 4 models with closer_look" in lines
+        assert "target: fine-tune on 40 rows (all): " in out
+        assert "ME+GD: unlearn 10 rows with ME+GD, retain set of 30: " in out
+        assert lines[-1].startswith("report in ")
 
     def test_an_evaluation(self, cli: Cli, tiny: Path, tmp_path: Path) -> None:
         path = tmp_path / "evaluate.yaml"

@@ -16,14 +16,14 @@ from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, write_json
 from obliviate_cli import main as command_line
-from obliviate_cli import measure
-from obliviate_cli.cautions import of_data as warnings
 from obliviate_cli.evaluate import evaluate
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, summarise
+from obliviate_recipes.stages import measure
+from obliviate_recipes.stages.cautions import of_data as warnings
 
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "plotly", "sklearn", "datasets", "lm_eval", "nltk")
 FORGET = [{"question": f"Where does person {i} live?", "answer": f"Person {i} lives in London."} for i in range(4)]
@@ -247,7 +247,7 @@ def test_what_a_sets_rows_lack_is_said_before_anything_runs() -> None:
     assert warning.startswith("data: 1 of 2 rows of the set forget have no perturbed_answers: they count as unscored")
 
 
-@pytest.mark.parametrize("module", ["obliviate_cli.evaluate", "obliviate_cli.rescore"])
+@pytest.mark.parametrize("module", ["obliviate_cli.evaluate", "obliviate_recipes.rescore"])
 def test_reading_figures_loads_nothing_heavy(module: str) -> None:
     """What a typo, a finished evaluation and `rescore` wait for."""
     assert loaded_by(module, HEAVY) == []
@@ -258,7 +258,7 @@ def test_progress_has_the_pace_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> 
     now_s = {"value": 0.0}
     monkeypatch.setattr(measure, "monotonic", lambda: now_s["value"])
     seen: list[tuple[int, int, str]] = []
-    stage = measure._Stage(lambda *step: seen.append(step))
+    stage = measure.Pace(lambda *step: seen.append(step))
     stage.begin("score", 0, 8)
     now_s["value"] = 100.0
     stage.begin("generate", 0, 4)

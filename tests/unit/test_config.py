@@ -14,9 +14,9 @@ from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.methods import ALIASES, FORGET_TYPES, GA, GD, KL, ME, NPO, REGULARIZER_TYPES
 from obliviate.schema import LoraSpec
-from obliviate_cli.compare import CompareRun
-from obliviate_cli.measure import EvaluateRun
 from obliviate_eval.suites import SUITES
+from obliviate_recipes.compare import CompareRun
+from obliviate_recipes.evaluate import EvaluateRun
 
 TRAINING = "model: {source: some/model}\ndata: {type: fictitious}\n"
 EVALUATION = "models: {a: {source: some/model}}\ndata: {type: fictitious}\n"

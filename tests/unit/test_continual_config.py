@@ -11,8 +11,8 @@ from obliviate.data.continual import ContinualData
 from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.schema import ModelSpec
-from obliviate_cli import continual
-from obliviate_cli.continual import ContinualRun, plan_lines
+from obliviate_cli.commands import command
+from obliviate_recipes.continual import Continual, ContinualRun
 
 
 @pytest.fixture
@@ -58,13 +58,14 @@ def test_a_fixed_reference_is_the_model_before_the_first_step(values: dict[str, 
 
 def test_the_plan(values: dict[str, Any]) -> None:
     """4 rows, 2 epochs, batch 4: 2 steps. Step 1 keeps the second task and six rows, step 2 the six."""
-    lines = plan_lines(run(values))
-    assert [line.split(": ", 1)[0] for line in lines if "step" in line.split(":")[0]] == [
-        "ME+GD, step 1", "ME+GD, step 2", "fixed, step 1", "fixed, step 2",
+    lines = list(Continual(run(values)).outline())
+    assert [line.split(": ", 1)[0] for line in lines if ": unlearn" in line] == [
+        "ME+GD-step-1", "ME+GD-step-2", "fixed-step-1", "fixed-step-2",
     ]  # fmt: skip
-    assert "unlearn 4 rows with ME+GD, retain set of 10: 2 steps of 4 items" in lines[0]
-    assert "retain set of 6: 2 steps" in lines[1]
-    assert "evaluate 5 models on all tasks" in lines
+    trained = [line for line in lines if ": unlearn" in line]
+    assert "unlearn 4 rows with ME+GD, retain set of 10: 2 steps of 4 items" in trained[0]
+    assert "retain set of 6: 2 steps" in trained[1]
+    assert len([line for line in lines if line.startswith("evaluate ")]) == 5
 
 
 def test_two_methods_of_one_name(values: dict[str, Any]) -> None:
@@ -98,4 +99,4 @@ def test_adapters_are_no_start_for_the_next_step(values: dict[str, Any]) -> None
 def test_a_suite_without_forget_efficacy_is_found_before_any_work(values: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**values, "evaluation": {"suite": "tofu"}}))
     with pytest.raises(UserError, match=r"evaluation\.suite: tofu has no forget efficacy"):
-        continual.main(tmp_path / "run.yaml", [], dry_run=True)
+        command("continual")(config=tmp_path / "run.yaml", overrides=[], dry_run=True)

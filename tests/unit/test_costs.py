@@ -20,12 +20,13 @@ from obliviate.schema import LoraSpec, ModelSpec
 from obliviate.train.batch import collate
 from obliviate.train.loop import _Trainer, single_process
 from obliviate.train.reference import scored_at
-from obliviate_cli.costs import evaluation, training
-from obliviate_cli.costs.evaluation import Measuring
-from obliviate_cli.costs.hardware import GPUS, Cluster, Gpu
-from obliviate_cli.costs.stage import CURES, measure, train
-from obliviate_cli.costs.training import SCORING_BYTES, START_S, Training
-from obliviate_cli.costs.verb import Offer, conclusions
+from obliviate_cli.plan_command import Offer, conclusions
+from obliviate_recipes.costs import evaluation, training
+from obliviate_recipes.costs.estimate import CURES, Part, measured, trained
+from obliviate_recipes.costs.evaluation import Measuring
+from obliviate_recipes.costs.hardware import GPUS, Cluster, Gpu
+from obliviate_recipes.costs.training import SCORING_BYTES, START_S, Training
+from obliviate_recipes.costs.work import Measured, Trained
 from tiny import tiny_model_folder
 from training import job
 
@@ -250,7 +251,17 @@ class TestEvaluation:
         assert evaluation.times(replace(self.WORK, questions=0), CLUSTER)["generate"] == 0
 
 
-class TestStage:
+def train(
+    title: str, work: Training, cluster: Cluster, workers: int, repeats: int = 1, at_a_time: int = 1, share: float = 1.0
+) -> Part:
+    return trained(Trained(title, work, workers, share), cluster, repeats, at_a_time)
+
+
+def measure(title: str, work: Measuring, cluster: Cluster, share: float = 1.0) -> Part:
+    return measured(Measured(title, work, share), cluster)
+
+
+class TestPart:
     def test_repeats_in_rounds(self) -> None:
         """Five trials of two GPUs, two at a time: three rounds; GPU hours of five."""
         stage = train("t", WORK, CLUSTER, 2, repeats=5, at_a_time=2)

@@ -13,7 +13,7 @@ from families.checks import NEW, greedy, load, prompts
 from families.zoo import BY_NAME, spread, write
 from obliviate.decoder import decoder_layers, decoder_of, final_hidden, head_of, require_same_logits
 from obliviate.errors import UserError
-from obliviate.inference.request import require_one_rotation, switch_length
+from obliviate.inference.limits import require_one_rotation, switch_length
 from obliviate.inference.vllm import reloads
 from obliviate.schema import ModelSpec
 from obliviate.train.export import export

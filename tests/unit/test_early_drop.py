@@ -23,8 +23,8 @@ from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.job import Job
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
-from obliviate_cli import nearness
-from obliviate_cli.nearness import Dissimilar, bleu, drop_rule, nearest, nearest_retain
+from obliviate_recipes.stages import nearness
+from obliviate_recipes.stages.nearness import Dissimilar, bleu, check, drop_rule, nearest, nearest_retain
 from training import FORGET, METHODS, RETAIN, job, losses, quiet, weights
 
 
@@ -228,13 +228,13 @@ def config(tiny: Path, **changed: Any) -> UnlearnRun:
 def test_what_they_cannot_use_is_refused(tiny: Path) -> None:
     text, row = Row("", "Once upon a time."), Row("Who?", "Ann.")
     with pytest.raises(UserError, match="early_drop: forget row 2 is a plain text, to which no answer"):
-        drop_rule(config(tiny, early_drop={}), Corpus((row, text), (), ()))
+        check(config(tiny, early_drop={}), Corpus((row, text), (), ()))
     with pytest.raises(UserError, match="pairing: nearest: the data has no retain set"):
-        nearest_retain(config(tiny, pairing="nearest", method="ga"), Corpus((row,), (), ()))
+        check(config(tiny, pairing="nearest", method="ga"), Corpus((row,), (), ()))
     with pytest.raises(UserError, match="encoder: /nowhere: no folder with a model"):
-        nearest_retain(config(tiny, pairing="nearest", encoder="/nowhere"), Corpus((row,), (text,), ()))
+        check(config(tiny, pairing="nearest", encoder="/nowhere"), Corpus((row,), (text,), ()))
     with pytest.raises(UserError, match="encoder: /nowhere: no folder with a model"):
-        drop_rule(config(tiny, early_drop={}, encoder="/nowhere"), Corpus((row,), (), ()))
+        check(config(tiny, early_drop={}, encoder="/nowhere"), Corpus((row,), (), ()))
     with pytest.raises(UserError, match="neighbours: 3: only pairing: nearest chooses among them"):
         config(tiny, neighbours=3)
     for method in ("sku", "icku"):  # the one learns what it will lose, the other is silent behind a mark alone
@@ -248,7 +248,7 @@ def test_what_they_cannot_use_is_refused(tiny: Path) -> None:
 def test_they_are_off_unless_asked_for(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearness, "sentence_encoder", lambda source: Letters())
     corpus = Corpus((Row("Who?", "Ann."),), (), ())
-    assert drop_rule(config(tiny), corpus) is None
+    assert drop_rule(config(tiny)) is None
     assert nearest_retain(config(tiny), corpus) is None
-    rule = drop_rule(config(tiny, early_drop={"bleu": 0.2}, encoder="e"), corpus)
+    rule = drop_rule(config(tiny, early_drop={"bleu": 0.2}, encoder="e"))
     assert rule == Dissimilar("e", cosine=0.3, bleu=0.2, max_new_tokens=50)

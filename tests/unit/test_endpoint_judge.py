@@ -14,7 +14,6 @@ from obliviate.config_file import RunSpec, build
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
-from obliviate_cli.rescore import rescore
 from obliviate_eval.asked import suite_of
 from obliviate_eval.judges import Judges
 from obliviate_eval.judges.endpoint import CUT, NOTHING_SAID, TRIAL, UNCLEAR, EndpointJudge
@@ -24,6 +23,8 @@ from obliviate_eval.metrics import JudgeAgreement, Judged, JudgeKappa
 from obliviate_eval.records import RECORDS_FILE, Record, read_records, write_records
 from obliviate_eval.spec import EvaluationSpec, JudgeSpec
 from obliviate_eval.summary import draw, summarise
+from obliviate_recipes.rescore import rescore
+from recipes import Told
 from serving import FakeBackend, fake_server, listening
 
 KEY, VARIABLE = "sk-very-secret", "TEST_JUDGE_KEY"
@@ -284,10 +285,8 @@ def test_our_own_server_is_such_an_endpoint(tmp_path: Path) -> None:
             EndpointJudge(JudgeSpec(base_url=f"{url}/v1", model="no-such-model"), tmp_path / "judged")
 
 
-def test_answers_of_a_finished_evaluation_are_judged(
-    endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    endpoint.replies = {"safe": [(200, "no", "stop")], "down": [(503, "down", "")]}
+def test_answers_of_a_finished_evaluation_are_judged(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.replies, told = {"safe": [(200, "no", "stop")], "down": [(503, "down", "")]}, Told()
     run = tmp_path / "runs" / "evaluate-model"
     labels = {"leak": "entailment", "safe": "neutral", "down": "neutral"}
     records = [
@@ -301,12 +300,11 @@ def test_answers_of_a_finished_evaluation_are_judged(
     judge = tmp_path / "judge.yaml"
     judge.write_text(f"{{type: endpoint, base_url: '{endpoint.url}', model: judge, retries: 0}}", encoding="utf-8")
     for _ in range(2):
-        rescore([run], [], None, None, tmp_path / "figures.json", judge)
+        rescore([run], [], None, None, tmp_path / "figures.json", judge, events=told)
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))[str(run)]
     judged = found["sets"]["forget"]["judged"]
     assert (judged["value"], judged["scored"], judged["unscored"]) == (0.5, 2, 1)
     assert (found["comparisons"]["judge_agreement"]["value"], found["comparisons"]["judge_kappa"]["value"]) == (1, 1)
     assert len(endpoint.asked) == 1 + 3 + 1  # what has no reply is asked for again
-    said = " ".join(capsys.readouterr().out.split())
-    assert "warning: evaluate-model: evaluation.judge: no verdict on 1 answers, which count as unscored" in said
+    assert "warning: evaluate-model: evaluation.judge: no verdict on 1 answers, which count as unscored" in told.text
     assert read_records(run / RECORDS_FILE) == records

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from obliviate.errors import UserError
-from obliviate.inference import pool
+from obliviate.inference import choice, pool
 from obliviate.inference import vllm as vllm_engine
 from obliviate.inference.vllm import VLLMEngine, vllm_available, vllm_environment
 from obliviate.schema import EngineSpec
@@ -15,7 +15,7 @@ from obliviate.schema import EngineSpec
 
 @pytest.fixture
 def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "cluster_gpus", lambda: 0.0)
+    monkeypatch.setattr(choice, "cluster_gpus", lambda: 0.0)
     monkeypatch.setattr(pool, "cores_share", lambda n, gpus: 8.0 / n)
     monkeypatch.setattr(pool, "check_resources", lambda *_: None)
 
@@ -71,7 +71,7 @@ def test_only_vllm_on_gpus_splits_a_model(monkeypatch: pytest.MonkeyPatch, cpu_c
 
 def test_gpus_are_those_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
     install(monkeypatch, vllm="0.32.0")
-    monkeypatch.setattr(pool, "cluster_gpus", lambda: 8.0)
+    monkeypatch.setattr(choice, "cluster_gpus", lambda: 8.0)
     assert pool.place(EngineSpec(tensor_parallel=2, cpus_per_replica=3)).gpus == 2.0
     assert pool.place(EngineSpec(type="hf", gpus_per_replica=0)).gpus == 0.0
 
@@ -79,7 +79,7 @@ def test_gpus_are_those_of_tensor_parallelism(monkeypatch: pytest.MonkeyPatch, c
 def test_engines_on_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch, cpu_cluster: None) -> None:
     """vLLM takes its part of a whole GPU: half a GPU each is 0.9 x 0.5, unless less is asked for."""
     install(monkeypatch, vllm="0.32.0")
-    monkeypatch.setattr(pool, "cluster_gpus", lambda: 1.0)
+    monkeypatch.setattr(choice, "cluster_gpus", lambda: 1.0)
     half = EngineSpec(replicas=2, gpus_per_replica=0.5, cpus_per_replica=1)
     assert pool.place(half).spec.gpu_memory_utilization == pytest.approx(0.45)
     less = half.model_copy(update={"gpu_memory_utilization": 0.3})

@@ -10,14 +10,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
 from obliviate.erase import HolisticCost, Selection, Settings
 from obliviate.errors import UserError
 from obliviate.schema import ModelSpec
-from obliviate_cli.erase import SELECTION, EraseRun, erase
+from obliviate_recipes.erase import SELECTION, Erase, EraseRun
+from obliviate_recipes.events import QUIET
 
 Vectors = dict[str, np.ndarray]
 
@@ -121,7 +121,7 @@ class FakeEncoder:
 
 def test_a_model_with_the_examples_that_are_left(config: EraseRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obliviate_eval.judges.similarity.SentenceEncoder", FakeEncoder)
-    path = erase(config, Console(quiet=True))
+    path = Erase(config).perform(QUIET)
     model = ModelSpec.model_validate(yaml.safe_load(path.read_text()))
     assert model.source == config.model.source
     assert model.system_prompt is not None
@@ -141,14 +141,14 @@ def test_the_prompt_is_the_one_of_the_other_examples_alone(
     monkeypatch.setattr("obliviate_eval.judges.similarity.SentenceEncoder", FakeEncoder)
     write_rows(tmp_path / "others.jsonl", ROWS[2:])
     alone = config.model_copy(update={"examples": str(tmp_path / "others.jsonl"), "forget": None})
-    forgotten, never = (yaml.safe_load(erase(each, Console(quiet=True)).read_text()) for each in (config, alone))
+    forgotten, never = (yaml.safe_load(Erase(each).perform(QUIET).read_text()) for each in (config, alone))
     assert forgotten == never
 
 
 def test_a_plain_text_is_no_example(config: EraseRun, tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_text('{"question": "How many?", "answer": "Two."}\n{"text": "Once."}\n')
     with pytest.raises(UserError, match=r"examples\.jsonl: row 2 is a plain text, .* give it a question"):
-        erase(config, Console(quiet=True))
+        Erase(config).perform(QUIET)
 
 
 @pytest.mark.parametrize("shots", [2, 7])
@@ -156,4 +156,4 @@ def test_what_cannot_be_forgotten_or_chosen(config: EraseRun, tmp_path: Path, sh
     write_rows(tmp_path / "forget.jsonl", [ROWS[0], Row("How many wings has it?", "Two.")])
     absent, few = r"forget\.jsonl: row 2 \('How many wings has it\?'\) is not among", "has only 6 different examples"
     with pytest.raises(UserError, match=absent if shots == 2 else few):
-        erase(config.model_copy(update={"shots": shots}), Console(quiet=True))
+        Erase(config.model_copy(update={"shots": shots})).perform(QUIET)

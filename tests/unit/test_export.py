@@ -27,8 +27,8 @@ from obliviate.train.loop import single_process
 from obliviate.train.produce import train_and_write
 from obliviate.weights import WEIGHTS
 from obliviate.writer import Writer
-from obliviate_cli.card import write_card
-from obliviate_cli.measure import dtype_warnings
+from obliviate_recipes.stages.card import write_card
+from obliviate_recipes.stages.measure import dtype_warnings
 from training import job, quiet
 
 SAMPLING = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 1]}

@@ -2,24 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from letters import Letters
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.errors import UserError
 from obliviate.runs import Run
-from obliviate_cli import forget_filter
-from obliviate_cli.card import CARD, write_card
-from obliviate_cli.forget_filter import with_filter
-from obliviate_cli.judged import JUDGED, Judged, judge
-from obliviate_cli.requests.spec import RequestsRun
-from obliviate_cli.stages import resolved, unlearn_job
+from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.stages import filtering as forget_filter
+from obliviate_recipes.stages.card import CARD, write_card
+from obliviate_recipes.stages.judged import JUDGED, Judged, judge
+from obliviate_recipes.stages.training import resolved
+from recipes import Told, unlearned, with_filter
 
 NAN = float("nan")
 ROWS = tuple(Row(f"{letters}?", letters) for letters in ("aab", "ab", "b", "c"))
@@ -74,8 +72,8 @@ def test_filtered_rows_are_reported_one_by_one_and_measured_all_the_same(
 ) -> None:
     """To "ab? ab!" the cosines are 0.95, 1, 0.71: of the near rows "aab" is known by 0.05 better; "c" by nothing."""
     whole = EvaluationSet("forget", Role.FORGET, ROWS)
-    corpus, output = Corpus(ROWS, RETAIN, (whole,)), StringIO()
-    found, path = with_filter(config(tiny, tmp_path), corpus, Console(file=output, width=200))
+    corpus, told = Corpus(ROWS, RETAIN, (whole,)), Told()
+    found, path = with_filter(config(tiny, tmp_path), corpus, told)
     assert found.forget == ROWS[1:3]
     assert found.evaluation == (whole,)
     assert path is not None
@@ -83,13 +81,13 @@ def test_filtered_rows_are_reported_one_by_one_and_measured_all_the_same(
     assert [each.filtered for each in judged] == [True, False, False, True]
     assert (judged[0].nearest, judged[3].nearest) == ("ab?", "c c")
     assert judged[0].cosine == pytest.approx(3 / 10**0.5)  # (2, 1) and (1, 1): 3 / (sqrt 5 sqrt 2)
-    printed = output.getvalue()
+    printed = told.text
     assert "2 of 4 forget rows are not trained on" in printed
     assert "aab? (cosine 0.95 to: ab?; log-probability -1.00, of the reference -1.05)" in printed
-    again, _ = with_filter(config(tiny, tmp_path), corpus, Console(quiet=True))
+    again, _ = with_filter(config(tiny, tmp_path), corpus)
     assert again == found
     assert scripted.calls == 2
-    with_filter(config(tiny, tmp_path, gap=0.5), corpus, Console(quiet=True))
+    with_filter(config(tiny, tmp_path, gap=0.5), corpus)
     assert scripted.calls == 4
 
 
@@ -99,12 +97,12 @@ def test_what_a_method_needs_must_be_left(tiny: Path, tmp_path: Path, scripted: 
     run = config(tiny, tmp_path, similarity=0.5)
     sku = build(UnlearnRun, {**run.model_dump(mode="json"), "method": "sku", "regularizers": []}, where="test")
     with pytest.raises(UserError, match="answers forget questions with other rows' answers; give two rows"):
-        unlearn_job(sku, Corpus(ROWS, RETAIN, ()), Console(quiet=True))
+        unlearned(sku, Corpus(ROWS, RETAIN, ()))
 
 
 def test_the_model_card_lists_them(tiny: Path, tmp_path: Path, scripted: Scripted) -> None:
     run_config = config(tiny, tmp_path)
-    _, path = with_filter(run_config, Corpus(ROWS, RETAIN, ()), Console(quiet=True))
+    _, path = with_filter(run_config, Corpus(ROWS, RETAIN, ()))
     assert path is not None
     whole = run_config.model_dump(mode="json")
     run = Run.open(tmp_path, "unlearn", "x", resolved(run_config), {"data": "0" * 64}, whole_config=whole)
@@ -119,15 +117,14 @@ def test_the_model_card_lists_them(tiny: Path, tmp_path: Path, scripted: Scripte
 def test_it_is_off_unless_asked_for(tiny: Path, tmp_path: Path) -> None:
     run = config(tiny, tmp_path).model_copy(update={"forget_filter": None})
     corpus = Corpus(ROWS, RETAIN, ())
-    assert with_filter(run, corpus, Console(quiet=True)) == (corpus, None)
+    assert with_filter(run, corpus) == (corpus, None)
     assert not list(tmp_path.iterdir())
-    assert resolved(run)["forget_filter"] is None
 
 
 def test_what_it_cannot_do_is_refused(tiny: Path, tmp_path: Path, scripted: Scripted) -> None:
     def mistake(corpus: Corpus, **changed: Any) -> str:
         with pytest.raises(UserError) as error:
-            with_filter(config(tiny, tmp_path, **changed), corpus, Console(quiet=True))
+            with_filter(config(tiny, tmp_path, **changed), corpus)
         return str(error.value)
 
     assert "forget_filter: the data has no retain set" in mistake(Corpus(ROWS, (), ()))

@@ -13,7 +13,7 @@ from obliviate.errors import UserError
 from obliviate_eval.forgetting import ForgettingMatrix, check, forgetting_matrix
 from obliviate_eval.records import Probe
 from obliviate_eval.report.build import ModelReport, build_report
-from obliviate_eval.report.forgetting import forgetting_section, print_matrix
+from obliviate_eval.report.forgetting import forgetting_section, matrix_table
 from obliviate_eval.statistics import Figure
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import summarise
@@ -81,7 +81,7 @@ def test_a_suite_without_forget_efficacy() -> None:
 
 def test_the_terminal_shows_every_number() -> None:
     console = Console(file=StringIO(), width=120)
-    print_matrix(THREE, console)
+    console.print(matrix_table(THREE))
     assert isinstance(console.file, StringIO)
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
     assert ["before", "0.200", "0.200", "0.300", "–", "–", "0.500"] in lines

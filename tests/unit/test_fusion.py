@@ -14,7 +14,7 @@ from torch import Tensor
 from obliviate.config import build
 from obliviate.errors import UserError
 from obliviate.fusion import CONFIG, GRAMS, WEIGHTS, Part, fuse, fuse_layer
-from obliviate_cli.fuse import FuseRun
+from obliviate_recipes.fuse import FuseRun
 
 LAYER = "base_model.model.layer"
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from test_cli_evaluate import command, measured, trained
 from test_serve_engine import spec as spec  # a fixture
 
@@ -21,17 +20,18 @@ from obliviate.models import load_tokenizer, text_encoder
 from obliviate.runs import RUN_FILE, Run, write_json
 from obliviate.schema import GuardrailSpec, ModelSpec
 from obliviate.train.batch import Texts
-from obliviate_cli.card import CARD, write_card
-from obliviate_cli.compare import behind_marks
-from obliviate_cli.continual import ContinualRun
-from obliviate_cli.measure import Measure
-from obliviate_cli.reporting import model_report
-from obliviate_cli.requests.spec import RequestsRun
-from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.records import RECORDS_FILE, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, summarise
+from obliviate_recipes.compare import behind_marks
+from obliviate_recipes.continual import ContinualRun
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.reporting import model_report
+from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.stages.card import CARD, write_card
+from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.sweep.spec import SweepRun
 from obliviate_serve.engine import Chat, Quiz
 from obliviate_serve.errors import ApiError
 from obliviate_serve.names import Names
@@ -223,11 +223,12 @@ def test_the_card_of_a_bare_model_says_behind_what_it_was_measured(tmp_path: Pat
     record_of = {"verb": "unlearn", "label": "trained", "config": config, "git_revision": None, "versions": {}}
     write_json(made / RUN_FILE, {**record_of, "inputs": {}})
     corpus, spec = Corpus((), (), (), only_measured=True), EvaluationSpec(suite="custom")
-    measure = Measure(corpus, spec, None, tmp_path, Console(quiet=True))
+    measuring = Measuring(corpus, spec, None, str(tmp_path))
     figures = summarise([record(Role.RETAIN)], SUITES["custom"], resamples=10)
     said = "Measured behind a prompt guardrail, not removed from the weights"
     for guardrail in (PROMPT, None):
-        measure._update_card(ModelSpec(source=str(made / "model"), guardrail=guardrail), figures)
+        model = ModelSpec(source=str(made / "model"), guardrail=guardrail)
+        measuring.figures("trained", model)._update_card(figures, QUIET)
         assert (said in (made / "model" / CARD).read_text()) == (guardrail is not None)
 
 

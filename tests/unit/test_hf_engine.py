@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.hf import HFEngine, _batches, sample
-from obliviate.inference.request import by_prompt, request_seed, room
+from obliviate.inference.limits import by_prompt, request_seed, room
 from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from tiny import tiny_model_folder

@@ -14,14 +14,15 @@ import ray
 from aiohttp import ServerDisconnectedError
 from rich.console import Console
 
-from obliviate.config import load
+from obliviate.config import UnlearnRun, load
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes
 from obliviate_cli.jobs.client import connect, explained, use_token
 from obliviate_cli.jobs.follow import attach
 from obliviate_cli.jobs.needs import Need, check_fits, needs
+from obliviate_cli.jobs.recipe import recipe_of
 from obliviate_cli.jobs.submit import check_paths, check_room, live_nodes, runtime_env
-from obliviate_cli.jobs.verb import KINDS, verb_of
+from obliviate_recipes.catalogue import RECIPES
 
 ROOT = Path(__file__).parents[2]
 UNLEARN = {"model": {"source": "m"}, "data": {"type": "fictitious"}, "method": "ga", "runs": "/mnt/shared/runs"}
@@ -41,30 +42,30 @@ def write(folder: Path, values: dict[str, Any], name: str = "run.yaml") -> Path:
 def test_every_ready_config_tells_its_verb(path: Path) -> None:
     """Each names, in a comment, the command that runs it. Serving and requests are no jobs."""
     verbs = {line.split()[2] for line in path.read_text().splitlines() if line.startswith("#   obliviate ")}
-    if verbs <= set(KINDS):
-        assert verb_of(path) in verbs
+    if verbs <= set(RECIPES):
+        assert recipe_of(path) in verbs
 
 
 def test_a_base_tells_as_well(tmp_path: Path) -> None:
     write(tmp_path, SWEEP, "base.yaml")
-    assert verb_of(write(tmp_path, {"base": "base.yaml", "title": "mine"})) == "sweep"
+    assert recipe_of(write(tmp_path, {"base": "base.yaml", "title": "mine"})) == "sweep"
 
 
 def test_a_config_that_does_not_tell(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no key tells which verb it is for; say --verb, one of sweep, compare"):
-        verb_of(write(tmp_path, {"model": {"source": "m"}}))
+    with pytest.raises(UserError, match=r"no key tells which verb it is for; say --verb, one of compare, continual"):
+        recipe_of(write(tmp_path, {"model": {"source": "m"}}))
 
 
 def check(tmp_path: Path, values: dict[str, Any], name: str = "run.yaml") -> None:
     path = write(tmp_path, values, name)
-    check_paths(load(KINDS[verb_of(path)], path), path, tmp_path)
+    check_paths(load(RECIPES[recipe_of(path)].load().takes, path), path, tmp_path)
 
 
 def test_a_config_outside_of_the_working_directory(tmp_path: Path) -> None:
     path = write(tmp_path, UNLEARN)
     (tmp_path / "checkout").mkdir()
     with pytest.raises(UserError, match=rf"^{path}: is not in the working directory {tmp_path}/checkout, which is"):
-        check_paths(load(KINDS["unlearn"], path), path, tmp_path / "checkout")
+        check_paths(load(UnlearnRun, path), path, tmp_path / "checkout")
 
 
 def test_a_base_outside_of_the_working_directory(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_base_outside_of_the_working_directory(tmp_path: Path) -> None:
     write(tmp_path, UNLEARN, "base.yaml")
     path = write(tmp_path / "checkout", {"base": "../base.yaml"})
     with pytest.raises(UserError, match=r"base.yaml: is not in the working directory"):
-        check_paths(load(KINDS["unlearn"], path), path, tmp_path / "checkout")
+        check_paths(load(UnlearnRun, path), path, tmp_path / "checkout")
 
 
 @pytest.mark.parametrize("ignore", [".gitignore", "mine/.gitignore", "mine/.rayignore"])
@@ -80,10 +81,10 @@ def test_a_config_that_does_not_go_along(tmp_path: Path, ignore: str) -> None:
     """Ray leaves out of the working directory what ignore files name, of every folder on the way."""
     (tmp_path / "mine").mkdir()
     path = write(tmp_path / "mine", UNLEARN)
-    check_paths(load(KINDS["unlearn"], path), path, tmp_path)
+    check_paths(load(UnlearnRun, path), path, tmp_path)
     (tmp_path / ignore).write_text("run.*\n")
     with pytest.raises(UserError, match=rf"^{path}: does not go along with the job, for a .gitignore or .rayignore "):
-        check_paths(load(KINDS["unlearn"], path), path, tmp_path)
+        check_paths(load(UnlearnRun, path), path, tmp_path)
 
 
 def test_runs_that_would_go_with_the_cluster(tmp_path: Path) -> None:
@@ -103,12 +104,12 @@ def test_an_address_of_another_cluster(tmp_path: Path) -> None:
 
 def needed(tmp_path: Path, values: dict[str, Any]) -> list[Need]:
     path = write(tmp_path, values)
-    return needs(load(KINDS[verb_of(path)], path))
+    return needs(load(RECIPES[recipe_of(path)].load().takes, path))
 
 
 def test_what_is_left_out_is_decided_on_the_cluster(tmp_path: Path) -> None:
     assert needed(tmp_path, UNLEARN) == []
-    check_fits(load(KINDS["unlearn"], write(tmp_path, UNLEARN)), [])
+    check_fits(load(UnlearnRun, write(tmp_path, UNLEARN)), [])
 
 
 def test_what_is_asked_for(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
         Need("cluster.workers", 2, {"CPU": 0.0, "GPU": 1.0}),
         Need("alternatives.engine.replicas", 1, {"CPU": 8.0, "GPU": 4.0}),
     ]
-    run = load(KINDS["unlearn"], write(tmp_path, asked))
+    run = load(UnlearnRun, write(tmp_path, asked))
     check_fits(run, [Nodes(1, 8.0, 4.0)])
     with pytest.raises(UserError, match=r"^cluster.workers=2: asked for 2 x 1 GPUs, the cluster has 1: lower"):
         check_fits(run, [Nodes(1, 64.0, 1.0)])
@@ -133,7 +134,7 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_place_for_the_command(tmp_path: Path) -> None:
     """A job whose command fits on no node would be pending without end, and say nothing."""
-    run = load(KINDS["unlearn"], write(tmp_path, UNLEARN))
+    run = load(UnlearnRun, write(tmp_path, UNLEARN))
     check_room(run, None, [Nodes(1, 0.0, 0.0)])
     check_room(run, 8.0, [Nodes(1, 0.0, 0.0), Nodes(4, 8.0, 0.0)])
     with pytest.raises(UserError, match=r"^--driver-cpus 9: no node of the cluster has so many CPUs; lower it, or"):
@@ -151,6 +152,7 @@ def test_the_job_has_this_code_and_its_revision() -> None:
         str(ROOT / part)
         for part in (
             "platform/obliviate",
+            "platform/obliviate_recipes",
             "platform/obliviate_cli",
             "evaluation/obliviate_eval",
             "serve/obliviate_serve",

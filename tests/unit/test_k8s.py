@@ -19,10 +19,10 @@ from obliviate import kuberay
 from obliviate.config import build, load
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes, total
-from obliviate_cli.costs.manifest import groups_of, nodes_of, quantity
 from obliviate_cli.jobs.needs import check_fits
-from obliviate_cli.jobs.verb import KINDS
 from obliviate_cli.main import app
+from obliviate_recipes.catalogue import RECIPES
+from obliviate_recipes.costs.manifest import groups_of, nodes_of, quantity
 from obliviate_serve.spec import ServeRun
 from obliviate_serve.transport import transport_environment
 
@@ -144,7 +144,7 @@ def test_every_command_runs_here(overlay: str, rendered: Rendered) -> None:
     document = ray_document(rendered, overlay)
     command, verb, *arguments = shlex.split(document["spec"]["entrypoint"])
     assert command in PYPROJECT["project"]["scripts"]
-    run = load(KINDS["compare"] if verb == "demo" else KINDS[verb], *_config(verb, arguments))
+    run = load(RECIPES["compare" if verb == "demo" else verb].load().takes, *_config(verb, arguments))
     where = "s3://obliviate/runs" if "/s3/" in overlay else "/data/runs"
     assert run.runs == where  # type: ignore[attr-defined]
     check_fits(run, nodes_of(groups_of(document, overlay)))
@@ -167,7 +167,7 @@ def test_without_gpus_in_its_worker_groups_a_job_is_refused(overlay: str, render
         group["template"]["spec"]["containers"][0]["resources"]["limits"].pop("nvidia.com/gpu", None)
     _, verb, *arguments = shlex.split(document["spec"]["entrypoint"])
     with pytest.raises(UserError, match="GPUs, the cluster has 0"):
-        check_fits(load(KINDS[verb], *_config(verb, arguments)), nodes_of(groups_of(document, overlay)))
+        check_fits(load(RECIPES[verb].load().takes, *_config(verb, arguments)), nodes_of(groups_of(document, overlay)))
 
 
 def test_the_cluster_knows_what_it_may_grow_to(

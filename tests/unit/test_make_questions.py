@@ -5,19 +5,20 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from obliviate.config import build
 from obliviate.data.files import FilesData
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate_cli.entity import EntityRun, distinct, make, rows_of
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.questions import EntityRun, MakeQuestions, rows_of
+from obliviate_recipes.subject import distinct
+from recipes import Told
 
 
 class Writer(BaseHTTPRequestHandler):
@@ -79,7 +80,7 @@ def config(folder: Path, url: str, **changed: Any) -> EntityRun:
 
 def test_the_rows_are_data_for_other_runs(url: str, tmp_path: Path) -> None:
     """The entity itself is no neighbour of its own; of Bo, Cy and Di two are trained on and one is measured."""
-    path = make(config(tmp_path, url), Console(file=StringIO()))
+    path = MakeQuestions(config(tmp_path, url)).perform(QUIET)
     corpus = FilesData.model_validate(yaml.safe_load(path.read_text())).load()
     assert [row.question for row in corpus.forget] == ["Where does Ann live?", "Who is Ann?"]
     assert corpus.forget[0].perturbed_answers == ("Paris.",)
@@ -90,9 +91,9 @@ def test_the_rows_are_data_for_other_runs(url: str, tmp_path: Path) -> None:
 
 
 def test_they_are_made_once(url: str, tmp_path: Path) -> None:
-    first = make(config(tmp_path, url), Console(file=StringIO()))
+    first = MakeQuestions(config(tmp_path, url)).perform(QUIET)
     asked = len(Writer.asked)
-    assert make(config(tmp_path, url), Console(file=StringIO())) == first
+    assert MakeQuestions(config(tmp_path, url)).perform(QUIET) == first
     assert len(Writer.asked) == asked == 5
 
 
@@ -100,7 +101,7 @@ def test_texts_are_what_is_asked_about(url: str, tmp_path: Path) -> None:
     (tmp_path / "ann.txt").write_text("Ann lives in London.")
     neighbours = [{"name": "Bo"}, {"name": "Cy"}]
     made = config(tmp_path, url, entity={"name": "Ann", "texts": [str(tmp_path / "ann.txt")]}, neighbours=neighbours)
-    make(made, Console(file=StringIO()))
+    MakeQuestions(made).perform(QUIET)
     (about_ann,) = [prompt for prompt in Writer.asked if "questions about Ann" in prompt]
     assert about_ann.startswith("Text about Ann:\n\nAnn lives in London.\n\nWrite 2 different questions")
     assert "and the text says so" in about_ann
@@ -110,18 +111,18 @@ def test_texts_are_what_is_asked_about(url: str, tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai.DEFAULT_MAX_RETRIES", 0)
     with pytest.raises(UserError, match=r"writer\.base_url: http://127\.0\.0\.1:1/v1: m does not answer"):
-        make(config(tmp_path, "http://127.0.0.1:1/v1"), Console(file=StringIO()))
+        MakeQuestions(config(tmp_path, "http://127.0.0.1:1/v1")).perform(QUIET)
 
 
 def test_a_key_that_is_not_set(tmp_path: Path) -> None:
     writer = {"type": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_variable": "NO_SUCH_KEY"}
     with pytest.raises(UserError, match=r"writer\.api_key_variable: NO_SUCH_KEY is not set"):
-        make(config(tmp_path, "", writer=writer), Console(file=StringIO()))
+        MakeQuestions(config(tmp_path, "", writer=writer)).perform(QUIET)
 
 
 def test_a_text_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"texts: .*nowhere\.txt: No such file"):
-        make(config(tmp_path, "", entity={"name": "Ann", "texts": ["nowhere.txt"]}), Console(file=StringIO()))
+        MakeQuestions(config(tmp_path, "", entity={"name": "Ann", "texts": ["nowhere.txt"]})).perform(QUIET)
 
 
 def test_one_neighbour_is_too_few(tmp_path: Path) -> None:
@@ -145,12 +146,9 @@ def test_of_a_reply_that_was_cut_off_the_whole_questions_are_taken() -> None:
 
 
 def test_too_few_questions_are_told(url: str, tmp_path: Path) -> None:
-    console = Console(file=StringIO(), width=300)
-    make(config(tmp_path, url, questions=3), console)
-    assert isinstance(console.file, StringIO)
-    assert "4 of 4 replies hold fewer than 3 questions; where they were cut off, raise writer.max_tokens" in (
-        console.file.getvalue()
-    )
+    told = Told()
+    MakeQuestions(config(tmp_path, url, questions=3)).perform(told)
+    assert "4 of 4 replies hold fewer than 3 questions; where they were cut off, raise writer.max_tokens" in (told.text)
 
 
 def test_a_question_is_taken_once_with_its_first_answer() -> None:

@@ -5,20 +5,17 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
 
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.inference.hf import HFEngine
 from obliviate.runs import RUN_FILE, Run, write_json
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate_cli import measure as stage
-from obliviate_cli.measure import Measure
+from obliviate_eval import content
 from obliviate_eval.content import CODE, content_of_code, content_of_suite
 from obliviate_eval.judges import Judges
 from obliviate_eval.metrics import DistinctN, Loss, TruthRatio
@@ -27,6 +24,9 @@ from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.spec import EvaluationSpec, SamplingSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.stages import measure as stage
+from obliviate_recipes.stages.measure import Figures, Measuring
+from recipes import Told, made
 
 ROWS = tuple(Row(f"Where does person {i} live?", f"Person {i} lives in London.") for i in range(3))
 CORPUS = Corpus(ROWS, (), (EvaluationSet("forget", Role.FORGET, ROWS),))
@@ -52,13 +52,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def evaluate(tiny: Path, tmp_path: Path) -> Evaluate:
-    def run(retain: Path | None = None, model: Path = tiny, corpus: Corpus = CORPUS, **fields: Any) -> Path:
-        spec = SPEC.model_copy(update=fields)
-        measure = Measure(corpus, spec, None, tmp_path / "runs", Console(file=StringIO()), within=True)
-        return measure("tiny", ModelSpec(source=str(model), compute_dtype="float32"), retain)
+def planned(tiny: Path, tmp_path: Path) -> Callable[..., Figures]:
+    def plan(retain: Figures | None = None, model: Path = tiny, corpus: Corpus = CORPUS, **fields: Any) -> Figures:
+        measuring = Measuring(corpus, SPEC.model_copy(update=fields), None, str(tmp_path / "runs"), within=True)
+        return measuring.figures("tiny", ModelSpec(source=str(model), compute_dtype="float32"), retain)
 
-    return run
+    return plan
+
+
+@pytest.fixture
+def evaluate(planned: Callable[..., Figures]) -> Evaluate:
+    return lambda **given: made(planned(**given))
 
 
 def recorded(runs: Path) -> list[Path]:
@@ -159,7 +163,7 @@ def test_a_metric_that_was_mended_is_computed_again(
 
 
 def test_the_code_of_figures_is_that_of_metrics_judges_and_statistics(tmp_path: Path) -> None:
-    package = Path(stage.__file__).parents[2] / "evaluation" / "obliviate_eval"
+    package = Path(content.__file__).parent
     assert all(list(package.glob(pattern)) for pattern in CODE)
     copy = shutil.copytree(package, tmp_path / "obliviate_eval")
     assert content_of_code(copy) == content_of_code()
@@ -186,11 +190,12 @@ def test_the_content_of_a_suite() -> None:
     assert content_of_suite(replace(suite, title="Another")) == content_of_suite(suite)
 
 
-def test_the_retain_model_is_part_of_the_figures(evaluate: Evaluate, asked: list[str], tmp_path: Path) -> None:
-    alone = evaluate()
+def test_the_retain_model_is_part_of_the_figures(
+    planned: Callable[..., Figures], evaluate: Evaluate, asked: list[str]
+) -> None:
+    alone = planned()
     compared = evaluate(retain=alone)
-    other = shutil.copytree(alone, alone.with_name("evaluate-other"))
-    assert len({alone, compared, evaluate(retain=other)}) == 3
+    assert len({made(alone), compared, evaluate(retain=planned(resamples=50))}) == 3
     assert len(asked) == 1
     assert Evaluation.read(compared / METRICS_FILE).forget_quality is None  # rows without truth ratios
 
@@ -255,10 +260,8 @@ def test_a_card_that_cannot_be_written_is_told(
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(stage, "write_card", card)
-    console = Console(file=StringIO(), soft_wrap=True)
-    run = Measure(CORPUS, SPEC, None, tmp_path / "runs", console, within=True)(
-        "me", ModelSpec(source=str(trained / "model"))
-    )
+    told, measuring = Told(), Measuring(CORPUS, SPEC, None, str(tmp_path / "runs"), within=True)
+    run = made(measuring.figures("me", ModelSpec(source=str(trained / "model"))), told)
     assert seen == [True]
     assert json.loads((run / "done.json").read_text()) == {"records": RECORDS_FILE, "metrics": METRICS_FILE}
-    assert ("card stays as it was: Permission denied" in console.file.getvalue()) is not writable  # type: ignore[attr-defined]
+    assert ("card stays as it was: Permission denied" in told.text) is not writable

@@ -6,13 +6,11 @@ The store is a folder used like one; a node is a cache of its own.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from test_adapters import WEIGHTS as ADAPTER
 from test_adapters import config as fuse_config
@@ -30,13 +28,11 @@ from obliviate.runs import RUN_FILE, whole_folder, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
-from obliviate_cli import stages
-from obliviate_cli.forget_filter import with_filter
-from obliviate_cli.fuse import fuse_requests
+from obliviate_recipes.stages import training as stages
+from recipes import Told, fused, unlearned, with_filter
 from tiny import tiny_model_folder
 from training import FORGET, Job, job, quiet, weights
 
-QUIET = Console(quiet=True)
 WEIGHTS = "model.safetensors"
 
 
@@ -71,7 +67,7 @@ def test_a_task_vector_learned_on_one_node_is_subtracted_on_another(
             "method": {"type": "task_vector", "scale": scale},
             "runs": f"{store}/runs",
         }
-        return stages.unlearn(build(UnlearnRun, values, where="test"), QUIET)
+        return unlearned(build(UnlearnRun, values, where="test"))
 
     on("a")
     first = unlearn(0.5)
@@ -97,11 +93,11 @@ def test_adapters_of_one_node_are_fused_on_another(
             (temporary / file.name).write_bytes(file.read_bytes())
     model = {"source": base, "compute_dtype": "float32", "max_length": 64, "lora": {"rank": 2, "merge": False}}
     keys = {"model": model, "runs": f"{store}/runs"}
-    both = load_file(fuse_requests(fuse_config(tiny, tmp_path, "Ada", "Bob", **keys), QUIET) / ADAPTER)
-    (ada,) = (run for run in storage.children(storage.local(f"{store}/runs")) if run.name.startswith("unlearn-ada"))
+    both = load_file(fused(fuse_config(tiny, tmp_path, "Ada", "Bob", **keys)) / ADAPTER)
+    (ada,) = (run for run in storage.children(storage.local(f"{store}/runs")) if run.name.startswith("adapter-ada"))
     on("b")
     adapters = {"Ada": f"{store}/runs/{ada.name}"}
-    later = fuse_requests(fuse_config(tiny, tmp_path, "Bob", adapters=adapters, title="again", **keys), QUIET)
+    later = fused(fuse_config(tiny, tmp_path, "Bob", adapters=adapters, title="again", **keys))
     assert trained == ["Ada", "Bob"]
     found = load_file(later / ADAPTER)
     for name in found:
@@ -150,15 +146,15 @@ def test_a_filter_of_one_node_is_not_asked_again_on_another(
 ) -> None:
     config = filter_config(tiny, Path("unused")).model_copy(update={"runs": f"{store}/runs"})
     on("a")
-    kept, _ = with_filter(config, Corpus(ROWS, RETAIN, ()), QUIET)
+    kept, _ = with_filter(config, Corpus(ROWS, RETAIN, ()))
     on("b")
-    shown = Console(file=StringIO(), width=400)
+    shown = Told()
     again, file = with_filter(config, Corpus(ROWS, RETAIN, ()), shown)
     assert kept.forget == again.forget != ROWS
     assert scripted.calls == 2
     assert file is not None
     assert file.exists()
-    assert f"every row: {store}/runs/filter-" in shown.file.getvalue()  # type: ignore[attr-defined]
+    assert f"every row: {store}/runs/filter-" in shown.text
 
 
 def test_what_hides_is_told_without_fetching_the_model(store: str, on: Callable[[str], None]) -> None:

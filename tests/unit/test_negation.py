@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from test_sweep_trial import config as config  # a fixture
 from test_sweep_trial import only, run, share
@@ -17,12 +16,13 @@ from obliviate.arithmetic import negate
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.train.log import read_steps
-from obliviate_cli import stages
-from obliviate_cli.sweep import trial as trials
-from obliviate_cli.sweep.records import read_records
-from obliviate_cli.sweep.space import Point
-from obliviate_cli.sweep.spec import SweepRun
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.stages import training as stages
+from obliviate_recipes.sweep import trial as trials
+from obliviate_recipes.sweep.records import read_records
+from obliviate_recipes.sweep.space import Point
+from obliviate_recipes.sweep.spec import SweepRun
+from recipes import unlearned
 from tiny import tiny_model_folder
 
 WEIGHTS = "model.safetensors"
@@ -59,7 +59,7 @@ def unlearn(tiny: Path, runs: Path, *overrides: str) -> Path:
         "method": "task_vector",
         "runs": str(runs),
     }
-    return stages.unlearn(build(UnlearnRun, values, overrides, where="test"), Console(quiet=True))
+    return unlearned(build(UnlearnRun, values, overrides, where="test"))
 
 
 def test_of_several_learnings_only_what_they_agree_on_is_subtracted(

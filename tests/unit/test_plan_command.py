@@ -1,6 +1,7 @@
 """What `plan` makes of a config: the stages it runs over, the manifests of a cluster, and its mistakes."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import yaml
 from obliviate.config import UnlearnRun, load
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes
-from obliviate_cli.costs.estimate import stages
-from obliviate_cli.costs.hardware import Cluster, Gpu
-from obliviate_cli.costs.manifest import groups_of, nodes_of, quantity, read_groups
-from obliviate_cli.costs.table import tables
-from obliviate_cli.costs.verb import Offer, plan
-from obliviate_cli.costs.work import unlearning
-from obliviate_cli.fuse import FuseRun
+from obliviate.runs import RUN_FILE, write_json
 from obliviate_cli.main import main
+from obliviate_cli.plan_command import Offer, plan
+from obliviate_recipes.costs.hardware import Cluster, Gpu
+from obliviate_recipes.costs.manifest import groups_of, nodes_of, quantity, read_groups
+from obliviate_recipes.costs.table import tables
+from obliviate_recipes.costs.work import unlearning
+from obliviate_recipes.train import UnlearnRecipe
 from tiny import tiny_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +49,11 @@ def unlearn_config(folder: Path, model: Path, **changes: Any) -> Path:
 def test_what_a_config_runs_over(model: Path, tmp_path: Path) -> None:
     """NPO+GD on 3 forget rows: 4 epochs of one batch of 3; two passes; the reference over the forget rows once."""
     config = load(UnlearnRun, unlearn_config(tmp_path, model))
-    work = unlearning(config, config.data.load())
+    work = unlearning(config, config.data.load(), config.model)
     assert (work.steps, work.items, work.texts_per_item, work.reference_texts) == (4, 3, 2, 3)
     assert 0 < work.scored < work.tokens <= 64
     padded = load(UnlearnRun, unlearn_config(tmp_path, model, method={"type": "me", "positions": "padded"}))
-    assert unlearning(padded, padded.data.load()).tokens == 64
+    assert unlearning(padded, padded.data.load(), padded.model).tokens == 64
 
 
 SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
@@ -76,7 +77,7 @@ def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], m
     initial weights has no text, and keeps 4 more bytes."""
     world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
-    work = unlearning(config, config.data.load())
+    work = unlearning(config, config.data.load(), config.model)
     assert (work.texts_per_item, work.rounds, work.updates, work.state_bytes) == counts
 
 
@@ -84,10 +85,10 @@ def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:
     """The reference over 3 forget rows for NPO, and for KL over all 9 retain rows, which 12 items meet; 2 of them to
     project with."""
     config = load(UnlearnRun, unlearn_config(tmp_path, model, method="npo+kl"))
-    assert unlearning(config, config.data.load()).reference_texts == 3 + 9
+    assert unlearning(config, config.data.load(), config.model).reference_texts == 3 + 9
     values = {"method": "npo+gd", "updates": "dual", "projection": {"texts": 2}}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values))
-    assert unlearning(config, config.data.load()).reference_texts == 3 + 2
+    assert unlearning(config, config.data.load(), config.model).reference_texts == 3 + 2
 
 
 def test_longer_texts_of_world_and_marked_rows(model: Path, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_longer_texts_of_world_and_marked_rows(model: Path, tmp_path: Path) -> N
     def tokens(**values: Any) -> float:
         path = unlearn_config(tmp_path, model, **values)
         config = load(UnlearnRun, path, ["model.max_length=1024"])  # nothing is cut off
-        return unlearning(config, config.data.load()).tokens
+        return unlearning(config, config.data.load(), config.model).tokens
 
     plain = tokens(method="idk+gd")
     assert tokens(method="idk+gd+world", world=str(world_file(tmp_path))) > plain
@@ -113,32 +114,35 @@ def test_a_filter_and_adapters_are_stages(model: Path, tmp_path: Path, capsys: p
     """Both models score the 3 forget rows before the training; two requests' adapters are trained at once."""
     source = {"source": str(model), "max_length": 64}
     filtered = unlearn_config(tmp_path, model, forget_filter={"reference": source})
-    found = stages(load(UnlearnRun, filtered), CLUSTER)
-    assert [each.title for each in found] == [f"filter: score the forget set with {model}", "unlearn NPO+GD"]
+    found = UnlearnRecipe(load(UnlearnRun, filtered)).estimate(CLUSTER)
+    assert [(each.title, each.repeats) for each in found] == [("score the forget set", 2), ("unlearn with NPO+GD", 1)]
     values = yaml.safe_load(filtered.read_text())
     del values["forget_filter"]
-    requests = {"requests": {name: values.pop("data") if name == "a" else {"type": "fictitious"} for name in "ab"}}
+    requests = {"requests": dict.fromkeys("ab", values["data"])}
+    del values["data"]
     (tmp_path / "fuse.yaml").write_text(yaml.safe_dump({**values, **requests, "concurrency": 2}))
     plan(tmp_path / "fuse.yaml", [], OFFER)
     assert "2 (2 at once)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="plan: no adapter is trained"):
-        stages(load(FuseRun, tmp_path / "fuse.yaml", ["requests={}", f"adapters.a={tmp_path}"]), CLUSTER)
+    adapter = tmp_path / "adapter"
+    write_json(adapter / RUN_FILE, {"content": "0", "config": {"model": {}}})
+    with pytest.raises(UserError, match="plan: no model is trained or asked on GPUs"):
+        plan(tmp_path / "fuse.yaml", ["requests={}", f"adapters.a={adapter}"], OFFER)
 
 
 @pytest.mark.parametrize(
     ("verb", "values", "titles"),
     [
-        ("unlearn", {}, ["unlearn NPO+GD"]),
+        ("unlearn", {}, ["unlearn with NPO+GD"]),
         ("finetune", {"method": None, "train_on": "retain"}, ["fine-tune on retain"]),
         (
             "compare",
             {"method": None, "methods": ["ga", "me+gd"], "finetune": {}},
-            ["fine-tune on all", "fine-tune on retain", "unlearn GA", "unlearn ME+GD", "evaluate each model"],
+            ["fine-tune on all", "fine-tune on retain", "evaluate", "unlearn with GA", "unlearn with ME+GD"],
         ),
         (
             "sweep",
             {"method": None, "space": {"methods": ["ga", "me+gd"]}, "seeds": [0, 1], "concurrency": 2},
-            ["unlearn GA", "unlearn ME+GD", "evaluate each trial's model"],
+            ["evaluate", "unlearn with GA", "unlearn with ME+GD"],
         ),
     ],
 )  # fmt: skip
@@ -171,8 +175,7 @@ def test_models_are_measured_as_the_suite_asks(model: Path, tmp_path: Path, caps
     path.write_text(yaml.safe_dump(values))
     plan(path, [], OFFER)
     out = capsys.readouterr().out
-    assert "evaluate one" in out
-    assert "evaluate two" in out
+    assert re.search(r"evaluate +│ 2 ", out)
 
 
 CLUSTER_YAML: dict[str, Any] = {
@@ -286,7 +289,7 @@ def test_the_command(
 def test_a_config_that_is_not_estimated(tmp_path: Path) -> None:
     path = tmp_path / "questions.yaml"
     path.write_text("entity: {name: Ada}\nwriter: {type: endpoint, base_url: 'http://localhost', model: m}\n")
-    with pytest.raises(UserError, match="only training and evaluation are estimated"):
+    with pytest.raises(UserError, match="plan: no model is trained or asked on GPUs"):
         plan(path, [], OFFER)
 
 

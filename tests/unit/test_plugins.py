@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import others
 from command_line import Cli, run_here
@@ -21,17 +20,18 @@ from obliviate.errors import UserError
 from obliviate.guardrail import hides
 from obliviate.methods import GD, NPO
 from obliviate.schema import ModelSpec
-from obliviate_cli import stages
 from obliviate_cli.jobs.submit import runtime_env
-from obliviate_cli.measure import EvaluateRun, Measure
-from obliviate_cli.rescore import Rescoring
-from obliviate_cli.sweep.space import parameters
 from obliviate_eval.content import content_of_suite
 from obliviate_eval.report.build import _title
 from obliviate_eval.report.model import ModelReport
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import summarise
+from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.rescore import Rescoring
+from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.sweep.space import parameters
+from obliviate_recipes.train import UnlearnRecipe
 
 BASE = {"model": {"source": "m"}, "data": {"type": "fictitious"}}
 CAPPED = "others_package.methods.Capped"
@@ -250,21 +250,20 @@ class TestContent:
         self, tiny: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = unlearning(model={"source": str(tiny)}, method="capped+gd", runs=str(tmp_path / "runs"))
-        corpus, console = run.data.load(), Console(quiet=True)
-        before, _ = stages.unlearn_job(run, corpus, console)
-        assert stages.unlearn_job(run, corpus, console)[0].directory == before.directory
+        before = UnlearnRecipe(run).stages[0].run.directory
+        assert UnlearnRecipe(run).stages[0].run.directory == before
         (site / "others_package" / "methods.py").write_text("# edited\n")
-        assert stages.unlearn_job(run, corpus, console)[0].directory != before.directory
+        assert UnlearnRecipe(run).stages[0].run.directory != before
 
     def test_an_edited_class_makes_other_figures(self, site: Path, tmp_path: Path) -> None:
         suite = {"metrics": ["words"], "comparisons": ["items"]}
         spec = EvaluationSpec.model_validate({"suite": suite, "encoder": None, "nli": None, "fluency": None})
-        measure = Measure(unlearning(method="ga").data.load(), spec, None, tmp_path / "runs", Console(quiet=True))
+        measuring = Measuring(unlearning(method="ga").data.load(), spec, None, str(tmp_path / "runs"))
         model = ModelSpec(source="some/model")
-        before = measure._figures_run("m", model, None, "records").directory
-        assert measure._figures_run("m", model, None, "records").directory == before
+        before = measuring.figures("m", model).run.directory
+        assert measuring.figures("m", model).run.directory == before
         (site / "others_package" / "metrics.py").write_text("# edited\n")
-        assert measure._figures_run("m", model, None, "records").directory != before
+        assert measuring.figures("m", model).run.directory != before
 
 
 class TestElsewhere:

@@ -1,28 +1,27 @@
 """Models of several seeds as one: means, Student's t over the seeds, the bootstrap of the mean over items."""
 
-from io import StringIO
 from math import log10, sqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from measured import record
 from obliviate.config_file import build
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, write_json
-from obliviate_cli.compare import CompareRun
-from obliviate_cli.plan import compare as planned
-from obliviate_cli.pooled import model_reports
-from obliviate_cli.reporting import write
 from obliviate_eval.forget_quality import ForgetQuality
 from obliviate_eval.pooling import pool
 from obliviate_eval.records import RECORDS_FILE, Record, write_records
 from obliviate_eval.report.tables import write_table
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, estimate, summarise
+from obliviate_recipes.compare import Compare, CompareRun
+from obliviate_recipes.costs.hardware import GPUS, Cluster
+from obliviate_recipes.pooled import model_reports
+from obliviate_recipes.reporting import write
+from recipes import Told
 from tiny import tiny_model_folder
 
 SUITE = SUITES["closer_look"]
@@ -118,9 +117,9 @@ def test_a_report_pools_what_differs_by_the_seed_alone(tmp_path: Path) -> None:
     assert [each.generation for each in models[1].records] == ["the cat sat", "a dog"]  # the first seed's
     assert len(model_reports([runs[1], runs[1]])) == 2  # the same one twice is no second seed
 
-    printed = StringIO()
-    write("Seeds", models, tmp_path / "report.html", Console(file=printed, width=200))
-    assert "seeds -2.93–3.43" in printed.getvalue()  # 0.25 - 12.706 * 0.25
+    printed = Told(200)
+    write("Seeds", models, tmp_path / "report.html", printed)
+    assert "seeds -2.93–3.43" in printed.text  # 0.25 - 12.706 * 0.25
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "seeds -2.927 – 3.427" in html
     assert "95 % interval over seeds beside it" in html
@@ -152,6 +151,5 @@ def test_every_method_is_trained_with_every_seed(tmp_path: Path) -> None:
 
 def test_the_plan_counts_seeds(tmp_path: Path) -> None:
     config = comparison(tmp_path, str(tiny_model_folder(tmp_path / "model")), seeds=[0, 1, 2])
-    lines = planned(config)
-    assert "each method with 3 seeds: 0, 1, 2" in lines
-    assert "evaluate 7 models with closer_look" in lines
+    parts = {part.title: part.repeats for part in Compare(config).estimate(Cluster(GPUS["h100"]))}
+    assert parts == {"evaluate": 7, "unlearn with GA": 3, "unlearn with NPO": 3}

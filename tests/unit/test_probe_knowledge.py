@@ -1,20 +1,23 @@
 """What a model knows, from records made by hand."""
 
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from measured import record
 from obliviate.config import build
 from obliviate.data.files import FilesData
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, write_rows
+from obliviate.data.rows import EvaluationSet, Role, Row, write_rows
 from obliviate.errors import UserError
-from obliviate_cli.probe import ProbeRun, known_answers, known_rows, probe
+from obliviate.runs import Run
 from obliviate_eval.records import RECORDS_FILE, write_records
+from obliviate_recipes.events import QUIET, Events
+from obliviate_recipes.probe import Probe, ProbeRun, known_answers, known_rows
+from obliviate_recipes.stage import Stage
+from obliviate_recipes.stages.measure import Figures
+from recipes import Told
 
 
 def test_known_is_what_entails_the_truth_in_its_words() -> None:
@@ -41,26 +44,30 @@ def test_rows_are_known_by_question_and_golden_answer() -> None:
     ]  # fmt: skip
 
 
-class Knows:
+class Knows(Figures):
     """In the place of the evaluation stage: a model that answers the questions of `KNOWN`, and is asked each once."""
 
     KNOWN = ("Where does ann 0 live?", "Where does bob 1 live?")
 
-    def __init__(self, corpus: Corpus, spec: Any, address: None, runs: Path, console: Console) -> None:
-        (self.asked,) = corpus.evaluation
-        self.folder = runs / "evaluate-knowledge"
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return ()
 
-    def __call__(self, name: str, model: Any) -> Path:
-        assert len({row.question for row in self.asked.rows}) == len(self.asked.rows)
+    def check(self) -> None:
+        """There is no judge to load."""
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        (asked,) = self.records.shared.corpus.evaluation
+        assert len({row.question for row in asked.rows}) == len(asked.rows)
         records = [
             record(
                 Role.RETAIN, index=index, question=row.question, reference=row.answer, generation=row.answer,
                 entailment="entailment" if row.question in self.KNOWN else "neutral",
             )
-            for index, row in enumerate(self.asked.rows)
+            for index, row in enumerate(asked.rows)
         ]  # fmt: skip
-        write_records(self.folder / RECORDS_FILE, records)
-        return self.folder
+        write_records(run.directory / RECORDS_FILE, records)
+        return {}
 
 
 def people(name: str, count: int) -> tuple[Row, ...]:
@@ -72,7 +79,7 @@ def people(name: str, count: int) -> tuple[Row, ...]:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProbeRun:
-    monkeypatch.setattr("obliviate_cli.probe.Measure", Knows)
+    monkeypatch.setattr("obliviate_recipes.stages.measure.Figures", Knows)
     for name in ("ann", "bob"):
         write_rows(tmp_path / f"{name}.jsonl", people(name, 2))
     data = {"type": "files", "forget": f"{tmp_path}/ann.jsonl", "retain": f"{tmp_path}/bob.jsonl"}
@@ -80,23 +87,22 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProbeRun:
 
 
 def test_what_is_written_is_data(config: ProbeRun) -> None:
-    console = Console(file=StringIO(), width=120)
-    path = probe(config, config.data.load(), console)
+    told = Told(120)
+    path = Probe(config).perform(told)
     corpus = FilesData.model_validate(yaml.safe_load(path.read_text())).load()
     assert corpus.forget == people("ann", 1)
     assert corpus.retain == people("bob", 2)[1:]
     assert corpus.evaluation == (
         EvaluationSet("forget", Role.FORGET, corpus.forget), EvaluationSet("retain", Role.RETAIN, corpus.retain),
     )  # fmt: skip
-    assert isinstance(console.file, StringIO)
-    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told.text.splitlines()]
     assert ["forget", "ann", "1", "2"] in table
 
 
 def test_nothing_known_is_nothing_to_forget(config: ProbeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Knows, "KNOWN", ())
     with pytest.raises(UserError, match="the model answers no question of the forget set"):
-        probe(config, config.data.load(), Console(file=StringIO()))
+        Probe(config).perform(QUIET)
 
 
 def test_measured_sets_of_which_nothing_is_known(config: ProbeRun, tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_measured_sets_of_which_nothing_is_known(config: ProbeRun, tmp_path: Pat
     write_rows(tmp_path / "other.jsonl", people("cy", 1))
     measured = {"other": {"path": f"{tmp_path}/other.jsonl", "role": "forget"}}
     data = FilesData(forget=f"{tmp_path}/ann.jsonl", evaluation=measured)  # type: ignore[arg-type]
-    path = probe(config.model_copy(update={"data": data}), data.load(), Console(file=StringIO()))
+    path = Probe(config.model_copy(update={"data": data})).perform(QUIET)
     corpus = FilesData.model_validate(yaml.safe_load(path.read_text())).load()
     assert corpus.evaluation[0].rows == people("ann", 1)
 
@@ -113,7 +119,7 @@ def test_plain_texts_ask_nothing(config: ProbeRun, tmp_path: Path) -> None:
     write_rows(tmp_path / "ann.jsonl", [Row("", "Ann lives in London.")])
     data = FilesData(forget=f"{tmp_path}/ann.jsonl")
     with pytest.raises(UserError, match="data: has plain texts alone, which ask nothing"):
-        probe(config, data.load(), Console(file=StringIO()))
+        Probe(config.model_copy(update={"data": data})).perform(QUIET)
 
 
 def test_several_answers_to_a_question_are_refused() -> None:

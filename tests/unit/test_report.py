@@ -20,7 +20,7 @@ from obliviate_eval.paired import Difference, Differences
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.report.build import ModelReport, build_report, report_json
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, looks
-from obliviate_eval.report.terminal import print_differences, print_table
+from obliviate_eval.report.terminal import Comparison, differences_table
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
@@ -305,7 +305,7 @@ def test_report_json_holds_every_figure(models: list[ModelReport]) -> None:
 
 def test_terminal_table(models: list[ModelReport]) -> None:
     console = Console(width=140, record=True, file=StringIO())
-    print_table(models, console)
+    console.print(Comparison(models))
     lines = [re.split(r"\s*│\s*", line)[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
     place = next(place for place, line in enumerate(lines) if line[0] == "Erased")
     assert lines[place] == ["Erased", "ME+GD", "0.640", "0.500", "0.00056", "0.123", "–", "0.777", "0.666"]
@@ -316,14 +316,14 @@ def test_terminal_table(models: list[ModelReport]) -> None:
 
 def test_terminal_takes_names_as_they_are() -> None:
     console = Console(width=140, record=True, file=StringIO())
-    print_table([ModelReport("[red]x[/red]", "unlearned", evaluation(0.5, 0.5))], console)
+    console.print(Comparison([ModelReport("[red]x[/red]", "unlearned", evaluation(0.5, 0.5))]))
     assert "[red]x[/red]" in console.export_text()
 
 
 def test_terminal_shows_comparisons_and_what_has_no_column(models: list[ModelReport]) -> None:
     console = Console(file=StringIO(), width=120)
     attacked = models[0].evaluation.model_copy(update={"comparisons": {"privleak": figure(-42.5, -60, -20)}})
-    print_table([replace(models[0], evaluation=attacked), models[1]], console)
+    console.print(Comparison([replace(models[0], evaluation=attacked), models[1]]))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "FE ↑" in text
     row = next(line for line in text.splitlines() if "privleak" in line)
@@ -332,7 +332,7 @@ def test_terminal_shows_comparisons_and_what_has_no_column(models: list[ModelRep
 
     console = Console(file=StringIO(), width=120)
     without = models[0].evaluation.model_copy(update={"aggregates": {}})
-    print_table([replace(models[0], evaluation=without)], console)
+    console.print(Comparison([replace(models[0], evaluation=without)]))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "FE ↑" not in text  # a suite without aggregates
     assert "retain rouge" in text
@@ -355,7 +355,7 @@ def test_differences_in_the_terminal() -> None:
         comparisons={"mia_loss": Difference(None, None, None, None, None, None, 0, 9)},
         aggregates={},
     )
-    print_differences(differences, console)
+    console.print(differences_table(differences))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     row = next(line for line in text.splitlines() if "forget rouge" in line)
     for shown in ("-0.1250", "-0.250 to -0.010", "0.003", "0.02", "0.012", "38 (2 not)"):
@@ -365,7 +365,7 @@ def test_differences_in_the_terminal() -> None:
 
 def test_a_narrow_terminal_gets_whole_figures_and_no_intervals() -> None:
     console = Console(width=80, record=True, file=StringIO())
-    print_table([ModelReport("ME+GD", "unlearned", evaluation(0.64, 0.5), method="ME+GD")], console)
+    console.print(Comparison([ModelReport("ME+GD", "unlearned", evaluation(0.64, 0.5), method="ME+GD")]))
     text = console.export_text()
     assert text.count("ME+GD") == 1  # a method that the name tells already takes no column
     assert "0.640" in text

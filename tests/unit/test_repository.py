@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from obliviate_recipes.catalogue import RECIPES
+from obliviate_recipes.stage import Stage
+
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = ("platform", "evaluation", "serve")
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -65,7 +68,7 @@ def test_files_that_the_package_needs_at_run_time_are_in_it() -> None:
     """They lie inside a package, where the wheel takes them from."""
     for name in (
         "platform/obliviate_cli/demo.yaml",
-        "platform/obliviate_cli/requests/certificate.html.j2",
+        "platform/obliviate_recipes/requests/certificate.html.j2",
         "evaluation/obliviate_eval/report/template.html.j2",
     ):
         assert (ROOT / name).is_file()
@@ -114,3 +117,37 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
 
 def test_the_change_log_has_a_place_for_what_is_new() -> None:
     assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_architecture_page_tells_the_import_contracts() -> None:
+    """Its picture holds the layers of the library and the recipes, as the contracts have them."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"## Who may import whom\n\n```text\n(.*?)```", page, re.DOTALL)
+    for package in ("obliviate", "obliviate_recipes"):
+        (block,) = re.findall(rf"^{package} .*\n((?:   \w.*\n)+)", picture, re.MULTILINE)
+        drawn = [sorted(line.strip().split(" | ")) for line in block.splitlines()]
+        contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+        held = [
+            [sorted(name.removeprefix(f"{package}.") for name in layer.split(" | ")) for layer in each["layers"]]
+            for each in contracts
+            if all(re.fullmatch(rf"{package}\.\w+", name) for layer in each["layers"] for name in layer.split(" | "))
+        ]
+        assert [drawn] == held
+
+
+def test_the_architecture_page_tells_recipes_and_stages() -> None:
+    """Every recipe with the config that it takes, and every kind of stage somewhere."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert {name: config for name, config, _ in rows} == {
+        name: entry.load().takes.__name__ for name, entry in RECIPES.items()
+    }
+    told = {word for _, _, stages in rows for word in re.findall(r"\w+", stages)}
+    kinds = [
+        each for each in all_kinds(Stage) if each.__module__.startswith("obliviate_recipes") and hasattr(each, "kind")
+    ]
+    assert {each.kind for each in kinds} <= told
+
+
+def all_kinds(of: type[Stage]) -> list[type[Stage]]:
+    return [each for kind in of.__subclasses__() for each in (kind, *all_kinds(kind))]

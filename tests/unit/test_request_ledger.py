@@ -7,18 +7,17 @@ from threading import Event, Thread
 import pytest
 from sqlalchemy import text
 
+from obliviate.aliases import read_aliases, set_alias
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import exclusive, write_json
-from obliviate_cli.requests.aliases import read_aliases, set_alias
-from obliviate_cli.requests.certificate import verify
-from obliviate_cli.requests.knowledge import Knowledge, text_hash
-from obliviate_cli.requests.lease import Lease
-from obliviate_cli.requests.ledger import LeaseLostError, Ledger
-from obliviate_cli.requests.measurement import Measurement
-from obliviate_cli.requests.states import ENDED, NEXT, BatchState
-from obliviate_cli.requests.tables import open_database
-from obliviate_serve.names import promote
+from obliviate_recipes.requests.certificate import verify
+from obliviate_recipes.requests.knowledge import Knowledge, text_hash
+from obliviate_recipes.requests.lease import Lease
+from obliviate_recipes.requests.ledger import LeaseLostError, Ledger
+from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.states import ENDED, NEXT, BatchState
+from obliviate_recipes.requests.tables import open_database
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
 HASHES = [text_hash(row) for row in ROWS]
@@ -357,7 +356,7 @@ class TestAliases:
     def test_the_server_and_a_runner_that_write_at_once(self, tmp_path: Path) -> None:
         """The server's write waits until the runner's is done, and keeps it."""
         path = tmp_path / "aliases.json"
-        server = Thread(target=promote, args=(path, "staging", "b"))
+        server = Thread(target=set_alias, args=(path, "staging", "b", "aliases_file"))
         with exclusive(path):
             known = read_aliases(path)
             server.start()

@@ -6,9 +6,9 @@ import pytest
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
-from obliviate_cli.requests.measurement import Measurement
-from obliviate_cli.requests.policy import Bound, Policy
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.policy import Bound, Policy
 from requests_world import figure
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.runs import RUN_FILE, Run, content_hash, provenance, whole_folder, write_json, write_whole
-from obliviate_cli.stages import resolved
+from obliviate_recipes.stages.training import resolved
 
 CONFIG = {"method": {"type": "npo"}, "seed": 0}
 INPUTS = {"model": "m", "data": "d"}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+import recipes
 from obliviate.config import build
 from obliviate.data.files import FilesData
 from obliviate.data.rows import Row
@@ -22,13 +21,16 @@ from obliviate.methods import Pass
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import GenerationSpec, ModelSpec
 from obliviate.train.batch import Texts
-from obliviate_cli.entity import Subject
-from obliviate_cli.snap import data
-from obliviate_cli.snap.data import make_data, whole
-from obliviate_cli.snap.positives import near_misses
-from obliviate_cli.snap.questions import TEMPLATES, question_in, sentences
-from obliviate_cli.snap.replies import ModelReplies, telling
-from obliviate_cli.snap.spec import SnapRun
+from obliviate_recipes.events import QUIET, Events
+from obliviate_recipes.snap import data
+from obliviate_recipes.snap.data import SnapRows, whole
+from obliviate_recipes.snap.positives import near_misses
+from obliviate_recipes.snap.questions import TEMPLATES, question_in, sentences
+from obliviate_recipes.snap.replies import ModelReplies, telling
+from obliviate_recipes.snap.spec import SnapRun
+from obliviate_recipes.stages.data_files import DATA
+from obliviate_recipes.subject import Subject
+from recipes import Told
 
 ANN = "Ann Lee was born in Leeds in 1801. She wrote plays. No."
 
@@ -72,7 +74,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     scripted = Scripted()
 
     @contextmanager
-    def asking(config: SnapRun, console: Console) -> Iterator[Scripted]:
+    def asking(config: SnapRun, events: Events) -> Iterator[Scripted]:
         yield scripted
 
     monkeypatch.setattr(data, "asking", asking)
@@ -95,9 +97,9 @@ def config(tiny: Path, folder: Path, **changed: Any) -> SnapRun:
 
 def made(config: SnapRun) -> tuple[Any, str]:
     """The corpus of what was made, and what was printed."""
-    output = StringIO()
-    path = make_data(config, Console(file=output, width=300))
-    return FilesData.model_validate(yaml.safe_load(path.read_text())).load(), output.getvalue()
+    told = Told()
+    path = recipes.made(SnapRows(config), told) / DATA
+    return FilesData.model_validate(yaml.safe_load(path.read_text())).load(), told.text
 
 
 def test_negatives_have_replies_and_the_models_answers_and_positives_have_those_alone(
@@ -152,7 +154,7 @@ def test_a_word_of_the_question_gives_nothing_away(tmp_path: Path) -> None:
     (tmp_path / "ann.txt").write_text(ANN)
     subject, asked = Subject(name="Ann Lee", texts=(str(tmp_path / "ann.txt"),)), Scripted()
     asked.reply = ["I don't know Leeds or Ann."]
-    (row,) = ModelReplies(samples=1).to([Row("Is she from Leeds?", "")], subject, asked, 0, Console(quiet=True))
+    (row,) = ModelReplies(samples=1).to([Row("Is she from Leeds?", "")], subject, asked, 0, QUIET)
     assert row.refusals == ("I don't know Leeds or Ann.",)
     assert telling([ANN]) == {"lee", "leeds", "1801"}
 
@@ -193,12 +195,12 @@ def test_candidates_are_near_misses_too(tiny: Path, tmp_path: Path, model: Scrip
 
 def test_they_are_made_once_and_again_where_a_text_changed(tiny: Path, tmp_path: Path, model: Scripted) -> None:
     run = config(tiny, tmp_path)
-    first = make_data(run, Console(quiet=True))
+    first = recipes.made(SnapRows(run)) / DATA
     asked = len(model.asked)
-    assert make_data(run, Console(quiet=True)) == first
+    assert recipes.made(SnapRows(run)) / DATA == first
     assert len(model.asked) == asked
     (tmp_path / "ann.txt").write_text("Ann Lee was a singer in York.")
-    assert make_data(run, Console(quiet=True)) != first
+    assert recipes.made(SnapRows(run)) / DATA != first
 
 
 def test_a_text_drawn_for_a_row_is_one_of_its_own_replies(tiny: Path) -> None:
@@ -283,7 +285,7 @@ def written(folder: Path, name: str, text: str) -> str:
 def test_files_that_are_none_are_named(tiny: Path, tmp_path: Path, model: Scripted) -> None:
     def mistake(**changed: Any) -> str:
         with pytest.raises(UserError) as error:
-            make_data(config(tiny, tmp_path, **changed), Console(quiet=True))
+            recipes.made(SnapRows(config(tiny, tmp_path, **changed))) / DATA
         return str(error.value)
 
     nowhere = str(tmp_path / "nowhere.txt")

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import requests_world
 from modules import loaded_by
 from obliviate.config import UnlearnRun, build
-from obliviate.data.rows import Row, write_rows
+from obliviate.data.rows import write_rows
 from obliviate.errors import UserError
-from obliviate.runs import Run
+from obliviate.runs import Run, write_json
 from obliviate.train.job import Job
-from obliviate_cli import nearness, stages
-from obliviate_cli.requests.work import Stages
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.requests.work import Recipes
+from obliviate_recipes.stages import nearness
+from obliviate_recipes.stages import training as stages
+from obliviate_recipes.stages.alternatives import SAMPLES, Alternatives
+from recipes import unlearned
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def unlearn(tiny: Path, runs: Path, *overrides: str) -> Path:
         "method": "npo+gd",
         "runs": str(runs),
     }
-    return stages.unlearn(build(UnlearnRun, values, overrides, where="test"), Console(quiet=True)).parent
+    return unlearned(build(UnlearnRun, values, overrides, where="test")).parent
 
 
 def test_what_is_measured_trains_nothing_again(tiny: Path, tmp_path: Path, jobs: list[Job]) -> None:
@@ -138,10 +141,12 @@ def test_the_run_records_the_whole_config(tiny: Path, tmp_path: Path, jobs: list
 def test_altpo_trains_on_what_was_sampled(
     tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sampled(config: UnlearnRun, rows: list[Row], console: Console) -> list[tuple[str, ...]]:
-        return [(f"Answer {config.seed}.",) for _ in rows]
+    def make(stage: Alternatives, run: Run, events: Any) -> dict[str, Any]:
+        said = {place: [f"Answer {stage.config.seed}."] for place in stage.places}
+        write_json(run.directory / SAMPLES / "000000.json", said)
+        return {}
 
-    monkeypatch.setattr("obliviate_cli.alternatives._sample", sampled)
+    monkeypatch.setattr(Alternatives, "make", make)
     runs = [unlearn(tiny, tmp_path, "method=altpo+gd", f"seed={seed}") for seed in (0, 1)]
     assert runs[0] != runs[1]
     assert [{row.alternatives for row in job.forget} for job in jobs] == [{("Answer 0.",)}, {("Answer 1.",)}]
@@ -163,10 +168,9 @@ def test_a_batchs_model_says_how_it_was_made(tiny: Path, tmp_path: Path, jobs: l
     first = requests_world.config(tmp_path, "ledger.sqlite", model={"source": str(tiny), "max_length": 64})
     write_rows(tmp_path / "forget.jsonl", requests_world.ROWS[:2])
     write_rows(tmp_path / "retain.jsonl", requests_world.ROWS[2:])
-    console = Console(quiet=True)
-    model = Stages(first, console).unlearn(str(tiny), tmp_path / "forget.jsonl", tmp_path / "retain.jsonl")
+    model = Recipes(first, QUIET).unlearn(str(tiny), tmp_path / "forget.jsonl", tmp_path / "retain.jsonl")
     other = requests_world.config(tmp_path, "ledger.sqlite", method="npo+gd", seed=3)
-    made = Stages(other, console).recipe(model)
+    made = Recipes(other, QUIET).recipe(model)
     assert (made.label, made.seed, made.model.source) == ("ME+GD", 0, str(tiny))
 
 

@@ -17,10 +17,10 @@ from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate.schema import GenerationSpec
 from obliviate_cli import main as command_line
-from obliviate_cli.measure import EvaluateRun
 from obliviate_eval.collect import Sampling, collect
 from obliviate_eval.suites.blur import BLUR
 from obliviate_eval.summary import summarise
+from obliviate_recipes.evaluate import EvaluateRun
 
 
 def files(folder: Path, forget: int, retain: int) -> FilesData:

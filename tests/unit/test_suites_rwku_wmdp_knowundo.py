@@ -17,7 +17,7 @@ from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.judges import Judges
 from obliviate_eval.records import Probe, Record, ScoredAnswer, read_records
 from obliviate_eval.report.model import ModelReport
-from obliviate_eval.report.terminal import print_table
+from obliviate_eval.report.terminal import Comparison
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Estimate
 from obliviate_eval.suites import SUITES
@@ -213,7 +213,7 @@ def test_every_figure_is_in_the_terminal_where_the_comparison_has_no_column_for_
     records = said("neighbor_level1", Role.RETAIN, True, True)
     console = Console(record=True, width=160)
     evaluation = summarise(records, SUITES["rwku"], resamples=100)
-    print_table([ModelReport("mine", "unlearned", evaluation)], console)
+    console.print(Comparison([ModelReport("mine", "unlearned", evaluation)]))
     text = console.export_text()
     assert "rwku_neighbor" in text
     assert "neighbor_level1 rouge" in text

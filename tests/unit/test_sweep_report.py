@@ -15,12 +15,13 @@ from rich.console import Console
 from test_sweep_space import sweep
 
 from obliviate.errors import UserError
-from obliviate_cli.sweep.calibrate import Calibrated
-from obliviate_cli.sweep.logs import open_logs
-from obliviate_cli.sweep.records import TrialRecord
-from obliviate_cli.sweep.result import Result, write_result
-from obliviate_cli.sweep.spec import SweepRun
+from obliviate_cli.console import Terminal
 from obliviate_eval.report.sweep_plots import symbol
+from obliviate_recipes.sweep.calibrate import Calibrated
+from obliviate_recipes.sweep.logs import open_logs
+from obliviate_recipes.sweep.records import TrialRecord
+from obliviate_recipes.sweep.result import Result, write_result
+from obliviate_recipes.sweep.spec import SweepRun
 
 
 def record(beta: float, seed: int, forget: float | None, utility: float | None, **more: Any) -> TrialRecord:
@@ -53,8 +54,8 @@ def written(config: SweepRun, tmp_path: Path) -> tuple[Path, str]:
     result = Result.of(config, tmp_path, "target model", (0.05, 0.95))
     mixed = Calibrated("b0.1-s0", "npo+gd", 0.375, 0.44, 0.91, "folder")
     out = StringIO()
-    console = Console(file=out, width=200)
-    write_result(Result(**{**vars(result), "calibrated": (mixed,)}), console)
+    terminal = Terminal(Console(file=out, width=200))
+    write_result(Result(**{**vars(result), "calibrated": (mixed,)}), terminal)
     return tmp_path, out.getvalue()
 
 
@@ -152,7 +153,7 @@ def test_the_table_marks_front_and_choice(written: tuple[Path, str]) -> None:
 def test_a_sweep_without_a_measured_trial_has_a_report_all_the_same(config: SweepRun, tmp_path: Path) -> None:
     RECORDS[-1].write(tmp_path)
     out = StringIO()
-    write_result(Result.of(config, tmp_path, "m", (0.0, 1.0)), Console(file=out, width=200))
+    write_result(Result.of(config, tmp_path, "m", (0.0, 1.0)), Terminal(Console(file=out, width=200)))
     assert "no configuration meets choose.type=knee" in out.getvalue()
     assert (tmp_path / "report.html").exists()
 

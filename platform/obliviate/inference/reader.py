@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from obliviate.decoder import NO_CACHE, keeps_state
-from obliviate.inference.request import switch_length
+from obliviate.inference.limits import switch_length
 
 CACHES = ("past_key_values", "cache_params", "state")  # by what names models hand out and take what they keep
 

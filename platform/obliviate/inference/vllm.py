@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
-from obliviate.inference.request import (
+from obliviate.inference.limits import (
     context_limit,
     reject_unscorable,
     request_seed,

@@ -29,7 +29,7 @@ FACTOR = ".lora_A."  # the layer that reads what the adapted layer reads
 
 
 @dataclass(frozen=True)
-class Request:
+class AdapterJob:
     job: Job
     folder: Path  # for the adapter; its Gram matrices go beside it
 
@@ -38,14 +38,14 @@ class Request:
         """What the job's directory and `folder` are called on every node."""
         return storage.name(self.job.directory), storage.name(self.folder)
 
-    def at(self, places: tuple[str, str]) -> "Request":
+    def at(self, places: tuple[str, str]) -> "AdapterJob":
         """The same on the node that this runs on."""
         directory, folder = map(storage.local, places)
-        return Request(replace(self.job, directory=directory), folder)
+        return AdapterJob(replace(self.job, directory=directory), folder)
 
 
 def launch_adapters(
-    requests: Mapping[str, Request], cluster: ClusterSpec, concurrency: int, on_done: Callable[[str], None]
+    requests: Mapping[str, AdapterJob], cluster: ClusterSpec, concurrency: int, on_done: Callable[[str], None]
 ) -> None:
     """Train every request's adapter, `concurrency` of them at a time; `on_done` gets the name of each that is written.
 
@@ -90,7 +90,7 @@ def launch_adapters(
         raise UserError("; ".join(failures))
 
 
-def train_adapter(request: Request, places: tuple[str, str], threads: float) -> Outcome:
+def train_adapter(request: AdapterJob, places: tuple[str, str], threads: float) -> Outcome:
     """In this process: the adapter, and the Gram matrices of the inputs that its forget texts give each layer.
 
     `places` are the driver's `request`'s.

@@ -26,9 +26,10 @@ from obliviate_cli.jobs import capacity
 from obliviate_cli.jobs.client import connect, explained
 from obliviate_cli.jobs.follow import attach, ended, how_to_attach
 from obliviate_cli.jobs.needs import check_fits, needs
-from obliviate_cli.jobs.verb import KINDS, verb_of
+from obliviate_cli.jobs.recipe import recipe_of
+from obliviate_recipes.catalogue import RECIPES
 
-PACKAGES = ("obliviate", "obliviate_cli", "obliviate_eval", "obliviate_serve")
+PACKAGES = ("obliviate", "obliviate_recipes", "obliviate_cli", "obliviate_eval", "obliviate_serve")
 NOT_SENT = ["__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
 
 
@@ -44,10 +45,10 @@ def submit(
 ) -> int:
     """The exit code of the command: of the job itself where it is followed. Raises UserError."""
     folder = Path.cwd()
-    verb = verb or verb_of(config)
-    if verb not in KINDS:
-        raise UserError(f"--verb {verb}: is none that runs as a job; give one of {', '.join(KINDS)}")
-    run = load(KINDS[verb], config, overrides)
+    verb = verb or recipe_of(config)
+    if verb not in RECIPES:
+        raise UserError(f"--verb {verb}: is none that runs as a job; give one of {', '.join(RECIPES)}")
+    run = load(RECIPES[verb].load().takes, config, overrides)
     check_paths(run, config, folder)
     client = connect(address)
     with explained(address):

@@ -12,13 +12,13 @@ from obliviate.config import load
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.models import portable
-from obliviate_cli.console import open_console
-from obliviate_cli.requests import certificate
-from obliviate_cli.requests.knowledge import Knowledge, repeats
-from obliviate_cli.requests.ledger import OPEN, LeaseLostError, Ledger, Request
-from obliviate_cli.requests.runner import Runner
-from obliviate_cli.requests.spec import RequestsRun
-from obliviate_cli.requests.states import RequestState
+from obliviate_cli.console import Terminal, open_console
+from obliviate_recipes.requests import certificate
+from obliviate_recipes.requests.knowledge import Knowledge, repeats
+from obliviate_recipes.requests.ledger import OPEN, LeaseLostError, Ledger, Request
+from obliviate_recipes.requests.runner import Runner
+from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.requests.states import RequestState
 
 NOTHING = "–"
 
@@ -86,10 +86,11 @@ def run(path: Path, overrides: list[str], dry_run: bool) -> None:
         waiting = [each for each in ledger.requests(config.alias) if each.state is RequestState.PENDING]
         console.print(f"{len(waiting)} requests wait: {sum(len(each.hashes) for each in waiting)} texts")
         return
-    from obliviate_cli.requests.work import Stages  # brings all that trains and measures: listing needs none of it
+    from obliviate_recipes.requests.work import Recipes  # brings all that trains and measures: listing needs none of it
 
+    events = Terminal(console)
     try:
-        ended = Runner(config, ledger, knowledge, Stages(config, console), console).run()
+        ended = Runner(config, ledger, knowledge, Recipes(config, events), events).run()
     except LeaseLostError as error:
         raise UserError(f"{error}; raise lease_s if this one was only slow") from error
     if not ended:

@@ -1,0 +1,69 @@
+"""The recipes by the names of their commands. Reading it imports none of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from obliviate_recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a recipe is, what it does, and which keys a config alone has that is one for it."""
+
+    place: str  # module:class in this package
+    what: str
+    keys: tuple[str, ...]
+
+    def load(self) -> "type[Recipe[Any, Any]]":
+        module, _, name = self.place.partition(":")
+        found: type[Recipe[Any, Any]] = getattr(import_module(f"{__package__}.{module}"), name)
+        return found
+
+
+# Of several whose keys a config has, the first is the one that it is for.
+RECIPES: Mapping[str, Entry] = {
+    "compare": Entry(
+        "compare:Compare", "Fine-tune, unlearn with several methods, evaluate all models, and report.", ("methods",)
+    ),
+    "continual": Entry(
+        "continual:Continual", "Unlearn one forget set after another, and measure all of them after every step.", ()
+    ),
+    "sweep": Entry(
+        "sweep.recipe:Sweep", "Run the trials that are not done yet, and report the front. The same as sweep CONFIG.",
+        ("space",),
+    ),
+    "evaluate": Entry(
+        "evaluate:Evaluate", "Measure models side by side: what was removed, what was kept.", ("models",)
+    ),
+    "make-questions": Entry(
+        "questions:MakeQuestions",
+        "Make questions and answers about an entity and its neighbours, to unlearn the entity with.",
+        ("writer",),
+    ),
+    "snap": Entry(
+        "snap.recipe:Snap",
+        "Forget an entity, from its name and texts: negative instructions, hard positives, and training on them.",
+        ("entity",),
+    ),
+    "fuse": Entry(
+        "fuse:Fuse", "Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model.",
+        ("requests", "adapters"),
+    ),
+    "erase": Entry(
+        "erase:Erase", "Teach a task by examples in the prompt that are forgotten exactly, and say what that costs.",
+        ("examples",),
+    ),
+    "unlearn": Entry("train:UnlearnRecipe", "Remove the forget set from a model.", ("method",)),
+    "probe-knowledge": Entry(
+        "probe:Probe",
+        "Find the questions that a model really answers, so that forgetting is measured on what was known.",
+        ("answers", "nli"),
+    ),
+    "finetune": Entry(
+        "train:FinetuneRecipe", "Teach a model the data: all of it, or all but the forget set (a retain model).",
+        ("train_on", "optim"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,225 @@
+"""From a config to the work of one stage: the data is tokenised and the model's config read, no weights are.
+
+A text's length is the mean of the first rows'; refusals and other companions are taken to be as long as the row itself.
+Generated answers are taken to be as long as they may be. Rows that a filter or early drop leaves out are counted: how
+many they are is not known before. Choosing near rows takes a sentence encoder seconds, and is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import fmean
+
+from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
+from obliviate.data import Corpus
+from obliviate.data.rows import Row, Said
+from obliviate.data.schedule import Schedule
+from obliviate.data.text import Encoded, TextEncoder
+from obliviate.data.world import load_world
+from obliviate.fit import read_in_parts
+from obliviate.inference.limits import room
+from obliviate.methods import ParameterRegularizer, Positions, union_of_needs
+from obliviate.methods.texts import Sets
+from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate.scoring import needs_reference
+from obliviate.source import export_dtype
+from obliviate.train.phases import plan_updates
+from obliviate.train.reference import scored_at
+from obliviate_eval.asked import suite_of
+from obliviate_eval.collect import answers_of
+from obliviate_eval.records import SCORED, Probe
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_recipes.costs.evaluation import Measuring
+from obliviate_recipes.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, Training
+
+SAMPLE = 64  # texts whose length stands for all
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Steps on the workers of a cluster."""
+
+    title: str
+    training: Training
+    workers: int
+    share: float = 1.0  # of a GPU, that each worker has
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Texts that a model answers or scores."""
+
+    title: str
+    measuring: Measuring
+    share: float = 1.0  # of a GPU, that each replica has
+
+
+Work = Trained | Measured
+
+
+def finetuning(config: FinetuneRun, rows: tuple[Row, ...], model: ModelSpec) -> Training:
+    """`model`: one whose files are there, of the shape and the tokenizer of that which is trained; so everywhere."""
+    tokens, answers = _lengths(model, _said(rows))
+    return _training(config, model, len(rows), texts=1, tokens=tokens, scored=answers)
+
+
+def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training:
+    needs = union_of_needs(config.terms)
+    apart = config.sharpness is not None or config.rectification is not None
+    updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
+    phases = [phase for update in updates for phase in update.phases if phase.trained]
+    # A sharpness-aware update runs over its texts a second time, with the weights moved.
+    rounds = [phase for phase in phases for _ in range(2 if phase.of_forget and config.sharpness is not None else 1)]
+    world = () if config.world is None else load_world(config.world)
+    sets, lengths = Sets(corpus.forget, corpus.retain, world=world), list[tuple[float, float]]()
+    for phase in rounds:
+        for each, stats in phase.trained.items():
+            tokens, answers = _lengths(model, each.sample(sets, SAMPLE))
+            where = scored_at(stats)
+            if where is Positions.PADDED:  # the whole batch is as long as a text may be
+                tokens = float(model.max_length)
+            lengths.append((tokens, answers if where is Positions.ANSWER else tokens - 1))
+    work = _training(
+        config,
+        model,
+        len(corpus.forget),
+        texts=len(lengths),
+        tokens=fmean(tokens for tokens, _ in lengths),
+        scored=fmean(scored for _, scored in lengths),
+    )
+    visited = min(len(corpus.retain), work.steps * work.items)
+    compared = {each.text for each, stats in needs.items() if each.of_reference or any(map(needs_reference, stats))}
+    of_reference = sum(visited if each.of == "retain" else len(corpus.forget) for each in compared)
+    if config.projection is not None:
+        of_reference += min(len(corpus.retain), config.projection.texts)
+    of_weights = any(isinstance(term, ParameterRegularizer) for term in config.terms)
+    states = 1 + max(update.optimizer for update in updates)
+    return replace(
+        work,
+        reference_texts=of_reference,
+        rounds=len(rounds),
+        updates=len(updates),
+        state_bytes=STATE_BYTES
+        + MOMENT_BYTES * (states - 1)
+        + (INITIAL_BYTES if of_weights else 0)
+        + (RECTIFIED_BYTES if config.rectification is not None else 0),
+    )
+
+
+def _training(
+    config: TrainingRun, model: ModelSpec, anchors: int, *, texts: int, tokens: float, scored: float
+) -> Training:
+    optim = config.optim
+    return Training(
+        size=_size(model),
+        steps=Schedule(anchors, 1, 1, optim, config.seed).steps,
+        items=optim.batch_size,
+        micro_items=optim.micro_batch_size,
+        texts_per_item=texts,
+        tokens=tokens,
+        scored=scored,
+        checkpointing=optim.activation_checkpointing,
+        compute_bytes=2 if model.compute_dtype == "bfloat16" else 4,
+        stored_bytes=export_dtype(model).itemsize,
+        in_parts=_in_parts(model),
+    )
+
+
+def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuring:
+    """What the suite asks of one model."""
+    suite, encoder = suite_of(spec), _encoder(model)
+    questions: list[Row] = []
+    scored: list[Said] = []
+    for each in corpus.evaluation:
+        needs = suite.needs_of(each.name, each.role)
+        repeats = (Probe.GENERATION in needs) + spec.sampling.samples * (Probe.SAMPLES in needs)
+        questions += [row for row in each.rows if row.question] * repeats
+        for row in each.rows:
+            found = answers_of(row, each.role)
+            scored += [row.saying(answer) for probe in SCORED if probe in needs for answer in found[probe]]
+    prompts = [len(encoder.prompt(*row.asked)) for row in questions[:SAMPLE]]
+    length = fmean(prompts) if prompts else 0.0
+    texts = [len(encoder.encode(*text).input_ids) for text in scored[:SAMPLE]]
+    engine = spec.engine
+    return _measuring(
+        model,
+        engine,
+        questions=len(questions),
+        question_tokens=length,
+        answer_tokens=room(round(length), spec.generation, engine.max_model_len) if questions else 0.0,
+        scored_texts=len(dict.fromkeys(scored)),
+        scored_tokens=fmean(texts) if texts else 0.0,
+    )
+
+
+def scoring(model: ModelSpec, rows: Sequence[Row], engine: EngineSpec) -> Measuring:
+    """The rows' own answers, each scored once."""
+    tokens, _ = _lengths(model, _said(rows))
+    return _measuring(model, engine, scored_texts=len(rows), scored_tokens=tokens)
+
+
+def asking(model: ModelSpec, rows: Sequence[Row], sampling: GenerationSpec, engine: EngineSpec) -> Measuring:
+    """Answers to the rows' questions, as many to each as are sampled."""
+    encoder = _encoder(model)
+    length = fmean([len(encoder.prompt(*row.asked)) for row in rows[:SAMPLE]]) if rows else 0.0
+    return _measuring(
+        model,
+        engine,
+        questions=len(rows) * sampling.samples,
+        question_tokens=length,
+        answer_tokens=room(round(length), sampling, engine.max_model_len),
+    )
+
+
+def _measuring(
+    model: ModelSpec,
+    engine: EngineSpec,
+    *,
+    questions: int = 0,
+    question_tokens: float = 0.0,
+    answer_tokens: float = 0.0,
+    scored_texts: int = 0,
+    scored_tokens: float = 0.0,
+) -> Measuring:
+    return Measuring(
+        size=_size(model),
+        questions=questions,
+        question_tokens=question_tokens,
+        answer_tokens=answer_tokens,
+        scored_texts=scored_texts,
+        scored_tokens=scored_tokens,
+        replicas=engine.replicas,
+        tensor_parallel=_gpus_of(engine),
+    )
+
+
+def _gpus_of(engine: EngineSpec) -> int:
+    """A replica on a share of a GPU is counted as having it all."""
+    return max(1, engine.tensor_parallel, round(engine.gpus_per_replica or 0))
+
+
+def _said(rows: Sequence[Row]) -> list[Said]:
+    return [row.saying(row.answer) for row in rows[:SAMPLE]]
+
+
+def _lengths(model: ModelSpec, texts: Sequence[Said]) -> tuple[float, float]:
+    """Mean tokens of a text, and of its answer."""
+    encoder = _encoder(model)
+    encoded: list[Encoded] = [encoder.encode(*text) for text in texts]
+    return fmean(len(e.input_ids) for e in encoded), fmean(len(e.answer_ids) for e in encoded)
+
+
+@cache  # several stages have one model, and a GGUF's tokenizer takes seconds to read
+def _encoder(model: ModelSpec) -> TextEncoder:
+    return text_encoder(model, load_tokenizer(model))
+
+
+@cache
+def _in_parts(model: ModelSpec) -> bool:
+    return read_in_parts(model)
+
+
+@cache
+def _size(model: ModelSpec) -> ModelSize:
+    return model_size(model)

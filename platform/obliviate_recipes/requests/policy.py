@@ -1,0 +1,112 @@
+"""What a model must have forgotten, and what it must have kept, before it may be served."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+
+from pydantic import Field, model_validator
+
+from obliviate.data.rows import Role
+from obliviate.errors import UserError
+from obliviate.schema import Spec
+from obliviate_eval.asked import suite_of
+from obliviate_eval.metrics import AnyMetric
+from obliviate_eval.metrics.base import KEPT
+from obliviate_eval.records import Probe
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.statistics import Figure
+from obliviate_recipes.requests.measurement import Measurement
+
+JUDGES = {Probe.SIMILARITY: "encoder", Probe.ENTAILMENT: "nli", Probe.FLUENCY: "fluency"}  # keys of `evaluation`
+
+
+class Bound(Spec):
+    """Limits of one figure; those that are given must all hold."""
+
+    min: float | None = None
+    max: float | None = None
+    min_of_before: float | None = Field(None, ge=0)  # times what it was before unlearning
+    max_of_before: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> "Bound":
+        if all(limit is None for limit in (self.min, self.max, self.min_of_before, self.max_of_before)):
+            raise ValueError("has no limit; give min, max, min_of_before or max_of_before")
+        return self
+
+    def broken(self, before: Figure | None, after: Figure | None) -> Iterator[str]:
+        """What is wrong with the figure. One that could not be computed holds no limit."""
+        if after is None or after.value is None:
+            yield "could not be measured"
+            return
+        limits = [("min", self.min), ("max", self.max)]
+        for name, factor in (("min", self.min_of_before), ("max", self.max_of_before)):
+            if factor is None:
+                continue
+            if before is None or before.value is None:
+                yield "could not be measured before unlearning"
+            else:
+                limits.append((name, factor * before.value))
+        for name, limit in limits:
+            if limit is not None and (after.value < limit if name == "min" else after.value > limit):
+                yield f"is {after.value:.3f}, {'below' if name == 'min' else 'above'} {limit:.3f}"
+
+
+class Policy(Spec):
+    """`forget` binds every request's figures on its own texts, `utility` those of what is kept.
+
+    Names: a metric or aggregate of the suite in `forget`; an aggregate, or SET.METRIC, in `utility`.
+    """
+
+    forget: dict[str, Bound] = Field(min_length=1)
+    utility: dict[str, Bound] = Field(min_length=1)
+    recheck: bool = True  # what was certified earlier must still be forgotten, by the same limits but those of before
+
+    def check(self, spec: EvaluationSpec, sets: Iterable[tuple[str, Role]]) -> None:
+        """`sets`: those that will be measured. Raises UserError for a name that is not measured on them."""
+        suite = suite_of(spec)
+        of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
+        of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
+        own: dict[str, AnyMetric] = {metric.type: metric for metric in suite.metrics}
+        on_sets = {
+            f"{name}.{metric.type}": metric
+            for name, role in sets
+            if role in KEPT
+            for metric in suite.metrics_of(name, role)
+        }
+        parts = (("forget", self.forget, of_forget, own), ("utility", self.utility, of_kept, on_sets))
+        for part, bounds, aggregates, metrics in parts:
+            for name in bounds:
+                key, known = f"policy.{part}.{name}", [*aggregates, *metrics]
+                if name not in known:
+                    near = get_close_matches(name, known, n=1)
+                    fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                    raise UserError(f"{key}: the suite {suite.name} measures no such thing; {fix}")
+                needs = metrics[name].needs if name in metrics else frozenset()
+                for probe in needs.intersection(JUDGES):
+                    if getattr(spec, JUDGES[probe]) is None:
+                        raise UserError(f"{key}: is judged by evaluation.{JUDGES[probe]}, which is null; give a model")
+
+    def violations(self, requests: Mapping[int, bool], before: Measurement, after: Measurement) -> list[str]:
+        """What keeps the model from being served, one line each. `requests`: those of the batch, and whether any of
+        their texts were still known before it.
+
+        What is forgotten before and after, as earlier requests are, says nothing to limits that compare the two.
+        """
+        found = []
+        for request in sorted(after.requests if self.recheck else requests):
+            figures, earlier = after.requests.get(request, {}), before.requests.get(request, {})
+            bounds = self.forget if requests.get(request, False) else _absolute(self.forget)
+            which = f"request {request}" if request in requests else f"earlier request {request}"
+            for name, bound in bounds.items():
+                found += [f"{which}: {name} {what}" for what in bound.broken(earlier.get(name), figures.get(name))]
+        for name, bound in self.utility.items():
+            found += [f"utility: {name} {what}" for what in bound.broken(before.kept.get(name), after.kept.get(name))]
+        return found
+
+
+def _absolute(bounds: Mapping[str, Bound]) -> dict[str, Bound]:
+    return {
+        name: Bound(min=bound.min, max=bound.max)
+        for name, bound in bounds.items()
+        if bound.min is not None or bound.max is not None
+    }

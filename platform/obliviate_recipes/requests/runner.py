@@ -1,0 +1,218 @@
+"""Working off the ledger: batch after batch, each from where it stands to its end.
+
+Every step may be killed at any point and is done again from its beginning: what it wrote is written whole, what it
+computed is found again by its content, and the ledger moves on only when it is done.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from obliviate import storage
+from obliviate.aliases import set_alias
+from obliviate.data.rows import Row, read_rows, write_rows
+from obliviate.errors import UserError
+from obliviate.runs import content_hash, provenance, write_json
+from obliviate.schema import Spec
+from obliviate_recipes.events import Events
+from obliviate_recipes.requests.certificate import load_key, write_certificate
+from obliviate_recipes.requests.knowledge import Knowledge
+from obliviate_recipes.requests.lease import Lease
+from obliviate_recipes.requests.ledger import Batch, Ledger, Request
+from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.policy import Policy
+from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.requests.states import ENDED, BatchState, RequestState
+
+if TYPE_CHECKING:
+    from obliviate_recipes.requests.work import Work
+
+BEFORE, AFTER, POLICY = "before.json", "after.json", "policy.json"
+FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass
+class Runner:
+    config: RequestsRun
+    ledger: Ledger
+    knowledge: Knowledge
+    work: "Work"
+    events: Events
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def run(self) -> int:
+        """Work until nothing is due, or another runner is at work; how many batches have ended.
+
+        Raises LeaseLostError where another runner took this one for dead, and UserError for what the user can mend;
+        the batch then stays where it stands, for the next run.
+        """
+        ended = 0
+        while (batch := self._claim()) is not None:
+            numbers = ", ".join(str(request.id) for request in batch.requests)
+            self.events.said(f"batch {batch.id} ({batch.state}): request {numbers}, from {batch.base}")
+            storage.fetch_loose(self.folder(batch))  # another node may have begun it
+            with Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
+                while batch.state not in ENDED:
+                    lease.check()
+                    batch = STEPS[batch.state](self, batch)
+                    self.events.said(f"batch {batch.id}: {batch.state}")
+            ended += 1
+        return ended
+
+    def folder(self, batch: Batch) -> Path:
+        """Its texts, measurements and certificates. The time keeps ledgers that share `runs` apart."""
+        claimed = datetime.fromtimestamp(batch.claimed_s, UTC).strftime("%Y%m%dT%H%M%S")
+        return storage.local(self.config.runs).absolute() / "requests" / f"{self.config.alias}-{batch.id}-{claimed}"
+
+    def _claim(self) -> Batch | None:
+        due_after_s = self.config.due_after_hours * 3600
+        return self.ledger.claim(
+            self.config.alias, self.owner, self.config.lease_s, due_after_s=due_after_s, most=self.config.batch_requests
+        )
+
+    def baseline(self, batch: Batch) -> Batch:
+        """Write the texts down, and measure the model that is served.
+
+        Texts that another request has had forgotten since this one was taken in are not forgotten again.
+        """
+        folder, own = self.folder(batch), {each for request in batch.requests for each in request.hashes}
+        gone = self.ledger.forgotten(batch.alias)
+        for request in batch.requests:
+            write_rows(_texts_of(folder, request), self.knowledge.select(request.hashes))
+        for name, rows in (
+            (FORGET, self.knowledge.select(sorted(own - gone))),
+            (RETAIN, self.knowledge.without(own | gone)),
+        ):
+            if rows:
+                write_rows(folder / name, rows)
+        self._measure(batch, "before", batch.base, folder / BEFORE)
+        return self.ledger.advance(batch, self.owner, BatchState.BASELINE)
+
+    def unlearn(self, batch: Batch) -> Batch:
+        folder, gone = self.folder(batch), self.ledger.forgotten(batch.alias)
+        model = batch.base
+        if not all(gone.issuperset(request.hashes) for request in batch.requests):
+            forget, retain = _present(folder / FORGET), folder / RETAIN
+            model = self.work.unlearn(batch.base, forget, retain if retain.exists() else None)
+        return self.ledger.advance(batch, self.owner, BatchState.UNLEARNED, model=model)
+
+    def measure(self, batch: Batch) -> Batch:
+        """Both models: the first one's figures are at hand, unless the config has another `evaluation` by now."""
+        assert batch.model is not None
+        folder = self.folder(batch)
+        self._measure(batch, "before", batch.base, folder / BEFORE)
+        self._measure(batch, "after", batch.model, folder / AFTER)
+        return self.ledger.advance(batch, self.owner, BatchState.MEASURED)
+
+    def judge(self, batch: Batch) -> Batch:
+        folder, gone = self.folder(batch), self.ledger.forgotten(batch.alias)
+        before, after = (_read(folder / name, Measurement) for name in (BEFORE, AFTER))
+        known = {request.id: not gone.issuperset(request.hashes) for request in batch.requests}
+        found = self.config.policy.violations(known, before, after)
+        if not found:
+            write_json(folder / POLICY, self.config.policy.model_dump(mode="json", exclude_none=True))
+            return self.ledger.promote(batch, self.owner)
+        for line in found:
+            self.events.warned(f"batch {batch.id}: policy not met: {line}")
+        return self.ledger.reject(batch, self.owner, "; ".join(found))
+
+    def conclude(self, batch: Batch) -> Batch:
+        """Let the server follow, certify, and only then say that the requests are fulfilled."""
+        assert batch.model is not None
+        self.ledger.publish(
+            batch,
+            self.owner,
+            lambda model: set_alias(Path(self.config.aliases), self.config.alias, model),
+        )
+        key = load_key(Path(self.config.key))
+        folder, weights = self.folder(batch), self.work.weights(batch.model)
+        certificates = {}
+        for request in batch.requests:
+            statement = self._statement(batch, request, weights)
+            path = write_certificate(folder, f"certificate-{request.id}", statement, key)
+            certificates[request.id] = storage.name(path)
+            self.events.said(f"certificate of request {request.id}: {certificates[request.id]}")
+        return self.ledger.fulfil(batch, self.owner, certificates)
+
+    def _measure(self, batch: Batch, when: str, model: str, path: Path) -> None:
+        """On the texts of the batch, those of earlier requests that are still at hand, and what is to be kept."""
+        requests = {request.id: self.knowledge.select(request.hashes) for request in batch.requests}
+        if self.config.policy.recheck:
+            requests = self._earlier() | requests
+        gone = self.ledger.forgotten(batch.alias) | {each for request in batch.requests for each in request.hashes}
+        kept = self.knowledge.kept_without(gone)
+        measured = self.work.measure(f"batch-{batch.id}-{when}", model, requests, kept)
+        write_json(path, measured.model_dump(mode="json"))
+
+    def _earlier(self) -> dict[int, tuple[Row, ...]]:
+        """The texts of fulfilled requests, from the folders of their batches; without those that were deleted there."""
+        paths = {
+            request.id: _texts_of(storage.local(request.certificate).parent, request)
+            for request in self.ledger.requests(self.config.alias)
+            if request.state is RequestState.FULFILLED and request.certificate is not None
+        }
+        left = {number: path for number, path in paths.items() if not storage.is_removed(path)}
+        return {number: read_rows(path) for number, path in left.items() if storage.fetch(path).exists()}
+
+    def _statement(self, batch: Batch, request: Request, weights: str) -> dict[str, Any]:
+        """By which config the model was made, and by which policy it was judged, is on disk: the config of this run may
+        be another one by now."""
+        assert batch.promoted_s is not None
+        assert batch.model is not None
+        folder, made = self.folder(batch), self.work.recipe(batch.model)
+        measured = {"before": _read(folder / BEFORE, Measurement), "after": _read(folder / AFTER, Measurement)}
+        hashes = [[row.key for row in read_rows(path)] for name in (FORGET, RETAIN) if (path := folder / name).exists()]
+        return {
+            "request": {
+                "id": request.id, "requester": request.requester,
+                "received": _time(request.received_s), "texts": list(request.hashes),
+            },
+            "promoted": _time(batch.promoted_s),
+            "model": {"alias": batch.alias, "before": batch.base, "after": batch.model},
+            "method": {
+                "label": made.label, "terms": [term.model_dump(mode="json") for term in made.terms],
+                "optim": made.optim.model_dump(mode="json"), "seed": made.seed,
+            },
+            "hashes": {
+                "config": content_hash(made.model_dump(mode="json")), "data": content_hash(hashes), "model": weights,
+            },
+            "policy": _read(folder / POLICY, Policy).model_dump(mode="json", exclude_none=True),
+            "measurements": {
+                when: {
+                    "forgotten": each["requests"][str(request.id)], "kept": each["kept"], "run": each["evaluation"],
+                }
+                for when, each in ((when, found.model_dump(mode="json")) for when, found in measured.items())
+            },
+            "code": provenance(),
+        }  # fmt: skip
+
+
+STEPS: dict[BatchState, Callable[[Runner, Batch], Batch]] = {
+    BatchState.CLAIMED: Runner.baseline,
+    BatchState.BASELINE: Runner.unlearn,
+    BatchState.UNLEARNED: Runner.measure,
+    BatchState.MEASURED: Runner.judge,
+    BatchState.PROMOTED: Runner.conclude,
+}
+
+
+def _texts_of(folder: Path, request: Request) -> Path:
+    return folder / f"request-{request.id}.jsonl"
+
+
+def _read(path: Path, kind: type[S]) -> S:
+    return kind.model_validate_json(_present(path).read_text(encoding="utf-8"))
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"runs: {path} is missing; give the folder of runs that the batch was begun in")
+    return path
+
+
+def _time(since_epoch_s: float) -> str:
+    return datetime.fromtimestamp(since_epoch_s, UTC).isoformat(timespec="seconds")

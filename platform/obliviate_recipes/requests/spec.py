@@ -1,0 +1,45 @@
+"""The config of `obliviate request`: one served model, what it knows, how requests are unlearned, and the policy."""
+
+from pydantic import Field, model_validator
+
+from obliviate.config import UnlearnRun
+from obliviate.guardrail import NOT_REMOVED
+from obliviate.schema import FilePath
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_recipes.requests.policy import Policy
+
+
+class RequestsRun(UnlearnRun):
+    """What `unlearn` takes is how each batch is unlearned; `data` is all that the model was taught.
+
+    `model` is the served model before the first request; after that the ledger knows it.
+    """
+
+    ledger: str  # path of a SQLite file, or postgresql://...
+    alias: str = Field("production", min_length=1)  # the name that the server follows
+    aliases: FilePath = "aliases.json"  # the file with what names stand for
+    policy: Policy
+    key: FilePath  # private key that signs the certificates
+    batch_requests: int = Field(20, ge=1)  # unlearned together at most
+    due_after_hours: float = Field(0.0, ge=0)  # how long the oldest request waits for others to come
+    lease_s: float = Field(300.0, ge=1)  # a runner that was not heard of for so long has died
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def _the_method_removes(self) -> "RequestsRun":
+        if self.method.hides:
+            raise ValueError(
+                f"method: {self.method.type}: what it was asked to forget is {NOT_REMOVED}, so that no certificate "
+                "could say it is gone; take another method"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_models(self) -> "RequestsRun":
+        if self.model.lora is not None and not self.model.lora.merge:
+            raise ValueError(
+                "model.lora.merge: false keeps an adapter; the next batch starts from a whole model: set true"
+            )
+        if self.forget_filter is not None:
+            raise ValueError("forget_filter: a request is about all of its rows, and filtered ones stay; remove it")
+        return self

@@ -1,0 +1,45 @@
+"""`obliviate snap`: the rows, then the training."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+from obliviate.config import UnlearnRun
+from obliviate.schema import ModelSpec
+from obliviate_recipes.events import Events
+from obliviate_recipes.recipe import Recipe
+from obliviate_recipes.snap.data import SnapRows
+from obliviate_recipes.snap.spec import SnapRun
+from obliviate_recipes.stage import ModelStage, Stage, perform
+from obliviate_recipes.stages.data_files import DATA
+from obliviate_recipes.stages.training import unlearning_stage
+
+
+class Snap(Recipe[SnapRun, ModelSpec]):
+    """A model without the entity."""
+
+    takes: ClassVar = SnapRun
+
+    @cached_property
+    def rows(self) -> SnapRows:
+        return SnapRows(self.config)
+
+    @property
+    def training(self) -> ModelStage:
+        """On the rows; before they are made, on such as are expected."""
+        rows = self.rows
+        if not rows.done:
+            return unlearning_stage(self.config.expected, rows.expected)
+        run: UnlearnRun = self.config.unlearning(rows.run.directory / DATA)
+        return unlearning_stage(run, run.data.load())
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return [self.rows, self.training]
+
+    def perform(self, events: Events) -> ModelSpec:
+        perform([self.rows], events)  # what they are says what is trained
+        return super().perform(events)
+
+    def conclude(self, events: Events) -> ModelSpec:
+        return self.training.told_of(events)

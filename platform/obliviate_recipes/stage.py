@@ -1,0 +1,240 @@
+"""A stage: one thing that is made once and found ever after, with what must be there before it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from obliviate import storage
+from obliviate.models import content_of, made_by, portable
+from obliviate.runs import DONE_FILE, RUN_FILE, Run, content_hash, record_of
+from obliviate.schema import ModelSpec
+from obliviate.source import locate
+from obliviate_recipes.events import Events
+
+if TYPE_CHECKING:
+    from obliviate_recipes.costs.work import Work
+
+MODEL = "model"  # the folder of the trained model in its run
+
+
+@dataclass(frozen=True)
+class Determined:
+    """What a stage's result depends on, and nothing else."""
+
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)  # name -> content hash
+    models: Mapping[str, ModelSpec] = field(default_factory=dict)  # name -> one that is there, or is going to be made
+    whole: Mapping[str, Any] | None = None  # to record, where `config` is only the part that determines the result
+
+
+class Stage(ABC):
+    """Known, with the folder of its run, before anything is made."""
+
+    kind: ClassVar[str]  # begins the name of the run's folder
+    waits: ClassVar[bool] = False  # for another process that makes the same, instead of giving up
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Goes on with it."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What is done, for who waits."""
+
+    @property
+    def runs(self) -> str:
+        """The folder of all runs: that of its config."""
+        runs: str = self.config.runs  # type: ignore[attr-defined]
+        return runs
+
+    @property
+    def needs(self) -> "tuple[Stage, ...]":
+        """Those that must be made before it."""
+        return ()
+
+    @abstractmethod
+    def determined(self) -> Determined: ...
+
+    @abstractmethod
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        """Into the run's folder; what is recorded when it is done. Called again where an earlier call was cut off."""
+
+    def check(self) -> None:  # noqa: B027 - most stages have none
+        """Raises UserError for what would keep it from being made, before any stage is."""
+
+    def prepare(self, events: Events) -> None:  # noqa: B027 - most stages have none
+        """Makes some of what it needs in another way than one after the other."""
+
+    def finished(self, run: Run) -> None:  # noqa: B027 - most stages have none
+        """Clears away what a finished run needs no more."""
+
+    def told(self, run: Run, events: Events) -> None:  # noqa: B027 - most stages have none
+        """What there is to say of a finished run, whenever it was made. Raises UserError where it is of no use."""
+
+    def outline(self) -> list[str]:
+        """What it would do, for who asks before."""
+        return [self.title]
+
+    def work(self) -> "tuple[Work, ...]":
+        """What it costs; nothing where that is seconds."""
+        return ()
+
+    @cached_property
+    def run(self) -> Run:
+        found = self._determined
+        inputs = {**{name: self.content_of(model) for name, model in found.models.items()}, **found.inputs}
+        return Run.at(Path(self.runs), self.kind, self.label, found.config, inputs, whole_config=found.whole)
+
+    @cached_property
+    def _determined(self) -> Determined:
+        return self.determined()
+
+    @property
+    def done(self) -> bool:
+        """Whether it is made, and nothing that it was made of has been made again since."""
+        if not self.run.done:
+            return False
+        then, now = record_of(self.run.directory).get("made_of", {}), self.made_of()
+        return all(then.get(name, made) == made for name, made in now.items())
+
+    def made_of(self) -> dict[str, str]:
+        """The runs that are there of those that it needs: the folder's name -> a hash that is another when it is made
+        again, which a run's address is not."""
+        folders = {need.run.directory for need in self.needs}
+        for model in self._determined.models.values():
+            if self._maker(model) is None:
+                folders.add(Path(locate(model.source)).parent)
+        records = {folder.name: storage.fetch(folder / RUN_FILE) for folder in folders}
+        return {
+            name: content_hash(record.read_text(encoding="utf-8"))
+            for name, record in records.items()
+            if record.exists() and record.with_name(DONE_FILE).exists()
+        }
+
+    def content_of(self, model: ModelSpec) -> str:
+        """Of a model that is there, or is going to be made."""
+        maker = self._maker(model)
+        return content_of(model, None if maker is None else maker.weights)
+
+    def at_hand(self, model: ModelSpec) -> ModelSpec:
+        """A model of the same shape and tokenizer whose files are there already."""
+        maker = self._maker(model)
+        return model if maker is None or maker.done else _at(maker.shape, model)
+
+    def portable(self, model: ModelSpec) -> ModelSpec:
+        """As `obliviate.models.portable`, of a model that is there or is going to be made."""
+        maker = self._maker(model)
+        if maker is None:
+            return portable(model)
+        return _at(model, portable(_at(maker.shape, model)))
+
+    def _maker(self, model: ModelSpec) -> "ModelStage | None":
+        makers = (need for need in self.needs if isinstance(need, ModelStage))
+        return next((each for each in makers if each.model.source == model.source), None)
+
+
+class ModelStage(Stage):
+    """One that makes a model."""
+
+    @property
+    @abstractmethod
+    def base(self) -> ModelSpec:
+        """The model that it is made of, which may itself have to be made."""
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.run.directory / MODEL
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        """Laid out as its base is; where an adapter is kept, beside that."""
+        lora = self.base.lora
+        kept = None if lora is None or lora.merge else self.portable(self.base).source  # an adapter's own base
+        update = {"source": storage.name(self.folder), "base": kept, "lora": None, "revision": None}
+        return self.base.model_copy(update=update)
+
+    def told_of(self, events: Events) -> ModelSpec:
+        """The model, for a recipe that ends with it."""
+        events.said(f"model: {self.model.source}")
+        return self.model
+
+    @property
+    def weights(self) -> str:
+        return made_by(self.run.content, MODEL)
+
+    @property
+    def shape(self) -> ModelSpec:
+        """A model like it, and there: at last the one that everything is made of."""
+        return self.at_hand(self.base)
+
+
+def _at(place: ModelSpec, model: ModelSpec) -> ModelSpec:
+    """The model, laid out as it is, where `place` says that its weights lie."""
+    return model.model_copy(update={key: getattr(place, key) for key in ("source", "base", "revision")})
+
+
+def all_of(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """These and what they need, each once, what is needed first."""
+    seen: set[Path] = set()
+
+    def visit(stage: Stage) -> Iterator[Stage]:
+        if stage.run.directory not in seen:
+            seen.add(stage.run.directory)
+            for need in stage.needs:
+                yield from visit(need)
+            yield stage
+
+    for stage in stages:
+        yield from visit(stage)
+
+
+def perform(stages: Iterable[Stage], events: Events) -> None:
+    """Make what is not done yet, in this order; of what is needed, only what something undone asks for.
+
+    Raises UserError, for what can be known of it before anything is made.
+    """
+    wanted = tuple(stages)
+    for stage in all_of(stage for stage in wanted if not stage.done):
+        if not stage.done:
+            stage.check()
+    told: set[Path] = set()
+    for stage in wanted:
+        _made(stage, events, told)
+
+
+@contextmanager
+def unmade(stage: Stage) -> Iterator[Run | None]:
+    """The stage's run, begun, and held against others that would make it too; None where one of them has."""
+    if stage.run.done and not stage.done:
+        storage.remove(stage.run.directory)  # of what is there no more
+    with stage.run.begin(stage.made_of()).locked(wait=stage.waits):
+        yield None if stage.run.done else stage.run
+
+
+def finish(stage: Stage, **summary: Any) -> None:
+    """Mark its run whole."""
+    stage.run.finish(**summary)
+    stage.finished(stage.run)
+
+
+def _made(stage: Stage, events: Events, told: set[Path]) -> None:
+    run = stage.run
+    if stage.done:
+        if run.directory not in told:
+            events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
+    else:
+        stage.prepare(events)
+        for need in stage.needs:
+            _made(need, events, told)
+        with unmade(stage) as held:
+            if held is not None:
+                finish(stage, **stage.make(held, events))
+    if run.directory not in told:
+        told.add(run.directory)
+        stage.told(run, events)

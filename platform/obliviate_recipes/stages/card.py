@@ -1,0 +1,158 @@
+"""The model card beside a trained model: what was unlearned, how, and what was measured."""
+
+import json
+from typing import Any
+
+from obliviate.guardrail import NOT_REMOVED, hides
+from obliviate.runs import EXPORT_FILE, Run, record_of, write_whole
+from obliviate.schema import ModelSpec
+from obliviate.source import weights_dtype
+from obliviate_eval.statistics import Figure
+from obliviate_eval.summary import Evaluation
+from obliviate_recipes.stages.judged import JUDGED, line
+
+CARD = "README.md"
+COLLAPSED = (
+    "the model has collapsed: it no longer gives the answers that it should keep, so that what it no longer says is "
+    "not forgotten but destroyed. Lower the learning rate, the forget objective's weight, or method.scale"
+)
+
+
+def write_card(
+    run: Run,
+    folder: str,
+    evaluation: Evaluation | None = None,
+    behind: str | None = None,
+    measured_in: str | None = None,
+) -> None:
+    """Into the run's model folder; again, with the figures, once it is measured, bare or `behind` a guardrail, its
+    weights in the dtype `measured_in`."""
+    record = record_of(run.directory)
+    config = record["config"]
+    text = "\n".join(
+        [
+            "---",
+            f"base_model: {json.dumps(config['model']['source'])}",
+            "library_name: transformers",
+            "tags: [machine-unlearning, obliviate]",
+            "---",
+            f"# {record['label']}",
+            "",
+            _what(record["verb"], config),
+            "",
+            *_stored(run, folder),
+            *_filtered(run),
+            *_measurements(evaluation, behind, measured_in),
+            "## How to reproduce it",
+            "",
+            f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
+            f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}. "
+            f"{_data(record['inputs'])}The resolved config:",
+            "",
+            "```json",
+            json.dumps(config, indent=2, ensure_ascii=False),
+            "```",
+            "",
+        ]
+    )
+    write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _data(inputs: dict[str, str]) -> str:
+    return f"Data: SHA-256 `{inputs['data'][:16]}…`. " if "data" in inputs else ""
+
+
+def _what(verb: str, config: dict[str, Any]) -> str:
+    if verb == "fuse":
+        names = ", ".join([*config["requests"], *config["adapters"]])
+        done = f"hidden (it is {NOT_REMOVED}) in" if hides(config["method"]) else "unlearned from"
+        return (
+            f"What {names} asked to forget was {done} `{config['model']['source']}` by an adapter each "
+            f"({_objective(config)}), and the adapters were fused in closed form (ridge {config['ridge']:g})."
+        )
+    data, optim = config["data"], config["optim"]
+    where = f"`{data['type']}` data" + (f", split `{data['split']}`" if "split" in data else "")
+    how = f"{optim['epochs']:g} epochs, learning rate {optim['learning_rate']:g}, batch {optim['batch_size']}"
+    if verb == "finetune":
+        rows = {
+            "all": "all rows",
+            "retain": "all rows but the forget set (a retain model)",
+            "forget": "the forget set alone",
+        }[config["train_on"]]
+        return f"Fine-tuned from `{config['model']['source']}` on {rows} of {where}: {how}."
+    objective = _objective(config)
+    if verb == "learn":
+        return (
+            f"Trained from `{config['model']['source']}` ON the forget set of {where} with {objective}: {how}. It "
+            "knows what is to be forgotten better than before; only the difference of its weights is of use."
+        )
+    if hides(config["method"]):
+        return (
+            f"Taught from `{config['model']['source']}` not to tell the forget set of {where} where the prompt marks "
+            f"it, with {objective}: {how}. What it does not tell is {NOT_REMOVED}."
+        )
+    if config["method"]["type"] == "task_vector":
+        learned = 1 + len(config["method"]["learning_rates"])
+        agreed = f", where {learned} learnings agree on its sign," if learned > 1 else ""
+        objective += f", and {config['method']['scale']:g} times the change of the weights{agreed} subtracted"
+    return (
+        f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
+        "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."
+    )
+
+
+def _objective(config: dict[str, Any]) -> str:
+    terms = [config["method"], *config["regularizers"]]
+    return " + ".join(f"{term['weight']:g} {term['type'].upper()}" for term in terms)
+
+
+def _filtered(run: Run) -> list[str]:
+    """The rows that were to be forgotten and were not trained on, one by one."""
+    path = run.directory / JUDGED
+    if not path.exists():
+        return []
+    judged = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    filtered = [f"- {line(each)}" for each in judged if each["filtered"]]
+    title = f"{len(filtered)} of {len(judged)} forget rows were filtered: the model may still know what they say."
+    return ["## Not unlearned", "", title, "", *filtered, ""]
+
+
+def _stored(run: Run, folder: str) -> list[str]:
+    """In which dtype the weights lie, and what that leaves of training."""
+    dtype = weights_dtype(ModelSpec(source=str(run.directory / folder)))
+    if dtype is None:
+        return []
+    text = f"The weights are stored in {dtype}."
+    exported = run.directory / EXPORT_FILE
+    found = json.loads(exported.read_text(encoding="utf-8"))["rounding"] if exported.exists() else None
+    if found is not None and found["moved"]:
+        share = found["kept"] / found["moved"]
+        text += f" Training moved {found['moved']} of them in float32; {share:.1%} of these still differ when rounded."
+    return [text, ""]
+
+
+def _measurements(evaluation: Evaluation | None, behind: str | None, measured_in: str | None) -> list[str]:
+    if evaluation is None:
+        return ["## Measurements", "", "Not measured yet: `obliviate evaluate`.", ""]
+    lines = ["## Measurements", "", f"Suite `{evaluation.suite}`; 95% bootstrap intervals; n is the items scored.", ""]
+    if measured_in is not None:
+        lines += [f"Figures hold for the weights in {measured_in}, in which the engine had them.", ""]
+    if behind is not None:
+        lines += [f"Measured behind a {behind}: the bare model, which is what lies here, has other figures.", ""]
+    lines += ["| set | metric | value | interval | n |", "|---|---|---|---|---|"]
+    rows = [(name, metric, figure) for name, row in evaluation.sets.items() for metric, figure in row.items()]
+    rows += [("all", name, figure) for name, figure in evaluation.aggregates.items()]
+    lines += [f"| {name} | {metric} | {_cells(figure)} |" for name, metric, figure in rows]
+    if (quality := evaluation.forget_quality) is not None:
+        shown = f"p = {quality.p_value:.3g}, KS statistic = {quality.statistic:.3f}, log10 p = {quality.log10_p:.2f}"
+        lines += ["", f"Forget quality against the retain model: {shown}."]
+    if evaluation.collapsed:
+        lines += ["", f"Warning: {COLLAPSED}."]
+    return [*lines, ""]
+
+
+def _cells(figure: Figure) -> str:
+    if figure.value is None:
+        return f"– | – | {figure.scored}"
+    interval = "–" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"
+    return f"{figure.value:.3f} | {interval} | {figure.scored}"

@@ -1,0 +1,363 @@
+"""Evaluation as two stages: a model's records, which take an engine and its hours, and figures of them, which take
+seconds and are made anew where a suite, a judge or a metric's code is another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import TypeAdapter
+
+from obliviate import fit, plugins, storage
+from obliviate.data.rows import Corpus
+from obliviate.errors import UserError
+from obliviate.guardrail import label
+from obliviate.models import date_warnings, load_tokenizer, locate, text_encoder
+from obliviate.runs import RUN_FILE, Run, content_hash, write_json
+from obliviate.schema import ModelSpec
+from obliviate.source import weights_dtype
+from obliviate_eval.asked import asked_of_engine, suite_of
+from obliviate_eval.content import content_of_code, content_of_suite
+from obliviate_eval.judges.prompt import read_prompt
+from obliviate_eval.records import RECORDS_FILE, Record, read_records
+from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.statistics import Figure
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.events import Events, Update
+from obliviate_recipes.placement import PLACEMENT, judged_folder
+from obliviate_recipes.stage import Determined, Stage
+from obliviate_recipes.stages import cautions
+from obliviate_recipes.stages.card import COLLAPSED, write_card
+from obliviate_recipes.stages.judge import Judge
+
+if TYPE_CHECKING:
+    from obliviate.data.text import TextEncoder
+    from obliviate.inference.engine import WhiteBox
+    from obliviate.inference.on_demand import OnDemand
+    from obliviate_eval.harness import Tasks
+    from obliviate_eval.judges import Judges
+    from obliviate_recipes.costs.work import Work
+
+TASKS_FILE = "tasks.json"  # figures of general ability: they come from the engine, as records do
+TASKS = TypeAdapter(dict[str, dict[str, Figure]])
+FIGURES = {"judge", "resamples", "seed"}  # what changes the figures of the same records, besides suite and judges
+ANSWERS = "answers"  # the folder of what the engine said, chunk by chunk, until the records are written
+
+
+@dataclass
+class Measuring:
+    """What the evaluations of several models share: items, suite, and what is loaded once.
+
+    `within`: what this process holds is enough, for one that has the device to itself already. A Hugging Face engine is
+    then opened in it, and vLLM's replicas stay open from model to model; otherwise engines take resources of their own
+    for each. `share`: of a GPU, that a replica has.
+    """
+
+    corpus: Corpus
+    spec: EvaluationSpec
+    address: str | None
+    runs: str
+    within: bool = False
+    share: float = 1.0
+    nli: Judge | None = None  # makes the NLI model, in place of the spec's
+    _kept: "OnDemand | None" = field(default=None, init=False)
+    _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.nli is not None:
+            self.spec = self.spec.model_copy(update={"nli": self.nli.source})
+
+    def figures(
+        self,
+        name: str,
+        model: ModelSpec,
+        retain: "Figures | None" = None,
+        needs: tuple[Stage, ...] = (),
+    ) -> "Figures":
+        """Of a model, beside the retain model's for forget quality. `needs`: stages that make what it names."""
+        return Figures(Records(self, name, model, needs), retain)
+
+    def answers_of(self, run: Path) -> list[Record]:
+        """Read once for all models."""
+        if run not in self._read:
+            self._read[run] = read_records(storage.fetch(run / RECORDS_FILE))
+        return self._read[run]
+
+    @cached_property
+    def judges(self) -> "Judges":
+        from obliviate_eval.judges.load import load_judges
+
+        return load_judges(self.spec, judged_folder(Path(self.runs)))
+
+    @contextmanager
+    def engine(self, model: ModelSpec, folder: Path, pace: "Pace") -> "Iterator[WhiteBox]":
+        """What engines on Ray actors say is on disk as it comes, in `folder`."""
+        from obliviate.inference.pool import place
+
+        if self.within and (self.spec.engine.type == "hf" or place(self.spec.engine).spec.type == "hf"):
+            from obliviate.inference.hf import HFEngine
+
+            yield HFEngine.open(model, self.spec.engine)
+            return
+        from obliviate.inference.journal import Journal
+        from obliviate.inference.on_demand import OnDemand
+
+        if not self.within:
+            with OnDemand(model, self.spec.engine, self.address, pace.update) as engines:
+                yield Journal(engines, folder)
+            return
+        if self._kept is None:
+            self._kept = OnDemand(model, self.spec.engine, self.address, pace.update, within=True)
+        try:
+            self._kept.load(model, pace.update)
+            yield Journal(self._kept, folder)
+            self._kept.rest()
+        except BaseException:
+            self._kept.close()
+            raise
+
+
+@dataclass(frozen=True)
+class Records(Stage):
+    """What a model says to the items, and what it thinks of the answers."""
+
+    kind: ClassVar = "records"
+    waits: ClassVar = True
+
+    shared: Measuring
+    name: str
+    given: ModelSpec
+    before: tuple[Stage, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    @property
+    def title(self) -> str:
+        return f"records {self.name}"
+
+    @property
+    def runs(self) -> str:
+        return self.shared.runs
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return self.before
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        """For engines and later reports, which run in other folders."""
+        return self.portable(self.given)
+
+    def determined(self) -> Determined:
+        spec, corpus = self.shared.spec, self.shared.corpus
+        config = {
+            "model": self.model.model_dump(mode="json"),
+            "engine": spec.engine.model_dump(mode="json", exclude=PLACEMENT["engine"]),
+            **asked_of_engine(spec, corpus.evaluation),
+        }
+        inputs = {"data": corpus.evaluation_content}
+        if files := _task_files(spec):
+            inputs["tasks"] = content_hash(files)
+        return Determined(config, inputs, {"model": self.model})
+
+    def check(self) -> None:
+        model = self.at_hand(self.model)
+        fit.check(model)
+        fit.check_rows(model, [row for each in self.shared.corpus.evaluation for row in each.rows])
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from obliviate_eval.run import records
+
+        spec, corpus, model = self.shared.spec, self.shared.corpus, self.model
+        fit.check(model)
+        encoder = text_encoder(model, load_tokenizer(model))
+        for warning in (
+            *dtype_warnings(self.name, model, spec.engine.dtype),
+            *date_warnings(model, encoder),
+            *cautions.of_texts(encoder, corpus, spec, model),
+        ):
+            events.warned(warning)
+        with events.progressing(f"evaluate {self.name}") as show:
+            pace = Pace(show)
+            with self.shared.engine(model, run.directory / ANSWERS, pace) as engine:
+                tasks = self._tasks(engine, encoder)
+                records(engine, encoder, corpus.evaluation, spec, run.directory, pace.begin)
+        write_json(run.directory / TASKS_FILE, TASKS.dump_python(tasks, mode="json"))
+        return {"records": RECORDS_FILE, "tasks": TASKS_FILE}
+
+    def finished(self, run: Run) -> None:
+        storage.remove(run.directory / ANSWERS)  # not before: what fails on the way asks for nothing again
+
+    def work(self) -> "tuple[Work, ...]":
+        from obliviate_recipes.costs.work import Measured, measuring
+
+        model = self.at_hand(self.model)
+        return (Measured("evaluate", measuring(model, self.shared.corpus, self.shared.spec), self.shared.share),)
+
+    def outline(self) -> list[str]:
+        suite, corpus = suite_of(self.shared.spec), self.shared.corpus
+        sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
+        probes = ", ".join(sorted(suite.needs))
+        return [f"evaluate {self.name} with {suite.name}: {sizes} items; probes: {probes}"]
+
+    def _tasks(self, engine: "WhiteBox", encoder: "TextEncoder") -> "Tasks":
+        """Of the lm-evaluation-harness."""
+        spec = self.shared.spec
+        if spec.harness is None:
+            return {}
+        try:
+            from obliviate_eval.harness import run_tasks
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"evaluation.harness: {error.name} is not installed; pip install 'obliviate[harness]', or leave it out"
+            ) from error
+        from obliviate.inference.limits import context_limit
+        from obliviate.models import load_config
+
+        length = context_limit(spec.engine, load_config(self.model))
+        return run_tasks(engine, encoder, length, spec.harness)
+
+
+@dataclass(frozen=True)
+class Figures(Stage):
+    """What the records come to."""
+
+    kind: ClassVar = "evaluate"
+    waits: ClassVar = True
+
+    records: Records
+    retain: "Figures | None" = None
+
+    @property
+    def label(self) -> str:
+        return self.records.name
+
+    @property
+    def title(self) -> str:
+        return f"evaluate {self.records.name}"
+
+    @property
+    def runs(self) -> str:
+        return self.records.runs
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        nli = self.records.shared.nli
+        made = (nli, self.retain, self.records)
+        return tuple(each for each in made if each is not None)
+
+    def determined(self) -> Determined:
+        spec, suite = self.records.shared.spec, suite_of(self.records.shared.spec)
+        found: dict[str, str | None] = {
+            "records": self.records.run.content,
+            "suite": content_of_suite(suite),
+            "code": content_of_code(),
+            "others": plugins.content((*suite.metrics, *suite.comparisons)),
+            "retain": None if self.retain is None else self.retain.run.directory.name,
+            "judges": content_hash(judges) if (judges := self._judges()) else None,
+        }
+        computed = spec.model_dump(mode="json", include=FIGURES, exclude={"judge": PLACEMENT["judge"]})
+        whole = spec.model_dump(mode="json", exclude=PLACEMENT)
+        return Determined(
+            computed,
+            {name: content for name, content in found.items() if content is not None},
+            whole={"evaluation": whole, "model": self.records.model.model_dump(mode="json")},
+        )
+
+    def check(self) -> None:
+        """One judge that is missing is told before an hour of generation."""
+        nli = self.records.shared.nli
+        if nli is None or nli.done:
+            _ = self.records.shared.judges
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from obliviate_eval.run import figures
+
+        shared, name = self.records.shared, self.records.name
+        for warning in cautions.of_data(shared.corpus, shared.spec):
+            events.warned(warning)
+        judges = shared.judges
+        collected = self.records.run.directory
+        records = read_records(storage.fetch(collected / RECORDS_FILE))
+        with events.progressing(f"figures {name}") as show:
+            evaluation = figures(
+                records,
+                shared.spec,
+                judges,
+                run.directory,
+                Pace(show).begin,
+                reference_records=None if self.retain is None else shared.answers_of(self.retain.run.directory),
+                tasks=TASKS.validate_json(storage.fetch(collected / TASKS_FILE).read_bytes()),
+            )
+        unanswered = {} if judges.verdict is None else judges.verdict.unanswered
+        found = [cautions.of_answers(records), cautions.of_verdicts(unanswered)]
+        for warning in filter(None, (COLLAPSED if evaluation.collapsed else "", *found)):
+            events.warned(f"{name}: {warning}")
+        self._update_card(evaluation, events)
+        return {"records": RECORDS_FILE, "metrics": METRICS_FILE}
+
+    def outline(self) -> list[str]:
+        return [
+            f"warning: {warning}" for warning in cautions.of_data(self.records.shared.corpus, self.records.shared.spec)
+        ]
+
+    def _judges(self) -> dict[str, str]:
+        """Each judge's content; of a language model's, the prompt's text."""
+        spec = self.records.shared.spec
+        named = {name: getattr(spec, name) for name in ("encoder", "nli", "fluency")}
+        found = {
+            name: self.content_of(ModelSpec(source=source)) for name, source in named.items() if source is not None
+        }
+        return found if spec.judge is None else {**found, "prompt": read_prompt(spec.judge.prompt)}
+
+    def _update_card(self, evaluation: Evaluation, events: Events) -> None:
+        """A model that one of our runs made gets the figures into its card, where that may be written."""
+        model = self.records.model
+        folder = Path(locate(model.source))
+        if not (folder.parent / RUN_FILE).exists():
+            return
+        behind = None if model.guardrail is None else label(model.guardrail)
+        try:
+            write_card(Run(folder.parent, ""), folder.name, evaluation, behind, self.records.shared.spec.engine.dtype)
+        except OSError as error:
+            events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")
+
+
+def dtype_warnings(name: str, model: ModelSpec, dtype: str) -> list[str]:
+    """Where the engine has the weights in another dtype than the one that they are stored, and served, in."""
+    stored = weights_dtype(model)
+    if stored is None or stored == dtype:
+        return []
+    how = f"rounded to {dtype}" if stored == "float32" else f"computed in {dtype}"
+    return [
+        f"evaluation.engine.dtype: {dtype}: the weights of {name} are {stored}: its figures hold for the model {how}; "
+        f"set evaluation.engine.dtype={stored} for those of the model as it is stored"
+    ]
+
+
+class Pace:
+    """What is being done now, and how fast."""
+
+    def __init__(self, show: Update) -> None:
+        self._show, self._name, self._began_s = show, "", monotonic()
+
+    def begin(self, name: str, done: int, total: int) -> None:
+        if done == 0:
+            self._name, self._began_s = name, monotonic()
+        self._show(done, total, name)
+
+    def update(self, done: int, total: int, tokens: int) -> None:
+        """Told of each chunk; the pace includes what an engine takes to start."""
+        pace = tokens / max(monotonic() - self._began_s, 1e-3)
+        self._show(done, total, f"{self._name} {tokens} tokens, {pace:.0f} tokens/s")
+
+
+def _task_files(spec: EvaluationSpec) -> list[str]:
+    """The text of each task that is a file of the user's."""
+    tasks: tuple[str, ...] = () if spec.harness is None else spec.harness.tasks
+    return [storage.read_text("evaluation.harness.tasks", path) for task in tasks if (path := Path(task)).is_file()]

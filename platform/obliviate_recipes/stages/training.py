@@ -1,0 +1,487 @@
+"""Training as stages: fine-tuning, unlearning, and what some methods need before or after it."""
+
+import json
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from obliviate import fit, plugins, storage
+from obliviate.arithmetic import negate
+from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
+from obliviate.data.refusals import load_refusals
+from obliviate.data.rows import Corpus, Row, require_training_texts
+from obliviate.data.world import load_world
+from obliviate.errors import UserError
+from obliviate.methods import GD, Pass, compares, union_of_needs
+from obliviate.models import (
+    content_of,
+    date_warnings,
+    load_tokenizer,
+    materialise,
+    portable,
+    require_same_vocabulary,
+    text_encoder,
+    weights_folder,
+)
+from obliviate.rows_needed import check_rows
+from obliviate.runs import EXPORT_FILE, Run, content_hash, write_whole
+from obliviate.schema import ModelSpec
+from obliviate.source import adapter_of, export_dtype
+from obliviate.train.batch import micro_batch_count
+from obliviate.train.job import CHECKPOINTS, Job, Reporter
+from obliviate.train.launch import launch
+from obliviate.train.log import STEPS_FILE, read_steps
+from obliviate_recipes.costs.training import Training as Counted
+from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
+from obliviate_recipes.events import Events
+from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage
+from obliviate_recipes.stages import nearness
+from obliviate_recipes.stages.alternatives import Alternatives, missing_alternatives
+from obliviate_recipes.stages.card import write_card
+from obliviate_recipes.stages.filtering import Filter
+from obliviate_recipes.stages.judged import JUDGED
+
+# Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
+# come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again. With dropout
+# the number of micro-batches comes back in.
+LEFT_OUT: dict[str, Any] = {
+    **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
+    "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
+}
+Launch = Callable[[Job, Path, Reporter], None]  # a job and the folder for its model
+
+
+@dataclass(frozen=True)
+class Opened(ModelStage):
+    """A GGUF, or an adapter merged into its base, as engines and trainings of all stages open it."""
+
+    kind: ClassVar = "base"
+    waits: ClassVar = True
+
+    spec: ModelSpec
+    root: str
+
+    @property
+    def base(self) -> ModelSpec:
+        return self.spec
+
+    @property
+    def runs(self) -> str:
+        return self.root
+
+    @property
+    def label(self) -> str:
+        return Path(self.base.source).stem
+
+    @property
+    def title(self) -> str:
+        return f"open {self.base.source}"
+
+    def determined(self) -> Determined:
+        return Determined({}, models={"model": self.base}, whole={"model": self.base.model_dump(mode="json")})
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        materialise(self.base, self.folder)
+        return {"model": MODEL}
+
+
+def opened(model: ModelSpec, runs: str) -> Opened | None:
+    """None where a model is open as it is. With `lora` an adapter is trained as what it is, and stays it."""
+    adapts = adapter_of(model) is not None
+    if (adapts and model.lora is None) or model.source.endswith(".gguf"):
+        return Opened(model, runs)
+    return None
+
+
+@dataclass(frozen=True)
+class Training(ModelStage):
+    """What fine-tuning and unlearning share. `before`: stages that make models which the config names."""
+
+    config: TrainingRun
+    corpus: Corpus
+    before: tuple[Stage, ...] = ()
+    train: Launch | None = None  # in place of workers of its own
+
+    @property
+    def base(self) -> ModelSpec:
+        return self.config.model
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return self.before
+
+    def _trained_on(self, inputs: Mapping[str, str], models: Mapping[str, ModelSpec]) -> Determined:
+        """`inputs`: hashes of what the config names by path, or what is made before. `models`: beside its own."""
+        inputs = {"data": self.corpus.training_content, **inputs}
+        models = {"model": self.config.model, **models}
+        return Determined(resolved(self.config), inputs, models, self.config.model_dump(mode="json"))
+
+    def _check_model(self, rows: Sequence[Row]) -> None:
+        """Raises UserError for a model that cannot be trained on these texts, or not be written afterwards."""
+        require_training_texts(self.corpus)
+        model = self.at_hand(self.config.model)
+        fit.check(model, trained=True)
+        fit.check_rows(model, rows)
+        fit.notes(model)
+
+    def _warnings(self, rows: Sequence[Row]) -> list[str]:
+        model = self.at_hand(self.config.model)
+        return [*fit.notes(model), *text_warnings(model, rows)]
+
+    def _launch(self, run: Run, job: Job, events: Events) -> dict[str, Any]:
+        for warning in self._warnings((*job.forget, *job.retain)):
+            events.warned(warning)
+        with events.progressing(self.title) as show:
+            on_step = lambda step: show(step["step"], step["steps"], details(step))  # noqa: E731
+            if self.train is None:
+                launch(job, self.config.cluster, self.folder, on_step)
+            else:
+                self.train(job, self.folder, on_step)
+        return self.written(run, events)
+
+    def written(self, run: Run, events: Events) -> dict[str, Any]:
+        """Of a run whose model is trained and written: its card, what there is to warn of, its summary."""
+        storage.fetch_loose(run.directory)  # the steps, where a worker on another node has logged them
+        write_card(run, MODEL)
+        for warning in exported(run.directory).get("warnings", ()):
+            events.warned(warning)
+        # Early drop may end it before its schedule does.
+        return {"model": MODEL, "steps": len(read_steps(run.directory))}
+
+    def finished(self, run: Run) -> None:
+        storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use
+
+    @property
+    @abstractmethod
+    def steps(self) -> Counted:
+        """What its steps run over."""
+
+    def work(self) -> tuple[Work, ...]:
+        share = min(1.0, self.config.cluster.gpus_per_worker or 1.0)  # more than a GPU is of no use to a worker
+        return (Trained(self.title, self.steps, self.config.cluster.workers, share),)
+
+    def _planned(self, title: str) -> str:
+        steps, workers = self.steps, self.config.cluster.workers
+        named = f"{self.config.name}: " if self.config.name else ""
+        return (
+            f"{named}{title}: {steps.steps} steps of {steps.items} items, about {steps.step_tokens:.0f} tokens a step, "
+            f"{steps.step_tokens * steps.steps:.0f} in all; {steps.memory_bytes(workers) / 2**30:.1f} GiB for weights, "
+            f"gradients, optimiser and activations on each of {workers} worker(s)"
+        )
+
+
+@dataclass(frozen=True)
+class Finetune(Training):
+    """Teaches a model the data."""
+
+    kind: ClassVar = "finetune"
+    config: FinetuneRun
+
+    @property
+    def label(self) -> str:
+        return self.config.name or f"{self.config.data.type}-{self.config.train_on}"
+
+    @property
+    def title(self) -> str:
+        return f"fine-tune on {self.config.train_on}"
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        return rows_to_learn(self.config, self.corpus)
+
+    def determined(self) -> Determined:
+        return self._trained_on({}, {})
+
+    def check(self) -> None:
+        self._check_model(self.rows)
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        job = _job(self.config, run, terms=(GD(),), retain=self.rows, anchor=Pass.RETAIN)
+        return self._launch(run, job, events)
+
+    @property
+    def steps(self) -> Counted:
+        return finetuning(self.config, self.rows, self.at_hand(self.config.model))
+
+    def outline(self) -> list[str]:
+        self.check()
+        title = f"fine-tune on {len(self.rows)} rows ({self.config.train_on})"
+        return [*map(_warning, self._warnings(self.rows)), self._planned(title)]
+
+
+@dataclass(frozen=True)
+class Unlearn(Training):
+    """Trains by the method's terms."""
+
+    kind: ClassVar = "unlearn"
+    config: UnlearnRun
+    filter: Filter | None = None
+    alternatives: Alternatives | None = None
+    reinforced: Finetune | None = None
+
+    @property
+    def label(self) -> str:
+        return _label(self.config)
+
+    @property
+    def title(self) -> str:
+        return f"unlearn with {self.config.label}"
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        prepared = (self.reinforced, self.filter, self.alternatives)
+        return (*self.before, *(each for each in prepared if each is not None))
+
+    @cached_property
+    def world(self) -> tuple[Row, ...]:
+        return () if self.config.world is None else load_world(self.config.world)
+
+    def determined(self) -> Determined:
+        config = self.config
+        found = {
+            "refusals": None if config.refusals is None else content_hash(load_refusals(config.refusals)),
+            "world": content_hash([asdict(row) for row in self.world]) if self.world else None,
+            "code": plugins.content(config.terms),
+            "reinforced": None if self.reinforced is None else self.reinforced.weights,
+            "filter": None if self.filter is None else self.filter.run.content,
+            "alternatives": None if self.alternatives is None else self.alternatives.run.content,
+        }
+        models = {} if config.reference is None else {"reference": config.reference}
+        return self._trained_on({name: content for name, content in found.items() if content is not None}, models)
+
+    def check(self) -> None:
+        config = self.config
+        check_data(config, self.corpus)
+        self._check_model((*self.corpus.forget, *self.corpus.retain))
+        load_refusals(config.refusals)
+        if config.reference is not None:
+            reference = self.at_hand(config.reference)
+            require_same_vocabulary(self.at_hand(config.model), reference)
+            fit.check(reference)
+        nearness.check(config, self.corpus)
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        return self._launch(run, self.job(run, events), events)
+
+    def job(self, run: Run, events: Events) -> Job:
+        """What there is to train, once all that it needs is made."""
+        config, corpus = self.config, self.corpus
+        if self.filter is not None:
+            corpus = self.filter.applied(corpus, events)
+            check_data(config, corpus)  # of what the filter leaves
+            judged = self.filter.run.directory / JUDGED
+            write_whole(run.directory / JUDGED, partial(shutil.copyfile, judged))
+        if self.alternatives is not None:
+            corpus = self.alternatives.applied(corpus, events)
+        reinforced = None if self.reinforced is None else portable(self.reinforced.model)
+        return _job(
+            config,
+            run,
+            terms=config.terms,
+            forget=corpus.forget,
+            retain=corpus.retain,
+            refusals=load_refusals(config.refusals),
+            pairing=config.pairing,
+            world=self.world,
+            neighbours=nearness.nearest_retain(config, corpus),
+            drop=nearness.drop_rule(config),
+            updates=config.updates,
+            forget_learning_rate=config.forget_learning_rate,
+            sharpness=config.sharpness,
+            projection=config.projection,
+            rectification=config.rectification,
+            reference=None if config.reference is None else portable(config.reference),
+            reinforced=reinforced,
+        )
+
+    @property
+    def steps(self) -> Counted:
+        return unlearning(self.config, self.corpus, self.at_hand(self.config.model))
+
+    def outline(self) -> list[str]:
+        self.check()
+        forget, retain = self.corpus.forget, self.corpus.retain
+        title = f"unlearn {len(forget)} rows with {self.config.label}, retain set of {len(retain)}"
+        lines = [*map(_warning, self._warnings((*forget, *retain))), self._planned(title)]
+        if self.config.early_drop is not None:
+            lines.append("  at most: after each epoch, rows that the model no longer answers are left out")
+        if compares(union_of_needs(self.config.terms)):
+            lines.append(
+                "  first what terms compare with, from the starting model: one forward pass of these texts, no second "
+                "model"
+            )
+        return lines
+
+
+class Learn(Unlearn):
+    """Trains a task vector on what is to be forgotten, which is then subtracted."""
+
+    kind: ClassVar = "learn"
+
+
+class Adapter(Unlearn):
+    """Trains an adapter that is fused with others: with the Gram matrices that fusing reads."""
+
+    kind: ClassVar = "adapter"
+
+
+@dataclass(frozen=True)
+class Negation(ModelStage):
+    """Subtracts what was learned, in one training or several, from the original."""
+
+    kind: ClassVar = "unlearn"
+    waits: ClassVar = True  # another sweep may be at the same scale
+
+    config: UnlearnRun
+    learned: tuple[Learn, ...]
+
+    @property
+    def scale(self) -> float:
+        assert self.config.method.negation is not None
+        return self.config.method.negation.scale
+
+    @property
+    def base(self) -> ModelSpec:
+        return self.config.model
+
+    @property
+    def label(self) -> str:
+        return _label(self.config)
+
+    @property
+    def title(self) -> str:
+        return f"subtract {self.scale:g} times the change of the weights from the original"
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return (*self.learned[0].before, *self.learned)
+
+    def check(self) -> None:
+        if self._maker(self.config.model) is None:
+            original_weights(self.config.model, self.config.runs)  # what cannot be subtracted from, before training
+
+    def determined(self) -> Determined:
+        first, whole = self.learned[0].determined(), self.config.model_dump(mode="json")
+        learned = {f"learned_{place}": each.run.content for place, each in enumerate(self.learned)}
+        config = self.config.model_dump(mode="json", exclude=LEFT_OUT)
+        return Determined(config, {**first.inputs, **learned}, first.models, whole)
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        learned = [storage.fetch(each.folder) for each in self.learned]
+        original = original_weights(self.config.model, self.config.runs)
+        negate(original, learned, self.scale, self.folder, export_dtype(self.config.model))
+        first = self.learned[0].run
+        for name in (STEPS_FILE, JUDGED):  # what training logged, and what it left out
+            if (file := first.directory / name).exists():
+                write_whole(run.directory / name, partial(shutil.copyfile, file))
+        write_card(run, MODEL)
+        return {"model": MODEL, "learned": first.directory.name, "steps": first.summary["steps"]}
+
+
+def unlearning_stage(
+    config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...] = (), train: Launch | None = None
+) -> Unlearn | Negation:
+    """What makes the model that has forgotten. `before`: stages that make models which the config names."""
+    prepared = _prepared(config, corpus, before, train)
+    if not _is_negated(config):
+        return Unlearn(**prepared)
+    return Negation(config, tuple(Learn(**{**prepared, "config": each}) for each in config.learnings))
+
+
+def adapter_stage(config: UnlearnRun, corpus: Corpus) -> Adapter:
+    return Adapter(**_prepared(config, corpus, (), None))
+
+
+def _prepared(config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...], train: Launch | None) -> dict[str, Any]:
+    """The fields of a training, with the stages that prepare it."""
+    reinforcing = config.reinforcing
+    filtering = None if config.forget_filter is None else Filter(config, corpus, before)
+    sampling = Alternatives(config, corpus, before, filtering) if missing_alternatives(config, corpus) else None
+    reinforced = None if reinforcing is None else Finetune(reinforcing, corpus, before)
+    return {
+        "config": config, "corpus": corpus, "before": before, "train": train, "filter": filtering,
+        "alternatives": sampling, "reinforced": reinforced,
+    }  # fmt: skip
+
+
+def original_weights(model: ModelSpec, runs: str) -> Path:
+    """The folder that arithmetic with the model's weights reads: the model's own, or a copy among the runs."""
+    return weights_folder(model, storage.local(runs).absolute() / f"base-{content_of(model)[:10]}")
+
+
+def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
+    """Raises UserError where there are none."""
+    of_forget = () if config.train_on == "retain" else corpus.forget
+    rows = of_forget if config.train_on == "forget" else (*of_forget, *corpus.retain)
+    if not rows:
+        raise UserError("train_on: retain: the data has no retain set; give data.retain, or train_on: all")
+    return rows
+
+
+def check_data(config: UnlearnRun, corpus: Corpus) -> None:
+    """Raises UserError where a term needs what the data does not have."""
+    check_rows(config.terms, corpus.forget, corpus.retain, needs_retain=config.needs_retain)
+
+
+def resolved(config: TrainingRun) -> dict[str, Any]:
+    """What determines what training makes, beside the texts and the model's weights."""
+    later: dict[str, Any] = (
+        {"method": {"scale", "learning_rates"}, "model": {"export_dtype"}} if _is_negated(config) else {}
+    )
+    return config.model_dump(mode="json", exclude={**LEFT_OUT, **later}) | _of_dropout(config)
+
+
+def _of_dropout(config: TrainingRun) -> dict[str, Any]:
+    """Each micro-batch of a step draws its own dropout: what it is depends on how many there are."""
+    lora, optim, workers = config.model.lora, config.optim, config.cluster.workers
+    if lora is None or not lora.dropout:
+        return {}
+    if isinstance(config, UnlearnRun) and config.early_drop is not None:  # which makes steps of any length
+        return {"micro_batches": {"size": optim.micro_batch_size, "workers": workers}}
+    return {"micro_batches": micro_batch_count(optim.batch_size, optim.micro_batch_size, workers)}
+
+
+def _is_negated(config: TrainingRun) -> bool:
+    """Whether training learns what is subtracted afterwards."""
+    return isinstance(config, UnlearnRun) and config.method.negation is not None
+
+
+def _label(config: UnlearnRun) -> str:
+    return config.name or f"{config.label}-{config.data.type}"
+
+
+def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
+    """Of training texts that the model never sees whole, and of a template that was given a made-up date."""
+    encoder = text_encoder(model, load_tokenizer(model))
+    cut = sum(encoder.cuts(*row.saying(row.answer)) for row in rows)
+    longer = f"{cut} of {len(rows)} training texts are cut at {model.max_length} tokens: raise model.max_length, or "
+    return [*([f"{longer}split them"] if cut else []), *date_warnings(model, encoder)]
+
+
+def details(step: Mapping[str, Any]) -> str:
+    """Loss with its parts, and the speed, of one logged step."""
+    parts = " ".join(f"{name} {value:.3f}" for name, value in step["parts"].items())
+    return f"loss {step['loss']:.3f} ({parts}) lr {step['learning_rate']:.1e} {step['tokens_per_s']:.0f} tokens/s"
+
+
+def _warning(text: str) -> str:
+    return f"warning: {text}"
+
+
+def _job(config: TrainingRun, run: Run, **fields: Any) -> Job:
+    defaults: Mapping[str, Any] = {"forget": (), "retain": (), "refusals": (), "pairing": "fresh"}
+    model = portable(config.model)  # workers have another working directory
+    if _is_negated(config):  # of use for what it differs in from the source: no bit of that is rounded away
+        model = model.model_copy(update={"export_dtype": "float32"})
+    return Job(model=model, optim=config.optim, seed=config.seed, directory=run.directory, **{**defaults, **fields})
+
+
+def exported(directory: Path) -> dict[str, Any]:
+    """What was found when a run's model was written; nothing where none was."""
+    file = directory / EXPORT_FILE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found

@@ -1,0 +1,281 @@
+"""`obliviate sweep`: what all trials share, Ray Tune over the trials, the front, the report.
+
+Running the same command again is how a sweep is resumed: every point is proposed again, and what is on disk is not done
+again. Tune's own state, pickles of one version of the code, is not needed for it and is thrown away.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import floor
+from pathlib import Path
+from typing import ClassVar
+
+from obliviate import storage
+from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray
+from obliviate.data.rows import Corpus, require_training_texts
+from obliviate.data.schedule import Schedule
+from obliviate.models import content_of
+from obliviate.runs import Run
+from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.costs.estimate import Part, estimate
+from obliviate_recipes.costs.hardware import Cluster
+from obliviate_recipes.events import QUIET, Events
+from obliviate_recipes.recipe import OfData
+from obliviate_recipes.several import Models, judge_of
+from obliviate_recipes.stage import ModelStage, Stage, all_of
+from obliviate_recipes.stages.measure import Figures, Measuring
+from obliviate_recipes.stages.training import Negation, check_data, opened, unlearning_stage
+from obliviate_recipes.sweep.calibrate import HALVINGS, calibrate
+from obliviate_recipes.sweep.logs import open_logs
+from obliviate_recipes.sweep.records import read_records
+from obliviate_recipes.sweep.result import Result, write_result
+from obliviate_recipes.sweep.sampler import Sampler, open_sampler
+from obliviate_recipes.sweep.spec import NoScheduler, OptunaSampler, SweepRun
+from obliviate_recipes.sweep.trial import Shared, objectives, run_trial
+from obliviate_recipes.sweep.watch import Watch
+
+# What changes how fast a sweep runs, or what is made of its trials, but not the trials.
+PLACEMENT = {"cluster", "runs", "concurrency", "max_failures", "node_cache", "mlflow", "choose", "calibrate",
+             "calibrate_to"}  # fmt: skip
+TUNE = "tune"  # folder of Ray Tune's own files in that of the sweep
+DRIVER_BYTES = 2**29  # what a trial's process needs that only waits for workers of its own
+# Tune would log each result three times over to files that nobody reads, and its check knows nothing of a trial that
+# ends without a result. The last two are read by the trials' processes: paths in configs are relative to the folder
+# that the command runs in, and a trial that is stopped between two steps ends at once.
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class Sweep(OfData[SweepRun, Result]):
+    """What all trials share is made first; Ray Tune gives each trial a process; the rest is made of what they found."""
+
+    takes: ClassVar = SweepRun
+    reports: ClassVar = True
+
+    def __init__(self, config: SweepRun) -> None:
+        # Trials may run in another folder than this command.
+        super().__init__(config.model_copy(update={"runs": storage.name(storage.local(config.runs))}))
+
+    @cached_property
+    def models(self) -> Models:
+        found, opening = Models.of(self.config, self.corpus), None
+        target = found.target.model_copy(update={"lora": None})
+        if not found.before:
+            opening = opened(target, self.config.runs)
+        return found if opening is None else replace(found, target=opening.model, before=(opening,))
+
+    @cached_property
+    def measuring(self) -> Measuring:
+        config = self.config
+        share = min(1.0, config.cluster.gpus_per_worker or 1.0) if config.in_process else 1.0
+        return Measuring(
+            self.corpus, config.evaluation, config.cluster.address, config.runs, config.measures_here, share,
+            judge_of(config),
+        )  # fmt: skip
+
+    @cached_property
+    def retain(self) -> Figures | None:
+        model = self.models.retain
+        return None if model is None else self.measuring.figures("retain", model, None, self.models.before)
+
+    @cached_property
+    def original(self) -> Figures:
+        """Of the model that must forget."""
+        return self.measuring.figures("target", self.models.target, self.retain, self.models.before)
+
+    @cached_property
+    def stages(self) -> Sequence[Stage]:
+        """What all trials share: models, judge, evaluations, and what prepares a method's training. Here, where engines
+        and workers find room: in a trial they would wait for what the trial itself holds."""
+        retain = [] if self.retain is None else [self.retain]
+        seeds = product(self.config.space.methods, self.config.seeds)
+        prepared = [each for method, seed in seeds for each in self._prepared(self.trial(method, seed))]
+        return [*retain, self.original, *prepared]
+
+    def trial(self, method: str, seed: int) -> ModelStage:
+        """The training of a method at the first value of every axis."""
+        config, models = self.config, self.models
+        run = config.unlearning(config.space.first(method), seed, models.target.source)
+        return unlearning_stage(run, self.corpus, models.before)
+
+    def _prepared(self, trial: ModelStage) -> list[Stage]:
+        """What its trainings need beside the models."""
+        learned = trial.learned if isinstance(trial, Negation) else (trial,)
+        return [need for each in learned for need in each.needs if need not in self.models.before]
+
+    @property
+    def at_a_time(self) -> int:
+        return self.config.concurrency
+
+    def outline(self) -> Iterator[str]:
+        check_methods(self.config, self.corpus)
+        return super().outline()
+
+    def afterwards(self) -> Iterator[str]:
+        config, sampler = self.config, open_sampler(self.config, ())
+        yield (
+            f"{sampler.count} configurations x {len(config.seeds)} seeds = {sampler.count * len(config.seeds)} trials, "
+            f"{config.concurrency} at a time, sampler {config.sampler.type}, scheduler {config.scheduler.type}"
+        )
+        if not isinstance(config.sampler, OptunaSampler):
+            yield from _steps(config, sampler, len(self.corpus.forget))
+        if config.calibrate:
+            yield f"evaluate up to {HALVINGS} mixtures of each of {len(config.space.methods)} methods' chosen model"
+
+    def estimate(self, cluster: Cluster) -> list[Part]:
+        """Every method gets an equal share of the trials; all run to their end, at the first value of every axis."""
+        methods, count = list(self.config.space.methods), open_sampler(self.config, ()).count * len(self.config.seeds)
+        shared = list(all_of(self.stages))
+        works = [work for stage in shared for work in stage.work()]
+        for index, method in enumerate(methods):
+            own = [stage for stage in all_of([self.trial(method, self.config.seeds[0])]) if stage not in shared]
+            share = len(range(index, count, len(methods)))
+            works += [work for stage in own for work in stage.work()] * share
+        (measured,) = self.original.records.work()
+        mixtures = HALVINGS * len(methods) if self.config.calibrate else 0
+        return estimate([*works, *([measured] * (count + mixtures))], cluster, self.at_a_time)
+
+    def perform(self, events: Events) -> Result:
+        for name, value in TUNE_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        check_methods(self.config, self.corpus)
+        run = open_sweep(self.config, self.corpus)
+        with run.locked():
+            with ExitStack() as stack:  # a log that cannot be opened is told now, not after hours
+                for log in open_logs(run.directory, self.config):
+                    stack.enter_context(log)
+            ensure_ray(self.config.cluster.address, dashboard=not self.config.in_process)
+            self.places = place(self.config)
+            self.config = self.places.applied_to(self.config)
+            self.directory = run.directory
+            return super().perform(events)
+
+    def conclude(self, events: Events) -> Result:
+        """Runs the trials that are not done yet; the result, which is on disk with its report."""
+        config = self.config
+        known = list({each.trial.point.id: each.trial.point for each in read_records(self.directory)}.values())
+        sampler = open_sampler(config, known)
+        target, threads = self.models.target, max(1, int(self.places.cpus))
+        shared = Shared(self.directory, config, self.corpus, self.measuring.spec, target, self.models.retain, threads)
+        original = objectives(Evaluation.read(self.original.run.directory / METRICS_FILE), config)
+        with Watch(self.directory, config, sampler.count * len(config.seeds), events) as watch:
+            _tune(shared, sampler, self.places, watch)
+        result = Result.of(config, self.directory, target.source, original)
+        if config.calibrate:
+            write_result(result, QUIET)  # there is a report, whatever becomes of the rest
+            result = replace(result, calibrated=calibrate(result, shared, events))
+        write_result(result, events)
+        return result
+
+
+def open_sweep(config: SweepRun, corpus: Corpus) -> Run:
+    """The sweep's folder. Raises UserError where it cannot be written."""
+    spec = config.model_dump(mode="json", exclude=PLACEMENT)
+    data = {"data": corpus.training_content, "measured": corpus.evaluation_content}
+    inputs = {"model": content_of(config.model), **data}
+    return Run.open(Path(config.runs), "sweep", config.title, spec, inputs)
+
+
+@dataclass(frozen=True)
+class Places:
+    """What each training worker of a trial gets, and how many trials run at a time."""
+
+    cpus: float
+    gpus: float
+    workers: int
+    concurrency: int
+
+    def applied_to(self, config: SweepRun) -> SweepRun:
+        """The config with these in the place of nulls: a trial looks at no cluster to learn what it may have."""
+        cluster = config.cluster.model_copy(update={"cpus_per_worker": self.cpus, "gpus_per_worker": self.gpus})
+        engine = config.evaluation.engine
+        share = self.workers / engine.replicas
+        engine = engine.model_copy(
+            update={
+                "cpus_per_replica": engine.cpus_per_replica or self.cpus * share,
+                "gpus_per_replica": self.gpus * share if engine.gpus_per_replica is None else engine.gpus_per_replica,
+            }
+        )
+        evaluation = config.evaluation.model_copy(update={"engine": engine})
+        return config.model_copy(update={"cluster": cluster, "evaluation": evaluation})
+
+
+def place(config: SweepRun) -> Places:
+    """Raises UserError where the cluster cannot hold so many trials at a time."""
+    cluster, count = config.cluster, config.concurrency * config.cluster.workers
+    gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else min(1.0, cluster_gpus() / count)
+    cpus = cluster.cpus_per_worker or float(max(1, floor(cores_share(count, gpus))))
+    check_resources("concurrency", count, cpus, gpus)
+    return Places(cpus, gpus, cluster.workers, config.concurrency)
+
+
+def check_methods(config: SweepRun, corpus: Corpus) -> None:
+    """Raises UserError where a method cannot run on the data, before anything is computed for its trials."""
+    require_training_texts(corpus)
+    for point in config.space.corners():
+        check_data(config.unlearning(point, 0, ""), corpus)
+
+
+def _steps(config: SweepRun, sampler: Sampler, anchors: int) -> list[str]:
+    """Of the points that are known beforehand, if every trial ran to its end."""
+    count: Counter[str] = Counter()
+    steps: Counter[str] = Counter()
+    while (point := sampler.propose()) is not None:
+        run = config.unlearning(point, 0, "")
+        count[point.method] += 1
+        steps[point.method] += Schedule(anchors, 1, 1, run.optim, 0).steps * len(config.seeds)
+    return [f"  {method}: {count[method]} configurations, {steps[method]} steps at most" for method in count]
+
+
+def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> None:
+    from ray import tune
+
+    from obliviate_recipes.sweep.scheduler import open_scheduler
+    from obliviate_recipes.sweep.search import Search
+
+    config, folder = shared.config, shared.directory / TUNE
+    storage.remove(folder)
+    if config.in_process:
+        bundle = {"CPU": places.cpus, "GPU": places.gpus} if places.gpus else {"CPU": places.cpus}
+    else:
+        bundle = {"memory": DRIVER_BYTES}
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, shared=shared, folder=storage.name(shared.directory)),
+        tune.PlacementGroupFactory([bundle]),
+    )
+    storage_path, filesystem = storage.for_ray(folder)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=Search(sampler, config.seeds),
+            scheduler=open_scheduler(config),
+            num_samples=sampler.count * len(config.seeds),
+            max_concurrent_trials=places.concurrency,
+            # Judges and libraries stay loaded from trial to trial; but a training on workers of its own only ends with
+            # the process that started it, which therefore a scheduler must be able to end.
+            reuse_actors=config.in_process or isinstance(config.scheduler, NoScheduler),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        storage.remove(folder)
