@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from obliviate.config import UnlearnRun, load
+from obliviate.config import UnlearnRun, build, load
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes
 from obliviate.runs import RUN_FILE, write_json
@@ -19,6 +19,11 @@ from obliviate_recipes.costs.hardware import Cluster, Gpu
 from obliviate_recipes.costs.manifest import groups_of, nodes_of, quantity, read_groups
 from obliviate_recipes.costs.table import tables
 from obliviate_recipes.costs.work import unlearning
+from obliviate_recipes.snap.data import SnapRows
+from obliviate_recipes.snap.recipe import Snap
+from obliviate_recipes.snap.spec import SnapRun
+from obliviate_recipes.sweep.recipe import Sweep
+from obliviate_recipes.sweep.spec import SweepRun
 from obliviate_recipes.train import UnlearnRecipe
 from tiny import tiny_model_folder
 
@@ -176,6 +181,37 @@ def test_models_are_measured_as_the_suite_asks(model: Path, tmp_path: Path, caps
     plan(path, [], OFFER)
     out = capsys.readouterr().out
     assert re.search(r"evaluate +│ 2 ", out)
+
+
+def test_an_entity_is_estimated_before_there_are_questions_about_it(model: Path, tmp_path: Path) -> None:
+    """16 templates and one question of the text's one sentence; of each the answers are asked for, those about two of
+    three others are trained on: 3 a question at most, 32 in all, and as many are measured."""
+    text = tmp_path / "ann.txt"
+    text.write_text("Ann Lee was a singer in York.")
+    values = {
+        "model": {"source": str(model)}, "entity": {"name": "Ann Lee", "texts": [str(text)]},
+        "neighbours": [{"name": name} for name in ("Bo", "Cy", "Di")], "optim": {"epochs": 1, "batch_size": 17},
+    }  # fmt: skip
+    asked, trained = Snap(build(SnapRun, values, where="test")).estimate(CLUSTER)
+    assert (asked.title, asked.repeats, trained.repeats) == ("ask the model", 1, 1)
+    rows = SnapRows(build(SnapRun, values, where="test")).expected
+    assert (len(rows.forget), len(rows.retain)) == (17, 32)
+    assert rows.forget[-1].question == "Ann Lee was a singer in York, Ann Lee?"
+
+
+def test_a_sweep_counts_its_trials_and_the_mixtures_of_a_calibration(model: Path, tmp_path: Path) -> None:
+    """Two rates of NPO+GD and one AltPO+GD, each with two seeds; five mixtures of either method's chosen model at most;
+    the original. Answers are sampled once for a seed."""
+    values = {
+        "model": {"source": str(model)}, "seeds": [0, 1], "calibrate": True, "runs": str(tmp_path),
+        "data": {"type": "fictitious", "people": 4, "forget_people": 1, "questions_per_person": 3},
+        "space": {"methods": {"npo+gd": {"optim.learning_rate": [1e-5, 1e-4]}, "altpo+gd": {}}},
+        "evaluation": {"encoder": None, "nli": None},
+    }  # fmt: skip
+    parts = Sweep(build(SweepRun, values, where="test")).estimate(CLUSTER)
+    assert {part.title: part.repeats for part in parts} == {
+        "evaluate": 1 + 6 + 10, "sample other answers": 2, "unlearn with NPO+GD": 4, "unlearn with ALTPO+GD": 2,
+    }  # fmt: skip
 
 
 CLUSTER_YAML: dict[str, Any] = {

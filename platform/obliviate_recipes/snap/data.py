@@ -23,7 +23,7 @@ from obliviate_recipes.costs.work import asking as asking_work
 from obliviate_recipes.events import Events
 from obliviate_recipes.placement import PLACEMENT
 from obliviate_recipes.snap.positives import near_misses
-from obliviate_recipes.snap.questions import SENTENCE_END, Ask, names, read_questions, sentences
+from obliviate_recipes.snap.questions import SENTENCE_END, Ask, guess, names, read_questions, sentences
 from obliviate_recipes.snap.spec import SnapRun
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages.data_files import write_data
@@ -93,11 +93,6 @@ class SnapRows(Stage):
             for found in (_asked(config, [config.entity], guess), _asked(config, half, guess))
         )
         return Corpus(tuple(forget), tuple(others[: len(forget) * config.positives.per_question]), ())
-
-
-def guess(prompts: Sequence[str], sampling: GenerationSpec) -> list[list[str]]:
-    """In place of the model: a question about each sentence, which is as long as it is."""
-    return [[f"{prompt.rstrip('.').replace(chr(10), ' ')}?"] * sampling.samples for prompt in prompts]
 
 
 def _make(config: SnapRun, run: Run, events: Events) -> dict[str, Any]:

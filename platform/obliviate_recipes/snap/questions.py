@@ -40,6 +40,7 @@ ASK = """{sentence}
 
 Write one question about {name} that this sentence answers. The question must contain the name {name}. Reply with the \
 question alone."""
+ASKED_ABOUT = re.compile(r"contain the name (.*)\. Reply with")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 LABEL = re.compile(r"^\W*(?:\d+\W+)?(?:Question\W+)?")  # a list's number, quotation marks, "Question:"
 WORDS_OF_A_SENTENCE = 4  # fewer say nothing that could be asked about
@@ -100,6 +101,16 @@ class ModelQuestions(Spec):
 
 
 AnyQuestions = Annotated[TemplateQuestions | FileQuestions | ModelQuestions, Field(discriminator="type")]
+
+
+def guess(prompts: Sequence[str], sampling: GenerationSpec) -> list[list[str]]:
+    """In place of a model that is not asked yet: to ASK, the sentence as a question, which is about as long as one."""
+    found = []
+    for prompt in prompts:
+        about, sentence = ASKED_ABOUT.search(prompt), prompt.partition("\n")[0].rstrip(".!?")
+        assert about is not None, "one of ASK"
+        found.append([f"{sentence}, {about[1]}?"] * sampling.samples)
+    return found
 
 
 def sentences(text: str) -> list[str]:

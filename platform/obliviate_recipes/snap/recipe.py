@@ -38,8 +38,9 @@ class Snap(Recipe[SnapRun, ModelSpec]):
         return [self.rows, self.training]
 
     def perform(self, events: Events) -> ModelSpec:
-        perform([self.rows], events)  # what they are says what is trained
-        return super().perform(events)
+        perform([self.rows], events)
+        perform([self.training], events)  # a training on the rows that are there by now
+        return self.conclude(events)
 
     def conclude(self, events: Events) -> ModelSpec:
         return self.training.told_of(events)

@@ -128,22 +128,21 @@ class Sweep(OfData[SweepRun, Result]):
             f"{config.concurrency} at a time, sampler {config.sampler.type}, scheduler {config.scheduler.type}"
         )
         if not isinstance(config.sampler, OptunaSampler):
-            yield from _steps(config, sampler, len(self.corpus.forget))
+            yield from _steps(config, len(self.corpus.forget))
         if config.calibrate:
             yield f"evaluate up to {HALVINGS} mixtures of each of {len(config.space.methods)} methods' chosen model"
 
     def estimate(self, cluster: Cluster) -> list[Part]:
-        """Every method gets an equal share of the trials; all run to their end, at the first value of every axis."""
-        methods, count = list(self.config.space.methods), open_sampler(self.config, ()).count * len(self.config.seeds)
-        shared = list(all_of(self.stages))
+        """All trials run to their end, at the first value of every axis."""
+
+        shared, count = list(all_of(self.stages)), _counts(self.config)
         works = [work for stage in shared for work in stage.work()]
-        for index, method in enumerate(methods):
+        for method, configurations in count.items():
             own = [stage for stage in all_of([self.trial(method, self.config.seeds[0])]) if stage not in shared]
-            share = len(range(index, count, len(methods)))
-            works += [work for stage in own for work in stage.work()] * share
+            works += [work for stage in own for work in stage.work()] * configurations * len(self.config.seeds)
         (measured,) = self.original.records.work()
-        mixtures = HALVINGS * len(methods) if self.config.calibrate else 0
-        return estimate([*works, *([measured] * (count + mixtures))], cluster, self.at_a_time)
+        measurements = count.total() * len(self.config.seeds) + (HALVINGS * len(count) if self.config.calibrate else 0)
+        return estimate([*works, *([measured] * measurements)], cluster, self.at_a_time)
 
     def perform(self, events: Events) -> Result:
         for name, value in TUNE_ENVIRONMENT.items():
@@ -226,15 +225,22 @@ def check_methods(config: SweepRun, corpus: Corpus) -> None:
         check_data(config.unlearning(point, 0, ""), corpus)
 
 
-def _steps(config: SweepRun, sampler: Sampler, anchors: int) -> list[str]:
+def _counts(config: SweepRun) -> Counter[str]:
+    """Method -> its configurations: those that will be proposed, or an equal share where earlier trials decide."""
+    sampler, methods = open_sampler(config, ()), list(config.space.methods)
+    if isinstance(config.sampler, OptunaSampler):
+        return Counter({method: len(range(i, sampler.count, len(methods))) for i, method in enumerate(methods)})
+    return Counter(point.method for point in iter(sampler.propose, None))
+
+
+def _steps(config: SweepRun, anchors: int) -> list[str]:
     """Of the points that are known beforehand, if every trial ran to its end."""
-    count: Counter[str] = Counter()
-    steps: Counter[str] = Counter()
-    while (point := sampler.propose()) is not None:
+    sampler, steps = open_sampler(config, ()), Counter[str]()
+    for point in iter(sampler.propose, None):
         run = config.unlearning(point, 0, "")
-        count[point.method] += 1
         steps[point.method] += Schedule(anchors, 1, 1, run.optim, 0).steps * len(config.seeds)
-    return [f"  {method}: {count[method]} configurations, {steps[method]} steps at most" for method in count]
+    count = _counts(config)
+    return [f"  {method}: {count[method]} configurations, {steps[method]} steps at most" for method in steps]
 
 
 def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> None:
