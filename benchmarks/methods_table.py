@@ -40,7 +40,7 @@ from obliviate.runs import provenance, write_whole
 from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, read_records
 from obliviate_eval.summary import Evaluation
-from obliviate_recipes.compare import CompareRun, compare
+from obliviate_recipes.comparison import CompareRun, compare
 from obliviate_recipes.reporting import machine
 
 ROOT = Path(__file__).parents[1]

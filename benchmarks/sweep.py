@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from _parts import add_only
-from obliviate_recipes.sweep.run import sweep
+from obliviate_recipes.sweeps.run import sweep
 from rich.console import Console
 
 from obliviate.cluster import ensure_ray
@@ -36,11 +36,11 @@ from obliviate.data import FictitiousData
 from obliviate.data.rows import write_rows
 from obliviate_recipes.stages.measure import Measure
 from obliviate_recipes.stages.training import finetune
-from obliviate_recipes.sweep.records import Trial
-from obliviate_recipes.sweep.result import Result
-from obliviate_recipes.sweep.sampler import open_sampler
-from obliviate_recipes.sweep.spec import SweepRun
-from obliviate_recipes.sweep.trial import Shared, perform
+from obliviate_recipes.sweeps.records import Trial
+from obliviate_recipes.sweeps.result import Result
+from obliviate_recipes.sweeps.sampler import open_sampler
+from obliviate_recipes.sweeps.spec import SweepRun
+from obliviate_recipes.sweeps.trial import Shared, perform
 
 PEOPLE = FictitiousData(people=8, questions_per_person=5, forget_people=2)
 CORES = 2

@@ -12,7 +12,7 @@ from obliviate.runs import DONE_FILE, RUN_FILE, record_of
 from obliviate_cli.commands import follow
 from obliviate_cli.mistakes import in_file
 from obliviate_eval.suites import SUITES
-from obliviate_recipes.evaluate import Evaluate, EvaluateRun
+from obliviate_recipes.evaluation import Evaluate, EvaluateRun
 from obliviate_recipes.stage import MODEL
 
 CONFIG_SUFFIXES = (".yaml", ".yml")

@@ -188,7 +188,7 @@ def sweep_keep(
 ) -> None:
     """Make a trial's model a named one, in RUNS/models/NAME."""
     from obliviate_cli.console import Terminal
-    from obliviate_recipes.sweep.keep import keep
+    from obliviate_recipes.sweeps.keep import keep
 
     keep(trial, name, runs, Terminal())
 

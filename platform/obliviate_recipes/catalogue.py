@@ -26,17 +26,17 @@ class Entry:
 # Of several whose keys a config has, the first is the one that it is for.
 RECIPES: Mapping[str, Entry] = {
     "compare": Entry(
-        "compare:Compare", "Fine-tune, unlearn with several methods, evaluate all models, and report.", ("methods",)
+        "comparison:Compare", "Fine-tune, unlearn with several methods, evaluate all models, and report.", ("methods",)
     ),
     "continual": Entry(
         "continual:Continual", "Unlearn one forget set after another, and measure all of them after every step.", ()
     ),
     "sweep": Entry(
-        "sweep.recipe:Sweep", "Run the trials that are not done yet, and report the front. The same as sweep CONFIG.",
+        "sweeps.recipe:Sweep", "Run the trials that are not done yet, and report the front. The same as sweep CONFIG.",
         ("space",),
     ),
     "evaluate": Entry(
-        "evaluate:Evaluate", "Measure models side by side: what was removed, what was kept.", ("models",)
+        "evaluation:Evaluate", "Measure models side by side: what was removed, what was kept.", ("models",)
     ),
     "make-questions": Entry(
         "questions:MakeQuestions",

@@ -22,7 +22,7 @@ from obliviate.inference.pool import EnginePool
 from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate_eval.records import RECORDS_FILE, Probe, read_records
-from obliviate_recipes.evaluate import Evaluate, EvaluateRun
+from obliviate_recipes.evaluation import Evaluate, EvaluateRun
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stages.measure import ANSWERS
 from tiny import tiny_model_folder

@@ -25,8 +25,8 @@ from obliviate.train.loop import single_process, train
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.stages.measure import EvaluateRun, Measure
 from obliviate_recipes.stages.training import unlearn_job
-from obliviate_recipes.sweep.records import TRIALS, read_records
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.records import TRIALS, read_records
+from obliviate_recipes.sweeps.spec import SweepRun
 from raylets import RayCluster
 from tiny import tiny_sources
 

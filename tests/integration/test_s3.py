@@ -24,7 +24,7 @@ from obliviate.train.export import export
 from obliviate.train.job import CHECKPOINTS
 from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
-from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.reporting import report
 from obliviate_recipes.stages.measure import Measuring

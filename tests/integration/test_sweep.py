@@ -20,11 +20,11 @@ from obliviate.schema import EngineSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stages.measure import Measuring
-from obliviate_recipes.sweep.recipe import Sweep, open_sweep
-from obliviate_recipes.sweep.records import TRIALS, Trial, TrialRecord, read_records
-from obliviate_recipes.sweep.result import Result
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.recipe import Sweep, open_sweep
+from obliviate_recipes.sweeps.records import TRIALS, Trial, TrialRecord, read_records
+from obliviate_recipes.sweeps.result import Result
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import SweepRun
 from processes import descendants
 from recipes import measured
 from tiny import tiny_sources

@@ -16,7 +16,7 @@ from obliviate.data.rows import Role
 from obliviate.head import Head
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES, expand
 from obliviate_eval.records import Probe, Record, ScoredAnswer
-from obliviate_recipes.compare import CompareRun
+from obliviate_recipes.comparison import CompareRun
 from training import job, losses
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from obliviate.errors import UserError
 from obliviate.methods import ALIASES, FORGET_TYPES, GA, GD, KL, ME, NPO, REGULARIZER_TYPES
 from obliviate.schema import LoraSpec
 from obliviate_eval.suites import SUITES
-from obliviate_recipes.compare import CompareRun
-from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.comparison import CompareRun
+from obliviate_recipes.evaluation import EvaluateRun
 
 TRAINING = "model: {source: some/model}\ndata: {type: fictitious}\n"
 EVALUATION = "models: {a: {source: some/model}}\ndata: {type: fictitious}\n"

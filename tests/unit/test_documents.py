@@ -20,16 +20,16 @@ from obliviate.methods.base import Term
 from obliviate.schema import Spec
 from obliviate_eval.metrics import Comparison
 from obliviate_eval.metrics.base import Metric
-from obliviate_recipes.compare import CompareRun
+from obliviate_recipes.comparison import CompareRun
 from obliviate_recipes.continual import ContinualMethod, ContinualRun
 from obliviate_recipes.erase import EraseRun
-from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.fuse import FuseRun
 from obliviate_recipes.probe import ProbeRun
 from obliviate_recipes.questions import EntityRun
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.snap.spec import SnapRun
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.spec import SweepRun
 from obliviate_serve.spec import ServeRun
 
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ from obliviate.errors import UserError
 from obliviate.train.log import read_steps
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.stages import training as stages
-from obliviate_recipes.sweep import trial as trials
-from obliviate_recipes.sweep.records import read_records
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps import trial as trials
+from obliviate_recipes.sweeps.records import read_records
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import SweepRun
 from recipes import unlearned
 from tiny import tiny_model_folder
 

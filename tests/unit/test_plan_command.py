@@ -22,8 +22,8 @@ from obliviate_recipes.costs.work import unlearning
 from obliviate_recipes.snap.data import SnapRows
 from obliviate_recipes.snap.recipe import Snap
 from obliviate_recipes.snap.spec import SnapRun
-from obliviate_recipes.sweep.recipe import Sweep
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.recipe import Sweep
+from obliviate_recipes.sweeps.spec import SweepRun
 from obliviate_recipes.train import UnlearnRecipe
 from tiny import tiny_model_folder
 

@@ -27,10 +27,10 @@ from obliviate_eval.report.model import ModelReport
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import summarise
-from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.rescore import Rescoring
 from obliviate_recipes.stages.measure import Measuring
-from obliviate_recipes.sweep.space import parameters
+from obliviate_recipes.sweeps.space import parameters
 from obliviate_recipes.train import UnlearnRecipe
 
 BASE = {"model": {"source": "m"}, "data": {"type": "fictitious"}}

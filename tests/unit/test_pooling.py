@@ -17,7 +17,7 @@ from obliviate_eval.records import RECORDS_FILE, Record, write_records
 from obliviate_eval.report.tables import write_table
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, estimate, summarise
-from obliviate_recipes.compare import Compare, CompareRun
+from obliviate_recipes.comparison import Compare, CompareRun
 from obliviate_recipes.costs.hardware import GPUS, Cluster
 from obliviate_recipes.pooled import model_reports
 from obliviate_recipes.reporting import write

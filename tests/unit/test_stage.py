@@ -13,7 +13,7 @@ from obliviate.models import content_of
 from obliviate.runs import RUN_FILE, Run
 from obliviate.schema import ModelSpec
 from obliviate_recipes.catalogue import RECIPES
-from obliviate_recipes.compare import Compare, CompareRun
+from obliviate_recipes.comparison import Compare, CompareRun
 from obliviate_recipes.costs.hardware import GPUS, Cluster
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, all_of, perform

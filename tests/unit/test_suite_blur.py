@@ -20,7 +20,7 @@ from obliviate_cli import main as command_line
 from obliviate_eval.collect import Sampling, collect
 from obliviate_eval.suites.blur import BLUR
 from obliviate_eval.summary import summarise
-from obliviate_recipes.evaluate import EvaluateRun
+from obliviate_recipes.evaluation import EvaluateRun
 
 
 def files(folder: Path, forget: int, retain: int) -> FilesData:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from obliviate.arithmetic import interpolate
 from obliviate.errors import UserError
 from obliviate.weights import INDEX, weight_files
-from obliviate_recipes.sweep.calibrate import largest_share
+from obliviate_recipes.sweeps.calibrate import largest_share
 from tiny import tiny_model_folder
 
 

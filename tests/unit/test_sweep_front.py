@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from obliviate_eval.report.sweep import Region
 from obliviate_eval.statistics import spread
-from obliviate_recipes.sweep.front import best_first, front, hypervolume, knee, most_forgotten, weighted
-from obliviate_recipes.sweep.ranking import choose, rank, regions
-from obliviate_recipes.sweep.records import TrialRecord
-from obliviate_recipes.sweep.spec import Knee, UtilityAtLeast, WeightedSum
+from obliviate_recipes.sweeps.front import best_first, front, hypervolume, knee, most_forgotten, weighted
+from obliviate_recipes.sweeps.ranking import choose, rank, regions
+from obliviate_recipes.sweeps.records import TrialRecord
+from obliviate_recipes.sweeps.spec import Knee, UtilityAtLeast, WeightedSum
 
 A, B, C = (0.2, 0.9), (0.7, 0.8), (0.9, 0.1)  # a front; B bulges out
 INSIDE = (0.6, 0.5)  # below B in both

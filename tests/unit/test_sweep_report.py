@@ -17,11 +17,11 @@ from test_sweep_space import sweep
 from obliviate.errors import UserError
 from obliviate_cli.console import Terminal
 from obliviate_eval.report.sweep_plots import symbol
-from obliviate_recipes.sweep.calibrate import Calibrated
-from obliviate_recipes.sweep.logs import open_logs
-from obliviate_recipes.sweep.records import TrialRecord
-from obliviate_recipes.sweep.result import Result, write_result
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.calibrate import Calibrated
+from obliviate_recipes.sweeps.logs import open_logs
+from obliviate_recipes.sweeps.records import TrialRecord
+from obliviate_recipes.sweeps.result import Result, write_result
+from obliviate_recipes.sweeps.spec import SweepRun
 
 
 def record(beta: float, seed: int, forget: float | None, utility: float | None, **more: Any) -> TrialRecord:

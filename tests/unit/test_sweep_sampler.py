@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from test_sweep_space import sweep
 
-from obliviate_recipes.sweep.records import Trial
-from obliviate_recipes.sweep.sampler import Optuna, Sampler, open_sampler
-from obliviate_recipes.sweep.search import Search
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.records import Trial
+from obliviate_recipes.sweeps.sampler import Optuna, Sampler, open_sampler
+from obliviate_recipes.sweeps.search import Search
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import SweepRun
 
 SPACE = {
     "methods": {"npo+gd": {"method.beta": {"low": 0.05, "high": 1.0, "log": True}}, "ga+gd": {}},

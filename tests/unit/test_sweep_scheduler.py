@@ -5,7 +5,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from test_sweep_space import sweep
 
-from obliviate_recipes.sweep.scheduler import open_scheduler
+from obliviate_recipes.sweeps.scheduler import open_scheduler
 
 
 class Tuned:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from obliviate.config import build
 from obliviate.errors import UserError
-from obliviate_recipes.sweep.space import Axis, Point, draws, grid, parameters
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.space import Axis, Point, draws, grid, parameters
+from obliviate_recipes.sweeps.spec import SweepRun
 
 BASE: dict[str, Any] = {"model": {"source": "m"}, "data": {"type": "fictitious"}}
 

@@ -19,17 +19,17 @@ from obliviate.models import content_of
 from obliviate.runs import DONE_FILE, Run
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stages.training import unlearning_stage
-from obliviate_recipes.sweep import recipe as sweeps
-from obliviate_recipes.sweep import trial as trials
-from obliviate_recipes.sweep.calibrate import calibrate
-from obliviate_recipes.sweep.keep import find_trial, keep
-from obliviate_recipes.sweep.ranking import rank
-from obliviate_recipes.sweep.recipe import Sweep, open_sweep
-from obliviate_recipes.sweep.records import Trial, TrialRecord, read_records
-from obliviate_recipes.sweep.result import BASE, Result, write_result
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import Objectives, SweepRun
-from obliviate_recipes.sweep.trial import Shared, perform
+from obliviate_recipes.sweeps import recipe as sweeps
+from obliviate_recipes.sweeps import trial as trials
+from obliviate_recipes.sweeps.calibrate import calibrate
+from obliviate_recipes.sweeps.keep import find_trial, keep
+from obliviate_recipes.sweeps.ranking import rank
+from obliviate_recipes.sweeps.recipe import Sweep, open_sweep
+from obliviate_recipes.sweeps.records import Trial, TrialRecord, read_records
+from obliviate_recipes.sweeps.result import BASE, Result, write_result
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import Objectives, SweepRun
+from obliviate_recipes.sweeps.trial import Shared, perform
 
 POINT = Point("npo+gd", {"method.beta": 0.5})
 

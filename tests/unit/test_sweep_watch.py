@@ -9,9 +9,9 @@ from rich.console import Console
 from test_sweep_space import sweep
 
 from obliviate_cli.console import Terminal
-from obliviate_recipes.sweep.records import Trial, TrialRecord, read_records
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.watch import Watch
+from obliviate_recipes.sweeps.records import Trial, TrialRecord, read_records
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.watch import Watch
 
 CONFIG = sweep({"methods": {"npo+gd": {"method.beta": [0.1, 0.5]}}}, title="Watched")
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from obliviate.config import UnlearnOptions, UnlearnRun, build
-from obliviate_recipes.compare import CompareRun
+from obliviate_recipes.comparison import CompareRun
 from obliviate_recipes.continual import ContinualRun
 from obliviate_recipes.fuse import FuseRun
 from obliviate_recipes.snap.spec import PLACEHOLDER, SnapRun
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import SweepRun
 
 MODEL = {"source": "some/model"}
 # One value that is none of the defaults for each key; they fit npo+gd+world together.

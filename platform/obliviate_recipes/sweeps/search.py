@@ -6,10 +6,10 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from obliviate_recipes.sweep.front import Pair
-from obliviate_recipes.sweep.records import Trial
-from obliviate_recipes.sweep.sampler import Sampler
-from obliviate_recipes.sweep.space import Point
+from obliviate_recipes.sweeps.front import Pair
+from obliviate_recipes.sweeps.records import Trial
+from obliviate_recipes.sweeps.sampler import Sampler
+from obliviate_recipes.sweeps.space import Point
 
 
 class Search(Searcher):  # type: ignore[misc]

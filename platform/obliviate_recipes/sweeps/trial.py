@@ -32,9 +32,9 @@ from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import perform as perform_stages
 from obliviate_recipes.stages.measure import Measuring
 from obliviate_recipes.stages.training import unlearning_stage
-from obliviate_recipes.sweep.records import Trial, TrialRecord
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import FORGET_QUALITY, SweepRun
+from obliviate_recipes.sweeps.records import Trial, TrialRecord
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import FORGET_QUALITY, SweepRun
 
 Report = Callable[[dict[str, Any]], None]
 STOPPING_S = 60  # how long a stopped trial may take to leave its process: Tune drops a next one that finds it busy

@@ -20,11 +20,11 @@ from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.stage import MODEL, Determined, ModelStage, perform
 from obliviate_recipes.stages.measure import Figures, Measuring
 from obliviate_recipes.stages.training import original_weights
-from obliviate_recipes.sweep.front import Pair
-from obliviate_recipes.sweep.ranking import Ranked, choose
-from obliviate_recipes.sweep.records import TrialRecord
-from obliviate_recipes.sweep.result import Calibrated, Result
-from obliviate_recipes.sweep.trial import Shared, objectives
+from obliviate_recipes.sweeps.front import Pair
+from obliviate_recipes.sweeps.ranking import Ranked, choose
+from obliviate_recipes.sweeps.records import TrialRecord
+from obliviate_recipes.sweeps.result import Calibrated, Result
+from obliviate_recipes.sweeps.trial import Shared, objectives
 
 HALVINGS = 5  # the share is found to 1/32; each costs one evaluation
 SHARES = "shares"  # folder of the models tried

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from obliviate import storage
 from obliviate.errors import UserError
-from obliviate_recipes.sweep.records import TrialRecord
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.records import TrialRecord
+from obliviate_recipes.sweeps.spec import SweepRun
 
 log = logging.getLogger(__name__)
 

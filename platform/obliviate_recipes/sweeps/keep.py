@@ -8,7 +8,7 @@ from obliviate.errors import UserError
 from obliviate.runs import LOCK_FILE, whole_folder
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import MODEL
-from obliviate_recipes.sweep.records import TrialRecord, read_records
+from obliviate_recipes.sweeps.records import TrialRecord, read_records
 
 LEFT_BEHIND = ("ray", "checkpoints", LOCK_FILE, storage.MARK)
 MODELS = "models"  # folder of the named models in that of all runs

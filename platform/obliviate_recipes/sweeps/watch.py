@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from obliviate_recipes.events import Draw, Events
-from obliviate_recipes.sweep.logs import TrialLog, open_logs
-from obliviate_recipes.sweep.ranking import Ranked, rank
-from obliviate_recipes.sweep.records import Trial, TrialRecord, read_records
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.logs import TrialLog, open_logs
+from obliviate_recipes.sweeps.ranking import Ranked, rank
+from obliviate_recipes.sweeps.records import Trial, TrialRecord, read_records
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import SweepRun
 
 ROWS = 12  # of the table: the front and what follows it
 BUSY = ("signal", "forget_probability", "retain_probability")

@@ -17,10 +17,10 @@ from obliviate_eval.report.sweep_picture import draw_front
 from obliviate_eval.statistics import Figure, Spread
 from obliviate_recipes.events import Events
 from obliviate_recipes.reporting import REPORT, REPORT_JSON
-from obliviate_recipes.sweep.front import Pair, hypervolume
-from obliviate_recipes.sweep.ranking import Ranked, choose, rank, regions
-from obliviate_recipes.sweep.records import TrialRecord, read_records
-from obliviate_recipes.sweep.spec import SweepRun
+from obliviate_recipes.sweeps.front import Pair, hypervolume
+from obliviate_recipes.sweeps.ranking import Ranked, choose, rank, regions
+from obliviate_recipes.sweeps.records import TrialRecord, read_records
+from obliviate_recipes.sweeps.spec import SweepRun
 
 BASE = "unlearn.yaml"  # what all trials' configs share, in the sweep's folder
 PICTURE = "front.svg"

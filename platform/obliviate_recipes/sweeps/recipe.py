@@ -30,14 +30,14 @@ from obliviate_recipes.several import Models, judge_of
 from obliviate_recipes.stage import ModelStage, Stage, all_of
 from obliviate_recipes.stages.measure import Figures, Measuring
 from obliviate_recipes.stages.training import Negation, check_data, opened, unlearning_stage
-from obliviate_recipes.sweep.calibrate import HALVINGS, calibrate
-from obliviate_recipes.sweep.logs import open_logs
-from obliviate_recipes.sweep.records import read_records
-from obliviate_recipes.sweep.result import Result, write_result
-from obliviate_recipes.sweep.sampler import Sampler, open_sampler
-from obliviate_recipes.sweep.spec import NoScheduler, OptunaSampler, SweepRun
-from obliviate_recipes.sweep.trial import Shared, objectives, run_trial
-from obliviate_recipes.sweep.watch import Watch
+from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
+from obliviate_recipes.sweeps.logs import open_logs
+from obliviate_recipes.sweeps.records import read_records
+from obliviate_recipes.sweeps.result import Result, write_result
+from obliviate_recipes.sweeps.sampler import Sampler, open_sampler
+from obliviate_recipes.sweeps.spec import NoScheduler, OptunaSampler, SweepRun
+from obliviate_recipes.sweeps.trial import Shared, objectives, run_trial
+from obliviate_recipes.sweeps.watch import Watch
 
 # What changes how fast a sweep runs, or what is made of its trials, but not the trials.
 PLACEMENT = {"cluster", "runs", "concurrency", "max_failures", "node_cache", "mlflow", "choose", "calibrate",
@@ -246,8 +246,8 @@ def _steps(config: SweepRun, anchors: int) -> list[str]:
 def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> None:
     from ray import tune
 
-    from obliviate_recipes.sweep.scheduler import open_scheduler
-    from obliviate_recipes.sweep.search import Search
+    from obliviate_recipes.sweeps.scheduler import open_scheduler
+    from obliviate_recipes.sweeps.search import Search
 
     config, folder = shared.config, shared.directory / TUNE
     storage.remove(folder)

@@ -5,8 +5,8 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from obliviate_recipes.sweep.front import Pair, best_first
-from obliviate_recipes.sweep.spec import ASHAScheduler, MedianScheduler, SweepRun
+from obliviate_recipes.sweeps.front import Pair, best_first
+from obliviate_recipes.sweeps.spec import ASHAScheduler, MedianScheduler, SweepRun
 
 ON_SIGNAL = {"time_attr": "point", "metric": "signal", "mode": "max"}
 

@@ -8,7 +8,7 @@ from obliviate.config import FinetuneRun, UnlearnOptions, UnlearnRun, build
 from obliviate.schema import Seed, Spec
 from obliviate_eval.asked import suite_of
 from obliviate_recipes.several import ComparedModels, check_seeds, sampled_by
-from obliviate_recipes.sweep.space import Point, Space
+from obliviate_recipes.sweeps.space import Point, Space
 
 FORGET_QUALITY = "forget_quality"  # the p-value, where there is a retain model
 

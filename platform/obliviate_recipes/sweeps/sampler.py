@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from obliviate_recipes.sweep.front import Pair
-from obliviate_recipes.sweep.space import Axis, Point, draws, grid
-from obliviate_recipes.sweep.spec import OptunaSampler, RandomSampler, SweepRun
+from obliviate_recipes.sweeps.front import Pair
+from obliviate_recipes.sweeps.space import Axis, Point, draws, grid
+from obliviate_recipes.sweeps.spec import OptunaSampler, RandomSampler, SweepRun
 
 if TYPE_CHECKING:
     import optuna

@@ -6,10 +6,10 @@ from itertools import groupby
 
 from obliviate_eval.report.sweep import Region
 from obliviate_eval.statistics import Spread, spread
-from obliviate_recipes.sweep.front import Pair, front, knee, most_forgotten, weighted
-from obliviate_recipes.sweep.records import TrialRecord
-from obliviate_recipes.sweep.space import Point
-from obliviate_recipes.sweep.spec import AnyChoice, Knee, UtilityAtLeast
+from obliviate_recipes.sweeps.front import Pair, front, knee, most_forgotten, weighted
+from obliviate_recipes.sweeps.records import TrialRecord
+from obliviate_recipes.sweeps.space import Point
+from obliviate_recipes.sweeps.spec import AnyChoice, Knee, UtilityAtLeast
 
 
 @dataclass(frozen=True)

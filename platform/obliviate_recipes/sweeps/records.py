@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from obliviate import storage
 from obliviate.runs import write_json
-from obliviate_recipes.sweep.space import Point
+from obliviate_recipes.sweeps.space import Point
 
 TRIALS = "trials"  # folder of the records in that of the sweep
 
