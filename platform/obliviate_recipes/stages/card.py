@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from obliviate import storage
 from obliviate.guardrail import NOT_REMOVED, hides
 from obliviate.runs import EXPORT_FILE, Run, record_of, write_whole
 from obliviate.schema import ModelSpec
@@ -119,7 +120,7 @@ def _filtered(run: Run) -> list[str]:
 
 def _stored(run: Run, folder: str) -> list[str]:
     """In which dtype the weights lie, and what that leaves of training."""
-    dtype = weights_dtype(ModelSpec(source=str(run.directory / folder)))
+    dtype = weights_dtype(ModelSpec(source=storage.name(run.directory / folder)))  # another node may have written it
     if dtype is None:
         return []
     text = f"The weights are stored in {dtype}."
