@@ -1,8 +1,9 @@
 """Loading a language model from wherever it lies: a Hugging Face id, a folder, or a GGUF (in an installed package)."""
 
+import copy
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from obliviate.weights import INDEX, WEIGHTS
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+READ = 8  # tokenizers and configs that are kept: a GGUF's take seconds to read
 
 
 def portable(spec: ModelSpec) -> ModelSpec:
@@ -84,7 +87,13 @@ def _content_of_weights(spec: ModelSpec) -> str:
 
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
-    """Raises UserError where the source carries no tokenizer."""
+    """One of the caller's own. Raises UserError where the source carries no tokenizer."""
+    return copy.deepcopy(_tokenizer(_files_of(spec), _content_of_weights(spec)))
+
+
+@lru_cache(maxsize=READ)
+def _tokenizer(spec: ModelSpec, content: str) -> "PreTrainedTokenizerBase":
+    """`content`: of the files, so that other ones are read anew."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
@@ -101,6 +110,11 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used to tell padding from text: masks come from lengths
     return tokenizer
+
+
+def _files_of(spec: ModelSpec) -> ModelSpec:
+    """The spec without what says nothing of its files."""
+    return ModelSpec(source=spec.source, base=spec.base, revision=spec.revision)
 
 
 def _of_tokenizer(spec: ModelSpec) -> ModelSpec:
@@ -244,7 +258,12 @@ def require_same_vocabulary(model: ModelSpec, reference: ModelSpec) -> None:
 
 
 def load_config(spec: ModelSpec) -> Any:
-    """The model's transformers config. Raises UserError where there is none."""
+    """The model's transformers config, one of the caller's own. Raises UserError where there is none."""
+    return copy.deepcopy(_config(_files_of(spec), _content_of_weights(spec)))
+
+
+@lru_cache(maxsize=READ)
+def _config(spec: ModelSpec, content: str) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
