@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
 
 from obliviate import storage
@@ -23,16 +22,18 @@ from obliviate.train.job import CHECKPOINTS
 from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
 from obliviate_eval.summary import METRICS_FILE, Evaluation
-from obliviate_recipes.stages.measure import EvaluateRun, Measure
-from obliviate_recipes.stages.training import unlearn_job
+from obliviate_recipes.evaluation import EvaluateRun
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.sweeps.records import TRIALS, read_records
 from obliviate_recipes.sweeps.spec import SweepRun
 from raylets import RayCluster
+from recipes import measured
 from tiny import tiny_sources
 
 pytestmark = [pytest.mark.integration, pytest.mark.cluster]
 
-QUIET = Console(quiet=True)
 WAIT_S = 150.0
 
 
@@ -73,7 +74,8 @@ MEASURED: dict[str, Any] = {
 
 def alone(config: UnlearnRun, folder: Path) -> Path:
     """The model of the same config, trained in this process."""
-    _, job = unlearn_job(config, config.data.load(), QUIET)
+    stage = unlearning_stage(config, config.data.load())
+    job = stage.job(stage.run.begin(), QUIET)
     with single_process():
         export(train(job), job.model, folder)
     return folder
@@ -148,13 +150,13 @@ def test_an_evaluation_on_two_engines_loses_a_node(cluster: RayCluster, sources:
     }
 
     def begun() -> bool:
-        return any((tmp_path / "runs").glob("evaluate-*/answers/*.json"))
+        return any((tmp_path / "runs").glob("records-*/answers/*.json"))
 
     run_and_lose_a_node(cluster, "evaluate", values, tmp_path, begun, "Replica")
-    (run,) = (tmp_path / "runs").iterdir()
+    run, _ = sorted((tmp_path / "runs").iterdir())  # the figures, and the records that they are of
     config = build(EvaluateRun, values, where="test")
-    measure = Measure(config.data.load(), config.evaluation, None, tmp_path / "alone", QUIET, within=True)
-    expected = Evaluation.read(measure("tiny", config.models["tiny"]) / METRICS_FILE)
+    measuring = Measuring(config.data.load(), config.evaluation, None, str(tmp_path / "alone"), within=True)
+    expected = Evaluation.read(measured(measuring, "tiny", config.models["tiny"]) / METRICS_FILE)
     found = Evaluation.read(run / METRICS_FILE)
     for name, figures in expected.sets.items():
         for metric, figure in figures.items():
