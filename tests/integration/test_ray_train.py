@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import recipes
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.train.log import read_steps
@@ -48,11 +49,7 @@ def settings(sources: Path, runs: Path, *, workers: int = 1) -> dict[str, object
 
 
 def unlearned(values: dict[str, object]) -> Path:
-    from rich.console import Console
-
-    from obliviate_recipes.stages.training import unlearn
-
-    return unlearn(build(UnlearnRun, values, where="test"), Console(quiet=True))
+    return recipes.unlearned(build(UnlearnRun, values, where="test"))
 
 
 def weights(folder: Path) -> dict[str, object]:
