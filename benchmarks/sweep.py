@@ -27,20 +27,21 @@ from statistics import median
 from typing import Any
 
 from _parts import add_only
-from obliviate_recipes.sweeps.run import sweep
-from rich.console import Console
 
 from obliviate.cluster import ensure_ray
 from obliviate.config import FinetuneRun, build
 from obliviate.data import FictitiousData
 from obliviate.data.rows import write_rows
-from obliviate_recipes.stages.measure import Measure
-from obliviate_recipes.stages.training import finetune
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stage import perform as perform_stages
+from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.sweeps.recipe import Sweep
 from obliviate_recipes.sweeps.records import Trial
 from obliviate_recipes.sweeps.result import Result
 from obliviate_recipes.sweeps.sampler import open_sampler
 from obliviate_recipes.sweeps.spec import SweepRun
 from obliviate_recipes.sweeps.trial import Shared, perform
+from obliviate_recipes.train import FinetuneRecipe
 
 PEOPLE = FictitiousData(people=8, questions_per_person=5, forget_people=2)
 CORES = 2
@@ -62,7 +63,6 @@ EIGHT = {
     "methods": {"npo+gd": {"method.beta": [0.1, 0.5]}},
     "shared": {"optim.learning_rate": [1e-4, 3e-4, 1e-3, 3e-3]},
 }
-QUIET = Console(quiet=True)
 
 
 def base_model(folder: Path) -> Path:
@@ -115,7 +115,7 @@ def target(folder: Path) -> Path:
         "cluster": {"cpus_per_worker": CORES},
         "runs": str(folder / "runs"),
     }
-    return finetune(build(FinetuneRun, values, where="finetune"), QUIET)
+    return Path(FinetuneRecipe(build(FinetuneRun, values, where="finetune")).perform(QUIET).source)
 
 
 def config(source: Path, runs: Path, **more: Any) -> SweepRun:
@@ -140,8 +140,8 @@ def bare(given: SweepRun) -> float:
     torch.set_num_threads(CORES)
     began_s = time.perf_counter()
     corpus = given.data.load()
-    measure = Measure(corpus, given.evaluation, None, Path(given.runs), QUIET, within=True)
-    measure("target", given.model)
+    measuring = Measuring(corpus, given.evaluation, None, given.runs, within=True)
+    perform_stages([measuring.figures("target", given.model)], QUIET)
     shared = Shared(Path(given.runs) / "bare", given, corpus, given.evaluation, given.model, None, CORES)
     sampler = open_sampler(given, ())
     while (point := sampler.propose()) is not None:
@@ -194,7 +194,7 @@ def halving(source: Path, folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
 
 def timed(given: SweepRun) -> tuple[Result, float]:
     began_s = time.perf_counter()
-    return sweep(given, QUIET), time.perf_counter() - began_s
+    return Sweep(given).perform(QUIET), time.perf_counter() - began_s
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
