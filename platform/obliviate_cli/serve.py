@@ -38,7 +38,7 @@ def serve(path: Path, overrides: list[str], dry_run: bool) -> None:
     check(spec)
     if dry_run:
         console.print(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
-        for line in plan(spec):
+        for line in outline(spec):
             console.print(line)
         return
     _run(spec, console)
@@ -122,7 +122,7 @@ def _check_base(key: str, adapter: Path, base: str) -> None:
         )
 
 
-def plan(spec: ServeRun) -> list[str]:
+def outline(spec: ServeRun) -> list[str]:
     lines = []
     for name, served in spec.models.items():
         engine = spec.engine_of(name)

@@ -23,9 +23,9 @@ from obliviate.train.reference import scored_at
 from obliviate_cli.plan_command import Offer, conclusions
 from obliviate_recipes.costs import evaluation, training
 from obliviate_recipes.costs.estimate import CURES, Part, measured, trained
-from obliviate_recipes.costs.evaluation import Measuring
+from obliviate_recipes.costs.evaluation import InferenceWork
 from obliviate_recipes.costs.hardware import GPUS, Cluster, Gpu
-from obliviate_recipes.costs.training import SCORING_BYTES, START_S, Training
+from obliviate_recipes.costs.training import SCORING_BYTES, START_S, TrainingWork
 from obliviate_recipes.costs.work import Measured, Trained
 from tiny import tiny_model_folder
 from training import job
@@ -33,7 +33,7 @@ from training import job
 ROOT = Path(__file__).parents[2]
 # Body 100, embedding of 10 x 5, two layers.
 SIZE = ModelSize(parameters=150, trained=150, layers=2, hidden_size=5, vocabulary=10, tied=True)
-WORK = Training(SIZE, steps=7, items=6, micro_items=1, texts_per_item=2, tokens=4, scored=3, stored_bytes=4)
+WORK = TrainingWork(SIZE, steps=7, items=6, micro_items=1, texts_per_item=2, tokens=4, scored=3, stored_bytes=4)
 PIECES = 2 * 64 * 2**20  # that each worker reads or writes at a time
 GPU = Gpu(memory_bytes=1e9, flops_per_s=1000.0, memory_bytes_per_s=100.0, link_bytes_per_s=900.0)
 CLUSTER = Cluster(GPU, gpus_per_node=2, network_bytes_per_s=300.0, storage_bytes_per_s=10.0, utilization=0.5)
@@ -148,7 +148,7 @@ class TestCountedByTorch:
     """FLOPs that torch counts in one step of the real loop. Vectors (norms) are no products: they are left out of N."""
 
     @staticmethod
-    def counted(folder: Path, model: Path, terms: tuple[Term, ...], **changes: Any) -> tuple[int, Training]:
+    def counted(folder: Path, model: Path, terms: tuple[Term, ...], **changes: Any) -> tuple[int, TrainingWork]:
         asked = job(model, folder, terms, batch_size=4, micro_batch_size=4, **changes.pop("optim", {}))
         asked = replace(asked, model=asked.model.model_copy(update=changes))
         with single_process():
@@ -166,7 +166,7 @@ class TestCountedByTorch:
             size, parameters=size.parameters - vectors, trained=size.trained - vectors if full else size.trained
         )
         texts, tokens = batch.input_ids_BT.shape
-        return counter.get_total_flops(), Training(
+        return counter.get_total_flops(), TrainingWork(
             size, 1, 4, 4, texts // 4, tokens, scored / texts, checkpointing=asked.optim.activation_checkpointing
         )
 
@@ -216,13 +216,13 @@ def test_bytes_that_the_real_loop_sends(workers: int, model: Path, tmp_path: Pat
             torch.stack([term.loss(scores).sum for term in trainer.terms]).sum().backward()
     finally:
         distributed.destroy_process_group()
-    work = Training(model_size(asked.model), 1, workers, 1, 2, 10, 9, compute_bytes=4)
+    work = TrainingWork(model_size(asked.model), 1, workers, 1, 2, 10, 9, compute_bytes=4)
     assert work.micro_batches(workers) == 1
     assert seen.bytes * (workers - 1) / workers == pytest.approx(work.moved_bytes(workers), rel=1e-3)
 
 
 class TestEvaluation:
-    WORK = Measuring(SIZE, 6, 2, 4, 5, 3, replicas=2)
+    WORK = InferenceWork(SIZE, 6, 2, 4, 5, 3, replicas=2)
 
     def test_a_token_is_multiplied_with_body_and_head(self) -> None:
         assert self.WORK.flops == 2 * 150 * (6 * (2 + 4) + 5 * 3)
@@ -252,12 +252,18 @@ class TestEvaluation:
 
 
 def train(
-    title: str, work: Training, cluster: Cluster, workers: int, repeats: int = 1, at_a_time: int = 1, share: float = 1.0
+    title: str,
+    work: TrainingWork,
+    cluster: Cluster,
+    workers: int,
+    repeats: int = 1,
+    at_a_time: int = 1,
+    share: float = 1.0,
 ) -> Part:
     return trained(Trained(title, work, workers, share), cluster, repeats, at_a_time)
 
 
-def measure(title: str, work: Measuring, cluster: Cluster, share: float = 1.0) -> Part:
+def measure(title: str, work: InferenceWork, cluster: Cluster, share: float = 1.0) -> Part:
     return measured(Measured(title, work, share), cluster)
 
 

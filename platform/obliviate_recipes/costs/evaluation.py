@@ -20,7 +20,7 @@ CACHE_SHARE = 0.2  # of a GPU's memory that must be left for keys and values
 
 
 @dataclass(frozen=True)
-class Measuring:
+class InferenceWork:
     size: ModelSize
     questions: int
     question_tokens: float  # with the template
@@ -57,7 +57,9 @@ class Measuring:
         return weights + CACHE_SHARE * cluster.gpu.memory_bytes
 
 
-def times(measuring: Measuring, cluster: Cluster, at_a_time: int = 1, gpus: float | None = None) -> dict[str, float]:
+def times(
+    measuring: InferenceWork, cluster: Cluster, at_a_time: int = 1, gpus: float | None = None
+) -> dict[str, float]:
     """Part of the measurement -> seconds, of the slowest replica.
 
     `at_a_time` such measurements start together, on `gpus` in all (None: those of whole replicas).

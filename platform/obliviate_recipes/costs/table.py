@@ -5,9 +5,9 @@ Published shapes of Llama 3.1 and 3.2 and of Qwen 2.5; one job of each kind on T
 
 from obliviate.models import ModelSize
 from obliviate_recipes.costs.estimate import Part, measured, trained
-from obliviate_recipes.costs.evaluation import Measuring
+from obliviate_recipes.costs.evaluation import InferenceWork
 from obliviate_recipes.costs.hardware import GPUS, Cluster
-from obliviate_recipes.costs.training import Training
+from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Measured, Trained
 
 # parameters, trained, layers, hidden size, vocabulary, tied
@@ -27,7 +27,7 @@ CLUSTER = Cluster(GPUS["h100"], host_memory_bytes=2e12)  # the memory that such 
 
 def unlearning(size: ModelSize, gpus: int) -> Part:
     """ME+GD as published. Every worker needs an item of each batch: more than 32 would have nothing to do."""
-    work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
+    work = TrainingWork(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
     return trained(Trained("unlearn", work, min(gpus, ITEMS)), CLUSTER)
 
 
@@ -35,7 +35,7 @@ def evaluation(size: ModelSize, gpus: int, repeats: int = 1, at_a_time: int = 1)
     """300 forget and 300 retain items, 100 real authors, 117 world facts: 817 questions, seven scored texts each at
     most, as few GPUs to a replica as hold it."""
     for split in (1, 2, 4, 8):
-        work = Measuring(size, 817, 40, 160, 5500, TOKENS, max(1, gpus // split), min(split, gpus))
+        work = InferenceWork(size, 817, 40, 160, 5500, TOKENS, max(1, gpus // split), min(split, gpus))
         part = measured(Measured("evaluate", work), CLUSTER, repeats, at_a_time)
         if part.fits:
             break
@@ -44,7 +44,7 @@ def evaluation(size: ModelSize, gpus: int, repeats: int = 1, at_a_time: int = 1)
 
 def sweep(size: ModelSize, gpus: int) -> list[Part]:
     """Training and measuring of 512 trials, each on as few GPUs as hold it; empty where not one trial fits."""
-    work = Training(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
+    work = TrainingWork(size, STEPS, ITEMS, 4, 2, TOKENS, TOKENS - 1, checkpointing=True)
     for workers in (each for each in (1, 2, 4, 8, 16, 32) if each <= gpus):
         together = min(TRIALS, gpus // workers)
         parts = [trained(Trained("train", work, workers), CLUSTER, TRIALS, together)]

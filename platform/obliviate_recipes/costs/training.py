@@ -41,7 +41,7 @@ SCORING_BYTES = 4 * 32 * 2**20  # a few blocks of logits
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingWork:
     size: ModelSize
     steps: int
     items: int  # of a step, over all workers
@@ -164,7 +164,7 @@ class Step:
         return max(parts, key=lambda name: parts[name])
 
 
-def step(training: Training, cluster: Cluster, workers: int) -> Step:
+def step(training: TrainingWork, cluster: Cluster, workers: int) -> Step:
     rate = cluster.gpu.flops_per_s * cluster.utilization
     state = ADAM_BYTES * training.size.trained / workers
     again = 4 / 3 if training.checkpointing else 1.0  # forward, forward once more, and backward of twice its length
@@ -177,7 +177,7 @@ def step(training: Training, cluster: Cluster, workers: int) -> Step:
 
 
 def times(
-    training: Training, cluster: Cluster, workers: int, at_a_time: int = 1, gpus: float | None = None
+    training: TrainingWork, cluster: Cluster, workers: int, at_a_time: int = 1, gpus: float | None = None
 ) -> dict[str, float]:
     """Part of the run -> seconds; "steps" is split no further, `step` says by what it is limited.
 

@@ -30,8 +30,8 @@ from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
 from obliviate_eval.records import SCORED, Probe
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_recipes.costs.evaluation import Measuring
-from obliviate_recipes.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, Training
+from obliviate_recipes.costs.evaluation import InferenceWork
+from obliviate_recipes.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, TrainingWork
 
 SAMPLE = 64  # texts whose length stands for all
 
@@ -41,7 +41,7 @@ class Trained:
     """Steps on the workers of a cluster."""
 
     title: str
-    training: Training
+    training: TrainingWork
     workers: int
     share: float = 1.0  # of a GPU, that each worker has
 
@@ -51,20 +51,20 @@ class Measured:
     """Texts that a model answers or scores."""
 
     title: str
-    measuring: Measuring
+    measuring: InferenceWork
     share: float = 1.0  # of a GPU, that each replica has
 
 
 Work = Trained | Measured
 
 
-def finetuning(config: FinetuneRun, rows: tuple[Row, ...], model: ModelSpec) -> Training:
+def finetuning(config: FinetuneRun, rows: tuple[Row, ...], model: ModelSpec) -> TrainingWork:
     """`model`: one whose files are there, of the shape and the tokenizer of that which is trained; so everywhere."""
     tokens, answers = _lengths(model, _said(rows))
     return _training(config, model, len(rows), texts=1, tokens=tokens, scored=answers)
 
 
-def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training:
+def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> TrainingWork:
     needs = union_of_needs(config.terms)
     apart = config.sharpness is not None or config.rectification is not None
     updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
@@ -109,9 +109,9 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
 
 def _training(
     config: TrainingRun, model: ModelSpec, anchors: int, *, texts: int, tokens: float, scored: float
-) -> Training:
+) -> TrainingWork:
     optim = config.optim
-    return Training(
+    return TrainingWork(
         size=_size(model),
         steps=Schedule(anchors, 1, 1, optim, config.seed).steps,
         items=optim.batch_size,
@@ -126,7 +126,7 @@ def _training(
     )
 
 
-def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuring:
+def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> InferenceWork:
     """What the suite asks of one model."""
     suite, encoder = suite_of(spec), _encoder(model)
     questions: list[Row] = []
@@ -153,13 +153,13 @@ def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> Measuri
     )
 
 
-def scoring(model: ModelSpec, rows: Sequence[Row], engine: EngineSpec) -> Measuring:
+def scoring(model: ModelSpec, rows: Sequence[Row], engine: EngineSpec) -> InferenceWork:
     """The rows' own answers, each scored once."""
     tokens, _ = _lengths(model, _said(rows))
     return _measuring(model, engine, scored_texts=len(rows), scored_tokens=tokens)
 
 
-def asking(model: ModelSpec, rows: Sequence[Row], sampling: GenerationSpec, engine: EngineSpec) -> Measuring:
+def asking(model: ModelSpec, rows: Sequence[Row], sampling: GenerationSpec, engine: EngineSpec) -> InferenceWork:
     """Answers to the rows' questions, as many to each as are sampled."""
     encoder = _encoder(model)
     length = fmean([len(encoder.prompt(*row.asked)) for row in rows[:SAMPLE]]) if rows else 0.0
@@ -181,8 +181,8 @@ def _measuring(
     answer_tokens: float = 0.0,
     scored_texts: int = 0,
     scored_tokens: float = 0.0,
-) -> Measuring:
-    return Measuring(
+) -> InferenceWork:
+    return InferenceWork(
         size=_size(model),
         questions=questions,
         question_tokens=question_tokens,

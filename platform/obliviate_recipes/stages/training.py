@@ -35,7 +35,7 @@ from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
-from obliviate_recipes.costs.training import Training as Counted
+from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage
@@ -157,7 +157,7 @@ class Training(ModelStage):
 
     @property
     @abstractmethod
-    def steps(self) -> Counted:
+    def steps(self) -> TrainingWork:
         """What its steps run over."""
 
     def work(self) -> tuple[Work, ...]:
@@ -204,7 +204,7 @@ class Finetune(Training):
         return self._launch(run, job, events)
 
     @property
-    def steps(self) -> Counted:
+    def steps(self) -> TrainingWork:
         return finetuning(self.config, self.rows, self.at_hand(self.config.model))
 
     def outline(self) -> list[str]:
@@ -299,7 +299,7 @@ class Unlearn(Training):
         )
 
     @property
-    def steps(self) -> Counted:
+    def steps(self) -> TrainingWork:
         return unlearning(self.config, self.corpus, self.at_hand(self.config.model))
 
     def outline(self) -> list[str]:
