@@ -197,9 +197,10 @@ def layer_of(model: nn.Module, layer: int | str) -> nn.Module:
     return found
 
 
-def check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
+def check_layers(terms: Sequence[Term], model: nn.Module) -> None:
     """Raises UserError for a layer that the model lacks, or that puts out no vector for each token: with the nearest
-    names of those that do. Every worker calls it."""
+    names of those that do. Every worker calls it. Of a model without weights (`obliviate.models.skeleton`) every module
+    is taken to put one out."""
     layers = {
         stat.layer: term.type
         for term in terms
@@ -207,8 +208,11 @@ def check_layers(terms: Sequence[Term], model: ScoredModel) -> None:
         for stat in stats
         if isinstance(stat, Activation)
     }
-    last = len(decoder_layers(model)) - 1
-    usable = _usable(model) if any(isinstance(layer, str) for layer in layers) else []
+    if not layers:
+        return
+    last, usable = len(decoder_layers(model)) - 1, list[str]()
+    if any(isinstance(layer, str) for layer in layers):
+        usable = _usable(model) if isinstance(model, ScoredModel) else [name for name, _ in model.named_modules()]
     for layer, term_type in layers.items():
         if isinstance(layer, int) and layer > last:
             raise UserError(f"{term_type}: layer: {layer}: the model has {last + 1} layers, 0 to {last}")

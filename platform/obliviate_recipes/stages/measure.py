@@ -310,10 +310,14 @@ class Figures(Stage):
         """Each judge's content; of a language model's, the prompt's text."""
         spec = self.records.shared.spec
         named = {name: getattr(spec, name) for name in ("encoder", "nli", "fluency")}
-        found = {
-            name: self.content_of(ModelSpec(source=source)) for name, source in named.items() if source is not None
-        }
+        found = {name: self._content(name, source) for name, source in named.items() if source is not None}
         return found if spec.judge is None else {**found, "prompt": read_prompt(spec.judge.prompt)}
+
+    def _content(self, name: str, source: str) -> str:
+        try:
+            return self.content_of(ModelSpec(source=source))
+        except UserError as error:
+            raise UserError(f"evaluation.{name}: {str(error).removeprefix('model.source: ')}") from error
 
     def _update_card(self, evaluation: Evaluation, events: Events) -> None:
         """A model that one of our runs made gets the figures into its card, where that may be written."""

@@ -24,6 +24,7 @@ from obliviate.models import (
     materialise,
     portable,
     require_same_vocabulary,
+    skeleton,
     text_encoder,
     weights_folder,
 )
@@ -35,6 +36,7 @@ from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
+from obliviate.train.model import check_layers
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
 from obliviate_recipes.events import Events
@@ -257,6 +259,7 @@ class Unlearn(Training):
         config = self.config
         check_data(config, self.corpus)
         self._check_model((*self.corpus.forget, *self.corpus.retain))
+        check_layers(config.terms, skeleton(self.at_hand(config.model)))
         load_refusals(config.refusals)
         if config.reference is not None:
             reference = self.at_hand(config.reference)
