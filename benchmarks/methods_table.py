@@ -38,9 +38,10 @@ from obliviate.config import load
 from obliviate.data.rows import Role
 from obliviate.runs import provenance, write_whole
 from obliviate.train.log import read_steps
+from obliviate_cli.console import Terminal
 from obliviate_eval.records import RECORDS_FILE, Probe, Record, read_records
 from obliviate_eval.summary import Evaluation
-from obliviate_recipes.comparison import CompareRun, compare
+from obliviate_recipes.comparison import Compare, CompareRun
 from obliviate_recipes.reporting import machine
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +161,7 @@ def main() -> None:
         size = QUICK_OVERRIDES if arguments.quick else (AUTHORS,) if arguments.controlled else ()
         given = [f"runs={folder}", f"methods=[{', '.join(methods)}]", *size, *arguments.overrides]
         config = load(CompareRun, CONFIG, given)
-        report = compare(config, Console(stderr=True, soft_wrap=True))
+        report = Compare(config).perform(Terminal(Console(stderr=True, soft_wrap=True)))
         models = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["models"]
         rows = [row(model, Path(config.runs)) for model in models]
     text = table(rows, config.title)
