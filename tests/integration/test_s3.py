@@ -26,7 +26,7 @@ from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
 from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.events import QUIET
-from obliviate_recipes.reporting import report
+from obliviate_recipes.pooled import report
 from obliviate_recipes.stages.measure import Measuring
 from obliviate_recipes.stages.training import unlearning_stage
 from recipes import measured
