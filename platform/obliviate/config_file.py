@@ -1,5 +1,6 @@
 """A run's whole config: one YAML file, at most one `base:` under it, overrides from the command line.
 
+The record of a run (run.json) is the config that it was made with.
 Unknown keys are errors, and every error is one line that names the file, the key, the value and the fix.
 Imports no torch: a typo is answered at once.
 """
@@ -15,6 +16,7 @@ from pydantic import ValidationError, model_validator
 
 from obliviate import storage
 from obliviate.errors import UserError
+from obliviate.runs import RUN_FILE
 from obliviate.schema import Spec
 
 
@@ -148,7 +150,7 @@ def _read_one(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds a {type(values).__name__}"
         raise UserError(f"{path}: {found}; give keys and values, as the files in configs/ do")
-    return values
+    return values["config"] if path.name == RUN_FILE and isinstance(values.get("config"), dict) else values
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

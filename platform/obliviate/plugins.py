@@ -163,8 +163,11 @@ class Door:
             raise UserError(f"import: {path}: type is {name!r}, which is ours; give it a name of its own")
         if "." in found.__qualname__:
             raise UserError(f"import: {path}: stands inside something else; move it to the top of its module")
-        if not (hasattr(module := sys.modules[_top(found)], "__path__") or getattr(module, "__file__", None)):
-            raise UserError(f"import: {path}: stands in no file, which workers could be sent; move it into one")
+        in_file = hasattr(module := sys.modules[_top(found)], "__path__") or getattr(module, "__file__", None)
+        if not in_file or _top(found) == "__main__":  # of a script: elsewhere that name is another module
+            raise UserError(
+                f"import: {path}: stands in no module that workers could import; move it into a file of its own"
+            )
         _modules[_top(found)] = _root(_top(found))
         return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from obliviate_cli.mistakes import names_file
-from obliviate_recipes.catalogue import RECIPES
+from obliviate_recipes.catalogue import RECIPES, load
 
 if TYPE_CHECKING:
     from obliviate_recipes.recipe import Recipe
@@ -26,13 +26,6 @@ def command(name: str) -> Callable[..., None]:
 
     run.__doc__ = RECIPES[name].what
     return run
-
-
-def load(name: str, path: Path, overrides: list[str]) -> "Recipe[Any, Any]":
-    from obliviate.config_file import load
-
-    recipe = RECIPES[name].load()
-    return recipe(load(recipe.takes, path, overrides))
 
 
 def follow(recipe: "Recipe[Any, Any]", dry_run: bool) -> None:

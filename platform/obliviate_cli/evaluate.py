@@ -5,15 +5,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from obliviate import storage
 from obliviate.config_file import build, load
 from obliviate.errors import UserError
-from obliviate.runs import DONE_FILE, RUN_FILE, record_of
 from obliviate_cli.commands import follow
 from obliviate_cli.mistakes import in_file
 from obliviate_eval.suites import SUITES
 from obliviate_recipes.evaluation import Evaluate, EvaluateRun
-from obliviate_recipes.stage import MODEL
+from obliviate_recipes.named import named_model
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
 # Suite -> the type of data that it was made for; any other suite is asked of TOFU.
@@ -66,7 +64,9 @@ def _config(
         raise UserError(f"evaluate: {given[0]} is no config file; for a model say --suite, one of {', '.join(SUITES)}")
     runs = next((each.removeprefix("runs=") for each in overrides if each.startswith("runs=")), "runs")
     models: dict[str, Any] = {}
-    names = [_add(models, *_model(each, Path(runs))) for each in ([] if retain is None else [retain]) + list(given)]
+    names = [
+        _add(models, *named_model(each, Path(runs))) for each in ([] if retain is None else [retain]) + list(given)
+    ]
     values = {
         "models": models,
         "retain_model": None if retain is None else names[0],
@@ -93,38 +93,3 @@ def _add(models: dict[str, Any], name: str, model: dict[str, Any]) -> str:
     name = name if name not in models else f"{name}-{len(taken) + 1}"
     models[name] = model
     return name
-
-
-def _model(given: str, runs: Path) -> tuple[str, dict[str, Any]]:
-    """Name and spec of a run's folder, a run's name, a model's folder or file, or a hub id.
-
-    A model that one of our runs made is laid out as that run laid out its texts.
-    """
-    path = storage.local(given).expanduser()
-    if storage.fetch(path / RUN_FILE).exists():
-        return _trained(path)
-    if path.name == MODEL and storage.fetch(path.parent / RUN_FILE).exists():
-        return _trained(path.parent)
-    if "/" not in given and not path.exists() and (found := _named(given, runs)):
-        if len(found) > 1:
-            raise UserError(f"evaluate: {given}: several runs have this name: {', '.join(map(str, found))}; give one")
-        return _trained(found[0])
-    return path.name.removeprefix("package:"), {"source": given}
-
-
-def _named(name: str, runs: Path) -> list[Path]:
-    """Finished runs with a model, by the name that they were given or made from."""
-    whole = (folder for folder in storage.children(storage.local(runs)) if _is_whole(folder))
-    return [folder for folder in whole if storage.is_folder(folder / MODEL) and record_of(folder)["label"] == name]
-
-
-def _is_whole(folder: Path) -> bool:
-    return all(storage.fetch(folder / file).exists() for file in (RUN_FILE, DONE_FILE))
-
-
-def _trained(run: Path) -> tuple[str, dict[str, Any]]:
-    if not storage.is_folder(run / MODEL):
-        raise UserError(f"evaluate: {run}: no model in this run; give one that has been trained to its end")
-    record = record_of(run)
-    layout = {**record["config"]["model"], "base": None, "lora": None, "revision": None}
-    return record["label"], {**layout, "source": storage.name(run / MODEL)}

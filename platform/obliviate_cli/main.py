@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.errors import UserError
-from obliviate_cli.commands import Config, DryRun, Overrides, command, follow, load
+from obliviate_cli.commands import Config, DryRun, Overrides, command, follow
 from obliviate_cli.mistakes import names_file
 from obliviate_cli.requests import commands as requests
-from obliviate_recipes.catalogue import RECIPES
+from obliviate_recipes.catalogue import RECIPES, load
 
 app = typer.Typer(
     help="Removes knowledge from language models and measures what was removed and what was kept.",

@@ -10,10 +10,9 @@ from rich.table import Table
 from obliviate.config import RunSpec
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes, total
-from obliviate_cli.commands import load
 from obliviate_cli.console import open_console
 from obliviate_cli.jobs.needs import check_fits
-from obliviate_cli.jobs.recipe import recipe_of
+from obliviate_recipes.catalogue import load, recipe_of
 from obliviate_recipes.costs.estimate import CURES, Part
 from obliviate_recipes.costs.hardware import GPUS, Cluster
 from obliviate_recipes.costs.manifest import nodes_of, read_groups

@@ -1,9 +1,12 @@
 """The recipes by the names of their commands. Reading it imports none of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from obliviate.errors import UserError
 
 if TYPE_CHECKING:
     from obliviate_recipes.recipe import Recipe
@@ -67,3 +70,28 @@ RECIPES: Mapping[str, Entry] = {
         ("train_on", "optim"),
     ),
 }  # fmt: skip
+
+
+def recipe_of(path: Path) -> str:
+    """The name of the one that a config file is for. Raises UserError where no key tells."""
+    from obliviate.config_file import read
+
+    return named_by(read(path), str(path))
+
+
+def named_by(values: Mapping[str, Any], where: str) -> str:
+    """As `recipe_of`, of a config's keys; `where` is named in errors."""
+    found = next((name for name, entry in RECIPES.items() if any(key in values for key in entry.keys)), None)
+    if found is None:
+        raise UserError(f"{where}: no key tells which verb it is for; say --verb, one of {', '.join(RECIPES)}")
+    data = values.get("data")
+    several = isinstance(data, Mapping) and str(data.get("type")).endswith("_tasks")
+    return "continual" if found == "compare" and several else found
+
+
+def load(name: str, path: Path, overrides: Sequence[str]) -> "Recipe[Any, Any]":
+    """What a config file comes to. `name` is one of RECIPES. Raises UserError."""
+    from obliviate import config_file
+
+    recipe = RECIPES[name].load()
+    return recipe(config_file.load(recipe.takes, path, overrides))

@@ -1,13 +1,14 @@
 """What a recipe tells of its work: to a terminal, a notebook, a log, or nobody."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import RenderableType
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Update = Callable[[int, int, str], None]  # (done, total, details)
-Draw = Callable[[RenderableType], None]
+Draw = Callable[["RenderableType"], None]
 
 
 class Events(Protocol):
@@ -19,7 +20,7 @@ class Events(Protocol):
     def warned(self, text: str) -> None:
         """Something that the user may not have meant, in one line."""
 
-    def shown(self, table: RenderableType) -> None:
+    def shown(self, table: "RenderableType") -> None:
         """A table."""
 
     def progressing(self, title: str) -> AbstractContextManager[Update]:
@@ -38,7 +39,7 @@ class Quiet:
 
     def warned(self, text: str) -> None: ...
 
-    def shown(self, table: RenderableType) -> None: ...
+    def shown(self, table: "RenderableType") -> None: ...
 
     def progressing(self, title: str) -> AbstractContextManager[Update]:
         return nullcontext(lambda done, total, details: None)
@@ -48,3 +49,34 @@ class Quiet:
 
 
 QUIET: Events = Quiet()
+
+
+class Bars:
+    """Bars and lines, in a notebook as in a terminal. No tables: who calls a function has the figures from it."""
+
+    def said(self, text: str) -> None:
+        from tqdm.auto import tqdm
+
+        tqdm.write(text)  # above a bar that stands
+
+    def warned(self, text: str) -> None:
+        self.said(f"warning: {text}")
+
+    def shown(self, table: "RenderableType") -> None: ...
+
+    @contextmanager
+    def progressing(self, title: str) -> Iterator[Update]:
+        from tqdm.auto import tqdm
+
+        with tqdm(desc=title) as bar:
+
+            def update(done: int, total: int, details: str) -> None:
+                if total != bar.total or done < bar.n:  # another part
+                    bar.reset(total)
+                bar.set_postfix_str(details, refresh=False)
+                bar.update(done - bar.n)
+
+            yield update
+
+    def watched(self) -> AbstractContextManager[Draw | None]:
+        return nullcontext()

@@ -86,7 +86,7 @@ class TestModels:
 
     def test_a_name_that_two_runs_have(self, dry: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
         trained(tmp_path / "elsewhere", "mine"), trained(tmp_path / "elsewhere", "mine", "9876543210")
-        with pytest.raises(UserError, match=r"evaluate: mine: several runs have this name: elsewhere/.*; give one"):
+        with pytest.raises(UserError, match=r"^mine: several runs have this name: elsewhere/.*; give one"):
             dry("mine", "runs=elsewhere")
 
     def test_a_run_without_a_model(self, dry: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

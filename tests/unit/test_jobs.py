@@ -20,9 +20,8 @@ from obliviate.nodes import Nodes
 from obliviate_cli.jobs.client import connect, explained, use_token
 from obliviate_cli.jobs.follow import attach
 from obliviate_cli.jobs.needs import Need, check_fits, needs
-from obliviate_cli.jobs.recipe import recipe_of
 from obliviate_cli.jobs.submit import check_paths, check_room, live_nodes, runtime_env
-from obliviate_recipes.catalogue import RECIPES
+from obliviate_recipes.catalogue import RECIPES, recipe_of
 
 ROOT = Path(__file__).parents[2]
 UNLEARN = {"model": {"source": "m"}, "data": {"type": "fictitious"}, "method": "ga", "runs": "/mnt/shared/runs"}

@@ -376,12 +376,16 @@ class TestMistakes:
         told = message.format(here=here)
         assert mistake(method="mine.Mine") == f"run.yaml: method: import: mine.Mine: mine cannot be imported: {told}"
 
-    def test_a_class_that_stands_in_no_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As one typed into a notebook does."""
-        made = ModuleType("mine")
-        monkeypatch.setitem(sys.modules, "mine", made)
+    @pytest.mark.parametrize(("name", "file"), [("mine", None), ("__main__", None), ("__main__", "script.py")])
+    def test_a_class_that_workers_could_not_import(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, file: str | None
+    ) -> None:
+        """As one typed into a notebook, or into the script that runs."""
+        made = ModuleType(name)
+        made.__file__ = file
+        monkeypatch.setitem(sys.modules, name, made)
         exec("from obliviate.methods import GA\nclass Mine(GA):\n    type: str = 'mine'", vars(made))
-        assert "import: mine.Mine: stands in no file, which workers could be sent" in mistake(method=made.Mine())
+        assert f"import: {name}.Mine: stands in no module that workers could import" in mistake(method=made.Mine())
 
     def test_exit_2_before_anything_starts(self, here: Path, cli: Cli) -> None:
         (here / "run.yaml").write_text(json.dumps({**BASE, "method": "nowhere.Mine"}))

@@ -26,8 +26,7 @@ from obliviate_cli.jobs import capacity
 from obliviate_cli.jobs.client import connect, explained
 from obliviate_cli.jobs.follow import attach, ended, how_to_attach
 from obliviate_cli.jobs.needs import check_fits, needs
-from obliviate_cli.jobs.recipe import recipe_of
-from obliviate_recipes.catalogue import RECIPES
+from obliviate_recipes.catalogue import RECIPES, recipe_of
 
 PACKAGES = ("obliviate", "obliviate_recipes", "obliviate_cli", "obliviate_eval", "obliviate_serve")
 NOT_SENT = ["__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
