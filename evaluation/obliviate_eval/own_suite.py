@@ -55,7 +55,7 @@ class SuiteSpec(RunSpec):
     metrics: tuple[AnyMetricSpec, ...] = Field(min_length=1)
     comparisons: tuple[AnyComparisonSpec, ...] = ()
     aggregates: tuple[AggregateSpec, ...] = ()
-    sets: dict[str, tuple[str, ...]] = Field({})  # a set's name or pattern -> its metrics; others have all
+    sets: dict[str, tuple[str, ...]] = Field(default={})  # a set's name or pattern -> its metrics; others have all
 
     @classmethod
     def long_form(cls, values: Any) -> Any:

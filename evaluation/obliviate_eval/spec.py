@@ -17,16 +17,16 @@ class HarnessSpec(Spec):
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    limit: int | None = Field(None, ge=1)  # items of each task, from its beginning; None: all
-    num_fewshot: int | None = Field(None, ge=0)  # None: what each task is usually run with
+    limit: int | None = Field(default=None, ge=1)  # items of each task, from its beginning; None: all
+    num_fewshot: int | None = Field(default=None, ge=0)  # None: what each task is usually run with
     chat_template: bool = False  # published results of general ability are without
 
 
 class SamplingSpec(GenerationSpec):
     """How questions are continued several times, for suites that measure what a model says now and then."""
 
-    temperature: float = Field(1.0, ge=0)
-    samples: int = Field(8, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    samples: int = Field(default=8, ge=1)
 
 
 class JudgeSpec(Spec):
@@ -37,11 +37,11 @@ class JudgeSpec(Spec):
     model: str = Field(min_length=1)  # as the endpoint calls it
     api_key_env: str | None = None  # the NAME of the environment variable that holds the key; None: no key
     prompt: str = "reveals"  # "reveals", "agrees", or the path of a text with {question}, {reference} and {answer}
-    temperature: float | None = Field(0.0, ge=0)  # None: not sent, for models that refuse it; so of max_tokens
-    max_tokens: int | None = Field(512, ge=1)  # of a reply; one that is cut is no verdict
-    concurrency: int = Field(8, ge=1)  # requests at a time
-    retries: int = Field(5, ge=0)  # of a request that failed, with growing pauses
-    timeout_s: float = Field(60.0, gt=0)  # of a request
+    temperature: float | None = Field(default=0.0, ge=0)  # None: not sent, for models that refuse it; so of max_tokens
+    max_tokens: int | None = Field(default=512, ge=1)  # of a reply; one that is cut is no verdict
+    concurrency: int = Field(default=8, ge=1)  # requests at a time
+    retries: int = Field(default=5, ge=0)  # of a request that failed, with growing pauses
+    timeout_s: float = Field(default=60.0, gt=0)  # of a request
 
     @model_validator(mode="after")
     def _no_secrets(self) -> "JudgeSpec":
@@ -68,7 +68,7 @@ class EvaluationSpec(Spec):
     fluency: str | None = "madhurjindal/autonlp-Gibberish-Detector-492513457"  # for fluency
     judge: JudgeSpec | None = None  # a language model behind an endpoint
     harness: HarnessSpec | None = None  # general ability
-    resamples: int = Field(1000, ge=100)  # of the bootstrap
+    resamples: int = Field(default=1000, ge=100)  # of the bootstrap
     seed: Seed = 0  # of the bootstrap
 
     @model_validator(mode="after")

@@ -39,8 +39,8 @@ class Evaluation(Spec):
     comparisons: dict[str, Figure] = Field(default_factory=dict)  # of forget and holdout sets, or of two models
     aggregates: dict[str, Figure]
     forget_quality: ForgetQuality | None = None  # needs the records of a model that never saw the forget set
-    tasks: dict[str, dict[str, Figure]] = Field({})
-    titles: dict[str, str] = Field({})  # of metrics and comparisons that are not ours: what reports say of each
+    tasks: dict[str, dict[str, Figure]] = Field(default={})
+    titles: dict[str, str] = Field(default={})  # of metrics and comparisons that are not ours: what reports say of each
 
     @property
     def collapsed(self) -> bool:

@@ -84,10 +84,10 @@ class AlternativesSpec(Spec):
     """How other answers to the forget questions are sampled from the model that must forget, where a method prefers
     such answers and the rows bring none. Defaults: AltPO (arXiv:2409.13474)."""
 
-    samples: int = Field(5, ge=1)  # of each question
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_new_tokens: int = Field(128, ge=1)
+    samples: int = Field(default=5, ge=1)  # of each question
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(default=128, ge=1)
     engine: EngineSpec | None = None  # None: that of the evaluation where there is one, else the defaults
 
 
@@ -96,9 +96,9 @@ class EarlyDropSpec(Spec):
     true one. Defaults: iterative contrastive unlearning (arXiv:2407.20271), whose BERTScore a sentence encoder's cosine
     stands in for."""
 
-    cosine: float = Field(0.3, ge=-1, le=1)  # dropped below it, or
-    bleu: float = Field(0.01, ge=0, le=1)  # below this
-    max_new_tokens: int = Field(50, ge=1)
+    cosine: float = Field(default=0.3, ge=-1, le=1)  # dropped below it, or
+    bleu: float = Field(default=0.01, ge=0, le=1)  # below this
+    max_new_tokens: int = Field(default=50, ge=1)
 
 
 class ForgetFilterSpec(Spec):
@@ -106,8 +106,8 @@ class ForgetFilterSpec(Spec):
     known than by a model that never saw them. What is left out still holds the subject's data."""
 
     reference: ModelSpec  # a model that never saw the forget set: a retain model, or the base model
-    similarity: float = Field(0.8, ge=-1, le=1)  # cosine to the nearest retain row, at least
-    gap: float = Field(0.1, ge=0)  # nats per token by which the model knows the answer better, at most
+    similarity: float = Field(default=0.8, ge=-1, le=1)  # cosine to the nearest retain row, at least
+    gap: float = Field(default=0.1, ge=0)  # nats per token by which the model knows the answer better, at most
     engine: EngineSpec | None = None  # None: the defaults
 
 
@@ -116,7 +116,7 @@ class UnlearnOptions(Spec):
 
     # Retain item and refusal of a forget item: new each epoch; the same; or new each epoch, but of the nearest items.
     pairing: Literal["fresh", "fixed", "nearest"] = "fresh"
-    neighbours: int = Field(1, ge=1)  # with `nearest`: retain items that a forget item may meet
+    neighbours: int = Field(default=1, ge=1)  # with `nearest`: retain items that a forget item may meet
     early_drop: EarlyDropSpec | None = None
     forget_filter: ForgetFilterSpec | None = None
     # Tells what is near, for `nearest`, `early_drop` and `forget_filter`.
@@ -125,7 +125,7 @@ class UnlearnOptions(Spec):
     # One update on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers,
     # which share AdamW's state, or have one each (DualOptim).
     updates: Literal["joint", "alternating", "dual"] = "joint"
-    forget_learning_rate: float | None = Field(None, gt=0)  # of updates of their own; None: optim.learning_rate
+    forget_learning_rate: float | None = Field(default=None, gt=0)  # of updates of their own; None: optim.learning_rate
     sharpness: SharpnessSpec | None = None
     projection: ProjectionSpec | None = None
     rectification: RectificationSpec | None = None

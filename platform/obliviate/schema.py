@@ -53,9 +53,10 @@ class Spec(BaseModel):
 class LoraSpec(Spec):
     """Low-rank adapters on all linear layers but the lm_head (defaults of "A Closer Look", arXiv:2410.08109)."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)  # above 0 the result depends on how a step is cut into micro-batches
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    # Above 0 the result depends on how a step is cut into micro-batches
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     merge: bool = True  # write a whole model at the end; False keeps the adapter beside a reference to its base
 
 
@@ -109,7 +110,8 @@ class ModelSpec(Spec):
     guardrail: GuardrailSpec | None = None  # at inference; a model under training has none
     # What a text that spells a control token (<|im_end|>) means: those characters, or the token, which ends a turn.
     control_tokens: Literal["text", "control"] = "text"
-    max_length: int = Field(512, ge=8)  # tokens of prompt and answer together; longer answers are cut at the end
+    # Tokens of prompt and answer together; longer answers are cut at the end
+    max_length: int = Field(default=512, ge=8)
 
     def at(self, source: str) -> "ModelSpec":
         """The same model, or one that was made of it, laid out alike, at another place (empty: at this one)."""
@@ -119,40 +121,42 @@ class ModelSpec(Spec):
 class OptimSpec(Spec):
     """AdamW with a linear or constant schedule. Defaults: TOFU single-task of "A Closer Look", section 4."""
 
-    learning_rate: float = Field(1e-5, gt=0)
-    epochs: float = Field(5, gt=0)  # passes over the forget set (unlearning) or the training set (fine-tuning)
-    batch_size: int = Field(32, ge=1)  # items per optimiser step, over all workers and micro-batches
-    micro_batch_size: int = Field(
-        4, ge=1
-    )  # items of a forward pass of one worker; without dropout the result is the same
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    epochs: float = Field(default=5, gt=0)  # passes over the forget set (unlearning) or the training set (fine-tuning)
+    batch_size: int = Field(default=32, ge=1)  # items per optimiser step, over all workers and micro-batches
+    # Items of a forward pass of one worker; without dropout the result is the same
+    micro_batch_size: int = Field(default=4, ge=1)
+    weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["linear", "constant"] = "linear"
-    warmup_steps: int | None = Field(None, ge=0)  # None: one epoch's steps, or 0 where an epoch is a single step
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    checkpoint_every_steps: int | None = Field(None, ge=1)  # None: every two minutes, or 20 times what saving takes
-    keep_checkpoints: int = Field(1, ge=1)
+    # None: one epoch's steps, or 0 where an epoch is a single step
+    warmup_steps: int | None = Field(default=None, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    # None: every two minutes, or 20 times what saving takes
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False
 
 
 class SharpnessSpec(Spec):
     """Sharpness-aware minimisation of the forget objective (arXiv:2502.05374)."""
 
-    rho: float = Field(0.01, gt=0)  # how far the weights are moved, in the norm over all of them
+    rho: float = Field(default=0.01, gt=0)  # how far the weights are moved, in the norm over all of them
 
 
 class ProjectionSpec(Spec):
     """Projected-gradient unlearning (arXiv:2312.04095): forget only where the retain set's inputs are not."""
 
-    energy: float = Field(0.95, gt=0, le=1)  # share of the retain inputs' squared length that is kept as it is
-    texts: int = Field(256, ge=1)  # retain rows that they are found from
+    energy: float = Field(default=0.95, gt=0, le=1)  # share of the retain inputs' squared length that is kept as it is
+    texts: int = Field(default=256, ge=1)  # retain rows that they are found from
 
 
 class RectificationSpec(Spec):
     """Gradient rectified unlearning (arXiv:2503.09117): the forget gradient, less what of it runs against the
     regularizers'."""
 
-    share: float = Field(0.8, gt=0, le=1)  # of a step's own gradient in the regularizers' running mean; 1: no memory
+    # Of a step's own gradient in the regularizers' running mean; 1: no memory
+    share: float = Field(default=0.8, gt=0, le=1)
 
 
 class ClusterSpec(Spec):
@@ -160,35 +164,36 @@ class ClusterSpec(Spec):
     cut a step into as many micro-batches."""
 
     address: str | None = None  # None: RAY_ADDRESS or a cluster already running here, else a new local one
-    workers: int = Field(1, ge=1)
-    cpus_per_worker: float | None = Field(None, gt=0)  # None: an equal share of the machine's cores
-    gpus_per_worker: float | None = Field(None, ge=0)  # None: 1 where the cluster has GPUs, else 0
-    max_failures: int = Field(2, ge=0)  # restarts from the last checkpoint before the run fails
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: float | None = Field(default=None, gt=0)  # None: an equal share of the machine's cores
+    gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs, else 0
+    max_failures: int = Field(default=2, ge=0)  # restarts from the last checkpoint before the run fails
 
 
 class EngineSpec(Spec):
     """How texts are generated and scored. "auto" is vLLM where it is installed, else Hugging Face."""
 
     type: Literal["auto", "vllm", "hf"] = "auto"
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(default=1, ge=1)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    cpus_per_replica: float | None = Field(None, gt=0)  # None: an equal share of the machine's cores
-    gpus_per_replica: float | None = Field(None, ge=0)  # None: tensor_parallel where the cluster has GPUs, else 0
-    tensor_parallel: int = Field(1, ge=1)
-    batch_tokens: int = Field(4096, ge=64)  # tokens per forward pass of the Hugging Face engine
-    chunk_size: int = Field(256, ge=1)  # texts handed to a replica at a time: what is lost when it dies
-    max_model_len: int = Field(1024, ge=16)  # tokens
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpus_per_replica: float | None = Field(default=None, gt=0)  # None: an equal share of the machine's cores
+    # None: tensor_parallel where the cluster has GPUs, else 0
+    gpus_per_replica: float | None = Field(default=None, ge=0)
+    tensor_parallel: int = Field(default=1, ge=1)
+    batch_tokens: int = Field(default=4096, ge=64)  # tokens per forward pass of the Hugging Face engine
+    chunk_size: int = Field(default=256, ge=1)  # texts handed to a replica at a time: what is lost when it dies
+    max_model_len: int = Field(default=1024, ge=16)  # tokens
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
 
 
 class GenerationSpec(Spec):
     """Greedy by default. Published work counts differently: max_length includes the prompt ("A Closer Look": 200)."""
 
-    max_new_tokens: int | None = Field(128, ge=1)
-    max_length: int | None = Field(None, ge=2)
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    samples: int = Field(1, ge=1)
+    max_new_tokens: int | None = Field(default=128, ge=1)
+    max_length: int | None = Field(default=None, ge=2)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    samples: int = Field(default=1, ge=1)
     seed: int = 0
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ class ContinualRun(MethodsRun):
     optim: OptimSpec = OptimSpec()  # of each step
     evaluation: EvaluationSpec = EvaluationSpec()
     cluster: ClusterSpec = ClusterSpec()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     runs: str = "runs"
 
     @model_validator(mode="after")

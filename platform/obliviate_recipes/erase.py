@@ -34,13 +34,13 @@ class EraseRun(RunSpec):
     model: ModelSpec
     examples: str  # file of rows that teach the task
     forget: str | None = None  # file of rows among them, in the order in which they are asked to be forgotten
-    shots: int = Field(4, ge=1)  # examples in the prompt
-    epsilon: float = Field(0.1, gt=0)  # spacing of the lattice; embeddings have length 1
-    iterations: int = Field(10, ge=1)  # of k-means
+    shots: int = Field(default=4, ge=1)  # examples in the prompt
+    epsilon: float = Field(default=0.1, gt=0)  # spacing of the lattice; embeddings have length 1
+    iterations: int = Field(default=10, ge=1)  # of k-means
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"  # of the examples' questions and answers
-    questions_per_request: float = Field(1000.0, ge=0)  # asked between two requests to forget, for the cost
-    epochs: float = Field(5.0, gt=0)  # of the fine-tuning that the cost is compared with
-    seed: int = Field(0, ge=0)
+    questions_per_request: float = Field(default=1000.0, ge=0)  # asked between two requests to forget, for the cost
+    epochs: float = Field(default=5.0, gt=0)  # of the fine-tuning that the cost is compared with
+    seed: int = Field(default=0, ge=0)
     runs: str = "runs"
 
 

@@ -36,13 +36,13 @@ class FuseRun(Unlearning, RunSpec):
 
     title: str = "fused"
     model: ModelSpec  # the base of all adapters; `lora` says what they are like
-    requests: dict[str, DataSpec] = Field({})  # name -> what it asks to forget, and what to keep
-    adapters: dict[str, str] = Field({})  # name -> run of an earlier request (folder or URL), of the same base
+    requests: dict[str, DataSpec] = Field(default={})  # name -> what it asks to forget, and what to keep
+    adapters: dict[str, str] = Field(default={})  # name -> run of an earlier request (folder or URL), of the same base
     optim: OptimSpec = OptimSpec()
-    ridge: float = Field(1e-3, gt=0)  # added to the Gram matrices' diagonals, as a share of their mean
-    concurrency: int = Field(1, ge=1)  # adapters trained at a time
+    ridge: float = Field(default=1e-3, gt=0)  # added to the Gram matrices' diagonals, as a share of their mean
+    concurrency: int = Field(default=1, ge=1)  # adapters trained at a time
     cluster: ClusterSpec = ClusterSpec()  # what each gets; one worker
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     runs: str = "runs"
 
     @classmethod

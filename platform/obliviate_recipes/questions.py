@@ -42,7 +42,7 @@ class EntityRun(RunSpec):
 
     entity: Subject
     neighbours: tuple[Subject, ...] | int = 10  # given, or how many the writer is to name
-    questions: int = Field(20, ge=1)  # asked for, about each, from each text
+    questions: int = Field(default=20, ge=1)  # asked for, about each, from each text
     writer: AnyWriter
     runs: str = "runs"
 

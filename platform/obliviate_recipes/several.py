@@ -35,7 +35,7 @@ class Method(Unlearning):
     """An entry of `methods`: what is its own, over what the job has for all."""
 
     name: str = ""  # in tables; empty: the method's own name, ME+GD
-    optim: dict[str, Any] = Field({})  # over the job's `optim`
+    optim: dict[str, Any] = Field(default={})  # over the job's `optim`
 
 
 class MethodsRun(UnlearnOptions, RunSpec):

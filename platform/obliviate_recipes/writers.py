@@ -22,8 +22,9 @@ class EndpointWriter(Spec):
     base_url: str  # http://localhost:8000/v1
     model: str  # as the server calls it
     api_key_variable: str | None = None  # environment variable that holds the key; None: the server wants none
-    max_tokens: int = Field(4096, ge=1)  # of a reply: twenty questions with five false answers each take some 4000
-    parallel: int = Field(8, ge=1)  # requests at a time
+    # Of a reply: twenty questions with five false answers each take some 4000
+    max_tokens: int = Field(default=4096, ge=1)
+    parallel: int = Field(default=8, ge=1)  # requests at a time
 
     @property
     def content(self) -> str:

@@ -47,14 +47,14 @@ class Sampled(Request):
     """What completions and chat have in common."""
 
     model: Name
-    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)  # 0 is greedy
-    top_p: float = Field(1.0, gt=0, le=1)
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)  # None: other samples each time
+    temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)  # 0 is greedy
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)  # None: other samples each time
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=512)  # for the audit log
+    user: str | None = Field(default=None, max_length=512)  # for the audit log
     presence_penalty: Zero = 0.0
     frequency_penalty: Zero = 0.0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -74,8 +74,9 @@ class CompletionRequest(Sampled):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
         Field(union_mode="left_to_right"),
     ]
-    max_tokens: int | None = Field(16, ge=0)  # 0 with echo: the prompt alone; None: all that the context has room for
-    logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+    # 0 with echo: the prompt alone; None: all that the context has room for
+    max_tokens: int | None = Field(default=16, ge=0)
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
     echo: bool = False
     suffix: None = None
     best_of: Literal[1] | None = None
@@ -104,7 +105,7 @@ class TextPart(Request):
 class Message(Request):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(min_length=1)]
-    name: str | None = Field(None, max_length=200)
+    name: str | None = Field(default=None, max_length=200)
 
     @property
     def text(self) -> str:
@@ -117,10 +118,10 @@ class TextFormat(Request):
 
 class ChatRequest(Sampled):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
-    max_tokens: int | None = Field(None, ge=1)  # None: all that the context has room for
-    max_completion_tokens: int | None = Field(None, ge=1)  # the newer name of max_tokens
+    max_tokens: int | None = Field(default=None, ge=1)  # None: all that the context has room for
+    max_completion_tokens: int | None = Field(default=None, ge=1)  # the newer name of max_tokens
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
     response_format: TextFormat | None = None
 
     @model_validator(mode="after")
@@ -137,12 +138,12 @@ class Probing(Request):
 
     models: Annotated[list[Name], Field(min_length=1, max_length=MAX_MODELS), UNIQUE]
     attacks: Annotated[list[Name], Field(min_length=1, max_length=32), UNIQUE] = ["none"]  # names of GET /v1/attacks
-    samples: int = Field(0, ge=0, le=MAX_CHOICES)  # sampled answers beside the greedy one
-    temperature: float = Field(1.0, gt=0, le=2, allow_inf_nan=False)  # of the sampled answers
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int = Field(0, ge=0, lt=2**62)
-    max_tokens: int = Field(64, ge=1)
-    alternatives: int = Field(5, ge=0, le=MAX_ALTERNATIVES)  # most likely tokens shown at each position
+    samples: int = Field(default=0, ge=0, le=MAX_CHOICES)  # sampled answers beside the greedy one
+    temperature: float = Field(default=1.0, gt=0, le=2, allow_inf_nan=False)  # of the sampled answers
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**62)
+    max_tokens: int = Field(default=64, ge=1)
+    alternatives: int = Field(default=5, ge=0, le=MAX_ALTERNATIVES)  # most likely tokens shown at each position
 
 
 class Question(Request):

@@ -27,12 +27,13 @@ class ServingEngineSpec(Spec):
 
     type: Literal["auto", "vllm", "hf"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    max_model_len: int = Field(1024, ge=16)  # tokens of prompt and answer together
-    max_requests: int = Field(64, ge=1)  # answered at once by one replica; more wait
-    cpus_per_replica: float = Field(1.0, gt=0)
-    gpus_per_replica: float | None = Field(None, ge=0)  # None: tensor_parallel where the cluster has GPUs, else 0
-    tensor_parallel: int = Field(1, ge=1)
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    max_model_len: int = Field(default=1024, ge=16)  # tokens of prompt and answer together
+    max_requests: int = Field(default=64, ge=1)  # answered at once by one replica; more wait
+    cpus_per_replica: float = Field(default=1.0, gt=0)
+    # None: tensor_parallel where the cluster has GPUs, else 0
+    gpus_per_replica: float | None = Field(default=None, ge=0)
+    tensor_parallel: int = Field(default=1, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
 
 
 class ServedModelSpec(Spec):
@@ -47,9 +48,9 @@ class ServedModelSpec(Spec):
     guardrail: GuardrailSpec | None = None  # what the model is kept from telling; its weights still hold it
     adapter_of: str | None = None  # name of the base model
     on_demand: bool = False  # loaded when it is asked, and evicted for another
-    replicas: int = Field(1, ge=1)
-    max_replicas: int | None = Field(None, ge=1)  # more than replicas: grows with the requests under way
-    target_requests: int = Field(16, ge=1)  # under way at one replica before another is started
+    replicas: int = Field(default=1, ge=1)
+    max_replicas: int | None = Field(default=None, ge=1)  # more than replicas: grows with the requests under way
+    target_requests: int = Field(default=16, ge=1)  # under way at one replica before another is started
     engine: ServingEngineSpec | None = None  # None: the engine of the whole config
 
     @property
@@ -68,13 +69,14 @@ class ServedModelSpec(Spec):
 class OnDemandSpec(Spec):
     """The replicas that load models when they are asked for, and evict the one unused for longest."""
 
-    replicas: int = Field(1, ge=0)  # 0: nothing is loaded on demand, and aliases stand for models of the config only
-    models_per_replica: int = Field(1, ge=1)
+    # 0: nothing is loaded on demand, and aliases stand for models of the config only
+    replicas: int = Field(default=1, ge=0)
+    models_per_replica: int = Field(default=1, ge=1)
 
 
 class HttpSpec(Spec):
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535)
     allowed_hosts: tuple[str, ...] | None = None  # names in the Host header; None: this machine's own on loopback
 
     @property
@@ -93,16 +95,16 @@ class HttpSpec(Spec):
 
 
 class LimitsSpec(Spec):
-    prompt_tokens: int = Field(8192, ge=1)
-    new_tokens: int = Field(2048, ge=1)  # of one answer
-    requests_per_token: int = Field(64, ge=1)  # at once; without a token file, of all clients together
-    queued_requests: int = Field(128, ge=1)  # waiting for a replica, of each model
-    body_bytes: int = Field(1_000_000, ge=1024)
-    body_s: float = Field(10.0, gt=0)  # to send the request's body
-    start_s: float = Field(60.0, gt=0)  # until a model begins to answer, a killed replica's restart included
-    compare_jobs: int = Field(4, ge=1)  # running at once
-    compare_tokens: int = Field(1_000_000, ge=1)  # of answers and alternatives in one comparison, 0.6 kB each
-    drain_s: float = Field(30.0, ge=0)  # that requests under way are given when the server stops
+    prompt_tokens: int = Field(default=8192, ge=1)
+    new_tokens: int = Field(default=2048, ge=1)  # of one answer
+    requests_per_token: int = Field(default=64, ge=1)  # at once; without a token file, of all clients together
+    queued_requests: int = Field(default=128, ge=1)  # waiting for a replica, of each model
+    body_bytes: int = Field(default=1_000_000, ge=1024)
+    body_s: float = Field(default=10.0, gt=0)  # to send the request's body
+    start_s: float = Field(default=60.0, gt=0)  # until a model begins to answer, a killed replica's restart included
+    compare_jobs: int = Field(default=4, ge=1)  # running at once
+    compare_tokens: int = Field(default=1_000_000, ge=1)  # of answers and alternatives in one comparison, 0.6 kB each
+    drain_s: float = Field(default=30.0, ge=0)  # that requests under way are given when the server stops
 
 
 class AuditSpec(Spec):
@@ -114,7 +116,7 @@ class AuditSpec(Spec):
 
 class ServeRun(RunSpec):
     models: dict[ModelName, ServedModelSpec] = Field(min_length=1)
-    aliases: dict[ModelName, str] = Field({})  # name -> model
+    aliases: dict[ModelName, str] = Field(default={})  # name -> model
     # JSON of name -> model, or model folder or URL; laid over `aliases` and read again when it changes
     aliases_file: FilePath | None = None
     engine: ServingEngineSpec = ServingEngineSpec()

@@ -20,7 +20,7 @@ class DistinctN(Metric):
     needs: ClassVar = frozenset({Probe.GENERATION})
 
     type: Literal["distinct_n"] = "distinct_n"
-    n: int = Field(2, ge=1)
+    n: int = Field(default=2, ge=1)
 
     def score(self, record: Record) -> float | None:
         tokens = record.generation_tokens

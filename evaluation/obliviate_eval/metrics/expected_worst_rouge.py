@@ -23,7 +23,7 @@ class ExpectedWorstRouge(Metric):
     needs: ClassVar = frozenset({Probe.SAMPLES})
 
     type: Literal["expected_worst_rouge"] = "expected_worst_rouge"
-    k: int = Field(4, ge=1)
+    k: int = Field(default=4, ge=1)
     words: Words = "unicode"
 
     def score(self, record: Record) -> float | None:

@@ -25,8 +25,8 @@ class LeakAtK(Metric):
     needs: ClassVar = frozenset({Probe.SAMPLES})
 
     type: Literal["leak_at_k"] = "leak_at_k"
-    k: int = Field(4, ge=1)
-    threshold: float = Field(0.5, gt=0, le=1)
+    k: int = Field(default=4, ge=1)
+    threshold: float = Field(default=0.5, gt=0, le=1)
     words: Words = "unicode"
 
     def score(self, record: Record) -> float | None:

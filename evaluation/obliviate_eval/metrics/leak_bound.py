@@ -29,8 +29,8 @@ class LeakBound(Comparison):
     needs: ClassVar = frozenset({Probe.SAMPLES})
 
     type: Literal["leak_bound"] = "leak_bound"
-    k: int = Field(4, ge=1)
-    threshold: float = Field(0.5, gt=0, le=1)
+    k: int = Field(default=4, ge=1)
+    threshold: float = Field(default=0.5, gt=0, le=1)
     words: Words = "unicode"
 
     def asks(self, name: str, role: Role) -> bool:

@@ -61,7 +61,7 @@ class MinKLoss(Metric):
     needs: ClassVar = frozenset({Probe.ANSWER})
 
     type: Literal["min_k_loss"] = "min_k_loss"
-    k: float = Field(0.2, gt=0, le=1)
+    k: float = Field(default=0.2, gt=0, le=1)
 
     def score(self, record: Record) -> float | None:
         return MiaMinK(k=self.k).signal(record, None)
@@ -78,7 +78,7 @@ class MinKPlusPlusLoss(Metric):
     needs: ClassVar = frozenset({Probe.MOMENTS})
 
     type: Literal["min_k_plus_plus_loss"] = "min_k_plus_plus_loss"
-    k: float = Field(0.2, gt=0, le=1)
+    k: float = Field(default=0.2, gt=0, le=1)
 
     def score(self, record: Record) -> float | None:
         return MiaMinKPlusPlus(k=self.k).signal(record, None)

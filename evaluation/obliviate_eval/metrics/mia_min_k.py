@@ -19,7 +19,7 @@ class MiaMinK(Attack):
     needs: ClassVar = frozenset({Probe.ANSWER})
 
     type: Literal["mia_min_k"] = "mia_min_k"
-    k: float = Field(0.4, gt=0, le=1)
+    k: float = Field(default=0.4, gt=0, le=1)
 
     def signal(self, record: Record, reference: Record | None) -> float | None:
         answer = true_answer(record)

@@ -23,7 +23,7 @@ class MiaMinKPlusPlus(Attack):
     needs: ClassVar = frozenset({Probe.MOMENTS})
 
     type: Literal["mia_min_k_plus_plus"] = "mia_min_k_plus_plus"
-    k: float = Field(0.4, gt=0, le=1)
+    k: float = Field(default=0.4, gt=0, le=1)
 
     def signal(self, record: Record, reference: Record | None) -> float | None:
         answer = next(iter(record.answers.get(Probe.MOMENTS, ())), None)

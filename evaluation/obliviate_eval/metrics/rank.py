@@ -44,7 +44,7 @@ class HitRate(Metric):
     needs: ClassVar = frozenset({Probe.MOMENTS})
 
     type: Literal["hit_rate"] = "hit_rate"
-    k: int = Field(100, ge=1)
+    k: int = Field(default=100, ge=1)
 
     def score(self, record: Record) -> float | None:
         found = ranks(record)

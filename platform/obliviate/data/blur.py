@@ -27,7 +27,7 @@ class BlurData(Data):
 
     type: Literal["blur"] = "blur"
     of: Annotated[TofuData | FilesData | FictitiousData | RealWorldData, Field(discriminator="type")] = TofuData()
-    eval_limit: int | None = Field(None, ge=1)  # pairs, from the beginning of the forget sets
+    eval_limit: int | None = Field(default=None, ge=1)  # pairs, from the beginning of the forget sets
     seed: int = 0  # of which question to keep stands beside which to forget
 
     def load(self) -> Corpus:

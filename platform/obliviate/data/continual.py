@@ -96,8 +96,9 @@ class FilesTasks(Spec):
     type: Literal["files_tasks"] = "files_tasks"
     forget: tuple[str, ...] = Field(min_length=1)
     retain: str | None = None  # what is never forgotten; methods with a retain term need one at the last task
-    evaluation: dict[str, EvaluationFile] | None = Field(None, min_length=1)  # of what is kept; None: the retain rows
-    eval_limit: int | None = Field(300, ge=1)  # rows measured of each task and set, from its beginning
+    # Of what is kept; None: the retain rows
+    evaluation: dict[str, EvaluationFile] | None = Field(default=None, min_length=1)
+    eval_limit: int | None = Field(default=300, ge=1)  # rows measured of each task and set, from its beginning
 
     @model_validator(mode="after")
     def _kept_sets(self) -> "FilesTasks":
@@ -132,7 +133,7 @@ class ContinualData(Data):
 
     type: Literal["continual"] = "continual"
     sequence: AnyTasks
-    step: int = Field(1, ge=1)
+    step: int = Field(default=1, ge=1)
 
     def load(self) -> Corpus:
         return self.sequence.load_tasks().corpus(self.step)

@@ -26,11 +26,11 @@ class FictitiousData(Data):
     """
 
     type: Literal["fictitious"] = "fictitious"
-    people: int = Field(20, ge=1, le=len(FIRST_NAMES) * len(SURNAMES))
-    questions_per_person: int = Field(10, ge=1, le=len(ATTRIBUTES))
-    forget_people: int = Field(2, ge=1)
-    holdout_people: int = Field(0, ge=0)  # further people, whom nothing is trained on: for membership inference
-    eval_retain_limit: int | None = Field(100, ge=1)  # retain rows measured, drawn by `seed`; None: all
+    people: int = Field(default=20, ge=1, le=len(FIRST_NAMES) * len(SURNAMES))
+    questions_per_person: int = Field(default=10, ge=1, le=len(ATTRIBUTES))
+    forget_people: int = Field(default=2, ge=1)
+    holdout_people: int = Field(default=0, ge=0)  # further people, whom nothing is trained on: for membership inference
+    eval_retain_limit: int | None = Field(default=100, ge=1)  # retain rows measured, drawn by `seed`; None: all
     seed: int = 0
 
     @model_validator(mode="after")

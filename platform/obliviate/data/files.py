@@ -48,9 +48,9 @@ class FilesData(Data):
     retain: str | Rows | None = None  # methods with a retain term need one
     holdout: str | Rows | None = None  # like the forget set, never trained on: for membership inference
     # Name of the set -> its file and what it is for.
-    evaluation: dict[str, EvaluationFile] | None = Field(None, min_length=1)
-    eval_limit: int | None = Field(300, ge=1)  # rows measured of each evaluation set, from its beginning
-    columns: dict[str, str] = Field({})  # a row's key -> what the files call it: {question: q, answer: a}
+    evaluation: dict[str, EvaluationFile] | None = Field(default=None, min_length=1)
+    eval_limit: int | None = Field(default=300, ge=1)  # rows measured of each evaluation set, from its beginning
+    columns: dict[str, str] = Field(default={})  # a row's key -> what the files call it: {question: q, answer: a}
 
     @field_validator("columns")
     @classmethod

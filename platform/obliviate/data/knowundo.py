@@ -32,9 +32,10 @@ class KnowUndoData(Data):
     type: Literal["knowundo"] = "knowundo"
     source: str = "zjunlp/KnowUnDo"  # hub id or local folder
     domain: Literal["copyright", "privacy"] = "copyright"
-    parts: tuple[Literal["train", "val"], ...] = Field(("train",), min_length=1)  # the lists that are trained on
+    # The lists that are trained on
+    parts: tuple[Literal["train", "val"], ...] = Field(default=("train",), min_length=1)
     direct_prompt: bool = False  # whether measured questions stand behind an instruction to refuse
-    eval_limit: int | None = Field(None, ge=1)  # rows measured of each set, from its beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # rows measured of each set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, one of another shape, or where the hub does not answer."""

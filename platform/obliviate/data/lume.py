@@ -30,7 +30,7 @@ class LumeData(Data):
     fold: Literal["train", "validation"] | None = "train"
     # Whether the documents for membership inference are measured; None: where the source has them.
     membership: bool | None = None
-    eval_limit: int | None = Field(None, ge=1)  # rows measured of each set, from its beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # rows measured of each set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, a row of neither kind, or where the hub does not answer."""

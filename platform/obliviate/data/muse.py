@@ -21,8 +21,8 @@ class MuseData(Data):
     type: Literal["muse"] = "muse"
     source: str = "muse-bench/MUSE-News"  # hub id or local folder
     retain_split: str = "retain1"  # of the subset raw: what to train on beside the forget set
-    chunk_words: int = Field(300, ge=20)  # of a text to train on
-    eval_limit: int | None = Field(None, ge=1)  # rows measured of each set, from its beginning
+    chunk_words: int = Field(default=300, ge=20)  # of a text to train on
+    eval_limit: int | None = Field(default=None, ge=1)  # rows measured of each set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, or where the hub does not answer."""

@@ -27,9 +27,9 @@ class PistolData(Data):
     type: Literal["pistol"] = "pistol"
     source: str = "xinchiqiu/PISTOL"  # hub id or local folder
     sample: Literal[1, 2] = 1
-    forget_edges: tuple[str, ...] = Field(("A_C",), min_length=1)
+    forget_edges: tuple[str, ...] = Field(default=("A_C",), min_length=1)
     factual: str | None = None  # file of questions about the world: PISTOL's factual_data.json
-    eval_limit: int | None = Field(200, ge=1)  # rows measured of each set, from its beginning, as published
+    eval_limit: int | None = Field(default=200, ge=1)  # rows measured of each set, from its beginning, as published
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, an edge that is not there, or where the hub does not answer."""

@@ -21,8 +21,8 @@ class RealWorldData(Data):
     type: Literal["real_world"] = "real_world"
     source: str  # hub id or local folder
     answers: Literal["original", "golden"] = "original"  # what Llama-3-8B-Instruct said, or the short true answer
-    people: int | None = Field(None, ge=1)  # of each of the three groups, from the beginning; None: all
-    eval_limit: int | None = Field(None, ge=1)  # rows measured of each set
+    people: int | None = Field(default=None, ge=1)  # of each of the three groups, from the beginning; None: all
+    eval_limit: int | None = Field(default=None, ge=1)  # rows measured of each set
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, and for a row without the golden answer that is asked for."""

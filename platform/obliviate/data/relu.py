@@ -38,10 +38,10 @@ class ReluData(Data):
     type: Literal["relu"] = "relu"
     source: str = "Exploration-Lab/ReLU"  # hub id or local folder
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
-    formats: tuple[Format, ...] = Field(FORMATS, min_length=1)
+    formats: tuple[Format, ...] = Field(default=FORMATS, min_length=1)
     options: Literal[2, 3, 4] = 4  # of each question with options
     as_published: bool = False
-    eval_limit: int | None = Field(None, ge=1)  # rows measured of each set, from its beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # rows measured of each set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, a row of another form, or where the hub does not answer."""

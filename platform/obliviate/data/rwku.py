@@ -69,7 +69,7 @@ class RwkuData(Data):
     corpus: Literal["original_passage", "positive_llama3", "positive_phi3"] | None = None
     retain: str | None = None  # file of texts to keep; RWKU has none
     utility: bool = True  # whether general ability is measured
-    eval_limit: int | None = Field(None, ge=1)  # rows measured of each set, from its beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # rows measured of each set, from its beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, an unknown name, or where the hub does not answer."""

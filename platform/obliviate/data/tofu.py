@@ -29,10 +29,11 @@ class TofuFiles(Spec):
     type: str
     source: str = "locuslab/TOFU"  # hub id or local folder
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
-    retain_limit: int | None = Field(None, ge=1)  # rows to train on; None: all 3960, 3800 or 3600
-    eval_forget_limit: int | None = Field(300, ge=1)  # rows measured, from the beginning, as published results do
-    eval_retain_limit: int | None = Field(300, ge=1)
-    eval_real_limit: int | None = Field(None, ge=1)  # of the real authors, and of the world facts
+    retain_limit: int | None = Field(default=None, ge=1)  # rows to train on; None: all 3960, 3800 or 3600
+    # Rows measured, from the beginning, as published results do
+    eval_forget_limit: int | None = Field(default=300, ge=1)
+    eval_retain_limit: int | None = Field(default=300, ge=1)
+    eval_real_limit: int | None = Field(default=None, ge=1)  # of the real authors, and of the world facts
     seed: int = 0
 
 

@@ -29,11 +29,11 @@ class TofuFormatsData(Data):
     type: Literal["tofu_formats"] = "tofu_formats"
     source: str = "locuslab/TOFU"  # hub id or local folder
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
-    retain_limit: int | None = Field(None, ge=1)  # as of `tofu`
-    eval_forget_limit: int | None = Field(300, ge=1)  # rows that questions are made of, from the beginning
-    eval_retain_limit: int | None = Field(300, ge=1)
+    retain_limit: int | None = Field(default=None, ge=1)  # as of `tofu`
+    eval_forget_limit: int | None = Field(default=300, ge=1)  # rows that questions are made of, from the beginning
+    eval_retain_limit: int | None = Field(default=300, ge=1)
     seed: int = 0
-    formats: tuple[Format, ...] = Field(FORMATS, min_length=1)
+    formats: tuple[Format, ...] = Field(default=FORMATS, min_length=1)
     options: Literal[2, 3, 4] = 4  # of each question with options
 
     def load(self) -> Corpus:

@@ -22,10 +22,10 @@ class WmdpData(Data):
 
     type: Literal["wmdp"] = "wmdp"
     source: str = "cais/wmdp"  # hub id or local folder
-    subjects: tuple[Literal["bio", "chem", "cyber"], ...] = Field(("bio", "cyber"), min_length=1)
+    subjects: tuple[Literal["bio", "chem", "cyber"], ...] = Field(default=("bio", "cyber"), min_length=1)
     forget: str | None = None  # file of texts to forget
     retain: str | None = None  # file of texts to keep
-    eval_limit: int | None = Field(None, ge=1)  # questions of each subject, from the beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # questions of each subject, from the beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, a question without four options, or where the hub does not answer."""

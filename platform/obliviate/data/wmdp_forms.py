@@ -30,7 +30,7 @@ class WmdpRobustData(Data):
     source: str = "EleutherAI/wmdp_bio_robust_mcqa"  # hub id or local folder
     split: Literal["robust", "shortcut"] = "robust"
     categories: tuple[Category, ...] = Field(
-        (
+        default=(
             "bioweapons_and_bioterrorism",
             "dual_use_virology",
             "enhanced_potential_pandemic_pathogens",
@@ -40,7 +40,7 @@ class WmdpRobustData(Data):
         ),
         min_length=1,
     )
-    eval_limit: int | None = Field(None, ge=1)  # questions of each category, from the beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # questions of each category, from the beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, a question without four options, or where the hub does not answer."""
@@ -59,7 +59,7 @@ class WmdpClozeData(Data):
 
     type: Literal["wmdp_cloze"] = "wmdp_cloze"
     source: str = "EleutherAI/wmdp_bio_cloze"  # hub id or local folder
-    eval_limit: int | None = Field(None, ge=1)  # questions, from the beginning
+    eval_limit: int | None = Field(default=None, ge=1)  # questions, from the beginning
 
     def load(self) -> Corpus:
         """Raises UserError for a missing file, a question without four options, or where the hub does not answer."""

@@ -25,7 +25,7 @@ class Activations(Regularizer):
     source: ClassVar = "arXiv:2403.03218, section 4"
 
     type: Literal["activations"] = "activations"
-    weight: float = Field(1.0, ge=0)  # published: 1 (OpenUnlearning), 1200 (Zephyr-7B in the paper)
+    weight: float = Field(default=1.0, ge=0)  # published: 1 (OpenUnlearning), 1200 (Zephyr-7B in the paper)
     layer: Layer | None = None  # None: the one that the forget objective steers
     positions: Positions = Positions.ANSWER
 

@@ -23,9 +23,9 @@ class AdaptiveRMU(ForgetObjective):
 
     type: Literal["adaptive_rmu"] = "adaptive_rmu"
     layer: Layer = 7  # its output is steered
-    scale: float = Field(5.0, gt=0)
+    scale: float = Field(default=5.0, gt=0)
     positions: Positions = Positions.ANSWER
-    seed: int | None = Field(None, ge=0)  # of u; None: the run's
+    seed: int | None = Field(default=None, ge=0)  # of u; None: the run's
 
     @property
     def needs(self) -> Needs:

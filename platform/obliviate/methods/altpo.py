@@ -20,7 +20,7 @@ class AltPO(ForgetObjective):
     source: ClassVar = "arXiv:2409.13474"
 
     type: Literal["altpo"] = "altpo"
-    beta: float = Field(0.1, gt=0)  # 1/nats; published: 0.05 to 0.5
+    beta: float = Field(default=0.1, gt=0)  # 1/nats; published: 0.05 to 0.5
 
     @property
     def needs(self) -> Needs:

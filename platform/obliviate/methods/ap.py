@@ -15,7 +15,7 @@ class AP(Regularizer):
     source: ClassVar = "arXiv:2410.08109, section 3.2"
 
     type: Literal["ap"] = "ap"
-    beta: float = Field(0.1, gt=0)  # 1/nats
+    beta: float = Field(default=0.1, gt=0)  # 1/nats
 
     @property
     def needs(self) -> Needs:

@@ -75,7 +75,7 @@ class Term(Spec, ABC):
     source: ClassVar[str]
 
     type: str
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
 
     @property
     @abstractmethod
@@ -142,7 +142,7 @@ class ParameterRegularizer(Regularizer):
     share of its part of them; the shares add up to the same value and gradient on any number of workers.
     """
 
-    directions: int = Field(100, ge=1)
+    directions: int = Field(default=100, ge=1)
 
     @property
     def needs(self) -> Needs:

@@ -21,10 +21,11 @@ class BoundedGD(Regularizer):
     source: ClassVar = "arXiv:2506.05314"
 
     type: Literal["bounded_gd"] = "bounded_gd"
-    weight: float = Field(100.0, ge=0)  # lambda at the start; published: 100 (TOFU), 50 (MUSE)
-    epsilon: float = Field(0.3, ge=0)  # nats per token; published: 0.3 (TOFU), 0.1 to 1.5 (MUSE)
-    step: float = Field(5.0, ge=0)  # lambda per nat and optimiser step; published: 5 (TOFU), 1 (MUSE)
-    warmup: float = Field(0.5, ge=0, le=1)  # share of the run with a constant lambda; published: 5 of 10 epochs (TOFU)
+    weight: float = Field(default=100.0, ge=0)  # lambda at the start; published: 100 (TOFU), 50 (MUSE)
+    epsilon: float = Field(default=0.3, ge=0)  # nats per token; published: 0.3 (TOFU), 0.1 to 1.5 (MUSE)
+    step: float = Field(default=5.0, ge=0)  # lambda per nat and optimiser step; published: 5 (TOFU), 1 (MUSE)
+    # Share of the run with a constant lambda; published: 5 of 10 epochs (TOFU)
+    warmup: float = Field(default=0.5, ge=0, le=1)
 
     @property
     def needs(self) -> Needs:

@@ -15,7 +15,7 @@ class CEU(ForgetObjective):
     source: ClassVar = "arXiv:2503.01224"
 
     type: Literal["ceu"] = "ceu"
-    skip: int = Field(1, ge=0)  # tokens at the beginning of each answer, which most answers share
+    skip: int = Field(default=1, ge=0)  # tokens at the beginning of each answer, which most answers share
 
     @property
     def needs(self) -> Needs:

@@ -21,7 +21,7 @@ class Divergence(Regularizer):
 
     type: Literal["divergence"] = "divergence"
     positions: Positions = Positions.SEQUENCE
-    bound: float | None = Field(None, gt=0)  # nats per token; None: as published
+    bound: float | None = Field(default=None, gt=0)  # nats per token; None: as published
 
     def beside(self, forget: ForgetObjective) -> Self:
         if forget.negation is None:

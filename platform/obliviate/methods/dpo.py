@@ -17,7 +17,7 @@ class DPO(ForgetObjective):
     source: ClassVar = "arXiv:2305.18290, eq. 7, times 2"
 
     type: Literal["dpo"] = "dpo"
-    beta: float = Field(0.1, gt=0)  # 1/nats
+    beta: float = Field(default=0.1, gt=0)  # 1/nats
 
     @property
     def needs(self) -> Needs:

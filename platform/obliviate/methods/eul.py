@@ -21,8 +21,8 @@ class EUL(ForgetObjective):
     source: ClassVar = "arXiv:2310.20150, section 3.2"
 
     type: Literal["eul"] = "eul"
-    bound: float | None = Field(10.0, gt=0)  # nats per token; None: as published
-    likelihood: float = Field(0.1, ge=0)  # gamma, of the reversed language-modelling loss
+    bound: float | None = Field(default=10.0, gt=0)  # nats per token; None: as published
+    likelihood: float = Field(default=0.1, ge=0)  # gamma, of the reversed language-modelling loss
 
     @property
     def needs(self) -> Needs:

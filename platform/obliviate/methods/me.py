@@ -24,7 +24,7 @@ class ME(ForgetObjective):
     source: ClassVar = "arXiv:2410.08109, section 3.1"
 
     type: Literal["me"] = "me"
-    weight: float = Field(0.1, ge=0)  # published: 0.1 (TOFU), 0.5 (real world)
+    weight: float = Field(default=0.1, ge=0)  # published: 0.1 (TOFU), 0.5 (real world)
     direction: Literal["uniform_to_model", "model_to_uniform"] = "uniform_to_model"  # KL(U||P), or the paper's KL(P||U)
     positions: Positions = Positions.SEQUENCE
 

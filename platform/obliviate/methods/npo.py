@@ -15,7 +15,7 @@ class NPO(ForgetObjective):
     source: ClassVar = "arXiv:2404.05868, eq. 3"
 
     type: Literal["npo"] = "npo"
-    beta: float = Field(0.1, gt=0)  # 1/nats; beta -> 0 is gradient ascent
+    beta: float = Field(default=0.1, gt=0)  # 1/nats; beta -> 0 is gradient ascent
     # Over a text's answer tokens; "mean" is what Opt-Out and MUSE compute, "token" is TNPO (arXiv:2502.19301), in which
     # each token is a text of its own.
     reduction: Literal["sum", "mean", "token"] = "sum"

@@ -26,9 +26,9 @@ class RMU(ForgetObjective):
 
     type: Literal["rmu"] = "rmu"
     layer: Layer = 7  # its output is steered
-    steering: float = Field(2.0, gt=0)  # c: the length of the target; published: 2 to 20, 6.5 for Zephyr-7B
+    steering: float = Field(default=2.0, gt=0)  # c: the length of the target; published: 2 to 20, 6.5 for Zephyr-7B
     positions: Positions = Positions.ANSWER
-    seed: int | None = Field(None, ge=0)  # of u; None: the run's
+    seed: int | None = Field(default=None, ge=0)  # of u; None: the run's
 
     @property
     def needs(self) -> Needs:

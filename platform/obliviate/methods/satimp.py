@@ -17,9 +17,9 @@ class SatImp(ForgetObjective):
     source: ClassVar = "arXiv:2505.11953"
 
     type: Literal["satimp"] = "satimp"
-    weight: float = Field(0.1, ge=0)
-    beta1: float = Field(5.0, ge=0)  # saturation: passes by what is forgotten already
-    beta2: float = Field(1.0, ge=0)  # importance: passes by what the model is certain of
+    weight: float = Field(default=0.1, ge=0)
+    beta1: float = Field(default=5.0, ge=0)  # saturation: passes by what is forgotten already
+    beta2: float = Field(default=1.0, ge=0)  # importance: passes by what the model is certain of
 
     @property
     def needs(self) -> Needs:

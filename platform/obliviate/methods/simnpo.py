@@ -17,9 +17,9 @@ class SimNPO(ForgetObjective):
     source: ClassVar = "arXiv:2410.07163"
 
     type: Literal["simnpo"] = "simnpo"
-    weight: float = Field(0.125, ge=0)  # published for TOFU forget10; 0.1375 with beta 2.5 for forget05
-    beta: float = Field(4.5, gt=0)  # tokens per nat
-    delta: float = Field(0.0, ge=0)  # nats per token: a loss above which the pressure fades
+    weight: float = Field(default=0.125, ge=0)  # published for TOFU forget10; 0.1375 with beta 2.5 for forget05
+    beta: float = Field(default=4.5, gt=0)  # tokens per nat
+    delta: float = Field(default=0.0, ge=0)  # nats per token: a loss above which the pressure fades
 
     @property
     def needs(self) -> Needs:

@@ -28,7 +28,7 @@ class TaskVector(ForgetObjective):
     source: ClassVar = "arXiv:2212.04089, section 4"
 
     type: Literal["task_vector"] = "task_vector"
-    scale: float = Field(1.0, gt=0)  # published: the largest that keeps 95 % of a control task
+    scale: float = Field(default=1.0, gt=0)  # published: the largest that keeps 95 % of a control task
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()  # beside that of `optim`
 
     @property

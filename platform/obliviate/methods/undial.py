@@ -20,7 +20,7 @@ class UNDIAL(ForgetObjective):
     source: ClassVar = "arXiv:2402.10052"
 
     type: Literal["undial"] = "undial"
-    beta: float = Field(10.0, gt=0)  # nats
+    beta: float = Field(default=10.0, gt=0)  # nats
 
     @property
     def needs(self) -> Needs:

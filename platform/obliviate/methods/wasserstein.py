@@ -28,8 +28,8 @@ class Wasserstein(ParameterRegularizer):
     source: ClassVar = "arXiv:2406.12329v3"
 
     type: Literal["wasserstein"] = "wasserstein"
-    weight: float = Field(0.1, ge=0)
-    order: float = Field(2.0, ge=1)  # p
+    weight: float = Field(default=0.1, ge=0)
+    order: float = Field(default=2.0, ge=1)  # p
     reduction: Literal["sum", "mean"] = "sum"  # over rows
     precision: Literal["float32", "bfloat16"] = "float32"
 

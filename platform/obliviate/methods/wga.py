@@ -17,7 +17,7 @@ class WGA(ForgetObjective):
     source: ClassVar = "arXiv:2502.19301"
 
     type: Literal["wga"] = "wga"
-    beta: float = Field(1.0, ge=0)  # 0 is gradient ascent
+    beta: float = Field(default=1.0, ge=0)  # 0 is gradient ascent
 
     @property
     def needs(self) -> Needs:

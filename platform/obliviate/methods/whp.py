@@ -21,7 +21,7 @@ class WHP(ForgetObjective):
     source: ClassVar = "arXiv:2310.02238"
 
     type: Literal["whp"] = "whp"
-    alpha: float = Field(5.0, gt=0)
+    alpha: float = Field(default=5.0, gt=0)
 
     @property
     def needs(self) -> Needs:

@@ -24,8 +24,8 @@ class Bound(Spec):
 
     min: float | None = None
     max: float | None = None
-    min_of_before: float | None = Field(None, ge=0)  # times what it was before unlearning
-    max_of_before: float | None = Field(None, ge=0)
+    min_of_before: float | None = Field(default=None, ge=0)  # times what it was before unlearning
+    max_of_before: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _some_limit(self) -> "Bound":

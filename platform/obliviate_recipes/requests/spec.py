@@ -16,13 +16,13 @@ class RequestsRun(UnlearnRun):
     """
 
     ledger: str  # path of a SQLite file, or postgresql://...
-    alias: str = Field("production", min_length=1)  # the name that the server follows
+    alias: str = Field(default="production", min_length=1)  # the name that the server follows
     aliases: FilePath = "aliases.json"  # the file with what names stand for
     policy: Policy
     key: FilePath  # private key that signs the certificates
-    batch_requests: int = Field(20, ge=1)  # unlearned together at most
-    due_after_hours: float = Field(0.0, ge=0)  # how long the oldest request waits for others to come
-    lease_s: float = Field(300.0, ge=1)  # a runner that was not heard of for so long has died
+    batch_requests: int = Field(default=20, ge=1)  # unlearned together at most
+    due_after_hours: float = Field(default=0.0, ge=0)  # how long the oldest request waits for others to come
+    lease_s: float = Field(default=300.0, ge=1)  # a runner that was not heard of for so long has died
     evaluation: EvaluationSpec = EvaluationSpec()
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from obliviate_eval.judges.similarity import SentenceEncoder
 class NearMisses(Spec):
     """How near misses are chosen among the questions about neighbours, and those of `candidates`."""
 
-    per_question: int = Field(3, ge=1)  # chosen for each question about the entity; some for several of them
+    per_question: int = Field(default=3, ge=1)  # chosen for each question about the entity; some for several of them
     candidates: str | None = None  # file of further questions, general instructions say; with answers they keep them
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"  # a hub id, a folder, or package:NAME
 

@@ -83,9 +83,9 @@ class ModelQuestions(Spec):
     """
 
     type: Literal["model"] = "model"
-    samples: int = Field(1, ge=1)  # of each sentence
-    temperature: float = Field(0.7, ge=0)
-    max_new_tokens: int = Field(48, ge=1)
+    samples: int = Field(default=1, ge=1)  # of each sentence
+    temperature: float = Field(default=0.7, ge=0)
+    max_new_tokens: int = Field(default=48, ge=1)
 
     def about(self, subjects: Sequence[Subject], ask: Ask, seed: int) -> list[Row]:
         asked = [(subject.name, each) for subject in subjects for text in subject.read() for each in sentences(text)]

@@ -57,9 +57,9 @@ class ModelReplies(Spec):
     is left gets the templates."""
 
     type: Literal["model"] = "model"
-    samples: int = Field(5, ge=1)  # of each question
-    temperature: float = Field(1.0, gt=0)
-    max_new_tokens: int = Field(40, ge=1)
+    samples: int = Field(default=5, ge=1)  # of each question
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=40, ge=1)
 
     def to(self, rows: Sequence[Row], subject: Subject, ask: Ask, seed: int, events: Events) -> list[Row]:
         sampling = GenerationSpec(

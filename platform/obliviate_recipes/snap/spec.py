@@ -23,7 +23,7 @@ class SnapRun(RunSpec):
     model: ModelSpec
     entity: Subject
     neighbours: tuple[Subject, ...]  # one half trained on, the other measured
-    questions: tuple[AnyQuestions, ...] = Field((TemplateQuestions(), ModelQuestions()), min_length=1)
+    questions: tuple[AnyQuestions, ...] = Field(default=(TemplateQuestions(), ModelQuestions()), min_length=1)
     replies: AnyReplies = TemplateReplies()
     positives: NearMisses = NearMisses()
     generation: GenerationSpec = GenerationSpec(max_new_tokens=64)  # the model's own answers, before it forgets
@@ -33,7 +33,7 @@ class SnapRun(RunSpec):
     unlearn: UnlearnOptions = UnlearnOptions()  # further keys of `obliviate unlearn`, such as `updates`
     optim: OptimSpec = OptimSpec()
     cluster: ClusterSpec = ClusterSpec()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     runs: str = "runs"
 
     @classmethod

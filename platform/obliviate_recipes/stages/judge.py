@@ -20,8 +20,8 @@ class JudgeSpec(Spec):
     """How it is trained."""
 
     encoder: str  # what it starts from: a hub id, a folder, or package:NAME
-    people: int = Field(40, ge=2)
-    held_out_people: int = Field(10, ge=1)
+    people: int = Field(default=40, ge=2)
+    held_out_people: int = Field(default=10, ge=1)
 
 
 @dataclass(frozen=True)

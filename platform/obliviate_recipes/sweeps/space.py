@@ -75,7 +75,7 @@ class Space(Spec):
     """Which methods, and of each which parameters."""
 
     methods: dict[str, dict[str, Axis]]  # short form -> its own parameters
-    shared: dict[str, Axis] = Field({})  # parameters of every method
+    shared: dict[str, Axis] = Field(default={})  # parameters of every method
 
     @model_validator(mode="before")
     @classmethod

@@ -23,7 +23,7 @@ class RandomSampler(Spec):
     """Independent draws."""
 
     type: Literal["random"] = "random"
-    trials: int = Field(20, ge=1)  # configurations; each is run with every seed
+    trials: int = Field(default=20, ge=1)  # configurations; each is run with every seed
     seed: Seed = 0
 
 
@@ -31,8 +31,8 @@ class OptunaSampler(Spec):
     """Optuna's multi-objective tree-structured Parzen estimator (Ozaki et al. 2020, doi:10.1145/3377930.3389817)."""
 
     type: Literal["optuna"] = "optuna"
-    trials: int = Field(20, ge=1)  # configurations; each is run with every seed
-    startup: int = Field(10, ge=1)  # of them at random, before the model of the space is used
+    trials: int = Field(default=20, ge=1)  # configurations; each is run with every seed
+    startup: int = Field(default=10, ge=1)  # of them at random, before the model of the space is used
     seed: Seed = 0
 
 
@@ -47,24 +47,24 @@ class ASHAScheduler(Spec):
     arXiv:2106.12639): at each rung the best 1/factor go on, by layers of the front, and spread over a layer."""
 
     type: Literal["asha"] = "asha"
-    grace: int = Field(1, ge=1)  # points of the signal before the first rung
-    reduction_factor: float = Field(3, gt=1)
+    grace: int = Field(default=1, ge=1)  # points of the signal before the first rung
+    reduction_factor: float = Field(default=3, gt=1)
 
 
 class MedianScheduler(Spec):
     """Stops a trial whose best signal is below the median of the others' running means at the same point."""
 
     type: Literal["median"] = "median"
-    grace: int = Field(1, ge=1)  # points of the signal before a trial may be stopped
-    min_trials: int = Field(3, ge=1)  # that must have come as far
+    grace: int = Field(default=1, ge=1)  # points of the signal before a trial may be stopped
+    min_trials: int = Field(default=3, ge=1)  # that must have come as far
 
 
 class SignalSpec(Spec):
     """What schedulers decide on: 1 - forget probability and retain probability of the true answers; `median` on their
     product."""
 
-    points: int = Field(9, ge=1)  # how often in a training, in equal shares of its steps
-    rows: int = Field(32, ge=1)  # looked at, of the forget set and of the retain set
+    points: int = Field(default=9, ge=1)  # how often in a training, in equal shares of its steps
+    rows: int = Field(default=32, ge=1)  # looked at, of the forget set and of the retain set
 
 
 class Objectives(Spec):
@@ -84,14 +84,14 @@ class UtilityAtLeast(Spec):
     """The most forgotten among those that keep at least this share of the original's utility."""
 
     type: Literal["utility"] = "utility"
-    share: float = Field(0.95, gt=0, le=1)
+    share: float = Field(default=0.95, gt=0, le=1)
 
 
 class WeightedSum(Spec):
     """The largest forget_weight x forget + (1 - forget_weight) x utility."""
 
     type: Literal["weighted"] = "weighted"
-    forget_weight: float = Field(0.5, ge=0, le=1)
+    forget_weight: float = Field(default=0.5, ge=0, le=1)
 
 
 AnySampler = Annotated[GridSampler | RandomSampler | OptunaSampler, Field(discriminator="type")]
@@ -104,16 +104,16 @@ class SweepRun(ComparedModels):
 
     title: str = "Sweep"
     space: Space
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)  # each configuration runs with each
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)  # each configuration runs with each
     sampler: AnySampler = GridSampler()
     scheduler: AnyScheduler = NoScheduler()
     signal: SignalSpec = SignalSpec()
     objectives: Objectives = Objectives()
     choose: AnyChoice = Knee()
     calibrate: bool = False  # compare the methods' chosen points at equal utility, too
-    calibrate_to: float = Field(0.95, gt=0, lt=1)  # share of the original's utility
-    concurrency: int = Field(1, ge=1)  # trials at a time
-    max_failures: int = Field(1, ge=0)  # times that a trial whose process died is started again
+    calibrate_to: float = Field(default=0.95, gt=0, lt=1)  # share of the original's utility
+    concurrency: int = Field(default=1, ge=1)  # trials at a time
+    max_failures: int = Field(default=1, ge=0)  # times that a trial whose process died is started again
     node_cache: str | None = None  # folder on each node's own disk that models are copied to once; None: read in place
     mlflow: str | None = None  # tracking URL to log trials to as well
 
