@@ -3,7 +3,7 @@
 A request is added by training its adapter alone, and withdrawn by leaving it out: what was trained before is found.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
 from obliviate.source import adapter_of, export_dtype
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import Recipe
-from obliviate_recipes.stage import MODEL, Determined, Stage, finish, unmade
+from obliviate_recipes.stage import MODEL, Determined, Stage, finish, perform, unmade
 from obliviate_recipes.stages.card import write_card
 from obliviate_recipes.stages.training import Adapter, adapter_stage
 
@@ -152,18 +152,19 @@ class Fused(Stage):
         settings = {"ridge": self.config.ridge, "merge": self._merges, "export_dtype": model.export_dtype}
         return Determined(settings, inputs, whole=self.config.model_dump(mode="json"))
 
-    def prepare(self, events: Events) -> None:
+    def prepare(self, events: Events) -> Iterable[Stage]:
         """Trains the adapters side by side."""
         from obliviate.train.adapters import AdapterJob, launch_adapters
 
         left = {name: each for name, each in self.trained.items() if not each.done}
-        if not left:
-            return
+        perform([need for each in left.values() for need in each.needs], events)
         with ExitStack() as stack:
             jobs: dict[str, AdapterJob] = {}
             for name, each in left.items():
                 if (run := stack.enter_context(unmade(each))) is not None:
                     jobs[name] = AdapterJob(each.job(run, events), each.folder)
+            if not jobs:
+                return ()
             update = stack.enter_context(events.progressing("train adapters"))
             done: list[str] = []
 
@@ -173,6 +174,7 @@ class Fused(Stage):
                 update(len(done), len(jobs), name)
 
             launch_adapters(jobs, self.config.cluster, self.config.concurrency, on_done)
+        return left.values()
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         folders = {name: each.folder for name, each in self.trained.items()}

@@ -35,7 +35,6 @@ class Stage(ABC):
     """Known, with the folder of its run, before anything is made."""
 
     kind: ClassVar[str]  # begins the name of the run's folder
-    waits: ClassVar[bool] = False  # for another process that makes the same, instead of giving up
 
     @property
     @abstractmethod
@@ -54,6 +53,11 @@ class Stage(ABC):
         return runs
 
     @property
+    def waits(self) -> bool:
+        """For another process that makes the same, instead of giving up."""
+        return False
+
+    @property
     def needs(self) -> "tuple[Stage, ...]":
         """Those that must be made before it."""
         return ()
@@ -68,8 +72,9 @@ class Stage(ABC):
     def check(self) -> None:  # noqa: B027 - most stages have none
         """Raises UserError for what would keep it from being made, before any stage is."""
 
-    def prepare(self, events: Events) -> None:  # noqa: B027 - most stages have none
-        """Makes some of what it needs in another way than one after the other."""
+    def prepare(self, events: Events) -> "Iterable[Stage]":
+        """Makes some of what it needs in another way than one after the other; these."""
+        return ()
 
     def finished(self, run: Run) -> None:  # noqa: B027 - most stages have none
         """Clears away what a finished run needs no more."""
@@ -229,7 +234,7 @@ def _made(stage: Stage, events: Events, told: set[Path]) -> None:
         if run.directory not in told:
             events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
     else:
-        stage.prepare(events)
+        told.update(each.run.directory for each in stage.prepare(events))
         for need in stage.needs:
             _made(need, events, told)
         with unmade(stage) as held:

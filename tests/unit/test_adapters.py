@@ -15,12 +15,14 @@ from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS, WEIGHTS
+from obliviate.runs import Run, write_json
 from obliviate.schema import ClusterSpec
 from obliviate.train import adapters
 from obliviate.train.worker import Outcome
 from obliviate_recipes.fuse import FuseRun
 from obliviate_recipes.reporting import UNLEARNING
-from recipes import fused
+from obliviate_recipes.stages.alternatives import SAMPLES, Alternatives
+from recipes import Told, fused
 
 
 @pytest.fixture
@@ -172,3 +174,26 @@ def test_an_earlier_requests_run_is_fused_with_new_ones(tiny: Path, tmp_path: Pa
         fused(config(tiny, tmp_path, model=revised, adapters={"Ada": str(run)}))
     with pytest.raises(UserError, match=r"adapters\.Eve: .*nowhere: is no run"):
         fused(config(tiny, tmp_path, "Bob", model=lora, adapters={"Eve": str(tmp_path / "nowhere")}))
+
+
+def test_what_prepares_a_request_is_made_before_its_adapter(
+    tiny: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AltPO's other answers are sampled first, once for each request; no adapter is said to be done already that was
+    trained just now."""
+    sampled: list[str] = []
+
+    def make(stage: Alternatives, run: Run, events: Any) -> dict[str, Any]:
+        sampled.append(stage.label)
+        write_json(run.directory / SAMPLES / "000000.json", {place: ["In Rome."] for place in stage.places})
+        return {}
+
+    monkeypatch.setattr(Alternatives, "make", make)
+    told, asked = Told(), config(tiny, tmp_path, "Ada", "Bob", method="altpo+gd")
+    fused(asked, told)
+    assert (sampled, trained) == (["Ada", "Bob"], ["Ada", "Bob"])
+    assert "done already" not in told.text
+    again = Told()
+    fused(asked, again)
+    assert "fuse 2 adapters: done already" in again.text
+    assert trained == ["Ada", "Bob"]

@@ -53,7 +53,7 @@ class Measuring:
 
     `within`: what this process holds is enough, for one that has the device to itself already. A Hugging Face engine is
     then opened in it, and vLLM's replicas stay open from model to model; otherwise engines take resources of their own
-    for each. `share`: of a GPU, that a replica has.
+    for each. `share`: of a GPU, that a replica has. `waits`: for another process that measures the same.
     """
 
     corpus: Corpus
@@ -62,6 +62,7 @@ class Measuring:
     runs: str
     within: bool = False
     share: float = 1.0
+    waits: bool = False
     nli: Judge | None = None  # makes the NLI model, in place of the spec's
     _kept: "OnDemand | None" = field(default=None, init=False)
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
@@ -125,7 +126,6 @@ class Records(Stage):
     """What a model says to the items, and what it thinks of the answers."""
 
     kind: ClassVar = "records"
-    waits: ClassVar = True
 
     shared: Measuring
     name: str
@@ -139,6 +139,10 @@ class Records(Stage):
     @property
     def title(self) -> str:
         return f"records {self.name}"
+
+    @property
+    def waits(self) -> bool:
+        return self.shared.waits
 
     @property
     def runs(self) -> str:
@@ -228,7 +232,6 @@ class Figures(Stage):
     """What the records come to."""
 
     kind: ClassVar = "evaluate"
-    waits: ClassVar = True
 
     records: Records
     retain: "Figures | None" = None
@@ -240,6 +243,10 @@ class Figures(Stage):
     @property
     def title(self) -> str:
         return f"evaluate {self.records.name}"
+
+    @property
+    def waits(self) -> bool:
+        return self.records.waits
 
     @property
     def runs(self) -> str:

@@ -113,6 +113,10 @@ class Training(ModelStage):
         return self.config.model
 
     @property
+    def waits(self) -> bool:
+        return self.train is not None  # of trials, several may be at the same point
+
+    @property
     def needs(self) -> tuple[Stage, ...]:
         return self.before
 

@@ -35,7 +35,7 @@ def calibrate(result: Result, shared: Shared, events: Events) -> tuple[Calibrate
     config = shared.config
     needed = config.calibrate_to * result.original[1]
     address = config.cluster.address
-    measuring = Measuring(shared.corpus, shared.evaluation, address, config.runs, config.measures_here)
+    measuring = Measuring(shared.corpus, shared.evaluation, address, config.runs, config.measures_here, waits=True)
     retain = None if shared.retain is None else measuring.figures("retain", shared.retain)
     found = []
     for method in dict.fromkeys(each.point.method for each in result.ranked if each.complete):

@@ -80,7 +80,7 @@ class Sweep(OfData[SweepRun, Result]):
         share = min(1.0, config.cluster.gpus_per_worker or 1.0) if config.in_process else 1.0
         return Measuring(
             self.corpus, config.evaluation, config.cluster.address, config.runs, config.measures_here, share,
-            judge_of(config),
+            waits=True, nli=judge_of(config),
         )  # fmt: skip
 
     @cached_property

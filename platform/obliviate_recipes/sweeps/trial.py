@@ -58,7 +58,9 @@ class Shared:
 def _measuring(shared: Shared) -> Measuring:
     """Kept from trial to trial of one process: judges are loaded once, not once a trial."""
     config = shared.config
-    return Measuring(shared.corpus, shared.evaluation, config.cluster.address, config.runs, config.in_process)
+    return Measuring(
+        shared.corpus, shared.evaluation, config.cluster.address, config.runs, config.in_process, waits=True
+    )
 
 
 def run_trial(tuned: Mapping[str, Any], shared: Shared, folder: str) -> None:
