@@ -383,11 +383,13 @@ def _write(files: Any, key: str, value: dict[str, Any]) -> None:
 def _read(files: Any, key: str) -> dict[str, Any]:
     """A mark. A stream asks for size and bytes apart: one that is replaced meanwhile is read again."""
     for _ in range(READS):
-        with files.open_input_stream(key) as stream:
-            text = stream.read()
         try:
-            value: dict[str, Any] = json.loads(text)
-        except json.JSONDecodeError:
+            with files.open_input_stream(key) as stream:
+                value: dict[str, Any] = json.loads(stream.read())
+        except FileNotFoundError:
+            raise
+        except (OSError, json.JSONDecodeError) as error:  # the stream breaks off, or half of one mark ends in the other
+            wrong = error
             continue
         return value
-    raise OSError(f"{key} is no mark: {text[:80]!r}")
+    raise OSError(f"{key} is no mark: {wrong}")

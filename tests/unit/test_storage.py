@@ -114,12 +114,16 @@ class TestFiles:
 
 
 class Replaced:
-    """A mark's reader finds part of the old one and part of the new one, as often as it is told, then the new one."""
+    """A mark's reader finds part of the old one and of the new one, or no end, as often as it is told, then the new
+    one."""
 
-    def __init__(self, torn: int) -> None:
-        self.torn = torn
+    def __init__(self, torn: int = 0, broken: int = 0) -> None:
+        self.torn, self.broken = torn, broken
 
     def open_input_stream(self, key: str) -> BytesIO:
+        self.broken -= 1
+        if self.broken >= 0:
+            raise OSError("Failed to flush response stream")
         self.torn -= 1
         return BytesIO(b'{"whole": false}"id": "1"}' if self.torn >= 0 else b'{"whole": true, "id": "1"}')
 
@@ -128,6 +132,9 @@ def test_a_mark_that_is_replaced_while_it_is_read_is_read_again() -> None:
     assert storage._read(Replaced(torn=3), "key") == {"whole": True, "id": "1"}
     with pytest.raises(OSError, match="key is no mark: "):
         storage._read(Replaced(torn=100), "key")
+    assert storage._read(Replaced(torn=1, broken=2), "key") == {"whole": True, "id": "1"}
+    with pytest.raises(OSError, match="key is no mark: Failed to flush response stream"):
+        storage._read(Replaced(broken=100), "key")
 
 
 def test_a_template_file_by_url(on: Node, bucket: str, tmp_path: Path) -> None:
