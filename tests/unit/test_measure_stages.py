@@ -25,6 +25,7 @@ from obliviate_eval.spec import EvaluationSpec, SamplingSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.stages import measure as stage
+from obliviate_recipes.stages.card import CARD
 from obliviate_recipes.stages.measure import Figures, Measuring
 from recipes import Told, made
 
@@ -252,6 +253,7 @@ def test_a_card_that_cannot_be_written_is_told(
     trained = tmp_path / "unlearn-me-0123456789"
     shutil.copytree(tiny, trained / "model")
     write_json(trained / RUN_FILE, {"verb": "unlearn", "label": "me", "config": {}})
+    (trained / "model" / CARD).write_text("# me")
     seen: list[bool] = []
 
     def card(run: Run, *_: object) -> None:
@@ -265,3 +267,14 @@ def test_a_card_that_cannot_be_written_is_told(
     assert seen == [True]
     assert json.loads((run / "done.json").read_text()) == {"records": RECORDS_FILE, "metrics": METRICS_FILE}
     assert ("card stays as it was: Permission denied" in told.text) is not writable
+
+
+def test_a_model_that_was_but_opened_has_no_card(tiny: Path, tmp_path: Path) -> None:
+    """As a GGUF is for a sweep that trains none before its trials."""
+    opened = tmp_path / "base-tiny-0123456789"
+    shutil.copytree(tiny, opened / "model")
+    write_json(opened / RUN_FILE, {"verb": "base", "label": "tiny", "config": {"model": {"source": "tiny.gguf"}}})
+    measuring = Measuring(CORPUS, SPEC, None, str(tmp_path), within=True)
+    run = made(measuring.figures("target", ModelSpec(source=str(opened / "model"))))
+    assert (run / METRICS_FILE).exists()
+    assert not (opened / "model" / CARD).exists()

@@ -30,7 +30,7 @@ from obliviate_recipes.events import Events, Update
 from obliviate_recipes.placement import PLACEMENT, judged_folder
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages import cautions
-from obliviate_recipes.stages.card import COLLAPSED, write_card
+from obliviate_recipes.stages.card import CARD, COLLAPSED, write_card
 from obliviate_recipes.stages.judge import Judge
 
 if TYPE_CHECKING:
@@ -327,10 +327,10 @@ class Figures(Stage):
             raise UserError(f"evaluation.{name}: {str(error).removeprefix('model.source: ')}") from error
 
     def _update_card(self, evaluation: Evaluation, events: Events) -> None:
-        """A model that one of our runs made gets the figures into its card, where that may be written."""
+        """A model that one of our runs trained gets the figures into its card, where that may be written."""
         model = self.records.model
         folder = Path(locate(model.source))
-        if not (folder.parent / RUN_FILE).exists():
+        if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):  # one that was but opened has none
             return
         behind = None if model.guardrail is None else label(model.guardrail)
         try:
