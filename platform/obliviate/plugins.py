@@ -31,7 +31,7 @@ from obliviate.schema import Spec
 
 CUSTOM = "custom"  # the `type` that says: the class that `import` names
 NAME = re.compile("[a-z][a-z0-9_]*")  # figures, folders and the short form "npo+gd" go by it
-OURS = ("obliviate", "obliviate_cli", "obliviate_eval", "obliviate_serve")
+OURS = ("obliviate", "obliviate_recipes", "obliviate_cli", "obliviate_eval", "obliviate_serve")
 NOBODYS = ("builtins", "abc", "typing", "pydantic")  # of which every class is made
 # What running a module of somebody else's may raise.
 MISTAKES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
