@@ -1,6 +1,7 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
 # make test-cluster: the tests of a minute or more: several nodes, an object store, killed workers and drivers, whole scenarios.
 # make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
+# make mutants: whether the tests notice broken formulas, see docs/mutants.md. MUTANTS="obliviate.methods.npo*" for some.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-cluster test-families models check bench lock install clean
+.PHONY: demo test test-cluster test-families models mutants check bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
@@ -34,6 +35,13 @@ test-families: install
 
 models: install
 	$(RUN_OFFLINE) PYTHONPATH=tests $(BIN)/python -m families.table
+
+# mutmut tells mutants that hang by their CPU time: one thread each.
+mutants: install
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --group mutants
+	$(BIN)/python tests/mutation.py stage
+	cd mutants && $(RUN_OFFLINE) OMP_NUM_THREADS=1 ../$(BIN)/mutmut run --max-children $(TEST_PROCESSES) $(MUTANTS)
+	$(BIN)/python tests/mutation.py table
 
 check: install
 	$(BIN)/ruff check .
