@@ -255,6 +255,10 @@ def test_rmu_steers_along_a_seeded_direction_of_length_one() -> None:
     assert not torch.equal(u, direction(4, like))
     assert RMU().seeded(3).seed == 3
     assert RMU(seed=1).seeded(3).seed == 1
+    assert RMU(layer=5).seeded(3) == RMU(layer=5, seed=3)
+    assert AdaptiveRMU(layer=5).seeded(3) == AdaptiveRMU(layer=5, seed=3)
+    assert AdaptiveRMU(seed=0).seeded(3).seed == 0
+    assert GA().seeded(3) == GA()
     # at the target the loss is 0; at the origin it is ||c u||^2 / D = 4 / 64
     mask = torch.ones(1, 1, dtype=torch.bool)
     at = {Pass.FORGET: TokenScores({Activation(7): 2 * u[None, None]}, mask, mask)}

@@ -1,0 +1,153 @@
+"""Which forward passes each method asks for, and what is read of several methods together."""
+
+from math import inf
+
+import pytest
+
+from obliviate.errors import UserError
+from obliviate.methods import (
+    AP,
+    FORGET_TYPES,
+    GA,
+    GD,
+    IDK,
+    KL,
+    ME,
+    NPO,
+    REGULARIZER_TYPES,
+    UNDIAL,
+    AdaptiveRMU,
+    Disassociation,
+    Marked,
+    Mismatch,
+    Pass,
+    Positions,
+    Term,
+    Wasserstein,
+    World,
+    check_positions,
+    compares,
+    expand,
+    label_of,
+    reads_retain,
+    union_of_needs,
+    widest,
+)
+from obliviate.scoring import Activation, Distilled, Generic, Stat
+
+ANSWER, SEQUENCE, PADDED = Positions
+LOGP = {Stat.LOGP: ANSWER}
+PREFERENCE = {Pass.FORGET: LOGP, Pass.REFERENCE_FORGET: LOGP}
+NEEDS = {
+    "ga": {Pass.FORGET: LOGP},
+    "npo": PREFERENCE,
+    "dpo": {**PREFERENCE, Pass.FORGET_IDK: LOGP, Pass.REFERENCE_FORGET_IDK: LOGP},
+    "idk": {Pass.FORGET_IDK: LOGP},
+    "me": {Pass.FORGET: {Stat.UNIFORM_KL: SEQUENCE}},
+    "simnpo": {Pass.FORGET: LOGP},
+    "wga": {Pass.FORGET: LOGP},
+    "satimp": {Pass.FORGET: LOGP},
+    "undial": {Pass.FORGET: {Distilled("reference", 10.0): ANSWER}},
+    "ceu": {Pass.FORGET: {Distilled("self", inf): ANSWER}},
+    "pdu": {Pass.FORGET: {Stat.LOGIT_GAP: ANSWER}},
+    "rmu": {Pass.FORGET: {Activation(7): ANSWER}},
+    "adaptive_rmu": {Pass.FORGET: {Activation(7): ANSWER}, Pass.REFERENCE_FORGET: {Activation(7): ANSWER}},
+    "altpo": {**PREFERENCE, Pass.FORGET_ALTERNATIVE: LOGP, Pass.REFERENCE_FORGET_ALTERNATIVE: LOGP},
+    "task_vector": {Pass.FORGET: LOGP},
+    "flat": {Pass.FORGET: LOGP, Pass.FORGET_IDK: LOGP},
+    "jensun": {Pass.FORGET_IDK: LOGP},
+    "ihl": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.RIVAL: ANSWER}},
+    "unilogit": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.LOG_VOCABULARY: ANSWER}},
+    "eul": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.REFERENCE_KL: ANSWER}},
+    "icku": {Pass.FORGET_MARKED_IDK: LOGP},
+    "whp": {Pass.FORGET: {Generic(5.0): ANSWER}},
+    "gd": {Pass.RETAIN: LOGP},
+    "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
+    "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},
+    "mismatch": {Pass.FORGET_MISMATCH: LOGP},
+    "bounded_gd": {Pass.RETAIN: LOGP},
+    "activations": {Pass.RETAIN: {Activation(5): ANSWER}, Pass.REFERENCE_RETAIN: {Activation(5): ANSWER}},
+    "disassociation": {Pass.FORGET_SHUFFLED: LOGP},
+    "divergence": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
+    "js": {Pass.RETAIN: {Stat.REFERENCE_JS: ANSWER}},
+    "marked": {Pass.RETAIN_MARKED: LOGP},
+    "world": {Pass.WORLD: LOGP},
+    "wasserstein": {},
+}
+
+
+@pytest.mark.parametrize("name", [*FORGET_TYPES, *REGULARIZER_TYPES])
+def test_what_each_method_needs(name: str) -> None:
+    options = {"layer": 5} if name == "activations" else {}
+    term = {**FORGET_TYPES, **REGULARIZER_TYPES}[name].model_validate({"type": name, **options})
+    assert term.needs == NEEDS[name]
+
+
+def test_options_change_what_is_needed() -> None:
+    assert ME(direction="model_to_uniform", positions=PADDED).needs == {Pass.FORGET: {Stat.ENTROPY: PADDED}}
+    assert KL(positions=ANSWER).needs == {Pass.RETAIN: {Stat.REFERENCE_KL: ANSWER}}
+    assert AdaptiveRMU(layer=2, positions=SEQUENCE).needs[Pass.REFERENCE_FORGET] == {Activation(2): SEQUENCE}
+
+
+def test_the_wider_positions_win_in_any_order() -> None:
+    assert [widest([ANSWER, SEQUENCE]), widest([SEQUENCE, ANSWER])] == [SEQUENCE, SEQUENCE]
+    assert widest([PADDED, SEQUENCE, ANSWER]) is PADDED
+    for terms in ([KL(), KL(positions=ANSWER)], [KL(positions=ANSWER), KL()]):
+        assert union_of_needs(terms) == {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}}
+
+
+def test_what_compares_with_the_starting_model() -> None:
+    """By a pass of its own, or by a statistic of the trained model's pass."""
+    assert [compares(term.needs) for term in (NPO(), KL(), UNDIAL())] == [True, True, True]
+    assert [compares(term.needs) for term in (GA(), ME(), Wasserstein())] == [False, False, False]
+    assert compares(union_of_needs([GA(), GD(), KL()]))
+
+
+def test_a_pass_knows_the_text_that_it_reads() -> None:
+    assert [each for each in Pass if each.of_reference] == [
+        Pass.REFERENCE_FORGET,
+        Pass.REFERENCE_FORGET_IDK,
+        Pass.REFERENCE_FORGET_ALTERNATIVE,
+        Pass.REFERENCE_RETAIN,
+    ]
+    assert Pass.REFERENCE_FORGET_IDK.text is Pass.FORGET_IDK
+    assert Pass.FORGET_IDK.text is Pass.FORGET_IDK
+
+
+def test_which_methods_read_the_retain_rows() -> None:
+    reading: list[Term] = [GD(), KL(), AP(), Marked(), Mismatch()]
+    assert [reads_retain([GA(), term]) for term in reading] == [True] * 5
+    assert not reads_retain([NPO(), IDK(), World(), Disassociation()])
+    assert not reads_retain([])
+
+
+def test_a_label_is_the_terms_names() -> None:
+    assert label_of([NPO(), GD(), Wasserstein()]) == "NPO+GD+WASSERSTEIN"
+
+
+def test_short_forms_know_no_case_and_aliases_may_be_named_in_any() -> None:
+    assert expand("NPO+Gd") == expand("npo+gd") == {"method": {"type": "npo"}, "regularizers": [{"type": "gd"}]}
+    assert expand("Snap") == {
+        "method": {"type": "idk"},
+        "regularizers": [{"type": "gd"}, {"type": "wasserstein"}],
+    }
+
+
+def test_a_name_that_is_none_is_answered_with_those_that_are() -> None:
+    with pytest.raises(UserError) as forget:
+        expand("npoo+gd")
+    known = ", ".join([*NEEDS][:22])
+    assert str(forget.value).startswith(f"method: npoo+gd: no forget objective 'npoo'; known: {known}, llmu, ")
+    assert str(forget.value).count(" pdu,") == 1  # a method and a short form
+    with pytest.raises(UserError, match=r"^method: npo\+gdd: no regularizer 'gdd'; known: gd, kl, ap, mismatch, "):
+        expand("npo+gdd")
+
+
+def test_padding_cannot_count_for_one_of_two_terms_on_the_same_texts() -> None:
+    padded, sequence = ME(positions=PADDED), AdaptiveRMU(positions=SEQUENCE)
+    for terms in ([padded, sequence], [sequence, padded]):
+        with pytest.raises(ValueError, match=r"^positions: me with padded and adaptive_rmu with sequence read the sam"):
+            check_positions(terms)
+    check_positions([padded, NPO(), KL()])  # the answer alone, and other texts
+    check_positions([padded, padded])
+    check_positions([ME(), sequence])
