@@ -4,7 +4,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hmean
 
-from obliviate_eval.statistics import Figure, harmonic_mean, interval, means, resample
+from obliviate_eval.statistics import (
+    Estimate,
+    Figure,
+    Spread,
+    auc,
+    drawn_from,
+    harmonic_mean,
+    interval,
+    means,
+    nothing,
+    resample,
+    spread,
+)
 
 
 def figure(scores: list[float | None], seed: int = 0) -> Figure:
@@ -77,3 +89,81 @@ def test_harmonic_mean_by_hand() -> None:
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=20))
 def test_harmonic_mean_is_scipys(values: list[float]) -> None:
     assert float(harmonic_mean(np.array(values))) == pytest.approx(float(hmean(values)), rel=1e-12)
+
+
+def test_the_spread_over_seeds_by_hand() -> None:
+    """1, 2, 4: mean 7/3, standard deviation sqrt(7/3), t of 2 degrees of freedom 4.302653."""
+    found = spread([1.0, 2.0, 4.0])
+    half = 4.302653 * (7 / 3) ** 0.5 / 3**0.5
+    assert (found.mean, found.count) == (pytest.approx(7 / 3), 3)
+    assert (found.low, found.high) == (pytest.approx(7 / 3 - half, rel=1e-6), pytest.approx(7 / 3 + half, rel=1e-6))
+    two = spread([0.0, 2.0])  # deviation sqrt(2), over sqrt(2); t of one degree of freedom 12.706205
+    assert two.high == pytest.approx(1 + 12.706205, rel=1e-6)
+    assert spread([3.0]) == Spread(3.0, None, None, 1)
+
+
+def test_draws_of_a_figure_have_its_intervals_width() -> None:
+    """0.5 +- 0.098 is 1.96 standard errors of 0.05 on either side."""
+    figure = Figure(0.5, 0.402, 0.598, scored=7, unscored=2)
+    found = drawn_from(figure, 40_000, [3])
+    assert (found.value, found.scored, found.unscored) == (0.5, 7, 2)
+    assert found.resampled.mean() == pytest.approx(0.5, abs=0.001)
+    assert found.resampled.std() == pytest.approx(0.05, rel=0.02)
+    assert found.drawn.tolist() == [True] * 40_000
+    assert (drawn_from(figure, 10, [3]).resampled == drawn_from(figure, 10, [3]).resampled).all()
+    assert (drawn_from(figure, 10, [3]).resampled != drawn_from(figure, 10, [4]).resampled).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(None, None, None), (0.3, None, None), (0.3, 0.2, None), (0.3, None, 0.4)]
+)
+def test_a_figure_without_an_interval_has_no_spread_to_draw_from(
+    value: float | None, low: float | None, high: float | None
+) -> None:
+    found = drawn_from(Figure(value, low, high, scored=7, unscored=2), 3, [0])
+    assert (found.value, found.scored, found.unscored) == (value, 7, 2)
+    assert found.resampled.tolist() == [value or 0.0] * 3
+    assert found.drawn.tolist() == [False] * 3
+
+
+def test_nothing_has_resamples_that_do_not_count() -> None:
+    found = nothing(4, 3)
+    assert (found.value, found.scored, found.unscored, found.bounds) == (None, 0, 4, None)
+    assert (found.resampled.tolist(), found.drawn.tolist()) == ([0.0] * 3, [False] * 3)
+    assert found.figure() == Figure(None, None, None, 0, 4)
+
+
+def test_bounds_of_theory_stand_in_place_of_the_bootstraps() -> None:
+    found = Estimate(0.5, np.array([0.4, 0.6]), np.array([True, True]), 2, 1, bounds=(0.1, 0.9))
+    assert found.figure() == Figure(0.5, 0.1, 0.9, 2, 1)
+
+
+def test_resamples_that_hold_too_little_do_not_enter_the_interval() -> None:
+    found = Estimate(0.5, np.array([0.5, 9.0]), np.array([True, False]), 2, 0)
+    assert found.figure() == Figure(0.5, 0.5, 0.5, 2, 0)
+
+
+def test_a_single_item_among_resamples_is_never_a_spread() -> None:
+    [found] = means([[0.25, None]], np.array([[2.0, 0.0], [1.0, 1.0]]))
+    assert found.drawn.tolist() == [False, False]
+    [two] = means([[0.25, 0.75]], np.array([[2.0, 0.0], [1.0, 1.0]]))
+    assert two.drawn.tolist() == [True, True]
+    assert two.resampled.tolist() == [0.25, 0.5]
+
+
+def test_auc_under_a_resample_by_hand() -> None:
+    """Low 1 and 2, high 2 and 3. As drawn once each: 2 = 2 counts half, the other three pairs are in order. Under the
+    second resample low 2 twice against high 2 thrice: half. A resample without one of the two has no pair."""
+    low_RI = np.array([[1.0, 1.0], [0.0, 2.0], [0.0, 0.0], [0.0, 1.0]])
+    high_RI = np.array([[1.0, 1.0], [3.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    found, drawn = auc([1.0, 2.0], [2.0, 3.0], low_RI, high_RI)
+    assert found.tolist() == [3.5 / 4, 0.5, 0.0, 0.5]
+    assert drawn.tolist() == [True, True, False, True]
+
+
+def test_a_value_below_0_makes_the_harmonic_mean_0() -> None:
+    assert harmonic_mean(np.array([[0.5, -0.5], [2.0, 2.0], [0.5, 1.5]])).tolist() == [0.0, 2.0, 0.75]
+
+
+def test_an_interval_of_two_values_lies_between_them() -> None:
+    assert interval(np.array([0.0, 1.0])) == (pytest.approx(0.025), pytest.approx(0.975))

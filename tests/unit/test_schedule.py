@@ -112,6 +112,43 @@ def test_companions_do_not_depend_on_the_batch_size() -> None:
     assert small == large
 
 
+def test_an_anchor_meets_its_neighbours_alone() -> None:
+    """The same number that draws from all retain items draws from the neighbours: of 100 and of 4 in proportion."""
+    near = ((10, 11, 12, 13), (20, 21, 22, 23), (30, 31, 32, 33), (40,))
+    optim = OptimSpec(batch_size=4, epochs=10)
+    of, free = (Schedule(4, 100, 10, optim, 0, neighbours=each) for each in (near, None))
+    met: dict[int, set[int]] = {}
+    for one, other in zip(items(of), items(free), strict=True):
+        met.setdefault(one.anchor, set()).add(one.retain)
+        assert one.retain == near[one.anchor][other.retain * len(near[one.anchor]) // 100]
+        assert (one.anchor, one.mismatch, one.refusal) == (other.anchor, other.mismatch, other.refusal)
+    assert met == {0: {10, 11, 12, 13}, 1: {20, 21, 22, 23}, 2: {30, 31, 32, 33}, 3: {40}}
+
+
+def test_retain_rows_that_are_anchors_meet_themselves() -> None:
+    of = Schedule(6, 6, 10, OptimSpec(batch_size=6, epochs=3), 0, of_retain=True)
+    assert all(item.retain == item.anchor for item in items(of))
+    assert any(item.retain != item.anchor for item in items(schedule(6, 6, batch_size=6, epochs=3)))
+
+
+def test_epochs_may_be_cut() -> None:
+    """floor(floor(2.5 x 13) / 4) = floor(32 / 4); the last half epoch begins where the second ends."""
+    of = schedule(13, batch_size=4, epochs=2.5)
+    assert of.steps == 8
+    assert of.steps_per_epoch == 3
+    assert of.warmup_steps == 3
+    assert len({item.anchor for item in items(of)[:13]}) == 13
+
+
+def test_the_learning_rate_by_hand() -> None:
+    """10 steps, 2 of warm-up: 0, 1/2, then 8/8 down to 1/8 of the peak; constant behind it where that is asked for."""
+    of = schedule(20, batch_size=10, epochs=5, warmup_steps=2, learning_rate=8.0)
+    assert [of.learning_rate(step) for step in range(10)] == pytest.approx([0, 4, 8, 7, 6, 5, 4, 3, 2, 1])
+    one = schedule(20, batch_size=10, epochs=5, warmup_steps=9, learning_rate=8.0)
+    assert one.learning_rate(9) == pytest.approx(8.0)
+    assert one.learning_rate(8) == pytest.approx(8.0 * 8 / 9)
+
+
 def test_seeds_give_other_orders_and_companions() -> None:
     first, second = (items(schedule(12, batch_size=12, epochs=1, seed=seed)) for seed in (0, 1))
     assert [item.anchor for item in first] != [item.anchor for item in second]
