@@ -59,6 +59,7 @@ def test_divergence_is_minus_kl_and_stops_at_its_bound() -> None:
     scores = {Pass.RETAIN: scores_of(Stat.REFERENCE_KL, [[0, 1.0, 4.0]], [[0, 0, 1]])}
     assert mean(Divergence(), scores) == pytest.approx(-2.5)
     assert mean(Divergence(bound=2), scores) == pytest.approx(-1.5)
+    assert mean(Divergence(positions=Positions.ANSWER), scores) == pytest.approx(-4)
 
 
 def test_short_forms() -> None:
@@ -128,7 +129,7 @@ def test_js_of_a_model_with_itself_is_nothing_and_of_disjoint_ones_log_two() -> 
 def test_ihl_by_hand() -> None:
     answer = torch.tensor([[False, True, True]])
     stats = {
-        Stat.LOGP: torch.tensor([[0.0, log(0.7), log(0.1)]]),
+        Stat.LOGP: torch.tensor([[-9.0, log(0.7), log(0.1)]]),
         Stat.RIVAL: torch.tensor([[0.0, log(0.2), log(0.6)]]),
     }
     assert mean(IHL(), {Pass.FORGET: TokenScores(stats, answer, answer)}) == pytest.approx((1.5 + 0.5) / 2)

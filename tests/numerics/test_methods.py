@@ -193,9 +193,9 @@ def test_satimp_without_importance_is_wga(logp: float) -> None:
 
 def test_undial_means_over_the_answer_alone() -> None:
     """Published code averages over prompt and padding too, where the label -100 stands for the token V - 100."""
-    values = [[9.0, 1.0, 2.0], [9.0, 9.0, 6.0]]
+    values = [[9.0, 1.0, 2.0], [9.0, 9.0, 9.0]]
     scores = {Pass.FORGET: scores_of(Distilled("reference", 10.0), values, [[0, 1, 1], [0, 0, 1]])}
-    assert mean(UNDIAL(), scores) == pytest.approx((1 + 2 + 6) / 3)
+    assert mean(UNDIAL(), scores) == pytest.approx((1 + 2 + 9) / 3)
     assert UNDIAL(beta=3).needs == {Pass.FORGET: {Distilled("reference", 3.0): Positions.ANSWER}}
 
 
@@ -253,6 +253,7 @@ def test_rmu_steers_along_a_seeded_direction_of_length_one() -> None:
     assert float(u.min()) >= 0
     assert torch.equal(u, direction(3, like))
     assert not torch.equal(u, direction(4, like))
+    assert direction(3, like.double()).dtype is torch.float64
     assert RMU().seeded(3).seed == 3
     assert RMU(seed=1).seeded(3).seed == 1
     assert RMU(layer=5).seeded(3) == RMU(layer=5, seed=3)
@@ -271,6 +272,21 @@ def test_adaptive_rmu_scales_the_target_by_the_references_own_length() -> None:
     # targets 5 * |h_ref|: 5 * 1 = 5 and 5 * 2 = 10, so distances 5 - 4 = 1 and 10 - 8 = 2
     scores = {Pass.FORGET: states([[0, 4, 8]], [[0, 1, 1]]), Pass.REFERENCE_FORGET: states([[0, -1, 2]], [[0, 1, 1]])}
     assert mean(AdaptiveRMU(seed=0), scores) == pytest.approx((1 + 4) / 2)
+    # the prompt's token behind the first one, at 7 and with a target of 5, counts over the sequence alone
+    prompt = {Pass.FORGET: states([[0, 7, 8]], [[0, 0, 1]]), Pass.REFERENCE_FORGET: states([[0, 1, 2]], [[0, 0, 1]])}
+    assert mean(AdaptiveRMU(seed=0), prompt) == pytest.approx(4)
+    assert mean(AdaptiveRMU(seed=0, positions=Positions.SEQUENCE), prompt) == pytest.approx((4 + 4) / 2)
+
+
+def test_adaptive_rmus_target_has_the_direction_and_that_length() -> None:
+    """From the origin it is 3 |(3, 4)| = 15 away, over two dimensions; it lies along u."""
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    reference = {Pass.REFERENCE_FORGET: TokenScores({Activation(7): torch.tensor([[[3.0, 4.0]]])}, mask, mask)}
+    origin = TokenScores({Activation(7): torch.zeros(1, 1, 2)}, mask, mask)
+    term = AdaptiveRMU(seed=0, scale=3)
+    assert mean(term, {Pass.FORGET: origin, **reference}) == pytest.approx(15**2 / 2)
+    there = TokenScores({Activation(7): 15 * direction(0, torch.zeros(1, 1, 2))[None, None]}, mask, mask)
+    assert mean(term, {Pass.FORGET: there, **reference}) == pytest.approx(0, abs=1e-9)
 
 
 def test_activations_is_the_distance_to_the_start_per_text() -> None:

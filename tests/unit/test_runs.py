@@ -1,10 +1,13 @@
 """A run's folder is found again by what determines its result, and nothing of it is ever half written."""
 
 import errno
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,17 @@ from hypothesis import strategies as st
 
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
-from obliviate.runs import RUN_FILE, Run, content_hash, provenance, whole_folder, write_json, write_whole
+from obliviate.runs import (
+    LOCK_FILE,
+    RUN_FILE,
+    Run,
+    content_hash,
+    exclusive,
+    record_of,
+    whole_folder,
+    write_json,
+    write_whole,
+)
 from obliviate_recipes.stages.training import resolved
 
 CONFIG = {"method": {"type": "npo"}, "seed": 0}
@@ -49,6 +62,27 @@ def test_the_label_is_made_fit_for_a_folder_and_does_not_change_the_content(tmp_
     odd = Run.open(tmp_path, "compare", "Demo: a/b [x]", CONFIG, INPUTS)
     assert odd.directory.name.startswith("compare-demo--a-b--x-")
     assert odd.content == Run.open(tmp_path, "compare", "Other", CONFIG, INPUTS).content
+
+
+@pytest.mark.parametrize(
+    ("label", "slug"),
+    [
+        ("NPO+GD", "npo+gd"),
+        ("v1.0_b", "v1.0_b"),
+        (" [x]/y ", "x--y"),
+        ("Größe", "größe"),
+        ("a" * 59 + "bcd", "a" * 59 + "b"),  # 60 characters at most
+    ],
+)
+def test_a_label_as_a_folders_name(tmp_path: Path, label: str, slug: str) -> None:
+    run = Run.open(tmp_path, "unlearn", label, CONFIG, INPUTS)
+    assert run.directory.name == f"unlearn-{slug}-{run.content[:10]}"
+
+
+def test_a_hash_is_that_of_the_json_with_sorted_keys() -> None:
+    """printf '{"a": "é", "b": [1, null]}' | sha256sum"""
+    expected = "ef8565276ce73f18c6fe81799c2fbbec10b9edd02538e029d7a85e1524225c3c"
+    assert content_hash({"b": [1, None], "a": "é"}) == expected
 
 
 def unlearning(**changed: Any) -> UnlearnRun:
@@ -94,12 +128,31 @@ def test_run_json_records_what_is_needed_to_reproduce(tmp_path: Path) -> None:
     assert (run.directory / RUN_FILE).read_text() == "{}"  # a record is written once, when the run begins
 
 
-def test_a_checkout_knows_its_revision() -> None:
-    if not (Path(__file__).parents[2] / ".git").exists():
-        pytest.skip("not a git checkout")
-    revision = provenance()["git_revision"]
-    assert len(revision.removesuffix("-dirty")) == 12
-    int(revision.removesuffix("-dirty"), 16)
+def test_run_json_says_what_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OBLIVIATE_REVISION", "0123456789ab")
+    before = datetime.now(UTC).replace(microsecond=0)
+    run = Run.open(tmp_path, "unlearn", "NPO é", CONFIG, INPUTS, whole_config={**CONFIG, "runs": "elsewhere"})
+    record = record_of(run.directory)
+    assert (record["verb"], record["label"], record["content"]) == ("unlearn", "NPO é", run.content)
+    assert record["config"] == {**CONFIG, "runs": "elsewhere"}
+    assert run.content == Run.open(tmp_path, "unlearn", "NPO é", CONFIG, INPUTS).content  # which is not of the whole
+    assert record["created"] == datetime.fromisoformat(record["created"]).isoformat(timespec="seconds")
+    assert before <= datetime.fromisoformat(record["created"]) <= datetime.now(UTC)
+    assert record["git_revision"] == "0123456789ab"
+
+
+def test_a_record_that_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text("{")
+    with pytest.raises(UserError, match=r"run\.json: is no JSON \(.*\); restore the file, or make the run again$"):
+        record_of(tmp_path)
+
+
+def test_runs_in_a_place_that_takes_no_files(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        Run.open(tmp_path / "file", "unlearn", "npo", CONFIG, INPUTS)
+    root = tmp_path / "file"
+    assert str(caught.value) == f"runs: {root}: cannot be written (Not a directory); give another folder"
 
 
 def test_a_run_is_done_when_it_says_so(tmp_path: Path) -> None:
@@ -129,6 +182,24 @@ class TestWrittenWhole:
         assert json.loads(path.read_text()) == {"a": 2}
         assert [each.name for each in path.parent.iterdir()] == ["figures.json"]
 
+    def test_json_is_indented_and_its_letters_are_kept(self, tmp_path: Path) -> None:
+        write_json(tmp_path / "deep" / "er" / "figures.json", {"a": "é"})
+        assert (tmp_path / "deep" / "er" / "figures.json").read_bytes() == '{\n  "a": "é"\n}\n'.encode()
+
+    def test_a_file_is_written_beside_where_it_will_be(self, tmp_path: Path) -> None:
+        """On the same file system, hidden, and under no name that another writer has."""
+        names = []
+
+        def writes(temporary: Path) -> None:
+            assert temporary.parent == tmp_path
+            names.append(temporary.name)
+            temporary.write_text("new")
+
+        for _ in range(2):
+            write_whole(tmp_path / "figures.json", writes)
+        assert all(name.startswith(".figures.json.") and name.endswith(".tmp") for name in names)
+        assert names[0] != names[1]
+
     def test_a_file_stays_where_the_writer_fails(self, tmp_path: Path) -> None:
         path = tmp_path / "figures.json"
         path.write_text("old")
@@ -155,6 +226,13 @@ class TestWrittenWhole:
                 assert not (tmp_path / "model" / "sub" / "new").exists()
         assert [each.name for each in (tmp_path / "model" / "sub").iterdir()] == ["new"]
         assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+    def test_a_folder_is_made_beside_where_it_will_be(self, tmp_path: Path) -> None:
+        with whole_folder(tmp_path / "deep" / "er" / "model") as temporary:
+            assert temporary.parent == tmp_path / "deep" / "er"
+            assert temporary.name.startswith(".model.")
+            assert list(temporary.iterdir()) == []
+        assert (tmp_path / "deep" / "er" / "model").is_dir()
 
     def test_a_folder_stays_where_the_writer_fails(self, tmp_path: Path) -> None:
         (tmp_path / "model").mkdir()
@@ -236,3 +314,40 @@ with Run(Path({str(run.directory)!r}), "").locked():
         then = f"time.sleep(0.5); Path({str(run.directory / 'ended')!r}).write_text('done')"
         with self.other(run, then), run.locked(wait=True):
             assert (run.directory / "ended").read_text() == "done"
+
+    def test_the_one_that_has_it_now_is_named(self, tmp_path: Path) -> None:
+        """And not what a longer line said of the one before."""
+        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        lock = run.directory / LOCK_FILE
+        lock.write_text("process 1234567890 on a machine with a very, very long name")
+        with run.locked():
+            assert lock.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+
+    def test_one_that_has_just_begun_has_no_name_yet(self, tmp_path: Path) -> None:
+        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        with (run.directory / LOCK_FILE).open("w") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            with (
+                pytest.raises(UserError, match=r"another process is writing this run \(starting\); wait"),
+                run.locked(),
+            ):
+                pytest.fail("two have the run")
+
+
+def test_a_file_that_is_read_and_replaced_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "ledger.json"
+    lock = path.with_name(".ledger.json.lock")
+
+    def free() -> bool:
+        with lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    with exclusive(path):
+        assert not free()
+    assert free()
+    with exclusive(path):  # its folder is there already
+        assert not free()
