@@ -3,6 +3,7 @@
 from math import inf
 
 import pytest
+import torch
 
 from obliviate.errors import UserError
 from obliviate.methods import (
@@ -15,9 +16,11 @@ from obliviate.methods import (
     ME,
     NPO,
     REGULARIZER_TYPES,
+    RMU,
     UNDIAL,
     AdaptiveRMU,
     Disassociation,
+    Loss,
     Marked,
     Mismatch,
     Pass,
@@ -83,6 +86,19 @@ def test_what_each_method_needs(name: str) -> None:
     assert term.needs == NEEDS[name]
 
 
+def test_what_is_counted_is_counted_in_the_values_type() -> None:
+    values, mask = torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.tensor([[True, False]])
+    for loss, total, count in ((Loss.mean(values), 3, 2), (Loss.mean(values, mask), 1, 1)):
+        assert (float(loss.sum), float(loss.count)) == (total, count)
+        assert loss.count.dtype is torch.float64
+
+
+def test_layers_are_counted_from_0_or_named() -> None:
+    assert [RMU(layer=layer).layer for layer in (0, 1, "model.layers.7")] == [0, 1, "model.layers.7"]
+    with pytest.raises(ValueError, match=r"is -1; layers are counted from 0"):
+        RMU(layer=-1)
+
+
 def test_options_change_what_is_needed() -> None:
     assert ME(direction="model_to_uniform", positions=PADDED).needs == {Pass.FORGET: {Stat.ENTROPY: PADDED}}
     assert KL(positions=ANSWER).needs == {Pass.RETAIN: {Stat.REFERENCE_KL: ANSWER}}
@@ -131,6 +147,15 @@ def test_short_forms_know_no_case_and_aliases_may_be_named_in_any() -> None:
         "method": {"type": "idk"},
         "regularizers": [{"type": "gd"}, {"type": "wasserstein"}],
     }
+
+
+class Mine(GA):
+    """A method of somebody else's."""
+
+
+def test_the_place_of_a_class_keeps_its_case() -> None:
+    found = {"type": "custom", "import": f"{Mine.__module__}.Mine"}
+    assert expand(f"{Mine.__module__}.Mine+GD") == {"method": found, "regularizers": [{"type": "gd"}]}
 
 
 def test_a_name_that_is_none_is_answered_with_those_that_are() -> None:

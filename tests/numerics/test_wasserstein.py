@@ -71,6 +71,12 @@ def test_a_small_change_vanishes_in_bfloat16_and_not_in_float32() -> None:
     assert float(Wasserstein(directions=2).penalty(one, more, AXES)) == pytest.approx(5e-7, rel=1e-3)
 
 
+def test_directions_add_up_in_float32_also_behind_bfloat16() -> None:
+    """Squares 256 and 1 on two axes: bfloat16 knows 256 and 258, so that a sum of the two in it would be 256."""
+    origin, moved = torch.zeros(1, 2), torch.tensor([[16.0, 1.0]])
+    assert float(Wasserstein(directions=2, precision="bfloat16").penalty(origin, moved, AXES)) == 257 / 2
+
+
 def test_directions_are_unit_vectors_and_drawn_anew_for_each_parameter_and_step() -> None:
     drawn = directions(100, 16, (0, 3, 5))
     torch.testing.assert_close(drawn.norm(dim=-1), torch.ones(100))
