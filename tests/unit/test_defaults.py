@@ -1,0 +1,124 @@
+"""The options of methods and metrics that are numbers: their defaults, and the first values that are refused."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
+from obliviate.schema import Spec
+from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
+
+KINDS: dict[str, type[Spec]] = {**FORGET_TYPES, **REGULARIZER_TYPES, **METRIC_TYPES, **COMPARISON_TYPES}
+METHODS = [*FORGET_TYPES, *REGULARIZER_TYPES]
+# By type: where it differs from 1, the weight; and every other option.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "npo": {"beta": 0.1, "reduction": "sum"},
+    "dpo": {"beta": 0.1},
+    "me": {"weight": 0.1, "direction": "uniform_to_model", "positions": "sequence"},
+    "simnpo": {"weight": 0.125, "beta": 4.5, "delta": 0},
+    "wga": {"beta": 1},
+    "satimp": {"weight": 0.1, "beta1": 5, "beta2": 1},
+    "undial": {"beta": 10},
+    "ceu": {"skip": 1},
+    "rmu": {"layer": 7, "steering": 2, "positions": "answer", "seed": None},
+    "adaptive_rmu": {"layer": 7, "scale": 5, "positions": "answer", "seed": None},
+    "altpo": {"beta": 0.1},
+    "task_vector": {"scale": 1, "learning_rates": []},
+    "flat": {"divergence": "kl"},
+    "eul": {"bound": 10, "likelihood": 0.1},
+    "whp": {"alpha": 5},
+    "kl": {"positions": "sequence"},
+    "ap": {"beta": 0.1},
+    "bounded_gd": {"weight": 100, "epsilon": 0.3, "step": 5, "warmup": 0.5},
+    "activations": {"layer": None, "positions": "answer"},
+    "divergence": {"positions": "sequence", "bound": None},
+    "js": {"positions": "answer"},
+    "wasserstein": {"weight": 0.1, "directions": 100, "order": 2, "reduction": "sum", "precision": "float32"},
+    "rouge": {"words": "unicode", "definition": "tofu"},
+    "probability": {"definition": "tofu"},
+    "truth_ratio": {"definition": "closer_look"},
+    "entailment": {"words": "unicode"},
+    "extraction_strength": {"definition": "carlini"},
+    "extent_of_knowledge": {"definition": "plain"},
+    "verbatim_memorization": {"definition": "muse", "words": "unicode"},
+    "knowledge_memorization": {"definition": "muse", "words": "unicode"},
+    "accuracy": {"per": "option"},
+    "leak_at_k": {"k": 4, "threshold": 0.5, "words": "unicode"},
+    "expected_worst_rouge": {"k": 4, "words": "unicode"},
+    "distinct_n": {"n": 2},
+    "min_k_loss": {"k": 0.2},
+    "min_k_plus_plus_loss": {"k": 0.2},
+    "exact_match": {"definition": "plain", "cue": None},
+    "token_f1": {"definition": "plain"},
+    "ngram_entropy": {"definition": "plain"},
+    "rouge_f1": {"words": "unicode"},
+    "rouge_1": {"words": "unicode"},
+    "hit_rate": {"k": 100},
+    "mia_loss": {"forget_set": None, "end_of_turn": True},
+    "mia_zlib": {"forget_set": None},
+    "mia_min_k": {"forget_set": None, "k": 0.4},
+    "mia_min_k_plus_plus": {"forget_set": None, "k": 0.4},
+    "mia_reference": {"forget_set": None},
+    "mia_gradnorm": {"forget_set": None},
+    "privleak": {"attack": {"type": "mia_min_k", "forget_set": None, "k": 0.4}, "definition": "muse"},
+    "rel_diff": {"attack": {"type": "mia_min_k", "forget_set": None, "k": 0.4}, "definition": "plain"},
+    "leak_bound": {"k": 4, "threshold": 0.5, "words": "unicode"},
+    "mia_score": {"attack": {"type": "mia_loss", "forget_set": None, "end_of_turn": True}},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_defaults(name: str) -> None:
+    common: dict[str, Any] = {"type": name}
+    if name in METHODS:
+        common |= {"weight": 1}
+    if name in FORGET_TYPES:
+        common |= {"trainable": None}
+    assert KINDS[name]().model_dump(mode="json") == {**common, **DEFAULTS.get(name, {})}
+
+
+SMALL = 1e-9
+POSITIVE, NOT_NEGATIVE = ([SMALL], [0]), ([0], [-SMALL])  # what is taken, and what is refused
+SHARE, FROM_1 = ([SMALL, 1], [0, 1 + SMALL]), ([1], [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "bounds"),
+    [
+        *((name, "weight", NOT_NEGATIVE) for name in METHODS),
+        *((name, "beta", POSITIVE) for name in ("npo", "dpo", "simnpo", "undial", "altpo", "ap")),
+        ("simnpo", "delta", NOT_NEGATIVE),
+        ("wga", "beta", NOT_NEGATIVE),
+        ("satimp", "beta1", NOT_NEGATIVE),
+        ("satimp", "beta2", NOT_NEGATIVE),
+        ("ceu", "skip", ([0], [-1])),
+        ("rmu", "layer", ([0], [-1])),
+        ("rmu", "steering", POSITIVE),
+        ("rmu", "seed", ([0], [-1])),
+        ("adaptive_rmu", "scale", POSITIVE),
+        ("adaptive_rmu", "seed", ([0], [-1])),
+        ("task_vector", "scale", POSITIVE),
+        ("task_vector", "learning_rates", ([[SMALL]], [[0]])),
+        ("eul", "bound", POSITIVE),
+        ("eul", "likelihood", NOT_NEGATIVE),
+        ("whp", "alpha", POSITIVE),
+        ("divergence", "bound", POSITIVE),
+        ("bounded_gd", "epsilon", NOT_NEGATIVE),
+        ("bounded_gd", "step", NOT_NEGATIVE),
+        ("bounded_gd", "warmup", ([0, 1], [-SMALL, 1 + SMALL])),
+        ("wasserstein", "directions", FROM_1),
+        ("wasserstein", "order", ([1], [1 - SMALL])),
+        *((name, "k", FROM_1) for name in ("leak_at_k", "expected_worst_rouge", "hit_rate", "leak_bound")),
+        ("distinct_n", "n", FROM_1),
+        *((name, "threshold", SHARE) for name in ("leak_at_k", "leak_bound")),
+        *((name, "k", SHARE) for name in ("min_k_loss", "min_k_plus_plus_loss", "mia_min_k", "mia_min_k_plus_plus")),
+    ],
+)  # fmt: skip
+def test_bounds(name: str, option: str, bounds: tuple[list[Any], list[Any]]) -> None:
+    taken, refused = bounds
+    for value in taken:
+        assert KINDS[name].model_validate({option: value}).model_dump(mode="json")[option] == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=option):
+            KINDS[name].model_validate({option: value})
