@@ -40,7 +40,7 @@ models: install
 mutants: install
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --group mutants
 	$(BIN)/python tests/mutation.py stage
-	cd mutants && $(RUN_OFFLINE) OMP_NUM_THREADS=1 ../$(BIN)/mutmut run --max-children $(TEST_PROCESSES) $(MUTANTS)
+	cd mutants && $(RUN_OFFLINE) OMP_NUM_THREADS=1 $(abspath $(BIN))/mutmut run --max-children $(TEST_PROCESSES) $(MUTANTS)
 	$(BIN)/python tests/mutation.py table
 
 check: install

@@ -200,6 +200,26 @@ class TestWrittenWhole:
         assert all(name.startswith(".figures.json.") and name.endswith(".tmp") for name in names)
         assert names[0] != names[1]
 
+    def test_everything_is_on_disk_before_it_takes_its_place(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else a machine that loses its power keeps the name and loses what is in the file."""
+        synced, fsync = [], os.fsync
+
+        def watched(descriptor: int) -> None:
+            fsync(descriptor)
+            written = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            synced.append((written.suffix, written.read_text(), (tmp_path / "figures.json").exists()))
+
+        monkeypatch.setattr("os.fsync", watched)
+        write_json(tmp_path / "figures.json", 1)
+        assert synced == [(".tmp", "1\n", False)]
+        with whole_folder(tmp_path / "model") as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "a.b").write_text("one")
+            (temporary / "c.d").write_text("two")
+        assert sorted(synced[1:]) == [(".b", "one", True), (".d", "two", True)]
+
     def test_a_file_stays_where_the_writer_fails(self, tmp_path: Path) -> None:
         path = tmp_path / "figures.json"
         path.write_text("old")
