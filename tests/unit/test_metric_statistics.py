@@ -110,6 +110,8 @@ def test_draws_of_a_figure_have_its_intervals_width() -> None:
     assert found.resampled.mean() == pytest.approx(0.5, abs=0.001)
     assert found.resampled.std() == pytest.approx(0.05, rel=0.02)
     assert found.drawn.tolist() == [True] * 40_000
+    assert found.figure().low == pytest.approx(0.402, abs=0.002)
+    assert found.figure().high == pytest.approx(0.598, abs=0.002)
     assert (drawn_from(figure, 10, [3]).resampled == drawn_from(figure, 10, [3]).resampled).all()
     assert (drawn_from(figure, 10, [3]).resampled != drawn_from(figure, 10, [4]).resampled).all()
 
@@ -124,6 +126,7 @@ def test_a_figure_without_an_interval_has_no_spread_to_draw_from(
     assert (found.value, found.scored, found.unscored) == (value, 7, 2)
     assert found.resampled.tolist() == [value or 0.0] * 3
     assert found.drawn.tolist() == [False] * 3
+    assert found.figure() == Figure(value, None, None, 7, 2)
 
 
 def test_nothing_has_resamples_that_do_not_count() -> None:
@@ -162,7 +165,9 @@ def test_auc_under_a_resample_by_hand() -> None:
 
 
 def test_a_value_below_0_makes_the_harmonic_mean_0() -> None:
-    assert harmonic_mean(np.array([[0.5, -0.5], [2.0, 2.0], [0.5, 1.5]])).tolist() == [0.0, 2.0, 0.75]
+    with np.errstate(all="raise"):  # nor does 0 divide
+        found = harmonic_mean(np.array([[0.5, -0.5], [2.0, 2.0], [0.5, 1.5], [0.0, 1.0]]))
+    assert found.tolist() == [0.0, 2.0, 0.75, 0.0]
 
 
 def test_an_interval_of_two_values_lies_between_them() -> None:
