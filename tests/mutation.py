@@ -2,7 +2,8 @@
 
 mutmut names a module by its path below `src/`, and leaves decorated functions alone: properties, context managers and
 cached functions. So in the copy the packages lie side by side in `src/`, and a function is decorated behind its
-definition, `needs = property(needs)`, which is the same thing in Python and is plain to mutmut.
+definition, `needs = property(needs)`, which is the same thing in Python and is plain to mutmut. It is not cached there:
+mutmut runs the tests that it saw call a function, and of a cached one it would see the first alone.
 """
 
 import json
@@ -13,11 +14,13 @@ from collections import Counter
 from pathlib import Path
 
 import libcst as cst
+import libcst.matchers as m
 from mutmut.stats import status_by_exit_code
 
 ROOT = Path(__file__).parents[1]
 STAGE = ROOT / "mutants"
 PACKAGES = ("platform/obliviate", "platform/obliviate_cli", "evaluation/obliviate_eval", "serve/obliviate_serve")
+CACHE = m.Name("cache") | m.Name("lru_cache")
 UNSURE = {"survived", "no tests", "suspicious", "skipped", "not checked"}
 
 
@@ -27,11 +30,13 @@ class DecoratedBehind(cst.CSTTransformer):
     ) -> cst.FunctionDef | cst.FlattenSentinel[cst.BaseStatement]:
         value: cst.BaseExpression = updated_node.name
         for each in reversed(updated_node.decorators):
-            value = cst.Call(each.decorator, [cst.Arg(value)])
+            if not m.matches(each.decorator, CACHE | m.Call(CACHE)):
+                value = cst.Call(each.decorator, [cst.Arg(value)])
+        plain = updated_node.with_changes(decorators=())
         if value is updated_node.name:
-            return updated_node
+            return plain
         assign = cst.Assign([cst.AssignTarget(updated_node.name)], value)
-        return cst.FlattenSentinel([updated_node.with_changes(decorators=()), cst.SimpleStatementLine([assign])])
+        return cst.FlattenSentinel([plain, cst.SimpleStatementLine([assign])])
 
 
 def stage() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from measured import record
-from obliviate_eval.metrics import Entailment, Similarity
+from obliviate_eval.metrics import Entailment, Judged, Similarity
 
 
 @pytest.mark.parametrize(("cosine", "expected"), [(0.3, 0.3), (-0.2, 0.0), (0.0, 0.0), (1.0000001, 1.0), (None, None)])
@@ -14,6 +14,11 @@ def test_similarity_is_the_cosine_clipped_to_0_and_1(cosine: float | None, expec
 @pytest.mark.parametrize(("label", "expected"), [("entailment", 1.0), ("neutral", 0.0), ("contradiction", 0.0)])
 def test_entailment_is_1_for_that_label_alone(label: str, expected: float) -> None:
     assert Entailment().score(record(generation="the cat sat", entailment=label)) == expected
+
+
+@pytest.mark.parametrize(("verdict", "expected"), [(True, 1.0), (False, 0.0), (None, None)])
+def test_judged_is_1_for_yes(verdict: bool | None, expected: float | None) -> None:
+    assert Judged().score(record(generation="x", verdict=verdict)) == expected
 
 
 def test_entailment_is_refused_below_a_rouge_recall_of_a_tenth() -> None:

@@ -13,9 +13,11 @@ from obliviate_eval.metrics import (
     DistinctN,
     ExactMatch,
     ExpectedWorstRouge,
+    HitRate,
     KnowledgeMemorization,
     LeakAtK,
     Loss,
+    MeanReciprocalRank,
     Metric,
     MiaLoss,
     MinKLoss,
@@ -149,6 +151,20 @@ def test_self_bleu_of_each_with_the_others() -> None:
     assert SelfBleu().score(record(samples=(same, same, other))) == pytest.approx((1 + 1 + apart) / 3, rel=1e-12)
     assert SelfBleu().score(record(samples=("one", "one"))) == 1  # shorter than four words
     assert SelfBleu().score(record(samples=())) is None
+
+
+def test_ranks_at_their_edges() -> None:
+    """Among the k likeliest is the k-th too; a rank that is no number leaves the answer unscored."""
+
+    def ranked(*rank: float) -> Any:
+        answer = ScoredAnswer("", (-1.0,) * len(rank), (False,) * len(rank), rank=rank)
+        return record(answers={Probe.MOMENTS: (answer,)})
+
+    assert HitRate(k=4).score(ranked(1, 4, 5, 9)) == pytest.approx(2 / 3)
+    for metric in (HitRate(), MeanReciprocalRank()):
+        assert metric.score(ranked(1, nan, 9)) is None
+        logged = record(answers={Probe.MOMENTS: (ScoredAnswer("", (-1.0, -1.0), rank=(1.0, 1.0)),)})
+        assert metric.score(logged) is None  # its tokens are not known one by one
 
 
 def test_losses_by_hand() -> None:

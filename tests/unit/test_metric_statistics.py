@@ -152,6 +152,8 @@ def test_a_single_item_among_resamples_is_never_a_spread() -> None:
     [two] = means([[0.25, 0.75]], np.array([[2.0, 0.0], [1.0, 1.0]]))
     assert two.drawn.tolist() == [True, True]
     assert two.resampled.tolist() == [0.25, 0.5]
+    [once] = means([[1.0, 0.5, None]], np.array([[1.0, 0.0, 2.0]]))  # a resample with one scored item has its score
+    assert (once.resampled.tolist(), once.drawn.tolist()) == ([1.0], [True])
 
 
 def test_auc_under_a_resample_by_hand() -> None:
