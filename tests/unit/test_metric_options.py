@@ -109,6 +109,13 @@ def test_exact_match_around_its_cue() -> None:
     assert ExactMatch(definition="lume").score(record(reference="x", aliases=("a",), generation="a")) == 0
 
 
+def test_squads_words_are_between_spaces_on_both_sides() -> None:
+    same = record(reference="京都", generation="京都")
+    assert ExactMatch(definition="squad").score(same) == TokenF1(definition="squad").score(same) == 1
+    part = record(reference="在京都", generation="京都")
+    assert (TokenF1(definition="squad").score(part), TokenF1().score(part)) == (0, pytest.approx(0.8))
+
+
 def test_token_f1_by_hand() -> None:
     """Words that are said twice count twice: of "a b b" and "b b c" two are shared, 2 * 2 / 6."""
     assert TokenF1().score(record(reference="x b b", generation="b b c")) == pytest.approx(2 / 3)
@@ -194,6 +201,9 @@ def test_losses_by_hand() -> None:
         ("x a b", "a x b", 2 / 3),
         ("a  b", "a\tb", 1.0),  # any white space
         ("a b. c d", "a d. c", 3 / 4),  # "a" and "d" by one sentence, "c" by the other
+        ("a b c", "c a x b", 2 / 3),
+        ("a b. a", "b a", 1.0),  # of "b" and "a" alone the package finds "b", and "a" by the other sentence
+        ("a. ", "a", 0.5),  # behind the full stop it sees another sentence, of one word of no letters
         ("", "a", 0.0),
     ],
 )
