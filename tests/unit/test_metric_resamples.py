@@ -218,6 +218,18 @@ def test_privacy_under_resamples() -> None:
     assert (nothing.value, nothing.scored, nothing.unscored, len(nothing.resampled)) == (None, 0, 4, 4)
 
 
+@pytest.mark.parametrize("metric", [PrivLeak(), RelativeDifference(), Privacy()])
+def test_a_resample_has_to_hold_something_of_both_models(metric: Comparison) -> None:
+    """The first item is not known of the model, the last one not of the retain model: none of them says it alone."""
+    own, reference = lost(Role.FORGET, nan, 1, 5, 3), lost(Role.FORGET, 1, 2.5, 1, nan)
+    counts = ([1, 1, 1, 1], [4, 0, 0, 0], [0, 0, 0, 4], [0, 4, 0, 0])
+    samples = {
+        "forget": sample(Role.FORGET, own, *counts, reference=reference),
+        "holdout": sample(Role.HOLDOUT, HOLDOUT, *[[1, 1]] * 4, reference=lost(Role.HOLDOUT, 2, 3)),
+    }
+    assert [value is None for value in told(metric.estimate(samples))] == [False, True, True, False]
+
+
 def judged(role: Role, *pairs: tuple[bool | None, str | None]) -> list[Record]:
     return [
         record(role, index=i, generation="x", verdict=verdict, entailment=label)
