@@ -174,6 +174,18 @@ def test_ranks_at_their_edges() -> None:
         assert metric.score(logged) is None  # its tokens are not known one by one
 
 
+def test_moments_may_end_where_the_words_do() -> None:
+    """(-1 + 2) / 1 and (-3 + 2) / 1: the lower half is -1. Without a mean, or a variance, of each there is nothing."""
+
+    def measured(mean: tuple[float, ...], variance: tuple[float, ...]) -> float | None:
+        answer = ScoredAnswer("", (-1.0, -3.0, 0.0), (True,) * 3, mean, variance)
+        return MinKPlusPlusLoss(k=0.5).score(record(answers={Probe.MOMENTS: (answer,)}))
+
+    assert measured((-2.0, -2.0), (1.0, 1.0)) == 1
+    assert measured((-2.0,), (1.0, 1.0)) is None
+    assert measured((-2.0, -2.0), (1.0,)) is None
+
+
 def test_losses_by_hand() -> None:
     """Tokens -1, -2, -6 and an end of turn that does not count, beside moments -2 and 4."""
     logp = (-1.0, -2.0, -6.0, -90.0)
