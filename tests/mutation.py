@@ -19,7 +19,6 @@ from mutmut.stats import status_by_exit_code
 
 ROOT = Path(__file__).parents[1]
 STAGE = ROOT / "mutants"
-PACKAGES = ("platform/obliviate", "platform/obliviate_cli", "evaluation/obliviate_eval", "serve/obliviate_serve")
 CACHE = m.Name("cache") | m.Name("lru_cache")
 UNSURE = {"survived", "no tests", "suspicious", "skipped", "not checked"}
 
@@ -40,15 +39,15 @@ class DecoratedBehind(cst.CSTTransformer):
 
 
 def stage() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     shutil.rmtree(STAGE, ignore_errors=True)
     unwanted = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for package in PACKAGES:
+    for package in tools["hatch"]["build"]["targets"]["wheel"]["packages"]:
         shutil.copytree(ROOT / package, STAGE / "src" / Path(package).name, ignore=unwanted)
     for name in ("tests", "configs"):
         shutil.copytree(ROOT / name, STAGE / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", STAGE)
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
-    for path in (path for pattern in settings["only_mutate"] for path in STAGE.glob(pattern)):
+    for path in (path for pattern in tools["mutmut"]["only_mutate"] for path in STAGE.glob(pattern)):
         module = cst.parse_module(path.read_text(encoding="utf-8"))
         path.write_text(module.visit(DecoratedBehind()).code, encoding="utf-8")
 

@@ -18,21 +18,32 @@ from obliviate.methods import (
     REGULARIZER_TYPES,
     RMU,
     UNDIAL,
+    WHP,
+    Activations,
     AdaptiveRMU,
+    AltPO,
     Disassociation,
+    Divergence,
     Loss,
     Marked,
     Mismatch,
+    Needs,
+    Negation,
     Pass,
     Positions,
+    TaskVector,
     Term,
+    Text,
     Wasserstein,
     World,
-    check_positions,
+    check_texts,
     compares,
+    composed,
     expand,
     label_of,
-    reads_retain,
+    needs_reinforced,
+    reads,
+    samples,
     union_of_needs,
     widest,
 )
@@ -120,21 +131,41 @@ def test_what_compares_with_the_starting_model() -> None:
 
 
 def test_a_pass_knows_the_text_that_it_reads() -> None:
-    assert [each for each in Pass if each.of_reference] == [
-        Pass.REFERENCE_FORGET,
-        Pass.REFERENCE_FORGET_IDK,
-        Pass.REFERENCE_FORGET_ALTERNATIVE,
-        Pass.REFERENCE_RETAIN,
-    ]
-    assert Pass.REFERENCE_FORGET_IDK.text is Pass.FORGET_IDK
-    assert Pass.FORGET_IDK.text is Pass.FORGET_IDK
+    assert [each.of_reference for each in (Pass.REFERENCE_FORGET_IDK, Pass.FORGET_IDK)] == [True, False]
+    assert Pass.REFERENCE_FORGET_IDK.text == Pass.FORGET_IDK.text == Pass.FORGET_IDK
+    assert Pass.FORGET_IDK.reference == Pass.REFERENCE_FORGET_IDK.reference == Pass.REFERENCE_FORGET_IDK
+    assert [str(each) for each in (Pass.REFERENCE_RETAIN, Pass.RETAIN)] == ["reference_retain", "retain"]
 
 
-def test_which_methods_read_the_retain_rows() -> None:
+def test_whose_rows_methods_read() -> None:
+    """`mismatch` puts the answers of retain rows to forget questions."""
     reading: list[Term] = [GD(), KL(), AP(), Marked(), Mismatch()]
-    assert [reads_retain([GA(), term]) for term in reading] == [True] * 5
-    assert not reads_retain([NPO(), IDK(), World(), Disassociation()])
-    assert not reads_retain([])
+    assert [reads([GA(), term], "retain") for term in reading] == [True] * 5
+    assert [reads([term], "forget") for term in (GD(), Mismatch(), World(), GA())] == [False, True, False, True]
+    assert not reads([NPO(), IDK(), World(), Disassociation()], "retain")
+    assert [reads([term], "world") for term in (World(), GD())] == [True, False]
+    assert not reads([], "retain")
+
+
+def test_what_methods_ask_for_beside_texts() -> None:
+    """AltPO has answers sampled; "Who's Harry Potter" has a second model trained."""
+    assert [samples([GD(), term]) for term in (AltPO(), IDK(), GA())] == [True, False, False]
+    assert [needs_reinforced([GD(), term]) for term in (WHP(), UNDIAL(), GA())] == [True, False, False]
+
+
+def test_regularizers_are_told_what_they_stand_beside() -> None:
+    assert composed([RMU(layer=3), Activations(), GD()]) == (RMU(layer=3), Activations(layer=3), GD())
+    assert composed([GD(), Activations()]) == (GD(), Activations())  # fine-tuning forgets nothing
+    with pytest.raises(ValueError, match="activations"):
+        composed([NPO(), Activations()])
+    assert composed([TaskVector(), Divergence()]) == (TaskVector(), Divergence())
+    with pytest.raises(ValueError, match=r"^regularizers: divergence beside npo would only destroy"):
+        composed([NPO(), Divergence()])
+
+
+def test_what_is_negated() -> None:
+    assert TaskVector(scale=2, learning_rates=(1e-5,)).negation == Negation(2, (1e-5,))
+    assert NPO().negation is None
 
 
 def test_a_label_is_the_terms_names() -> None:
@@ -172,7 +203,21 @@ def test_padding_cannot_count_for_one_of_two_terms_on_the_same_texts() -> None:
     padded, sequence = ME(positions=PADDED), AdaptiveRMU(positions=SEQUENCE)
     for terms in ([padded, sequence], [sequence, padded]):
         with pytest.raises(ValueError, match=r"^positions: me with padded and adaptive_rmu with sequence read the sam"):
-            check_positions(terms)
-    check_positions([padded, NPO(), KL()])  # the answer alone, and other texts
-    check_positions([padded, padded])
-    check_positions([ME(), sequence])
+            check_texts(terms)
+    check_texts([padded, NPO(), KL()])  # the answer alone, and other texts
+    check_texts([padded, padded])
+    check_texts([ME(), sequence])
+
+
+class Other(GA):
+    """Of texts that it calls as ours are called."""
+
+    @property
+    def needs(self) -> Needs:
+        return {Text("forget", "retain"): LOGP}
+
+
+def test_two_texts_of_one_name() -> None:
+    with pytest.raises(ValueError, match=r"^needs: ga and another term have texts called forget; rename one"):
+        check_texts([NPO(), Other()])
+    check_texts([NPO(), GA(), KL()])  # the reference's pass over a text is no other text
