@@ -272,10 +272,10 @@ def test_adaptive_rmu_scales_the_target_by_the_references_own_length() -> None:
     # targets 5 * |h_ref|: 5 * 1 = 5 and 5 * 2 = 10, so distances 5 - 4 = 1 and 10 - 8 = 2
     scores = {Pass.FORGET: states([[0, 4, 8]], [[0, 1, 1]]), Pass.REFERENCE_FORGET: states([[0, -1, 2]], [[0, 1, 1]])}
     assert mean(AdaptiveRMU(seed=0), scores) == pytest.approx((1 + 4) / 2)
-    # the prompt's token behind the first one, at 7 and with a target of 5, counts over the sequence alone
-    prompt = {Pass.FORGET: states([[0, 7, 8]], [[0, 0, 1]]), Pass.REFERENCE_FORGET: states([[0, 1, 2]], [[0, 0, 1]])}
+    # the prompt's token behind the first one, at 6 and with a target of 5, counts over the sequence alone
+    prompt = {Pass.FORGET: states([[0, 6, 8]], [[0, 0, 1]]), Pass.REFERENCE_FORGET: states([[0, 1, 2]], [[0, 0, 1]])}
     assert mean(AdaptiveRMU(seed=0), prompt) == pytest.approx(4)
-    assert mean(AdaptiveRMU(seed=0, positions=Positions.SEQUENCE), prompt) == pytest.approx((4 + 4) / 2)
+    assert mean(AdaptiveRMU(seed=0, positions=Positions.SEQUENCE), prompt) == pytest.approx((1 + 4) / 2)
 
 
 def test_adaptive_rmus_target_has_the_direction_and_that_length() -> None:

@@ -267,12 +267,10 @@ def test_judges_that_differ_in_how_often_they_say_yes() -> None:
     found = JudgeKappa().estimate({"f": sample(Role.FORGET, judged(Role.FORGET, *pairs), [1] * 4)})
     assert found.value == pytest.approx(0.2)
     assert told(found) == [pytest.approx(0.2)]
-    one = {"f": sample(Role.FORGET, judged(Role.FORGET, *pairs), [0, 1, 0, 0], [1, 0, 0, 1])}
-    assert told(JudgeAgreement().estimate(one)) == [0, 1]
-    assert told(JudgeKappa().estimate(one)) == [
-        pytest.approx(0),
-        pytest.approx(1),
-    ]  # by chance 0 of yes and no, and 1/2
+    one = {"f": sample(Role.FORGET, judged(Role.FORGET, *pairs), [0, 1, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0])}
+    assert told(JudgeAgreement().estimate(one)) == [0, 1, 1]
+    # By chance none of (yes, no) is equal, half of (yes, yes) and (no, no), and all of (yes, yes) alone.
+    assert told(JudgeKappa().estimate(one)) == [pytest.approx(0), pytest.approx(1), None]
 
 
 @pytest.mark.parametrize("metric", [JudgeAgreement(), JudgeKappa()])
