@@ -44,7 +44,7 @@ def stage() -> None:
     unwanted = shutil.ignore_patterns("__pycache__", "*.pyc")
     for package in tools["hatch"]["build"]["targets"]["wheel"]["packages"]:
         shutil.copytree(ROOT / package, STAGE / "src" / Path(package).name, ignore=unwanted)
-    for name in ("tests", "configs"):
+    for name in ("tests", *tools["mutmut"]["also_copy"]):
         shutil.copytree(ROOT / name, STAGE / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", STAGE)
     for path in (path for pattern in tools["mutmut"]["only_mutate"] for path in STAGE.glob(pattern)):

@@ -90,6 +90,7 @@ def test_extent_of_knowledge_by_hand() -> None:
     assert published == pytest.approx(0.3 / (0.4 + 1e-10), rel=1e-14)
     assert published != 0.75
     assert ExtentOfKnowledge().score(record()) is None
+    assert ExtentOfKnowledge(definition="openunlearning").score(record()) is None
 
 
 def test_a_model_far_from_language_still_has_an_extent_of_knowledge_and_the_published_code_says_0() -> None:

@@ -149,6 +149,8 @@ def test_what_is_relative_to_a_retain_model_under_resamples() -> None:
 def test_without_a_retain_model(metric: type[PrivLeak | RelativeDifference]) -> None:
     found = metric().estimate(attacked(FORGET))
     assert (found.value, found.scored, found.unscored, len(found.resampled)) == (None, 0, 4, 4)
+    partly = metric().estimate(attacked([FORGET[0], *lost(Role.FORGET, nan)]))
+    assert (partly.scored, partly.unscored) == (0, 4)
     published = metric(definition="openunlearning").estimate(attacked(FORGET))  # beside 0.5 at each resample
     sign = 1 if metric is RelativeDifference else -1
     assert published.value == pytest.approx(sign * 50)
@@ -301,17 +303,17 @@ def test_the_bound_on_leaks_under_resamples() -> None:
     samples = {
         "one": sample(
             Role.FORGET, samples_of([LEAK, SAFE, SAFE, SAFE, LEAK], [SAFE, SAFE, LEAK], [LEAK]),
-            [1, 1, 1], [2, 0, 1], [0, 0, 3], [0, 3, 0],
+            [1, 1, 1], [2, 0, 1], [0, 0, 3], [0, 3, 0], [0, 0, 3],
         ),
-        "two": sample(Role.FORGET, samples_of([LEAK, LEAK]), [1], [0], [0], [1]),
-        "kept": sample(Role.RETAIN, samples_of([LEAK, LEAK]), [1], [1], [1], [1]),
+        "two": sample(Role.FORGET, samples_of([LEAK, LEAK]), [1], [0], [0], [1], [1]),
+        "kept": sample(Role.RETAIN, samples_of([LEAK, LEAK]), [1], [1], [1], [1], [1]),
     }  # fmt: skip
     found = LeakBound(k=2).estimate(samples)
     assert (found.value, found.scored, found.unscored) == (0.5, 3, 1)  # 2 of 4 blocks
-    assert told(found) == [0.5, 0.5, None, 0.25]
+    assert told(found) == [0.5, 0.5, None, 0.25, 1.0]
     assert found.bounds == (pytest.approx(0.0676, abs=1e-4), pytest.approx(0.9324, abs=1e-4))  # Clopper and Pearson
     none = LeakBound(k=6).estimate(samples)
-    assert (none.value, none.scored, none.unscored, len(none.resampled)) == (None, 0, 4, 4)
+    assert (none.value, none.scored, none.unscored, len(none.resampled)) == (None, 0, 4, 5)
     nobody = LeakBound(k=2).estimate({"kept": samples["kept"]})
     assert (nobody.value, nobody.unscored, len(nobody.resampled)) == (None, 0, 0)
 
