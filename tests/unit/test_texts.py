@@ -64,6 +64,45 @@ def test_a_sample_has_a_text_of_each_row_with_its_own_answer(each: Text) -> None
     assert len(each.sample(sets, 1)) == 1
 
 
+def test_a_mark_in_a_sample_goes_round_the_forget_rows() -> None:
+    found = Pass.RETAIN_MARKED.sample(replace(SETS, forget=SETS.forget[:1]), 9)
+    assert [question for question, *_ in found] == [f"<<UNL>>Ada<</UNL>> r{number}?" for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("anchor", "alternative", "answer"),
+    [(1, 0.0, "a2"), (1, 0.34, "a3"), (1, 0.67, "a0"), (3, 0.99, "a2"), (0, 0.99, "a3")],
+)
+def test_a_shuffled_answer_is_any_but_the_rows_own(anchor: int, alternative: float, answer: str) -> None:
+    """Of four rows the three behind it, each by a third of [0, 1)."""
+    sets = Sets(tuple(Row(f"f{number}?", f"a{number}") for number in range(4)))
+    assert Pass.FORGET_SHUFFLED.said(sets, Item(anchor, alternative=alternative))[:2] == (f"f{anchor}?", answer)
+
+
+PLAIN = replace(SETS, forget=(SETS.forget[0], Row("", "A text.")), retain=(Row("", "B."),), world=(Row("", "C."),))
+OTHERWISE = "is a plain text, which asks nothing that could be answered otherwise; give it a question, or take "
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "lack"),
+    [
+        (Pass.FORGET_IDK, PLAIN, f"forget row 2 {OTHERWISE}a method of texts, such as npo, me or rmu"),
+        (Pass.RETAIN_MARKED, PLAIN, f"retain row 1 {OTHERWISE}a regularizer of texts: gd or kl"),
+        (Text("own", "world", answer=mismatch), PLAIN, f"world row 1 {OTHERWISE}another method"),
+        (Pass.RETAIN, PLAIN, None),
+        (Pass.FORGET, PLAIN, None),
+        (Pass.FORGET_ALTERNATIVE, PLAIN, None),
+        (Pass.FORGET_SHUFFLED, replace(SETS, forget=SETS.forget[:1]),
+         "answers forget questions with other rows' answers; give two rows"),
+        (Pass.FORGET_MARKED_IDK, replace(SETS, forget=(SETS.forget[0], Row("f1?", "a1"))),
+         "forget row 2 ('f1?') has no 'entity', which the prompt marks; give every forget row the name of what it is "
+         "about under that key"),
+    ],
+)  # fmt: skip
+def test_what_rows_lack(text: Text, sets: Sets, lack: str | None) -> None:
+    assert text.lack(sets) == lack
+
+
 class Own(GA):
     """Of a text that the test gives it."""
 
