@@ -28,6 +28,7 @@ def test_kept_facts_score_1_minus_1_over_r(role: Role) -> None:
         assert metric.score(item(role, *TOLD)) == pytest.approx(0.75, abs=1e-12)  # 1 - 1/4
         assert metric.score(item(role, *CONFUSED)) == 0  # 1 - 4 < 0
         assert metric.score(item(role, 0.25, [0.25])) == 0
+        assert metric.score(item(role, 0.25, [0.125])) == pytest.approx(0.5, abs=1e-12)  # r = 2
 
 
 def test_forgotten_facts_score_nearness_of_r_to_1_and_the_two_definitions_turn_it() -> None:
