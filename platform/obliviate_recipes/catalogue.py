@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a recipe is, what it does, and which keys a config alone has that is one for it."""
+    """Where a recipe is, what it does, and the config keys by which it is recognised."""
 
     place: str  # module:class in this package
     what: str
@@ -26,7 +26,7 @@ class Entry:
         return found
 
 
-# Of several whose keys a config has, the first is the one that it is for.
+# A config with keys of several recipes is for the first of them.
 RECIPES: Mapping[str, Entry] = {
     "compare": Entry(
         "comparison:Compare", "Fine-tune, unlearn with several methods, evaluate all models, and report.", ("methods",)
@@ -43,26 +43,26 @@ RECIPES: Mapping[str, Entry] = {
     ),
     "make-questions": Entry(
         "questions:MakeQuestions",
-        "Make questions and answers about an entity and its neighbours, to unlearn the entity with.",
+        "Write questions and answers about an entity and its neighbours, for unlearning the entity.",
         ("writer",),
     ),
     "snap": Entry(
         "snap.recipe:Snap",
-        "Forget an entity, from its name and texts: negative instructions, hard positives, and training on them.",
+        "Forget an entity, given its name and texts: negative instructions, hard positives, and training on them.",
         ("entity",),
     ),
     "fuse": Entry(
-        "fuse:Fuse", "Unlearn several requests, an adapter each, side by side, and fuse the adapters into one model.",
+        "fuse:Fuse", "Unlearn several requests, each with its own adapter, and fuse the adapters into one model.",
         ("requests", "adapters"),
     ),
     "erase": Entry(
-        "erase:Erase", "Teach a task by examples in the prompt that are forgotten exactly, and say what that costs.",
+        "erase:Erase", "Teach a task by examples in the prompt, forget some exactly, and report the cost.",
         ("examples",),
     ),
     "unlearn": Entry("train:UnlearnRecipe", "Remove the forget set from a model.", ("method",)),
     "probe-knowledge": Entry(
         "probe:Probe",
-        "Find the questions that a model really answers, so that forgetting is measured on what was known.",
+        "Find the questions that a model can answer, so that forgetting is measured on known facts.",
         ("answers", "nli"),
     ),
     "finetune": Entry(

@@ -1,4 +1,4 @@
-"""A stage: one thing that is made once and found ever after, with what must be there before it."""
+"""A stage: one result that is made once and then reused, and the stages that it needs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,39 +27,39 @@ class Determined:
 
     config: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)  # name -> content hash
-    models: Mapping[str, ModelSpec] = field(default_factory=dict)  # name -> one that is there, or is going to be made
-    whole: Mapping[str, Any] | None = None  # to record, where `config` is only the part that determines the result
+    models: Mapping[str, ModelSpec] = field(default_factory=dict)  # name -> a model that exists, or will be made
+    whole: Mapping[str, Any] | None = None  # recorded, if `config` is only the part that determines the result
 
 
 class Stage(ABC):
-    """Known, with the folder of its run, before anything is made."""
+    """A stage and its run folder are known before anything is made."""
 
-    kind: ClassVar[str]  # begins the name of the run's folder
+    kind: ClassVar[str]  # prefix of the run folder's name
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """Goes on with it."""
+        """The next part of the run folder's name, after `kind`."""
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """What is done, for who waits."""
+        """What the stage does, for the user who waits."""
 
     @property
     def runs(self) -> str:
-        """The folder of all runs: that of its config."""
+        """The folder of all runs, from its config."""
         runs: str = self.config.runs  # type: ignore[attr-defined]
         return runs
 
     @property
     def waits(self) -> bool:
-        """For another process that makes the same, instead of giving up."""
+        """Whether it waits for another process that makes the same stage, instead of failing."""
         return False
 
     @property
     def needs(self) -> "tuple[Stage, ...]":
-        """Those that must be made before it."""
+        """The stages that must be made before it."""
         return ()
 
     @abstractmethod
@@ -67,27 +67,27 @@ class Stage(ABC):
 
     @abstractmethod
     def make(self, run: Run, events: Events) -> dict[str, Any]:
-        """Into the run's folder; what is recorded when it is done. Called again where an earlier call was cut off."""
+        """Make the result in the run's folder; return what to record. Called again after an interrupted call."""
 
     def check(self) -> None:  # noqa: B027 - most stages have none
-        """Raises UserError for what would keep it from being made, before any stage is."""
+        """Raise UserError if the stage cannot be made; called before any stage is made."""
 
     def prepare(self, events: Events) -> "Iterable[Stage]":
-        """Makes some of what it needs in another way than one after the other; these."""
+        """Make some of the needed stages in another way than one after the other; return these."""
         return ()
 
     def finished(self, run: Run) -> None:  # noqa: B027 - most stages have none
-        """Clears away what a finished run needs no more."""
+        """Delete what a finished run no longer needs."""
 
     def told(self, run: Run, events: Events) -> None:  # noqa: B027 - most stages have none
-        """What there is to say of a finished run, whenever it was made. Raises UserError where it is of no use."""
+        """Report on a finished run, whenever it was made. Raises UserError if the run is of no use."""
 
     def outline(self) -> list[str]:
-        """What it would do, for who asks before."""
+        """What the stage would do, for `--dry-run`."""
         return [self.title]
 
     def work(self) -> "tuple[Work, ...]":
-        """What it costs; nothing where that is seconds."""
+        """What the stage costs; empty if it takes seconds."""
         return ()
 
     @cached_property
@@ -102,15 +102,15 @@ class Stage(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether it is made, and nothing that it was made of has been made again since."""
+        """Whether it is made, and none of its inputs has been made again since."""
         if not self.run.done:
             return False
         then, now = record_of(self.run.directory).get("made_of", {}), self.made_of()
         return all(then.get(name, made) == made for name, made in now.items())
 
     def made_of(self) -> dict[str, str]:
-        """The runs that are there of those that it needs: the folder's name -> a hash that is another when it is made
-        again, which a run's address is not."""
+        """The finished runs among its inputs: folder name -> a hash that changes when the run is made again, unlike its
+        address."""
         folders = {need.run.directory for need in self.needs}
         for model in self._determined.models.values():
             if self._maker(model) is None:
