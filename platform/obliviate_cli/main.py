@@ -40,7 +40,7 @@ class ReportFormat(StrEnum):
 
 @app.command()
 def demo(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Forget two fictitious people, and measure it: the main job on an embedded default."""
+    """Forget two fictitious people, and measure it: `compare` on a built-in config."""
     follow(load("compare", Path(__file__).with_name("demo.yaml"), overrides or []), dry_run)
 
 
@@ -58,9 +58,11 @@ def evaluate(
             help="A YAML file; or models: folders, hub ids, runs by folder or by name.",
         ),
     ],
-    suite: Annotated[str | None, typer.Option(help="What is measured; see `obliviate metrics`.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder or hub id of the data; the suite's own otherwise.")] = None,
-    retain: Annotated[str | None, typer.Option(help="A model that never saw the forget set: forget quality.")] = None,
+    suite: Annotated[str | None, typer.Option(help="The metrics to measure; see `obliviate metrics`.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or hub id of the data; default: the suite's own.")] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="A model that never saw the forget set, for forget quality.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Measure models side by side: what was removed, what was kept."""
@@ -74,13 +76,13 @@ def rescore(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluation runs, or of imported logs.")],
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="A metric, with parameters behind it: 'truth_ratio definition=tofu'. May be repeated."),
+        typer.Option(help="A metric, with its parameters: 'truth_ratio definition=tofu'. May be repeated."),
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="Another suite than the runs were measured with.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Another suite; default: the runs' own.")] = None,
     retain: Annotated[Path | None, typer.Option(help="The retain model's evaluation run.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for the figures.")] = None,
     judge: Annotated[
-        Path | None, typer.Option(help="A YAML file with the keys of evaluation.judge, to judge the answers with.")
+        Path | None, typer.Option(help="A YAML file with the keys of evaluation.judge; the judge of the answers.")
     ] = None,
 ) -> None:
     """Compute figures from the records of finished evaluations, without the model."""
@@ -93,7 +95,7 @@ def rescore(
 @app.command()
 @names_file
 def serve(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Serve models over HTTP: OpenAI's interface, probes and comparisons."""
+    """Serve models over HTTP: OpenAI's API, probes and comparisons."""
     from obliviate_cli import serve as server
 
     server.serve(config, overrides or [], dry_run)
@@ -103,10 +105,10 @@ def serve(config: Config, overrides: Overrides = None, dry_run: DryRun = False) 
 @names_file
 def serve_promote(
     config: Config,
-    alias: Annotated[str, typer.Argument(help="The name that clients ask for, for example production.")],
-    model: Annotated[str, typer.Argument(help="The model of the config that it is to stand for.")],
+    alias: Annotated[str, typer.Argument(help="The name that clients use, for example production.")],
+    model: Annotated[str, typer.Argument(help="The model of the config that the name should point to.")],
 ) -> None:
-    """Let a served name stand for another model, without a restart."""
+    """Point a served name at another model, without a restart."""
     from obliviate_cli import serve as server
 
     server.promote(config, alias, model)
@@ -114,7 +116,7 @@ def serve_promote(
 
 @app.command("serve-token")
 def serve_token(
-    name: Annotated[str, typer.Argument(help="Whose token it is; the audit log shows it.")],
+    name: Annotated[str, typer.Argument(help="The token's owner; the audit log shows it.")],
     role: Annotated[str, typer.Argument(help="query, probe or admin.")],
 ) -> None:
     """Make a bearer token for the server's token file."""
@@ -129,14 +131,14 @@ def submit(
     config: Config,
     address: Address,
     overrides: Overrides = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Print the job's output; end with its exit code.")] = False,
-    verb: Annotated[str | None, typer.Option(help="What to run; without it, what the config's keys tell.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print the job's output; exit with its code.")] = False,
+    verb: Annotated[str | None, typer.Option(help="The command to run; default: inferred from the config.")] = None,
     driver_cpus: Annotated[
         float | None,
-        typer.Option(min=0, help="CPUs of the command itself, on any node; without it, it runs on the head node."),
+        typer.Option(min=0, help="CPUs of the command itself, on any node; default: it runs on the head node."),
     ] = None,
 ) -> None:
-    """Run a config as a job on a Ray cluster elsewhere, in a copy of the current folder."""
+    """Run a config as a job on a remote Ray cluster, in a copy of the current folder."""
     from obliviate_cli.jobs.client import use_token
 
     use_token()
@@ -148,8 +150,8 @@ def submit(
 
 
 @app.command()
-def attach(job: Annotated[str, typer.Argument(help="As submit printed it.")], address: Address) -> None:
-    """Follow a job that was submitted; end with its exit code."""
+def attach(job: Annotated[str, typer.Argument(help="The job id that submit printed.")], address: Address) -> None:
+    """Follow a submitted job; exit with its exit code."""
     from obliviate_cli.jobs.client import connect, use_token
 
     use_token()
@@ -170,7 +172,7 @@ class _RunByDefault(TyperGroup):
 
 sweep = typer.Typer(
     cls=_RunByDefault,
-    help="Search methods and their parameters for what forgets most and keeps most: sweep CONFIG.",
+    help="Search methods and their parameters for the best trade-off of forgetting and utility: sweep CONFIG.",
     no_args_is_help=True,
 )
 app.add_typer(sweep, name="sweep")
@@ -183,10 +185,10 @@ sweep.command("run")(command("sweep"))
 @sweep.command("promote", hidden=True)  # what it was called
 def sweep_keep(
     trial: Annotated[str, typer.Argument(help="The trial's id, as table and report show it, or its beginning.")],
-    name: Annotated[str | None, typer.Option(help="Of the model; without it, method and trial.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: method and trial.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
 ) -> None:
-    """Make a trial's model a named one, in RUNS/models/NAME."""
+    """Copy a trial's model to RUNS/models/NAME."""
     from obliviate_cli.console import Terminal
     from obliviate_recipes.sweeps.keep import keep
 
@@ -200,13 +202,13 @@ def plan(
     overrides: Overrides = None,
     gpu: Annotated[str, typer.Option(help="l4, a100, h100 or h200.")] = "h100",
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="In the cluster; without it, as many as the config asks.")
+        int | None, typer.Option(min=1, help="GPUs in the cluster; default: as many as the config needs.")
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
-    network_gbit: Annotated[float, typer.Option(min=0.1, help="Per second, of a node to the others.")] = 3200,
-    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="Of a GPU's FLOP/s that you measured.")] = 0.4,
+    network_gbit: Annotated[float, typer.Option(min=0.1, help="A node's bandwidth to other nodes, in Gbit/s.")] = 3200,
+    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="Measured share of a GPU's FLOP/s.")] = 0.4,
     manifest: Annotated[
-        Path | None, typer.Option(help="What `kubectl kustomize` prints: its worker groups are the cluster.")
+        Path | None, typer.Option(help="Output of `kubectl kustomize`: its worker groups are the cluster.")
     ] = None,
 ) -> None:
     """Estimate what a config costs on a cluster of GPUs, and what limits it first."""
@@ -224,7 +226,7 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Unlearning report",
     form: Annotated[
         list[ReportFormat] | None,
-        typer.Option("--format", help="Beside it: a table of all figures, or its charts. May be repeated."),
+        typer.Option("--format", help="Also write a table of all figures, or the charts. May be repeated."),
     ] = None,
 ) -> None:
     """Write one self-contained HTML file about evaluation runs and imported logs."""
@@ -237,10 +239,12 @@ def report(
 @app.command()
 def paired(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation run.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another, of the same items.")],
-    suite: Annotated[str | None, typer.Option(help="Whose figures: default is the first run's suite.")] = None,
-    retain: Annotated[Path | None, typer.Option(help="Run of the retain model, for what compares with it.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for what is printed.")] = None,
+    second: Annotated[Path, typer.Argument(help="Folder of another run on the same items.")],
+    suite: Annotated[str | None, typer.Option(help="The suite of metrics; default: the first run's.")] = None,
+    retain: Annotated[
+        Path | None, typer.Option(help="Run of the retain model, for metrics that compare with it.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for the printed figures.")] = None,
 ) -> None:
     """Test whether two models differ, metric by metric, on the same items."""
     from obliviate_cli.console import Terminal
@@ -251,12 +255,12 @@ def paired(
 
 @app.command("import")
 def import_logs(
-    framework: Annotated[str, typer.Argument(help="Whose logs they are: openunlearning or tofu.")],
+    framework: Annotated[str, typer.Argument(help="The framework of the logs: openunlearning or tofu.")],
     logs: Annotated[Path, typer.Argument(help="The log file.")],
-    retain_logs: Annotated[Path | None, typer.Option(help="The retain model's log file: gives forget quality.")] = None,
+    retain_logs: Annotated[Path | None, typer.Option(help="The retain model's log file, for forget quality.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records and metrics.")] = None,
 ) -> None:
-    """Bring another framework's evaluation logs in, and compute our figures from them."""
+    """Import another framework's evaluation logs, and compute our figures from them."""
     from obliviate_cli import imports
 
     imports.import_logs(framework, logs, retain_logs, output)

@@ -8,23 +8,25 @@ import typer
 from obliviate_cli.mistakes import names_file
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the served model, its data and the policy.")]
-Number = Annotated[int, typer.Argument(help="Of the request.")]
+Number = Annotated[int, typer.Argument(help="The request's number.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example alias=staging.")]
 
-request = typer.Typer(help="Deletion requests: take them in, work them off, show them.", no_args_is_help=True)
-certificate = typer.Typer(help="Certificates of fulfilled requests: keys, and checking.", no_args_is_help=True)
+request = typer.Typer(help="Deletion requests: add, run and show them.", no_args_is_help=True)
+certificate = typer.Typer(help="Certificates of fulfilled requests: make a key, verify.", no_args_is_help=True)
 
 
 @request.command()
 @names_file
 def add(
     config: Config,
-    requester: Annotated[str, typer.Option("--by", help="Who asks: an id that means nothing to others.")],
+    requester: Annotated[str, typer.Option("--by", help="Id of the requester, which should mean nothing to others.")],
     texts: Annotated[Path | None, typer.Option(help="File of the questions and answers to forget.")] = None,
-    entity: Annotated[str | None, typer.Option(help="Whom or what to forget: every row of the data about it.")] = None,
+    entity: Annotated[
+        str | None, typer.Option(help="Person or thing to forget: every row of the data about it.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Take a request into the ledger."""
+    """Add a request to the ledger."""
     from obliviate_cli.requests import verbs
 
     verbs.add(config, overrides or [], requester, texts, entity)
@@ -42,7 +44,7 @@ def list_requests(config: Config, overrides: Overrides = None) -> None:
 @request.command()
 @names_file
 def status(config: Config, number: Number, overrides: Overrides = None) -> None:
-    """Show all about one request."""
+    """Show one request in detail."""
     from obliviate_cli.requests import verbs
 
     verbs.status(config, overrides or [], number)
@@ -51,7 +53,7 @@ def status(config: Config, number: Number, overrides: Overrides = None) -> None:
 @request.command()
 @names_file
 def retry(config: Config, number: Number, overrides: Overrides = None) -> None:
-    """Let a failed request wait again, after a change of method or policy."""
+    """Queue a failed request again, after a change of method or policy."""
     from obliviate_cli.requests import verbs
 
     verbs.retry(config, overrides or [], number)
@@ -62,9 +64,11 @@ def retry(config: Config, number: Number, overrides: Overrides = None) -> None:
 def run(
     config: Config,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config and what waits, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the config and the pending requests, and stop.")
+    ] = False,
 ) -> None:
-    """Unlearn what is due, judge it by the policy, promote the model, and certify."""
+    """Unlearn pending requests, check the policy, promote the model, and certify."""
     from obliviate_cli.requests import verbs
 
     verbs.run(config, overrides or [], dry_run)
@@ -83,9 +87,9 @@ def key(
 @certificate.command()
 def verify(
     path: Annotated[Path, typer.Argument(help="The certificate's JSON file.")],
-    key: Annotated[Path | None, typer.Option(help="Public key of who is said to have signed it.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Public key of the expected signer.")] = None,
 ) -> None:
-    """Check that a certificate is whole, and whose it is."""
+    """Check that a certificate is intact, and who signed it."""
     from obliviate_cli.requests import verbs
 
     verbs.verify(path, key)
