@@ -1,5 +1,6 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
 # make test-cluster: the tests of a minute or more: several nodes, an object store, killed workers and drivers, whole scenarios.
+# make notebooks: runs those of examples/.
 # make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
 # make mutants: whether the tests notice broken formulas, see docs/mutants.md. MUTANTS="obliviate.methods.npo*" for some.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
@@ -16,13 +17,16 @@ TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-cluster test-families models mutants check bench lock install clean
+.PHONY: demo test notebooks test-cluster test-families models mutants check bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
 
 test: install
 	$(RUN_OFFLINE) $(BIN)/python -m pytest -m "not cluster and not families" --numprocesses $(TEST_PROCESSES) --dist worksteal
+
+notebooks: install
+	$(RUN_OFFLINE) $(BIN)/python -m pytest -m cluster tests/unit/test_notebooks.py --numprocesses $(TEST_PROCESSES)
 
 # One after the other: each starts nodes of its own.
 test-cluster: install
