@@ -103,7 +103,7 @@ class Stage(ABC):
     @property
     def done(self) -> bool:
         """Whether it is made, and none of its inputs has been made again since."""
-        if not self.run.done:
+        if not (self.run.done and (self.run.directory / RUN_FILE).exists()):
             return False
         then, now = record_of(self.run.directory).get("made_of", {}), self.made_of()
         return all(then.get(name, made) == made for name, made in now.items())

@@ -112,6 +112,16 @@ def test_what_was_made_of_something_that_was_made_again_is_made_again(tmp_path: 
     assert b.done
 
 
+def test_a_run_whose_record_is_gone_is_made_again(tmp_path: Path) -> None:
+    log: list[str] = []
+    a = Toy("a", str(tmp_path), log)
+    perform([a], QUIET)
+    (a.run.directory / RUN_FILE).unlink()
+    perform([a], QUIET)
+    assert log == ["a", "a"]
+    assert json.loads((a.run.directory / RUN_FILE).read_text())["label"] == "a"
+
+
 def test_a_mistake_in_the_last_stage_is_told_before_the_first_is_made(tmp_path: Path) -> None:
     log: list[str] = []
     a = Toy("a", str(tmp_path), log)
