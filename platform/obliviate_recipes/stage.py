@@ -110,16 +110,15 @@ class Stage(ABC):
 
     def made_of(self) -> dict[str, str]:
         """The finished runs among its inputs: folder name -> a hash that changes when the run is made again, unlike its
-        address."""
+        address. Their records came here with the runs and the models' content."""
         folders = {need.run.directory for need in self.needs}
         for model in self._determined.models.values():
             if self._maker(model) is None:
                 folders.add(Path(locate(model.source)).parent)
-        records = {folder.name: storage.fetch(folder / RUN_FILE) for folder in folders}
         return {
-            name: content_hash(record.read_text(encoding="utf-8"))
-            for name, record in records.items()
-            if record.exists() and record.with_name(DONE_FILE).exists()
+            folder.name: content_hash((folder / RUN_FILE).read_text(encoding="utf-8"))
+            for folder in folders
+            if (folder / RUN_FILE).exists() and (folder / DONE_FILE).exists()
         }
 
     def content_of(self, model: ModelSpec) -> str:

@@ -178,7 +178,8 @@ class Records(Stage):
         from obliviate_eval.run import records
 
         spec, corpus, model = self.shared.spec, self.shared.corpus, self.model
-        fit.check(model)
+        if self._maker(model) is not None:  # it was not there when the stage was checked
+            fit.check(model)
         encoder = text_encoder(model, load_tokenizer(model))
         for warning in (
             *dtype_warnings(self.name, model, spec.engine.dtype),
