@@ -134,20 +134,6 @@ class Run:
             shutil.rmtree(run.directory)
         return run
 
-    @classmethod
-    def open(
-        cls,
-        root: Path,
-        verb: str,
-        label: str,
-        config: Mapping[str, Any],
-        inputs: Mapping[str, str],
-        *,
-        whole_config: Mapping[str, Any] | None = None,
-    ) -> "Run":
-        """As `at`, and begun."""
-        return cls.at(root, verb, label, config, inputs, whole_config=whole_config).begin()
-
     def begin(self, made_of: Mapping[str, str] | None = None) -> "Run":
         """Itself, its record on disk, with the hashes of the runs that it is made of.
 

@@ -97,7 +97,9 @@ class Compare(OfData[CompareRun, Path]):
         """The path of the report."""
         config = self.config
         measured = [stage.run.directory for stage in self.stages if isinstance(stage, Figures)]
-        folder = Run.open(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).directory
+        folder = (
+            Run.at(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).begin().directory
+        )
         write(config.title, model_reports(measured), folder / REPORT, events)
         return folder / REPORT
 

@@ -163,7 +163,7 @@ class Continual(Recipe[ContinualRun, Path]):
             folders = [each.run.directory for each in (self.before, *steps)]
             matrices.append(_matrix(name, self.tasks, folders, config))
             events.shown(matrix_table(matrices[-1]))
-        run = Run.open(Path(config.runs), "continual", config.title, config.model_dump(mode="json"), {})
+        run = Run.at(Path(config.runs), "continual", config.title, config.model_dump(mode="json"), {}).begin()
         write_json(run.directory / MATRIX, [_as_json(each) for each in matrices])
         report = run.directory / reporting.REPORT
         last = [self.before, *(steps[-1] for steps in self.steps.values())]

@@ -105,7 +105,7 @@ def test_the_model_card_lists_them(tiny: Path, tmp_path: Path, scripted: Scripte
     _, path = with_filter(run_config, Corpus(ROWS, RETAIN, ()))
     assert path is not None
     whole = run_config.model_dump(mode="json")
-    run = Run.open(tmp_path, "unlearn", "x", resolved(run_config), {"data": "0" * 64}, whole_config=whole)
+    run = Run.at(tmp_path, "unlearn", "x", resolved(run_config), {"data": "0" * 64}, whole_config=whole).begin()
     (run.directory / "model").mkdir()
     (run.directory / JUDGED).write_bytes(path.read_bytes())
     write_card(run, "model")

@@ -35,9 +35,9 @@ INPUTS = {"model": "m", "data": "d"}
 
 
 def test_the_same_config_on_the_same_inputs_is_the_same_run(tmp_path: Path) -> None:
-    first = Run.open(tmp_path, "unlearn", "NPO+GD", CONFIG, INPUTS)
+    first = Run.at(tmp_path, "unlearn", "NPO+GD", CONFIG, INPUTS).begin()
     reordered = {"seed": 0, "method": {"type": "npo"}}
-    assert Run.open(tmp_path, "unlearn", "NPO+GD", reordered, INPUTS) == first
+    assert Run.at(tmp_path, "unlearn", "NPO+GD", reordered, INPUTS).begin() == first
     assert first.directory.parent == tmp_path
     assert first.directory.name == f"unlearn-npo+gd-{first.content[:10]}"
 
@@ -54,14 +54,14 @@ def test_the_same_config_on_the_same_inputs_is_the_same_run(tmp_path: Path) -> N
 def test_whatever_changes_the_result_changes_the_folder(
     tmp_path: Path, verb: str, config: dict[str, Any], inputs: dict[str, str]
 ) -> None:
-    first = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
-    assert Run.open(tmp_path, verb, "npo", config, inputs).directory != first.directory
+    first = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
+    assert Run.at(tmp_path, verb, "npo", config, inputs).begin().directory != first.directory
 
 
 def test_the_label_is_made_fit_for_a_folder_and_does_not_change_the_content(tmp_path: Path) -> None:
-    odd = Run.open(tmp_path, "compare", "Demo: a/b [x]", CONFIG, INPUTS)
+    odd = Run.at(tmp_path, "compare", "Demo: a/b [x]", CONFIG, INPUTS).begin()
     assert odd.directory.name.startswith("compare-demo--a-b--x-")
-    assert odd.content == Run.open(tmp_path, "compare", "Other", CONFIG, INPUTS).content
+    assert odd.content == Run.at(tmp_path, "compare", "Other", CONFIG, INPUTS).begin().content
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_label_is_made_fit_for_a_folder_and_does_not_change_the_content(tmp_
     ],
 )
 def test_a_label_as_a_folders_name(tmp_path: Path, label: str, slug: str) -> None:
-    run = Run.open(tmp_path, "unlearn", label, CONFIG, INPUTS)
+    run = Run.at(tmp_path, "unlearn", label, CONFIG, INPUTS).begin()
     assert run.directory.name == f"unlearn-{slug}-{run.content[:10]}"
 
 
@@ -116,7 +116,7 @@ def test_where_a_run_computes_does_not_matter_and_what_it_computes_does(key: str
 
 
 def test_run_json_records_what_is_needed_to_reproduce(tmp_path: Path) -> None:
-    run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
     record = json.loads((run.directory / RUN_FILE).read_text())
     assert record["config"] == CONFIG
     assert record["inputs"] == INPUTS
@@ -124,18 +124,20 @@ def test_run_json_records_what_is_needed_to_reproduce(tmp_path: Path) -> None:
     assert {"torch", "transformers", "ray"} <= record["versions"].keys()
     assert "git_revision" in record
     (run.directory / RUN_FILE).write_text("{}")
-    Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
     assert (run.directory / RUN_FILE).read_text() == "{}"  # a record is written once, when the run begins
 
 
 def test_run_json_says_what_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OBLIVIATE_REVISION", "0123456789ab")
     before = datetime.now(UTC).replace(microsecond=0)
-    run = Run.open(tmp_path, "unlearn", "NPO é", CONFIG, INPUTS, whole_config={**CONFIG, "runs": "elsewhere"})
+    run = Run.at(tmp_path, "unlearn", "NPO é", CONFIG, INPUTS, whole_config={**CONFIG, "runs": "elsewhere"}).begin()
     record = record_of(run.directory)
     assert (record["verb"], record["label"], record["content"]) == ("unlearn", "NPO é", run.content)
     assert record["config"] == {**CONFIG, "runs": "elsewhere"}
-    assert run.content == Run.open(tmp_path, "unlearn", "NPO é", CONFIG, INPUTS).content  # which is not of the whole
+    assert (
+        run.content == Run.at(tmp_path, "unlearn", "NPO é", CONFIG, INPUTS).begin().content
+    )  # which is not of the whole
     assert record["created"] == datetime.fromisoformat(record["created"]).isoformat(timespec="seconds")
     assert before <= datetime.fromisoformat(record["created"]) <= datetime.now(UTC)
     assert record["git_revision"] == "0123456789ab"
@@ -150,16 +152,16 @@ def test_a_record_that_is_no_json(tmp_path: Path) -> None:
 def test_runs_in_a_place_that_takes_no_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as caught:
-        Run.open(tmp_path / "file", "unlearn", "npo", CONFIG, INPUTS)
+        Run.at(tmp_path / "file", "unlearn", "npo", CONFIG, INPUTS).begin()
     root = tmp_path / "file"
     assert str(caught.value) == f"runs: {root}: cannot be written (Not a directory); give another folder"
 
 
 def test_a_run_is_done_when_it_says_so(tmp_path: Path) -> None:
-    run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
     assert not run.done
     run.finish(model="model", steps=6)
-    again = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+    again = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
     assert again.done
     assert again.summary == {"model": "model", "steps": 6}
 
@@ -304,7 +306,7 @@ with Run(Path({str(run.directory)!r}), "").locked():
         return process
 
     def test_a_second_one_is_told_who_has_it(self, tmp_path: Path) -> None:
-        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
         with self.other(run, "sys.stdin.read()") as first:
             with pytest.raises(UserError) as caught, run.locked():
                 pytest.fail("two processes have the run")
@@ -322,7 +324,7 @@ with Run(Path({str(run.directory)!r}), "").locked():
             raise OSError(errno.ENOSYS, "Function not implemented")
 
         monkeypatch.setattr("fcntl.flock", flock)
-        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
         with run.locked():
             pass
         assert caplog.messages == [
@@ -330,21 +332,21 @@ with Run(Path({str(run.directory)!r}), "").locked():
         ]
 
     def test_who_waits_gets_it_when_the_first_has_ended(self, tmp_path: Path) -> None:
-        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
         then = f"time.sleep(0.5); Path({str(run.directory / 'ended')!r}).write_text('done')"
         with self.other(run, then), run.locked(wait=True):
             assert (run.directory / "ended").read_text() == "done"
 
     def test_the_one_that_has_it_now_is_named(self, tmp_path: Path) -> None:
         """And not what a longer line said of the one before."""
-        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
         lock = run.directory / LOCK_FILE
         lock.write_text("process 1234567890 on a machine with a very, very long name")
         with run.locked():
             assert lock.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
 
     def test_one_that_has_just_begun_has_no_name_yet(self, tmp_path: Path) -> None:
-        run = Run.open(tmp_path, "unlearn", "npo", CONFIG, INPUTS)
+        run = Run.at(tmp_path, "unlearn", "npo", CONFIG, INPUTS).begin()
         with (run.directory / LOCK_FILE).open("w") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             with (

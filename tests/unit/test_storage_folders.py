@@ -198,7 +198,7 @@ class TestFolders:
 
 class TestRuns:
     def open(self, bucket: str) -> Run:
-        return Run.open(Path(f"{bucket}/runs"), "unlearn", "npo", {"seed": 0}, {})
+        return Run.at(Path(f"{bucket}/runs"), "unlearn", "npo", {"seed": 0}, {}).begin()
 
     def test_another_node_finds_it_done(self, on: Node, bucket: str) -> None:
         """With all of its files but its model, which comes where it is needed."""

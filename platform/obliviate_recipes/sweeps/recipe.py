@@ -182,7 +182,7 @@ def open_sweep(config: SweepRun, corpus: Corpus) -> Run:
     spec = config.model_dump(mode="json", exclude=PLACEMENT)
     data = {"data": corpus.training_content, "measured": corpus.evaluation_content}
     inputs = {"model": content_of(config.model), **data}
-    return Run.open(Path(config.runs), "sweep", config.title, spec, inputs)
+    return Run.at(Path(config.runs), "sweep", config.title, spec, inputs).begin()
 
 
 @dataclass(frozen=True)
