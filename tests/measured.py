@@ -57,6 +57,9 @@ class Characters:
 
     asks_for_date = False
 
+    def places(self, text: Encoded, answer: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        return tuple(place for start, end in spans for place in range(start, end))
+
     def prompt(self, question: str, history: Sequence[Any] = (), prefix: str | None = None) -> tuple[int, ...]:
         return tuple(map(ord, question))
 

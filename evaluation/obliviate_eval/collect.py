@@ -1,11 +1,12 @@
 """From evaluation sets to records: every distinct text is generated for, or scored, once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from obliviate.data.key_facts import key_spans
 from obliviate.data.rows import EvaluationSet, Question, Role, Row, Said
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
@@ -128,6 +129,7 @@ def answers_of(row: Row, role: Role) -> dict[Probe, tuple[Answer, ...]]:
         Probe.ANSWER: (row.fact,),
         Probe.PARAPHRASED: () if paraphrased is None else (paraphrased,),
         Probe.PERTURBED: row.perturbed_answers,
+        Probe.KEY: (row.fact,),
         Probe.MOMENTS: (row.fact,),
     }
 
@@ -168,14 +170,33 @@ def _record(text_encoder: TextEncoder, asked: _Asked, measured: _Measured) -> Re
         generation_tokens=None if generation is None else generation.token_ids,
         generation_finished=None if generation is None else generation.finished,
         thinking=thinking or None if Probe.GENERATION in needs else None,
-        answers={
-            probe: tuple(_scored_answer(row.saying(answer), measured) for answer in answers)
-            for probe, answers in answers_of(row, role).items()
-            if probe in needs
-        },
+        answers=_scored_answers(text_encoder, asked, measured),
         samples=tuple(said.text for said in _answered(several)) if Probe.SAMPLES in needs else (),
         gradient_norm=measured.gradient_norms.get(row.saying(row.fact)) if Probe.GRADIENT_NORM in needs else None,
     )
+
+
+def _scored_answers(
+    text_encoder: TextEncoder, asked: _Asked, measured: _Measured
+) -> dict[Probe, tuple[ScoredAnswer, ...]]:
+    row, found = asked.row, answers_of(asked.row, asked.each.role)
+    answers = {
+        probe: tuple(_scored_answer(row.saying(answer), measured) for answer in answers)
+        for probe, answers in found.items()
+        if probe in asked.needs
+    }
+    if Probe.KEY in answers:
+        [whole] = answers[Probe.KEY]
+        answers[Probe.KEY] = tuple(_key_facts(text_encoder, row, whole))
+    return answers
+
+
+def _key_facts(text_encoder: TextEncoder, row: Row, whole: ScoredAnswer) -> Iterator[ScoredAnswer]:
+    encoded = text_encoder.encode(*row.saying(row.fact))
+    for start, end in key_spans(row):
+        places = text_encoder.places(encoded, row.fact, [(start, end)])
+        logp, greedy = tuple(whole.logp[place] for place in places), tuple(whole.greedy[place] for place in places)
+        yield ScoredAnswer(row.fact[start:end], logp, greedy, cut=whole.cut)
 
 
 def _beginning(text_encoder: TextEncoder, said: Generation, tokens: int) -> Generation:

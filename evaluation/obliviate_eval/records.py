@@ -25,6 +25,7 @@ class Probe(StrEnum):
     ANSWER = "answer"  # score: the true answer
     PARAPHRASED = "paraphrased"  # score: the paraphrased answer (the answer itself where the set defines it so)
     PERTURBED = "perturbed"  # score: each false answer
+    KEY = "key"  # score: the words of the true answer that carry its fact
     MOMENTS = "moments"  # score: the true answer, with the moments of log p
     GRADIENT_NORM = "gradient_norm"  # of the true answer's loss
     SAMPLES = "samples"  # sampled continuations of the question
@@ -35,7 +36,7 @@ class Probe(StrEnum):
 
 
 # The probes that are teacher-forced answers.
-SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED, Probe.MOMENTS)
+SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED, Probe.KEY, Probe.MOMENTS)
 OF_ENGINE = frozenset({Probe.GENERATION, *SCORED, Probe.GRADIENT_NORM, Probe.SAMPLES})  # the rest judges say
 
 
@@ -43,6 +44,7 @@ OF_ENGINE = frozenset({Probe.GENERATION, *SCORED, Probe.GRADIENT_NORM, Probe.SAM
 class ScoredAnswer:
     """A teacher-forced answer: one value a token, the end-of-turn token included as the last, unless it was `cut` off.
 
+    Of `Probe.KEY`, a part of it: the tokens of these words alone.
     `mean` and `variance` are those of log p(v) under p over the vocabulary, and `rank` is 1 where no token is likelier,
     where they were measured. Logs of other frameworks hold an answer's mean alone: its tokens then all have it, and
     `greedy` is empty.
@@ -149,6 +151,7 @@ _PLAIN = [
     name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", "aliases", "logged", *SCORED}
 ]
 _LATER = {
+    "key",
     "moments",
     "samples",
     "gradient_norm",

@@ -4,12 +4,10 @@ from functools import cache, lru_cache
 from typing import Any, Literal, Protocol
 from unicodedata import normalize
 
+from obliviate.words import CHARACTER, WORD, compiled
+
 Words = Literal["unicode", "published"]
 
-# Scripts that write no spaces between words: each character is a word there, with the marks that belong to it.
-UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
-CHARACTER = rf"(?={UNSPACED}|\p{{Extended_Pictographic}}|\p{{Regional_Indicator}})(?![\p{{P}}\d#*])\X"
-WORD = rf"(?!{UNSPACED})[\p{{L}}\p{{N}}](?:(?!{UNSPACED})[\p{{L}}\p{{N}}\p{{M}}])*"
 STEMMED_FROM = 4  # letters, as in ROUGE
 
 
@@ -31,7 +29,7 @@ class UnicodeTokenizer:
             self._stemmer = porter.PorterStemmer()
 
     def tokenize(self, text: str) -> list[str]:
-        found = _compiled(f"{WORD}|{CHARACTER}").findall(normalize("NFKC", text).casefold())
+        found = compiled(f"{WORD}|{CHARACTER}").findall(normalize("NFKC", text).casefold())
         return [self._stem(word) for word in found]
 
     def _stem(self, word: str) -> str:
@@ -53,13 +51,13 @@ def spaced(text: str) -> str:
     """With spaces around the characters of scripts that have none, for tools that split at spaces."""
     if text.isascii():
         return text
-    return str(_compiled(CHARACTER).sub(lambda found: f" {found.group()} ", normalize("NFC", text)))
+    return str(compiled(CHARACTER).sub(lambda found: f" {found.group()} ", normalize("NFC", text)))
 
 
 def bare(text: str) -> str:
     """Case and composition folded, without punctuation outside ASCII, and spaced."""
     folded = spaced(normalize("NFKC", text).casefold())
-    return folded if folded.isascii() else str(_compiled(r"(?!\p{ASCII})\p{P}").sub("", folded))
+    return folded if folded.isascii() else str(compiled(r"(?!\p{ASCII})\p{P}").sub("", folded))
 
 
 @lru_cache(maxsize=65536)
@@ -69,10 +67,3 @@ def beyond_published(text: str) -> bool:
         return False
     found = [tokenizer_of(words, stemmer=False).tokenize(text) for words in ("unicode", "published")]
     return found[0] != found[1]
-
-
-@cache
-def _compiled(pattern: str) -> Any:
-    import regex
-
-    return regex.compile(pattern)

@@ -1,8 +1,8 @@
 """What jobs on several methods or models share: the models themselves, and what each entry of `methods` holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -12,17 +12,18 @@ from obliviate.config import (
     RunSpec,
     Unlearning,
     UnlearnOptions,
+    UnlearnRun,
     build,
     expand_method,
 )
 from obliviate.config_file import merge
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
-from obliviate.schema import ClusterSpec, EngineSpec, ModelSpec, OptimSpec, Seed, Spec
+from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Seed, Spec
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.stage import Stage
 from obliviate_recipes.stages.judge import Judge, JudgeSpec
-from obliviate_recipes.stages.training import Finetune, opened
+from obliviate_recipes.stages.training import Finetune, opened, unlearning_stage
 
 
 class FinetuneSpec(Spec):
@@ -114,6 +115,40 @@ class ComparedModels(UnlearnOptions, RunSpec):
         return build(FinetuneRun, values, where="finetune")
 
 
+class UnlearnedModels(MethodsRun, ComparedModels):
+    """What all jobs on models that methods have made share, each method on the same model and forget set."""
+
+    methods: tuple[Method, ...] = ()
+    # Each method is trained with each, from the same model, and its figures are means over them; empty: `seed` alone.
+    seeds: tuple[Seed, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_methods(self) -> "UnlearnedModels":
+        check_names([self.unlearning(each, "").name for each in self.methods])
+        check_seeds(self.seeds)
+        return self
+
+    def unlearnings(self, method: Method, source: str) -> list[UnlearnRun]:
+        """Of one method on the model at `source`, with every seed."""
+        return [self.unlearning(method, source, seed) for seed in self.seeds or (self.seed,)]
+
+    def unlearning(self, method: Method, source: str, seed: int | None = None) -> UnlearnRun:
+        """The full config of one method on the model at `source`; without a seed, that of the job."""
+        values = {
+            "name": method.name,
+            "model": self.model.at(source).model_dump(),
+            "data": self.data.model_dump(),
+            **method.unlearning_keys,
+            "alternatives": sampled_by(self.evaluation.engine, method.alternatives),
+            "optim": {**self.optim.model_dump(), **method.optim},
+            "cluster": self.cluster.model_dump(),
+            "seed": self.seed if seed is None else seed,
+            "runs": self.runs,
+        }
+        run = build(UnlearnRun, values, where=f"methods.{self.methods.index(method)}")
+        return run if method.name else run.model_copy(update={"name": run.label})
+
+
 @dataclass(frozen=True)
 class Models:
     """The model that must forget and the retain model, and what makes them."""
@@ -134,3 +169,27 @@ class Models:
 
 def judge_of(config: ComparedModels) -> Judge | None:
     return None if config.train_nli is None else Judge(config.train_nli, config.seed, config.runs)
+
+
+class Made(NamedTuple):
+    """A model that a method has made."""
+
+    name: str
+    model: ModelSpec  # as it is measured
+    stage: Stage
+
+
+def unlearned(config: UnlearnedModels, models: Models, corpus: Corpus) -> Iterator[Made]:
+    """Those of all methods, with every seed."""
+    for run in (run for method in config.methods for run in config.unlearnings(method, models.target.source)):
+        stage = unlearning_stage(run, corpus, models.before)
+        name = run.name if len(config.seeds) < 2 else f"{run.name} seed {run.seed}"
+        yield Made(name, behind_marks(stage.model, run, corpus), stage)
+
+
+def behind_marks(model: ModelSpec, run: UnlearnRun, corpus: Corpus) -> ModelSpec:
+    """A model that was taught to heed marks is measured behind those of all that it is to forget; others are bare."""
+    if not run.method.hides:
+        return model
+    targets = tuple(dict.fromkeys(row.entity for row in corpus.forget if row.entity is not None))
+    return model.model_copy(update={"guardrail": GuardrailSpec(type="in_context", targets=targets)})

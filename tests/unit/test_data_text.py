@@ -186,3 +186,31 @@ def test_a_tokenizer_without_any_end() -> None:
     raw = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     with pytest.raises(UserError, match="no token ends an answer"):
         TextEncoder(PreTrainedTokenizerFast(tokenizer_object=raw), chat_template="plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "words"),
+    [
+        ("llama2", "Ada was born in London.", ("Ada", "London")),
+        ("llama2_metaspace", "Ada was born in London.", ("Ada", "London")),
+        ("llama3", "Köln, naïve: 北京 is her 🙂 town.", ("Köln", "naïve", "北京", "🙂", "town")),
+        ("smollm2", "Köln, naïve: 北京 is her 🙂 town.", ("Köln", "naïve", "北京", "🙂", "town")),
+    ],
+)
+@pytest.mark.parametrize("layout", ["plain", "raw"])
+def test_the_tokens_of_a_part_of_the_answer(
+    name: str, answer: str, words: tuple[str, ...], layout: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(name)
+    whole, short = (TextEncoder(tokenizer, chat_template=layout, max_length=length) for length in (256, 30))
+    encoded = whole.encode("Where?", answer)
+    for word in words:
+        start = answer.index(word)
+        places = whole.places(encoded, answer, [(start, start + len(word))])
+        written = tokenizer.decode([encoded.answer_ids[place] for place in places]).strip()
+        assert word in written
+        assert len(written) <= len(word) + 1  # a neighbouring sign that shares a token, at most
+        kept = short.encode("Where?", answer)
+        there = tuple(place for place in places if place < len(kept.answer_ids))
+        assert short.places(kept, answer, [(start, start + len(word))]) == there
+    assert whole.places(encoded, answer, []) == ()

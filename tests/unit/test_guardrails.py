@@ -24,11 +24,11 @@ from obliviate_eval.records import RECORDS_FILE, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, summarise
-from obliviate_recipes.comparison import behind_marks
 from obliviate_recipes.continual import ContinualRun
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.reporting import model_report
 from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.several import behind_marks
 from obliviate_recipes.stages.card import CARD, write_card
 from obliviate_recipes.stages.measure import Measuring
 from obliviate_recipes.sweeps.spec import SweepRun

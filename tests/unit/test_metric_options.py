@@ -1,6 +1,7 @@
 """What a metric's options change, where others' tests look at the defaults; what a log says; and edges of words."""
 
-from math import log2, nan
+from dataclasses import replace
+from math import exp, log2, nan
 from typing import Any
 from zlib import compress
 
@@ -14,6 +15,8 @@ from obliviate_eval.metrics import (
     ExactMatch,
     ExpectedWorstRouge,
     HitRate,
+    KeyProbability,
+    KeySaid,
     KnowledgeMemorization,
     LeakAtK,
     Loss,
@@ -222,3 +225,19 @@ def test_losses_by_hand() -> None:
 def test_rwkus_recall_sentence_by_sentence(reference: str, generation: str, recall: float) -> None:
     found = Rouge(definition="rwku").score(record(reference=reference, generation=generation))
     assert found == pytest.approx(recall)
+
+
+def _keys(**words: float) -> dict[Probe, tuple[ScoredAnswer, ...]]:
+    return {Probe.KEY: tuple(ScoredAnswer(word, (logp, logp - 1)) for word, logp in words.items())}
+
+
+def test_key_facts_are_likely_and_said() -> None:
+    """(-1 - 2 - 3 - 4) / 4 = -2.5 over all tokens of all word groups."""
+    known = record(answers=_keys(Lima=-1.0, baker=-3.0), generation="A BAKER, from Lima.")
+    assert KeyProbability().of(known) == pytest.approx(exp(-2.5))
+    assert KeySaid().of(known) == 1.0
+    assert KeySaid().of(replace(known, generation="A baker, from Limassol.")) == 0.0
+    assert KeySaid().of(replace(known, generation="From Peru.", aliases=("Peru",))) == 1.0
+    for unknown in (record(answers={Probe.KEY: ()}, generation="Lima"), record(answers=_keys(Lima=nan))):
+        assert KeyProbability().of(unknown) is None
+        assert KeySaid().of(unknown) is None

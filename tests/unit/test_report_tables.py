@@ -40,9 +40,10 @@ def test_latex_and_markdown_have_a_column_a_model(tmp_path: Path, evaluation: Ev
     assert "retain rouge & 0.500 [0.000, 1.000] & 0.500 [0.000, 1.000] \\\\\n" in latex
     assert "retain truth\\_ratio & – & – \\\\\n" in latex
     markdown = write_table(models, tmp_path / "report.html", "markdown").read_text(encoding="utf-8")
-    header, rule, first, *_ = markdown.splitlines()
+    header, rule, said, likely, first, *_ = markdown.splitlines()
     assert [cell.strip() for cell in header.split("|")[2:4]] == ["A & B", "c_d"]
     assert [cell.strip() for cell in first.split("|")[1:3]] == ["retain rouge", "0.500 [0.000, 1.000]"]
+    assert [line.split("|")[1].strip() for line in (said, likely)] == ["retain key_said", "retain key_probability"]
     assert set(rule) <= set("|:-")
 
 

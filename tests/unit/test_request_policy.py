@@ -101,7 +101,7 @@ def test_a_bound_without_a_limit() -> None:
         ("model_utility", "model_utility", "policy.forget.model_utility: the suite closer_look measures no such thing"),
         ("rouge", "retain.rogue", r"policy.utility.retain.rogue: .* did you mean retain.rouge\?"),
         ("rouge", "forget_efficacy", "policy.utility.forget_efficacy: "),
-        ("rouge", "holiday", "policy.utility.holiday: .*; known: model_utility, tofu_model_utility, retain.rouge, "),
+        ("rouge", "holiday", "policy.utility.holiday: .*; known: model_utility, tofu_model_utility, retain.key_said, "),
     ],
 )
 def test_names_that_are_not_measured(forget: str, utility: str, message: str) -> None:

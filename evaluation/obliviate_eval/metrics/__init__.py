@@ -20,6 +20,8 @@ from obliviate_eval.metrics.fluency import Fluency
 from obliviate_eval.metrics.judge_agreement import JudgeAgreement
 from obliviate_eval.metrics.judge_kappa import JudgeKappa
 from obliviate_eval.metrics.judged import Judged
+from obliviate_eval.metrics.key_probability import KeyProbability
+from obliviate_eval.metrics.key_said import KeySaid
 from obliviate_eval.metrics.knowledge_memorization import KnowledgeMemorization
 from obliviate_eval.metrics.leak_at_k import LeakAtK
 from obliviate_eval.metrics.leak_bound import LeakBound
@@ -80,6 +82,8 @@ AnyMetric = (
     | Rouge1
     | MeanReciprocalRank
     | HitRate
+    | KeyProbability
+    | KeySaid
 )
 AnyComparison = (
     MiaLoss
@@ -135,6 +139,8 @@ __all__ = [
     "JudgeAgreement",
     "JudgeKappa",
     "Judged",
+    "KeyProbability",
+    "KeySaid",
     "KnowledgeMemorization",
     "LeakAtK",
     "LeakBound",

@@ -33,7 +33,7 @@ class Comparison:
 
 
 def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
-    """One row a model: what it forgot, what it kept, and whether it is told from one that never knew.
+    """One row a model: does it say the facts, what it forgot, what it kept, and is it told from one that never knew?
 
     Model utility is the suite's own, or else TOFU's. Forget and retain show the first set of that role.
     """
@@ -43,21 +43,25 @@ def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
     says_more = any(model.method not in (None, model.name) for model in models)
     if says_more:
         table.add_column("Method", overflow="fold")
+    means = [[_means(model, role) for role in (Role.FORGET, Role.RETAIN)] for model in models]
+    says = any("key_said" in forget for forget, _ in means)
+    if says:
+        table.add_column("Facts\nsaid ↓", justify="right")
     for title in ("FE ↑", "MU ↑", "FQ ↑"):
         table.add_column(title, justify="right")
     for role in ("Forget", "Retain"):
         table.add_column(f"{role}\nROUGE", justify="right")
         table.add_column(f"{role}\nprob.", justify="right")
-    for model in models:
+    for model, of_roles in zip(models, means, strict=True):
         found = model.evaluation.aggregates
-        means = [_means(model, role) for role in (Role.FORGET, Role.RETAIN)]
         table.add_row(
             Text(model.name),
             *([Text(model.method or NOTHING)] if says_more else []),
+            *([_cell(of_roles[0].get("key_said"), roomy)] if says else []),
             _cell(found.get("forget_efficacy"), roomy),
             _cell(found.get("model_utility", found.get("tofu_model_utility")), roomy),
             _quality(model),
-            *(_cell(each.get(metric), roomy) for each in means for metric in ("rouge", "probability")),
+            *(_cell(each.get(metric), roomy) for each in of_roles for metric in ("rouge", "probability")),
         )
     return table
 

@@ -23,6 +23,8 @@ from obliviate_eval.metrics import (
     ExtentOfKnowledge,
     ExtractionStrength,
     Fluency,
+    KeyProbability,
+    KeySaid,
     KnowledgeMemorization,
     LeakAtK,
     LeakBound,
@@ -57,7 +59,8 @@ from obliviate_eval.suites.wmdp_forms import WMDP_CLOZE, WMDP_ROBUST
 # The published figures rest on ROUGE's own tokenizer.
 _PUBLISHED_ROUGE = Rouge(words="published")
 _REST = (Probability(), TruthRatio(), TokenEntropy(), Similarity())
-_SIX = (_PUBLISHED_ROUGE, *_REST, Entailment(words="published"))
+_KEY = (KeySaid(), KeyProbability())  # what a user means by forgotten: first
+_SIX = (*_KEY, _PUBLISHED_ROUGE, *_REST, Entailment(words="published"))
 _MEMORY = (ExtractionStrength(), ExactMemorization(), ParaphrasedProbability(), ExtentOfKnowledge())
 _ATTACKS = (MiaLoss(), MiaZlib(), MiaMinK(), MiaReference())  # those that one scored pass gives
 
@@ -84,13 +87,13 @@ REAL_WORLD = replace(
 OPT_OUT = Suite(
     name="opt_out",
     title="Opt-Out's FQ and RQ (arXiv:2406.12329v3): an entity, its neighbours, and the world; needs no judge",
-    metrics=(Probability(), _PUBLISHED_ROUGE, TruthRatio()),
+    metrics=(*_KEY, Probability(), _PUBLISHED_ROUGE, TruthRatio()),
     aggregates=(OPT_OUT_FQ, OPT_OUT_RQ),
 )
 TOFU = Suite(
     name="tofu",
     title="TOFU's own numbers (arXiv:2401.06121), memorisation and membership inference; needs no judge",
-    metrics=(_PUBLISHED_ROUGE, Probability(), TruthRatio(definition="tofu"), *_MEMORY),
+    metrics=(*_KEY, _PUBLISHED_ROUGE, Probability(), TruthRatio(definition="tofu"), *_MEMORY),
     comparisons=(*_ATTACKS, PrivLeak(), RelativeDifference()),
     aggregates=(TOFU_MODEL_UTILITY, MEMORIZATION),
 )
@@ -154,13 +157,22 @@ WMDP = Suite(
 LEAKAGE = Suite(
     name="leakage",
     title="Leakage under sampling: leak@k with bounds, the worst of k samples; repetition and diversity",
-    metrics=(Rouge(), LeakAtK(), ExpectedWorstRouge(), SelfBleu(), DistinctN(), TokenEntropy()),
+    metrics=(KeySaid(), Rouge(), LeakAtK(), ExpectedWorstRouge(), SelfBleu(), DistinctN(), TokenEntropy()),
     comparisons=(LeakBound(),),
+)
+ROBUSTNESS = Suite(
+    name="robustness",
+    title="Whether a fact is known, teacher-forced and said: what attacks are measured by; needs no judge",
+    metrics=(*_KEY, Probability(), ExtractionStrength(), Rouge()),
+    sets={
+        "forget*": ("key_said", "key_probability", "probability", "extraction_strength", "rouge"),
+        "*": ("probability",),
+    },
 )
 CUSTOM = Suite(
     name="custom",
     title="A user's own questions: the six metrics, memorisation, repetition, and attacks where a holdout set is given",
-    metrics=(Rouge(), *_REST, Entailment(), *_MEMORY, DistinctN()),
+    metrics=(*_KEY, Rouge(), *_REST, Entailment(), *_MEMORY, DistinctN()),
     comparisons=(*_ATTACKS, PrivLeak()),
     aggregates=(MODEL_UTILITY, FORGET_EFFICACY, MEMORIZATION),
     premise=CLOSER_LOOK.premise,
@@ -169,7 +181,8 @@ CUSTOM = Suite(
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, REAL_WORLD, OPT_OUT, TOFU, OPENUNLEARNING, MUSE, WMDP, LEAKAGE, CUSTOM,
+        CLOSER_LOOK, CLOSER_LOOK_REAL_WORLD, REAL_WORLD, OPT_OUT, TOFU, OPENUNLEARNING, MUSE, WMDP, LEAKAGE,
+        ROBUSTNESS, CUSTOM,
         RWKU,
         WMDP_ROBUST, WMDP_CLOZE,
         KNOWUNDO,

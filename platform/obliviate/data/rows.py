@@ -15,6 +15,7 @@ from obliviate.data.shapes import standard
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, write_whole
+from obliviate.words import contains
 
 Message = tuple[str, str]  # role and text
 Question = tuple[str, tuple[Message, ...], str | None]  # with what was said before, what the answer stands behind
@@ -43,6 +44,7 @@ class Row:
     history: tuple[Message, ...] = ()  # what was said before the question
     answer_prefix: str | None = None  # what the answer stands behind, given and not scored: "Answer:"
     aliases: tuple[str, ...] = ()  # other ways to say the true answer, for metrics that take any of them
+    key_facts: tuple[str, ...] = ()  # words of `fact` that carry it (`key` in files); empty: key_facts finds them
 
     @property
     def asked(self) -> Question:
@@ -104,12 +106,12 @@ class Corpus:
     @cached_property
     def training_content(self) -> str:
         """Hash of every text that is trained on."""
-        return content_hash([[asdict(row) for row in rows] for rows in (self.forget, self.retain)])
+        return content_hash([[_record(row) for row in rows] for rows in (self.forget, self.retain)])
 
     @cached_property
     def evaluation_content(self) -> str:
         """Hash of every text that is measured on."""
-        return content_hash([[s.name, s.role, [asdict(row) for row in s.rows]] for s in self.evaluation])
+        return content_hash([[s.name, s.role, [_record(row) for row in s.rows]] for s in self.evaluation])
 
 
 def require_training_texts(corpus: Corpus) -> None:
@@ -163,7 +165,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def _record(row: Row) -> dict[str, Any]:
     """With the keys of the files, those that have no value left out."""
     record = asdict(row)
-    record["perturbed_answer"] = record.pop("perturbed_answers")
+    record["perturbed_answer"], record["key"] = record.pop("perturbed_answers"), record.pop("key_facts")
     return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
 
 
@@ -202,6 +204,7 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
         history=_history(record, where),
         answer_prefix=_prefix(record, where),
         aliases=_strings(record, "aliases", where),
+        key_facts=_key_facts(record, where),
     )
 
 
@@ -265,6 +268,14 @@ def _prefix(record: Mapping[str, Any], where: str) -> str | None:
             f"{where}: 'answer_prefix' is {_shown(prefix)}; give words that the answer to a question follows, or none"
         )
     return prefix
+
+
+def _key_facts(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    found, fact = _strings(record, "key", where), record.get("golden_answer") or record["answer"]
+    for key in found:
+        if not contains(fact, key):
+            raise UserError(f"{where}: 'key': the answer does not hold {_shown(key)}; give words as they stand in it")
+    return found
 
 
 def _folded(text: str) -> str:

@@ -24,6 +24,7 @@ from obliviate.schema import GuardrailSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PART_OF_A_CHARACTER = "\ufffd"  # what tokenizers decode its first bytes to
 PROMPTS_KEPT = 4096  # whose ids are remembered: one question has several answers
 
 
@@ -177,6 +178,23 @@ class TextEncoder:
 
     def encode_row(self, row: Row) -> Encoded:
         return self.encode(*row.saying(row.answer))
+
+    def places(self, text: Encoded, answer: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Which of the answer's tokens write any part of these ranges of its characters, cut-off ones aside.
+
+        Of several tokens that write one character, all. What the tokenizer does not know shifts what follows.
+        """
+        found, read = [], 0
+        for place in range(len(text.answer_ids)):
+            ids = list(text.answer_ids[: place + 1])
+            decoded: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            written = decoded.lstrip() if answer[:1].strip() else decoded
+            whole = len(written.rstrip(PART_OF_A_CHARACTER))
+            ends = whole + (len(written) > whole or whole == read)
+            if any(read < end and ends > start for start, end in spans):
+                found.append(place)
+            read = whole
+        return tuple(found)
 
     def cuts(self, question: str, answer: str, history: History = (), prefix: str | None = None) -> bool:
         """Whether `encode` leaves out the answer's end."""

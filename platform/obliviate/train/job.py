@@ -3,10 +3,10 @@
 Importing it is cheap for those who only pass a job on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
@@ -14,6 +14,9 @@ from obliviate.methods import Pass, Term, Text
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
+
+if TYPE_CHECKING:
+    from obliviate.train.model import ScoredModel
 
 CHECKPOINTS = "checkpoints"
 
@@ -29,6 +32,23 @@ class DropRule(Protocol):
     def __call__(self, rows: Sequence[Row], said: Sequence[str]) -> Sequence[bool]:
         """Of each row, and what the model now says to its question, greedily: is it forgotten?"""
         ...
+
+
+class Watch(Protocol):
+    """Looks at the model at the ends of some steps. Travels to the workers as it is; each of them calls it, because
+    with sharded weights all make the same forward passes."""
+
+    @property
+    def steps(self) -> Collection[int]:
+        """After how many; 0: before the first."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether all that it writes is there: the training has nothing else to leave behind."""
+        ...
+
+    def __call__(self, model: "ScoredModel", step: int) -> None: ...
 
 
 class Reporter(Protocol):
@@ -53,6 +73,7 @@ class Job:
     reference: ModelSpec | None = None  # None: the model itself, before the first step
     reinforced: ModelSpec | None = None  # the model, the forget set learned again, for Generic statistics
     anchor: Text = Pass.FORGET  # RETAIN when fine-tuning: an epoch is a pass over the retain rows
+    watch: Watch | None = None  # what it sees is all that is wanted: no model is kept
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
     world: tuple[Row, ...] = ()  # general instructions

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -24,6 +25,19 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: Reporter) -> N
     A worker that dies is started again from the last checkpoint, at most `cluster.max_failures` times. The same job in
     the same directory continues where it stopped. Raises UserError for what the user can mend.
     """
+    named = (job, storage.name(job.directory), storage.name(folder))
+    with _Follower([job.directory], on_step):
+        _on_workers([named], job.directory, cluster)
+
+
+def launch_watched(jobs: Sequence[Job], directory: Path, cluster: ClusterSpec, on_step: Reporter) -> None:
+    """Train jobs that are watched, one after the other on the same workers; otherwise as `launch`. `directory` is that
+    of the run which theirs are in; `on_step` is told of all steps of all jobs."""
+    with _Follower([job.directory for job in jobs], on_step):
+        _on_workers([(job, storage.name(job.directory), None) for job in jobs], directory, cluster)
+
+
+def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cluster: ClusterSpec) -> None:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -34,17 +48,16 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: Reporter) -> N
     cpus = cluster.cpus_per_worker or cores_share(cluster.workers, gpus)
     check_resources("cluster.workers", cluster.workers, cpus, gpus)
     resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    storage_path, filesystem = storage.for_ray(job.directory / "ray")
-    names = {"directory": storage.name(job.directory), "folder": storage.name(folder)}
+    storage_path, filesystem = storage.for_ray(directory / "ray")
     trainer = TorchTrainer(
         work,
-        train_loop_config={"job": job, "threads": cpus, **names},
+        train_loop_config={"jobs": list(jobs), "threads": cpus},
         torch_config=(LocalTorchConfig if is_local() else TorchConfig)(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            name=job.directory.name,
+            name=directory.name,
             storage_path=storage_path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
@@ -52,28 +65,27 @@ def launch(job: Job, cluster: ClusterSpec, folder: Path, on_step: Reporter) -> N
             worker_runtime_env={"env_vars": worker_environment(**heap.ENVIRONMENT)},
         ),
     )
-    with _Follower(job.directory, on_step):
-        try:
-            outcome: Outcome = trainer.fit().return_value
-        except ray.train.TrainingFailedError as error:
-            causes = getattr(error, "worker_failures", {}) or {0: error}
-            last = str(next(iter(causes.values()))).strip().rpartition("\n")[2]
-            raise UserError(
-                f"{job.directory}: training failed {cluster.max_failures + 1} times, the last time with: {last}; "
-                f"the workers' logs are in {os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs/train"
-            ) from error
+    try:
+        outcome: Outcome = trainer.fit().return_value
+    except ray.train.TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", {}) or {0: error}
+        last = str(next(iter(causes.values()))).strip().rpartition("\n")[2]
+        raise UserError(
+            f"{directory}: training failed {cluster.max_failures + 1} times, the last time with: {last}; "
+            f"the workers' logs are in {os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs/train"
+        ) from error
     if outcome.error is not None:
         raise (DivergedError if outcome.diverged else UserError)(outcome.error)
 
 
 class _Follower:
-    """Hands each new line of the run's step log to `on_step`, from a thread, while the workers train.
+    """Hands each new line of the step logs to `on_step`, from a thread, while the workers train.
 
     Of a run in an object store the log may be on another node, which publishes it now and then.
     """
 
-    def __init__(self, directory: Path, on_step: Reporter) -> None:
-        self._directory, self._on_step = directory, on_step
+    def __init__(self, directories: Sequence[Path], on_step: Reporter) -> None:
+        self._directories, self._on_step = directories, on_step
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -85,15 +97,17 @@ class _Follower:
         self._thread.join()
 
     def _follow(self) -> None:
-        seen, fetched_s = 0, monotonic()
+        seen, fetched_s = dict.fromkeys(self._directories, 0), monotonic()
         while True:
             stopping = self._stop.wait(POLL_S)
             if stopping or monotonic() - fetched_s >= PUBLISH_EVERY_S:
-                storage.fetch(self._directory / STEPS_FILE)
+                for directory in self._directories:
+                    storage.fetch(directory / STEPS_FILE)
                 fetched_s = monotonic()
-            for line in read_steps(self._directory):
-                if line["step"] > seen:
-                    self._on_step(line)
-                    seen = line["step"]
+            for directory in self._directories:
+                for line in read_steps(directory):
+                    if line["step"] > seen[directory]:
+                        self._on_step(line)
+                        seen[directory] = line["step"]
             if stopping:
                 return

@@ -92,6 +92,7 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
     job = trainer.job
     log = StepLog(job.directory, start) if dist.get_rank() == 0 else None
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
+    trainer.watch(start)
     for step in range(start, trainer.schedule.steps):
         if not trainer.items(step):
             continue  # nothing of this step's rows is left to forget
@@ -101,7 +102,8 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
             log.write(metrics)
         if report is not None:
             report(metrics)
-        last = step + 1 == trainer.schedule.steps
+        trainer.watch(step + 1)
+        last = step + 1 == trainer.schedule.steps and job.watch is None
         if due(step + 1, last=last):
             with due.saving():
                 if log is not None:
@@ -287,6 +289,14 @@ class _Trainer:
             return {}
         size = self.job.optim.micro_batch_size
         return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
+
+    def watch(self, done: int) -> None:
+        """After that many steps. What was seen before a resume is seen again: the same."""
+        watch = self.job.watch
+        if watch is not None and done in watch.steps:
+            self.model.eval()
+            watch(self.model, done)
+            self.model.train()
 
     def items(self, step: int) -> list[Item]:
         """What is trained on in a step: empty where early drop has left nothing of it."""

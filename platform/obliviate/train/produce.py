@@ -1,5 +1,6 @@
 """From a job to a model folder: the training, what its weights' dtype leaves of it, and the export."""
 
+import gc
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -8,11 +9,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from obliviate import storage
 from obliviate.errors import DivergedError, UserError
 from obliviate.runs import EXPORT_FILE, write_json
 from obliviate.source import export_dtype
 from obliviate.train import checkpoint, export
 from obliviate.train.batch import texts_of
+from obliviate.train.heap import give_back
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.loop import train
 from obliviate.train.model import ScoredModel
@@ -49,6 +52,19 @@ def train_and_write(
         record = None if found is None else asdict(found)
         write_json(job.directory / EXPORT_FILE, {"rounding": record, "warnings": warnings})
     return model
+
+
+def train_and_watch(job: Job, *, device: torch.device) -> None:
+    """Train a job that is watched, unless all has been seen, and leave nothing else behind."""
+    assert job.watch is not None
+    seen = [job.watch.done]  # the first worker's word: the others may be on other disks
+    dist.broadcast_object_list(seen)
+    if not seen[0]:
+        train(job, device=device)
+        gc.collect()  # FSDP2's models are cycles, and the next one needs their room
+        give_back()
+    if dist.get_rank() == 0:
+        storage.remove(job.directory / CHECKPOINTS)
 
 
 def _probability(model: ScoredModel, job: Job, device: torch.device) -> float | None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from obliviate import storage
 from obliviate.errors import DivergedError, UserError
-from obliviate.train.job import Job
 
 
 @dataclass(frozen=True)
@@ -17,23 +16,25 @@ class Outcome:
 
 
 def work(config: dict[str, Any]) -> Outcome:
-    """`config`: the job, the CPU threads of this worker, and what every node calls the job's directory and the folder
-    for the trained model.
+    """`config`: jobs, the CPU threads of this worker, and what every node calls each job's directory and the folder for
+    its trained model (None: of a job that is watched).
     """
     # Here, because Ray's controller, which only passes this function on, would wait for them first.
     import ray.train
     import torch
 
-    from obliviate.train.produce import train_and_write
+    from obliviate.train.produce import train_and_watch, train_and_write
 
-    job: Job = replace(config["job"], directory=storage.local(config["directory"]))
-    folder = storage.local(config["folder"])
     torch.set_num_threads(max(1, int(config["threads"])))
     context = ray.train.get_context()
     device = torch.device("cuda", context.get_local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-
     try:
-        train_and_write(job, folder, device=device)
+        for job, directory, folder in config["jobs"]:
+            here = replace(job, directory=storage.local(directory))
+            if folder is None:
+                train_and_watch(here, device=device)
+            else:
+                train_and_write(here, storage.local(folder), device=device)
     except UserError as error:
         return Outcome(error=str(error), diverged=isinstance(error, DivergedError))
     return Outcome()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean
 
-from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
+from obliviate.config import UnlearnRun
 from obliviate.data import Corpus
 from obliviate.data.rows import Row, Said
 from obliviate.data.schedule import Schedule
@@ -21,7 +21,7 @@ from obliviate.inference.limits import room
 from obliviate.methods import ParameterRegularizer, Positions, union_of_needs
 from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
-from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec, OptimSpec
 from obliviate.scoring import needs_reference
 from obliviate.source import export_dtype
 from obliviate.train.phases import plan_updates
@@ -58,10 +58,10 @@ class Measured:
 Work = Trained | Measured
 
 
-def finetuning(config: FinetuneRun, rows: tuple[Row, ...], model: ModelSpec) -> TrainingWork:
+def finetuning(optim: OptimSpec, seed: int, rows: tuple[Row, ...], model: ModelSpec) -> TrainingWork:
     """`model`: one whose files are there, of the shape and the tokenizer of that which is trained; so everywhere."""
     tokens, answers = _lengths(model, _said(rows))
-    return _training(config, model, len(rows), texts=1, tokens=tokens, scored=answers)
+    return _training(optim, seed, model, len(rows), texts=1, tokens=tokens, scored=answers)
 
 
 def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> TrainingWork:
@@ -81,7 +81,8 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
                 tokens = float(model.max_length)
             lengths.append((tokens, answers if where is Positions.ANSWER else tokens - 1))
     work = _training(
-        config,
+        config.optim,
+        config.seed,
         model,
         len(corpus.forget),
         texts=len(lengths),
@@ -108,12 +109,11 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
 
 
 def _training(
-    config: TrainingRun, model: ModelSpec, anchors: int, *, texts: int, tokens: float, scored: float
+    optim: OptimSpec, seed: int, model: ModelSpec, anchors: int, *, texts: int, tokens: float, scored: float
 ) -> TrainingWork:
-    optim = config.optim
     return TrainingWork(
         size=_size(model),
-        steps=Schedule(anchors, 1, 1, optim, config.seed).steps,
+        steps=Schedule(anchors, 1, 1, optim, seed).steps,
         items=optim.batch_size,
         micro_items=optim.micro_batch_size,
         texts_per_item=texts,

@@ -81,11 +81,11 @@ class Measuring:
         """Of a model, beside the retain model's for forget quality. `needs`: stages that make what it names."""
         return Figures(Records(self, name, model, needs), retain)
 
-    def answers_of(self, run: Path) -> list[Record]:
+    def answers_in(self, file: Path) -> list[Record]:
         """Read once for all models."""
-        if run not in self._read:
-            self._read[run] = read_records(storage.fetch(run / RECORDS_FILE))
-        return self._read[run]
+        if file not in self._read:
+            self._read[file] = read_records(storage.fetch(file))
+        return self._read[file]
 
     @cached_property
     def judges(self) -> "Judges":
@@ -299,7 +299,9 @@ class Figures(Stage):
                 judges,
                 run.directory,
                 Pace(show).begin,
-                reference_records=None if self.retain is None else shared.answers_of(self.retain.run.directory),
+                reference_records=None
+                if self.retain is None
+                else shared.answers_in(self.retain.run.directory / RECORDS_FILE),
                 tasks=TASKS.validate_json(storage.fetch(collected / TASKS_FILE).read_bytes()),
             )
         unanswered = {} if judges.verdict is None else judges.verdict.unanswered

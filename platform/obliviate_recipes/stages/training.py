@@ -211,7 +211,7 @@ class Finetune(Training):
 
     @property
     def steps(self) -> TrainingWork:
-        return finetuning(self.config, self.rows, self.at_hand(self.config.model))
+        return finetuning(self.config.optim, self.config.seed, self.rows, self.at_hand(self.config.model))
 
     def outline(self) -> list[str]:
         self.check()

@@ -1,0 +1,129 @@
+"""What an attack is: settings, and for each of them the records of a model before the attack and under it.
+
+An attack's hyper-parameters are its fields, `type` is the discriminator. It knows neither which of the models is the
+unlearned one nor how recovery is computed: it runs on all of them alike.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from obliviate.data.rows import EvaluationSet, Role, Row
+from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
+from obliviate_eval.records import RECORDS_FILE
+from obliviate_recipes.attacks.split import FORGET, Split
+from obliviate_recipes.stage import ModelStage, Stage
+from obliviate_recipes.stages.measure import Measuring, Records
+
+# What every suite that measures a fact may have, larger where it is known, the headline first.
+MEASURES = ("key_probability", "key_said", "probability", "extraction_strength", "rouge")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The records that a stage makes; `file` in its run."""
+
+    stage: Stage
+    file: str = RECORDS_FILE
+
+    @property
+    def path(self) -> Path:
+        return self.stage.run.directory / self.file
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attack at one setting on one model. Attempts that differ in their seed alone are one, with their mean.
+
+    `on`: the measures that are read of the set `set`; `own_scale`: measured there in another way than before, which the
+    first of MEASURES tells. `items`: of each row of that set, which item of V it asks about, an item being known where
+    any of its rows is; None: row by row. `steps`: of a training, for curves. `changes`: whether the weights are other
+    ones, so that the model may have lost what it was to keep.
+    """
+
+    setting: str
+    before: Measured
+    after: Measured
+    on: tuple[str, ...] = MEASURES
+    own_scale: bool = False
+    set: str = FORGET
+    items: tuple[int, ...] | None = None
+    seed: int = 0
+    steps: int | None = None
+    changes: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, and what makes it."""
+
+    name: str
+    model: ModelSpec
+    needs: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all attacks of a job share. `measuring`: V as the set FORGET, and what is kept. `original` and `retain` for
+    attacks that compare with them; the latter None without a control."""
+
+    split: Split
+    measuring: Measuring
+    cluster: ClusterSpec
+    seed: Seed
+    original: Target
+    retain: Target | None
+    _plain: dict[str, Records] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> str:
+        return self.measuring.runs
+
+    @cached_property
+    def kept(self) -> tuple[EvaluationSet, ...]:
+        """What tells whether a model is still of use."""
+        return tuple(each for each in self.measuring.corpus.evaluation if each.role is not Role.FORGET)
+
+    def plain(self, target: Target) -> Measured:
+        """The model as it is, asked as usual, on the engine."""
+        if target.name not in self._plain:
+            self._plain[target.name] = self.records(target.name, target.model, target.needs)
+        return Measured(self._plain[target.name])
+
+    def records(self, name: str, model: ModelSpec, needs: tuple[Stage, ...]) -> Records:
+        """Of a model on the same items as all others."""
+        return Records(self.measuring, name, model, needs)
+
+    def changed(self, target: Target, setting: str, stage: ModelStage) -> Attempt:
+        """The attempt of a stage that makes another model of the target."""
+        records = self.records(f"{target.name} {setting}", stage.model, (stage,))
+        return Attempt(setting, self.plain(target), Measured(records), changes=True)
+
+
+class Attack(Spec, ABC):
+    """`title`, `source`: what `obliviate attacks` prints."""
+
+    title: ClassVar[str]
+    source: ClassVar[str]
+
+    type: str
+    name: str = ""  # in reports; empty: the type
+
+    @property
+    def label(self) -> str:
+        return self.name or self.type
+
+    @abstractmethod
+    def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
+        """At every setting. Raises UserError where the data or the model do not have what it takes."""
+
+    def check(self, scene: Scene) -> None:
+        """Raises UserError for what can be known before anything is made."""
+
+
+def asked(rows: Sequence[Row], name: str = FORGET) -> EvaluationSet:
+    """Rows as a set that is measured as what should be forgotten."""
+    return EvaluationSet(name, Role.FORGET, tuple(rows))

@@ -1,0 +1,138 @@
+"""Attacks on real Ray with tiny models: what they leave behind, what they find again, and what must hold."""
+
+from pathlib import Path
+
+import pytest
+
+from obliviate.data.fictitious import FictitiousData
+from obliviate.errors import UserError
+from obliviate_eval.records import read_records
+from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
+from obliviate_recipes.attacks.recipe import Attacks
+from obliviate_recipes.attacks.relearn import Relearned
+from obliviate_recipes.attacks.spec import AttackRun
+from obliviate_recipes.attacks.split import Split, SplitSpec
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stage import all_of
+from recipes import Told
+from tiny import tiny_model_folder
+
+pytestmark = pytest.mark.integration
+
+
+def _config(folder: Path, **others: object) -> AttackRun:
+    models = [str(tiny_model_folder(folder / f"model-{seed}", seed=seed)) for seed in range(3)]
+    values: dict[str, object] = {
+        "model": {"source": models[0], "compute_dtype": "float32"},
+        "retain_model": {"source": models[1], "compute_dtype": "float32"},
+        "models": {"forgot": {"source": models[2], "compute_dtype": "float32"}},
+        "data": {"type": "fictitious", "people": 4, "questions_per_person": 2, "eval_retain_limit": 2},
+        "attacks": [{"type": "relearn", "learning_rates": [1e-2, 1e-30], "steps": [1, 3], "batch_size": 2}],
+        "budget": {"utility_drop": 1.0},
+        "evaluation": {"suite": "robustness", "engine": {"type": "hf", "dtype": "float32"},
+                       "generation": {"max_new_tokens": 4}},
+        "runs": str(folder / "runs"),
+    }  # fmt: skip
+    return AttackRun.model_validate({**values, **others})
+
+
+def _robustness(recipe: Attacks, events: Told | None = None) -> Robustness:
+    return Robustness.read(recipe.perform(events or QUIET) / ROBUSTNESS_FILE)
+
+
+def test_relearning_is_measured_along_the_way_and_found_again(ray_local: None, tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    told = Told()
+    found = _robustness(Attacks(config), told)
+    assert set(found.models) == {"original", "retain", "forgot"}
+    assert (found.control, found.split, found.attacked, found.items) == ("retain", "entity", 2, 2)
+    settings = {outcome.setting for outcome in found.outcomes["forgot"]}
+    assert {"relearn forget, rate 0.01, 1 steps", "relearn forget, rate 0.01, 3 steps", "asked as usual"} < settings
+    for outcome in found.outcomes["retain"]:
+        assert outcome.recovery.excess.value in (None, pytest.approx(0, abs=1e-9))
+    assert "V has 2 items: too few" in told.text
+    for outcome in found.outcomes["forgot"]:  # an attack of no strength
+        if "1e-30" in outcome.setting:
+            assert outcome.recovery.after.value == outcome.recovery.before.value
+            assert outcome.recovery.excess.value in (None, 0)
+
+    stages = [stage for stage in all_of(Attacks(config).stages) if isinstance(stage, Relearned)]
+    assert len(stages) == 3
+    for stage in stages:
+        assert stage.done
+        for point in stage.points:
+            folder = stage.run.directory / point.folder
+            assert not (folder / "checkpoints").exists()
+            before, after = (read_records(folder / f"records-{steps}.parquet") for steps in (0, 3))
+            assert [record.set for record in before] == [record.set for record in after]
+            assert before != after
+    again = Told()
+    assert _robustness(Attacks(config), again) == found
+    assert "relearn" not in again.text.partition("done already")[0]
+    # Before its first step a training sees what an engine sees.
+    plain = Attacks(config).stages[0]
+    [records] = [stage for stage in plain.needs if stage.title == "records forgot"]
+    engine = read_records(records.run.directory / "records.parquet")
+    [mine] = [stage for stage in stages if stage.target.name == "forgot"]
+    trained = read_records(mine.run.directory / mine.points[0].folder / "records-0.parquet")
+    for one, other in zip(engine, trained, strict=True):
+        assert one.generation == other.generation
+        for probe, answers in one.answers.items():
+            for answer, same in zip(answers, other.answers[probe], strict=True):
+                assert answer.logp == pytest.approx(same.logp, abs=1e-4)
+                assert answer.greedy == same.greedy
+
+
+def test_t_and_v_are_disjoint_by_entity_where_there_are_several_and_by_row_else() -> None:
+    corpus = FictitiousData(people=6, forget_people=4, questions_per_person=3).load()
+    for seed in range(3):
+        split = Split.of(corpus, SplitSpec(seed=seed))
+        assert split.by == "entity"
+        assert not {row.entity for row in split.attacked} & {row.entity for row in split.measured}
+        assert len(split.attacked) == len(split.measured) == 6
+    assert Split.of(corpus, SplitSpec()) == Split.of(corpus, SplitSpec())
+    alone = FictitiousData(people=6, forget_people=1, questions_per_person=4).load()
+    split = Split.of(alone, SplitSpec(share=0.75))
+    assert (split.by, len(split.attacked), len(split.measured)) == ("row", 3, 1)
+    assert not {row.question for row in split.attacked} & {row.question for row in split.measured}
+    with pytest.raises(UserError, match="split.by: entity: the forget rows name 1"):
+        Split.of(alone, SplitSpec(by="entity"))
+    single = FictitiousData(people=2, forget_people=1, questions_per_person=1).load()
+    with pytest.raises(UserError, match="leave 0 to attack with and 1 to measure|leave 1 to attack with and 0"):
+        Split.of(single, SplitSpec())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"retain_model": None}, "retain_model: attacks are compared with a model that never saw the forget set"),
+        ({"models": {}}, "models: nothing to attack"),
+        ({"attacks": [{"type": "relearn"}, {"type": "relearn"}]}, "attacks: two are called relearn forget"),
+        ({"attacks": [{"type": "relearn", "steps": [5, 1]}]}, "give rising numbers of steps"),
+        ({"attacks": [{"type": "relearn", "learning_rates": [0]}]}, "greater than 0"),
+    ],
+)
+def test_mistakes_are_told_by_their_keys(changed: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        _config(tmp_path, **changed)
+
+
+def test_an_attack_needs_what_it_trains_on(tmp_path: Path) -> None:
+    nothing_kept = {"type": "fictitious", "people": 2, "forget_people": 2, "questions_per_person": 2}
+    recipe = Attacks(_config(tmp_path, data=nothing_kept, attacks=[{"type": "relearn", "on": "retain"}]))
+    with pytest.raises(UserError, match="attacks.relearn.on: retain: the data has no retain set"):
+        _ = recipe.stages
+    measured = tmp_path / "rows.jsonl"
+    row = recipe.corpus.evaluation[0].rows[-1]
+    measured.write_text(f'{{"question": "{row.question}", "answer": "{row.answer}"}}\n', encoding="utf-8")
+    everything = _config(
+        tmp_path, attacks=[{"type": "relearn", "on": str(measured)}], split={"by": "row", "share": 0.1}
+    )
+    with pytest.raises(UserError, match="of its rows are measured; take them out"):
+        _ = Attacks(everything.model_copy(update={"data": recipe.config.data})).stages
+
+
+def test_a_suite_that_tells_nothing_of_facts_is_refused(tmp_path: Path) -> None:
+    evaluation = {"suite": {"metrics": ["self_bleu"]}, "engine": {"type": "hf"}}
+    with pytest.raises(UserError, match="has none of key_probability, .*: take the suite robustness"):
+        Attacks(_config(tmp_path, evaluation=evaluation)).perform(QUIET)
