@@ -95,10 +95,10 @@ def test_t_and_v_are_disjoint_by_entity_where_there_are_several_and_by_row_else(
     split = Split.of(alone, SplitSpec(share=0.75))
     assert (split.by, len(split.attacked), len(split.measured)) == ("row", 3, 1)
     assert not {row.question for row in split.attacked} & {row.question for row in split.measured}
-    with pytest.raises(UserError, match="split.by: entity: the forget rows name 1"):
+    with pytest.raises(UserError, match=r"split.by: entity: the forget rows name 1"):
         Split.of(alone, SplitSpec(by="entity"))
     single = FictitiousData(people=2, forget_people=1, questions_per_person=1).load()
-    with pytest.raises(UserError, match="leave 0 to attack with and 1 to measure|leave 1 to attack with and 0"):
+    with pytest.raises(UserError, match=r"leave 0 to attack with and 1 to measure|leave 1 to attack with and 0"):
         Split.of(single, SplitSpec())
 
 
@@ -120,7 +120,7 @@ def test_mistakes_are_told_by_their_keys(changed: dict[str, object], message: st
 def test_an_attack_needs_what_it_trains_on(tmp_path: Path) -> None:
     nothing_kept = {"type": "fictitious", "people": 2, "forget_people": 2, "questions_per_person": 2}
     recipe = Attacks(_config(tmp_path, data=nothing_kept, attacks=[{"type": "relearn", "on": "retain"}]))
-    with pytest.raises(UserError, match="attacks.relearn.on: retain: the data has no retain set"):
+    with pytest.raises(UserError, match=r"attacks.relearn.on: retain: the data has no retain set"):
         _ = recipe.stages
     measured = tmp_path / "rows.jsonl"
     row = recipe.corpus.evaluation[0].rows[-1]
@@ -134,5 +134,5 @@ def test_an_attack_needs_what_it_trains_on(tmp_path: Path) -> None:
 
 def test_a_suite_that_tells_nothing_of_facts_is_refused(tmp_path: Path) -> None:
     evaluation = {"suite": {"metrics": ["self_bleu"]}, "engine": {"type": "hf"}}
-    with pytest.raises(UserError, match="has none of key_probability, .*: take the suite robustness"):
+    with pytest.raises(UserError, match=r"has none of key_probability, .*: take the suite robustness"):
         Attacks(_config(tmp_path, evaluation=evaluation)).perform(QUIET)
