@@ -88,6 +88,16 @@ class ModelFigures:
     known_by: str | None
 
 
+@dataclass(frozen=True)
+class Example:
+    """The item of V of which most came back, and what the model said to it."""
+
+    question: str
+    truth: str
+    plain: str | None  # asked as usual
+    answers: dict[str, str | None]  # setting -> what it said under the attack
+
+
 class Robustness(Spec):
     """What `robustness.json` holds."""
 
@@ -98,6 +108,7 @@ class Robustness(Spec):
     utility_drop: float  # the budget
     models: dict[str, ModelFigures]
     outcomes: dict[str, list[Outcome]]  # all, by model
+    examples: dict[str, Example]  # of the unlearned models
     notes: list[str] = Field(default=[])
 
     def write(self, path: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_card_that_cannot_be_written_is_told(
         if not writable:
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(stage, "write_card", card)
+    monkeypatch.setattr(stage, "add_measurement", card)
     told, measuring = Told(), Measuring(CORPUS, SPEC, None, str(tmp_path / "runs"), within=True)
     run = made(measuring.figures("me", ModelSpec(source=str(trained / "model"))), told)
     assert seen == [True]

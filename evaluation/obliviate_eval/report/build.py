@@ -72,13 +72,21 @@ class Column:
 
 
 @dataclass(frozen=True)
+class TextTable:
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Section:
-    """Charts of a job's own, between the summary and the metrics."""
+    """Charts and tables of a job's own, between the summary and the metrics."""
 
     id: str
     title: str
     lead: str
     charts: Sequence[Chart]
+    tables: Sequence[TextTable] = ()
 
 
 def build_report(

@@ -89,9 +89,12 @@ class Scene:
 
     def plain(self, target: Target) -> Measured:
         """The model as it is, asked as usual, on the engine."""
+        return Measured(self.plain_records(target))
+
+    def plain_records(self, target: Target) -> Records:
         if target.name not in self._plain:
             self._plain[target.name] = self.records(target.name, target.model, target.needs)
-        return Measured(self._plain[target.name])
+        return self._plain[target.name]
 
     def records(self, name: str, model: ModelSpec, needs: tuple[Stage, ...]) -> Records:
         """Of a model on the same items as all others."""

@@ -17,8 +17,10 @@ from obliviate_eval.records import Record
 from obliviate_eval.recovery import Arm, Scores
 from obliviate_eval.robustness import (
     FEW,
+    HEADLINE,
     PLAIN,
     ROBUSTNESS_FILE,
+    Example,
     Outcome,
     Robustness,
     Trial,
@@ -140,12 +142,38 @@ class Robust(Stage):
             utility_drop=self.budget,
             models={name: figures_of(found) for name, found in outcomes.items()},
             outcomes=outcomes,
+            examples={
+                target.name: self._example(target.name, outcomes[target.name], trials) for target in self.targets
+            },
             notes=list(self._notes(outcomes)),
         )
         for note in result.notes:
             events.warned(note)
         result.write(run.directory / ROBUSTNESS_FILE)
         return {"robustness": ROBUSTNESS_FILE}
+
+    def _example(self, model: str, outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> Example:
+        """Of the item whose headline measure rose most under any attack within the budget."""
+        pairs = [
+            (outcome, trial.arms[model])
+            for outcome, trial in zip(outcomes, trials, strict=False)
+            if outcome.within and not outcome.own_scale and outcome.measure in HEADLINE
+        ]
+        risen = [max((_risen(arm, i) for _, arm in pairs), default=0.0) for i in range(len(self.scene.split.measured))]
+        item = max(range(len(risen)), key=lambda i: risen[i])
+        found = figures_of(outcomes).attacks
+        worst = {name: next(iter(each.worst.values())).setting for name, each in found.items() if each.worst}
+        attempts = {
+            setting: next(one for one in self.attempts[attack, model] if one.setting == setting)
+            for attack, setting in worst.items()
+            if (attack, model) in self.attempts
+        }
+        said = {
+            setting: next((r.generation for r in self._of(one.after, one.set) if _item(r, one.items) == item), None)
+            for setting, one in attempts.items()
+        }
+        plain = self._of(self.attempts[PLAIN, model][0].after, FORGET)[item]
+        return Example(plain.question, plain.reference, plain.generation, said)
 
     def _trials(self) -> Iterator[Trial]:
         names = [target.name for target in self.everyone]
@@ -242,11 +270,20 @@ class Robust(Stage):
                     )
 
 
+def _risen(arm: Arm, item: int) -> float:
+    before, after = arm.before[item], arm.after[item]
+    return 0.0 if before is None or after is None else after - before
+
+
+def _item(record: Record, items: Sequence[int] | None) -> int:
+    return record.index if items is None else items[record.index]
+
+
 def _scores(records: Sequence[Record], measure: Score, items: Sequence[int] | None, count: int) -> Scores:
     """Of each item: the best of the rows that ask about it."""
     found: list[float | None] = [None] * count
     for record in records:
-        item, score = record.index if items is None else items[record.index], measure(record)
+        item, score = _item(record, items), measure(record)
         known = found[item]
         found[item] = score if known is None else known if score is None else max(known, score)
     return found

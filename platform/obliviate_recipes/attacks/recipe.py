@@ -1,11 +1,14 @@
 """`obliviate attack`: what every attack brings back, on unlearned models beside the original and the retain model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from obliviate import storage
+from obliviate.models import locate
+from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
@@ -13,9 +16,13 @@ from obliviate_recipes.attacks.spec import AttackRun
 from obliviate_recipes.attacks.split import Split
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import OfData
+from obliviate_recipes.reporting import REPORT, model_report, write
 from obliviate_recipes.several import Models, unlearned
 from obliviate_recipes.stage import Stage
-from obliviate_recipes.stages.measure import Measuring
+from obliviate_recipes.stages.card import CARD, Attacked, add_attacks
+from obliviate_recipes.stages.measure import Figures, Measuring
+
+SUMMARY = "summary.md"  # for whoever answers for a deletion
 
 
 class Attacks(OfData[AttackRun, Path]):
@@ -43,24 +50,39 @@ class Attacks(OfData[AttackRun, Path]):
         ready = [Target(name, model) for name, model in config.models.items()]
         for attack in config.attacks:
             attack.check(scene)
-        return [Robust(config.title, scene, config.attacks, (*made, *ready), config.budget.utility_drop)]
+        robust = Robust(config.title, scene, config.attacks, (*made, *ready), config.budget.utility_drop)
+        return [*(Figures(scene.plain_records(target)) for target in robust.everyone), robust]
 
     def conclude(self, events: Events) -> Path:
-        """The folder of what came out."""
-        [stage] = self.stages
-        file = stage.run.directory / ROBUSTNESS_FILE
-        for line in told(Robustness.read(file)):
-            events.said(line)
-        events.said(f"figures: {storage.name(file)}")
-        return stage.run.directory
+        """The path of the report, beside a page that sums it up."""
+        robust, folders = self.stages[-1], [stage.run.directory for stage in self.stages[:-1]]
+        assert isinstance(robust, Robust)
+        result = Robustness.read(robust.run.directory / ROBUSTNESS_FILE)
+        names = [target.name for target in robust.targets]
+        folder = robust.run.directory
+        page = summary_page(self.config.title, result, names)
+        write_whole(folder / SUMMARY, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        for target in robust.targets:
+            _onto_card(target, result, events)
+        models = [model_report(each) for each in folders]
+        write(self.config.title, models, folder / REPORT, events, [robustness_section(result, names)])
+        events.shown(robustness_table(result, names))
+        events.said(f"summary: {storage.name(folder / SUMMARY)}")
+        return folder / REPORT
 
 
-def told(result: Robustness) -> Iterator[str]:
-    """What is left of the secret, and what brings it back."""
-    for name, model in result.models.items():
-        score = model.score
-        if score is None or score.value is None:
-            yield f"{name}: robustness cannot be told"
-        else:
-            span = "" if score.low is None or score.high is None else f" ({score.low:.2f}–{score.high:.2f})"
-            yield f"{name}: robustness {score.value:.2f}{span}, by {model.attack}, {model.measure}"
+def _onto_card(target: Target, result: Robustness, events: Events) -> None:
+    """A model that one of our runs trained gets what came back into its card, where that may be written."""
+    folder = Path(locate(target.model.source))
+    if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):
+        return
+    attacked = Attacked(
+        control=result.control,
+        items=result.items,
+        utility_drop=result.utility_drop,
+        figures=result.models[target.name],
+    )
+    try:
+        add_attacks(Run(folder.parent, ""), folder.name, attacked)
+    except OSError as error:
+        events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")

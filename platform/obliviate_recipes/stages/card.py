@@ -5,29 +5,40 @@ from typing import Any
 
 from obliviate import storage
 from obliviate.guardrail import NOT_REMOVED, hides
-from obliviate.runs import EXPORT_FILE, Run, record_of, write_whole
-from obliviate.schema import ModelSpec
+from obliviate.runs import EXPORT_FILE, Run, record_of, write_json, write_whole
+from obliviate.schema import ModelSpec, Spec
 from obliviate.source import weights_dtype
+from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 from obliviate_recipes.stages.judged import JUDGED, line
 
 CARD = "README.md"
+MEASURED = "measured.json"  # beside the model's folder: what each suite measured, the last time
+ATTACKED = "attacked.json"  # what the last attacks brought back
 COLLAPSED = (
     "the model has collapsed: it no longer gives the answers that it should keep, so that what it no longer says is "
     "not forgotten but destroyed. Lower the learning rate, the forget objective's weight, or method.scale"
 )
 
 
-def write_card(
-    run: Run,
-    folder: str,
-    evaluation: Evaluation | None = None,
-    behind: str | None = None,
-    measured_in: str | None = None,
-) -> None:
-    """Into the run's model folder; again, with the figures, once it is measured, bare or `behind` a guardrail, its
-    weights in the dtype `measured_in`."""
+class Measured(Spec):
+    """`behind`: the guardrail that the model was measured behind. `dtype`: of its weights, in the engine."""
+
+    evaluation: Evaluation
+    behind: str | None
+    dtype: str
+
+
+class Attacked(Spec):
+    control: str
+    items: int
+    utility_drop: float
+    figures: ModelFigures
+
+
+def write_card(run: Run, folder: str) -> None:
+    """Into the run's model folder, from what the run holds; again, once the model is measured or attacked."""
     record = record_of(run.directory)
     config = record["config"]
     text = "\n".join(
@@ -43,7 +54,8 @@ def write_card(
             "",
             *_stored(run, folder),
             *_filtered(run),
-            *_measurements(evaluation, behind, measured_in),
+            *_measurements(run),
+            *_attacks(run),
             "## How to reproduce it",
             "",
             f"Git revision `{record['git_revision'] or 'unknown'}`, seed {config['seed']}, "
@@ -57,6 +69,27 @@ def write_card(
         ]
     )
     write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def add_measurement(run: Run, folder: str, measured: Measured) -> None:
+    """Beside those of other suites."""
+    found = {**_measured(run), measured.evaluation.suite: measured}
+    write_json(run.directory / MEASURED, {suite: each.model_dump(mode="json") for suite, each in found.items()})
+    write_card(run, folder)
+
+
+def add_attacks(run: Run, folder: str, attacked: Attacked) -> None:
+    write_json(run.directory / ATTACKED, attacked.model_dump(mode="json"))
+    write_card(run, folder)
+
+
+def _measured(run: Run) -> dict[str, Measured]:
+    file = run.directory / MEASURED
+    if not file.exists():
+        return {}
+    return {
+        suite: Measured.model_validate(each) for suite, each in json.loads(file.read_text(encoding="utf-8")).items()
+    }
 
 
 def _data(inputs: dict[str, str]) -> str:
@@ -132,14 +165,25 @@ def _stored(run: Run, folder: str) -> list[str]:
     return [text, ""]
 
 
-def _measurements(evaluation: Evaluation | None, behind: str | None, measured_in: str | None) -> list[str]:
-    if evaluation is None:
+def _measurements(run: Run) -> list[str]:
+    found = _measured(run)
+    if not found:
         return ["## Measurements", "", "Not measured yet: `obliviate evaluate`.", ""]
-    lines = ["## Measurements", "", f"Suite `{evaluation.suite}`; 95% bootstrap intervals; n is the items scored.", ""]
-    if measured_in is not None:
-        lines += [f"Figures hold for the weights in {measured_in}, in which the engine had them.", ""]
-    if behind is not None:
-        lines += [f"Measured behind a {behind}: the bare model, which is what lies here, has other figures.", ""]
+    lines = ["## Measurements", ""]
+    for measured in found.values():
+        lines += _suite(measured)
+    return lines
+
+
+def _suite(measured: Measured) -> list[str]:
+    evaluation = measured.evaluation
+    lines = [f"Suite `{evaluation.suite}`; 95% bootstrap intervals; n is the items scored.", ""]
+    lines += [f"Figures hold for the weights in {measured.dtype}, in which the engine had them.", ""]
+    if measured.behind is not None:
+        lines += [
+            f"Measured behind a {measured.behind}: the bare model, which is what lies here, has other figures.",
+            "",
+        ]
     lines += ["| set | metric | value | interval | n |", "|---|---|---|---|---|"]
     rows = [(name, metric, figure) for name, row in evaluation.sets.items() for metric, figure in row.items()]
     rows += [("all", name, figure) for name, figure in evaluation.aggregates.items()]
@@ -149,6 +193,36 @@ def _measurements(evaluation: Evaluation | None, behind: str | None, measured_in
         lines += ["", f"Forget quality against the retain model: {shown}."]
     if evaluation.collapsed:
         lines += ["", f"Warning: {COLLAPSED}."]
+    return [*lines, ""]
+
+
+def _attacks(run: Run) -> list[str]:
+    """Which were tried, how strong, and what came back."""
+    file = run.directory / ATTACKED
+    if not file.exists():
+        return ["## Attacks", "", "Not attacked yet: `obliviate attack`. What is not said may still be there.", ""]
+    found = Attacked.model_validate_json(file.read_text(encoding="utf-8"))
+    figures = found.figures
+    beyond = "beyond what the same attack teaches a model that never knew" if found.control == "retain" else (
+        "without a model that never knew beside it: what an attack teaches by itself is in it"
+    )  # fmt: skip
+    lines = [
+        "## Attacks",
+        "",
+        f"Excess recovery of {found.items} items that no attack was trained on: what came back, as a share of what was "
+        f"lost, {beyond}. Of each attack the strongest setting that costs at most {found.utility_drop:.0%} of the "
+        "utility.",
+        "",
+        "| attack | setting | measure | excess recovery | interval | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, attack in figures.attacks.items():
+        rows = [(o.setting, measure, _cells(o.recovery.excess)) for measure, o in attack.worst.items()]
+        lines += [f"| {name} | {setting} | {measure} | {cells} |" for setting, measure, cells in rows]
+        if not attack.worst:
+            lines.append(f"| {name} | – | – | could not be told, at {attack.settings} settings | – | – |")
+    if figures.score is not None and figures.score.value is not None:
+        lines += ["", f"Robustness score {figures.score.value:.3f}: 1 less the highest, by {figures.attack}."]
     return [*lines, ""]
 
 

@@ -30,7 +30,7 @@ from obliviate_recipes.events import Events, Update
 from obliviate_recipes.placement import PLACEMENT, judged_folder
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages import cautions
-from obliviate_recipes.stages.card import CARD, COLLAPSED, write_card
+from obliviate_recipes.stages.card import CARD, COLLAPSED, Measured, add_measurement
 from obliviate_recipes.stages.judge import Judge
 
 if TYPE_CHECKING:
@@ -337,7 +337,8 @@ class Figures(Stage):
             return
         behind = None if model.guardrail is None else label(model.guardrail)
         try:
-            write_card(Run(folder.parent, ""), folder.name, evaluation, behind, self.records.shared.spec.engine.dtype)
+            measured = Measured(evaluation=evaluation, behind=behind, dtype=self.records.shared.spec.engine.dtype)
+            add_measurement(Run(folder.parent, ""), folder.name, measured)
         except OSError as error:
             events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")
 
