@@ -125,14 +125,14 @@ def test_mistakes_are_told_by_their_keys(changed: dict[str, object], message: st
 
 def test_an_attack_needs_what_it_trains_on(tmp_path: Path) -> None:
     nothing_kept = {"type": "fictitious", "people": 2, "forget_people": 2, "questions_per_person": 2}
-    recipe = Attacks(_config(tmp_path, data=nothing_kept, attacks=[{"type": "relearn", "on": "retain"}]))
-    with pytest.raises(UserError, match=r"attacks.relearn.on: retain: the data has no retain set"):
+    recipe = Attacks(_config(tmp_path, data=nothing_kept, attacks=[{"type": "relearn", "texts": "retain"}]))
+    with pytest.raises(UserError, match=r"attacks.relearn.texts: retain: the data has no retain set"):
         _ = recipe.stages
     measured = tmp_path / "rows.jsonl"
     row = recipe.corpus.evaluation[0].rows[-1]
     measured.write_text(f'{{"question": "{row.question}", "answer": "{row.answer}"}}\n', encoding="utf-8")
     everything = _config(
-        tmp_path, attacks=[{"type": "relearn", "on": str(measured)}], split={"by": "row", "share": 0.1}
+        tmp_path, attacks=[{"type": "relearn", "texts": str(measured)}], split={"by": "row", "share": 0.1}
     )
     with pytest.raises(UserError, match="of its rows are measured; take them out"):
         _ = Attacks(everything.model_copy(update={"data": recipe.config.data})).stages

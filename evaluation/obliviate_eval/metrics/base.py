@@ -24,6 +24,10 @@ class Metric(Spec, ABC):
 
     type: str
 
+    def needs_of(self, role: Role) -> frozenset[Probe]:
+        """What it looks at in a set of that role."""
+        return self.needs
+
     def of(self, record: Record) -> float | None:
         """The score, or what a log says of it."""
         return record.logged[self.type] if self.type in record.logged else self.score(record)

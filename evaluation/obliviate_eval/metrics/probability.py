@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from obliviate.data.rows import Role
 from obliviate_eval.metrics.base import WITH_OPTIONS, Metric
 from obliviate_eval.records import Probe, Record
 
@@ -20,6 +21,9 @@ class Probability(Metric):
 
     type: Literal["probability"] = "probability"
     definition: Literal["tofu", "openunlearning"] = "tofu"
+
+    def needs_of(self, role: Role) -> frozenset[Probe]:
+        return self.needs if role in WITH_OPTIONS else frozenset({Probe.ANSWER})
 
     def score(self, record: Record) -> float | None:
         true = [answer.probability for answer in record.answers.get(Probe.ANSWER, ())]

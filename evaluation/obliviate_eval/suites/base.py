@@ -47,7 +47,7 @@ class Suite:
 
     def needs_of(self, name: str, role: Role) -> frozenset[Probe]:
         """The probes of everything that asks for the set: each text is generated for, or scored, once."""
-        asking = [metric.needs for metric in self.metrics_of(name, role)]
+        asking = [metric.needs_of(role) for metric in self.metrics_of(name, role)]
         asking += [comparison.needs for comparison in self.comparisons if comparison.asks(name, role)]
         return frozenset[Probe]().union(*asking)
 

@@ -34,14 +34,15 @@ from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages.training import details
 
-SETS = ("forget", "retain")  # what `on` may be, beside a file
+KEY = "attacks.relearn.texts"
+SETS = ("forget", "retain")  # what `texts` may be, beside a file
 
 
 class Relearn(Attack):
     """Trains on T, on the retain set, or on other texts, with AdamW at a constant rate (or as `schedule` says).
 
-    `on`: "forget" is T; "retain" the retain set alone (arXiv:2505.22310); else a data file of unrelated texts, as after
-    Łucki et al. (arXiv:2409.18025). The grid of rates and steps is searched for the worst case within the budget, as in
+    `texts`: "forget" is T; "retain" the retain set alone (arXiv:2505.22310); else a data file of unrelated texts, after
+    Łucki et al. (arXiv:2409.18025). Of the grid of rates and steps the worst case within the budget counts, as in
     TamperBench.
     """
 
@@ -49,7 +50,7 @@ class Relearn(Attack):
     source: ClassVar = "arXiv:2406.13356, arXiv:2410.08827, arXiv:2506.12618 section 4.2"
 
     type: Literal["relearn"] = "relearn"
-    on: str = Field(default="forget", min_length=1)
+    texts: str = Field(default="forget", min_length=1)  # forget, retain, or a data file
     rows: int | None = Field(default=None, ge=1)  # as many of them, drawn by the seed; None: all
     lora: LoraSpec | None = None  # train adapters; None: all weights
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1e-5, 1e-4), min_length=1)
@@ -79,22 +80,22 @@ class Relearn(Attack):
         if self.name:
             return self.name
         adapted = "" if self.lora is None else f" lora{self.lora.rank}"
-        return f"relearn {self.on if self.on in SETS else Path(self.on).stem}{adapted}"
+        return f"relearn {self.texts if self.texts in SETS else Path(self.texts).stem}{adapted}"
 
     def check(self, scene: Scene) -> None:
-        self.texts(scene)
+        self.rows_of(scene)
 
-    def texts(self, scene: Scene) -> tuple[Row, ...]:
+    def rows_of(self, scene: Scene) -> tuple[Row, ...]:
         """What is trained on. Raises UserError where there is nothing."""
         split = scene.split
-        rows = {"forget": split.attacked, "retain": split.retain}.get(self.on)
+        rows = {"forget": split.attacked, "retain": split.retain}.get(self.texts)
         if rows is None:
-            rows = read_rows(self.on)
+            rows = read_rows(self.texts)
             measured = {row.key for row in split.measured}
             if shared := sum(row.key in measured for row in rows):
-                raise UserError(f"attacks.relearn.on: {self.on}: {shared} of its rows are measured; take them out")
+                raise UserError(f"{KEY}: {self.texts}: {shared} of its rows are measured; take them out")
         if not rows:
-            raise UserError("attacks.relearn.on: retain: the data has no retain set; give data.retain, or another `on`")
+            raise UserError(f"{KEY}: retain: the data has no retain set; give data.retain, or other texts")
         if self.rows is None or self.rows >= len(rows):
             return rows
         return tuple(rows[index] for index in sorted(Random(scene.seed).sample(range(len(rows)), self.rows)))
@@ -156,7 +157,7 @@ class Relearned(Stage):
 
     @cached_property
     def texts(self) -> tuple[Row, ...]:
-        return self.attack.texts(self.scene)
+        return self.attack.rows_of(self.scene)
 
     @cached_property
     def points(self) -> list[Point]:
@@ -178,7 +179,7 @@ class Relearned(Stage):
     def determined(self) -> Determined:
         measuring = self.scene.measuring
         config = {
-            "attack": self.attack.model_dump(mode="json", exclude={"name", "micro_batch_size", "on"}),
+            "attack": self.attack.model_dump(mode="json", exclude={"name", "micro_batch_size", "texts"}),
             "model": self.model.model_dump(mode="json"),
             "suite": [metric.model_dump(mode="json") for metric in self._suite.metrics],
             "generation": measuring.spec.generation.model_dump(mode="json"),
@@ -188,7 +189,7 @@ class Relearned(Stage):
             "texts": content_hash([row.key for row in self.texts]),
             "measured": measuring.corpus.evaluation_content,
         }
-        return Determined(config, inputs, {"model": self.model}, {**config, "on": self.attack.on})
+        return Determined(config, inputs, {"model": self.model}, {**config, "of": self.attack.texts})
 
     @property
     def _micro_batches(self) -> int | None:
