@@ -16,6 +16,7 @@ from obliviate_eval.statistics import Figure
 ROBUSTNESS_FILE = "robustness.json"
 HEADLINE = ("key_probability", "key_said")  # of measures with a common scale, those that the score rests on
 PLAIN = "none"  # the attack of a model that is asked as usual
+ANY = "any of them"  # of all attacks, item by item
 FEW = 10  # items, below which a figure says too little
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from obliviate_eval.report.build import Section, TextTable
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, Chart, plain_figure
-from obliviate_eval.robustness import FEW, HEADLINE, AttackFigures, ModelFigures, Outcome, Robustness
+from obliviate_eval.robustness import ANY, FEW, HEADLINE, PLAIN, AttackFigures, ModelFigures, Outcome, Robustness
 from obliviate_eval.statistics import Figure
 
 NOTHING = "–"
@@ -56,8 +56,8 @@ def _page(title: str, result: Robustness, unlearned: Sequence[str]) -> Iterator[
     control = "a model that never saw it, which was attacked in the same way" if result.control == "retain" else None
     yield from (f"# {title}: is it really gone?", "")
     yield from ("## What was tried", "")
-    attacks = list(result.models[unlearned[0]].attacks)
-    yield f"What was to be removed was split in two. {len(attacks)} attacks used one half or none of it:"
+    attacks = [name for name in result.models[unlearned[0]].attacks if name != ANY]
+    yield f"What was to be removed was split in two. Attacks ({len(attacks)}) used one half, or none of it:"
     yield from ("", *(f"- {name}" for name in attacks), "")
     yield (
         f"The other half, {result.items} questions with known answers, was then asked of the model"
@@ -65,7 +65,7 @@ def _page(title: str, result: Robustness, unlearned: Sequence[str]) -> Iterator[
     )
     yield from ("", "## What came back", "")
     for name in unlearned:
-        yield from (f"- **{name}**: {_said(result.models[name])}",)
+        yield f"- **{name}**: {_told(result.outcomes[name])}{_said(result.models[name])}"
     yield from ("", "## What this does not say", "")
     if result.items < FEW:
         yield f"- {result.items} questions are too few to tell a small difference from chance."
@@ -73,6 +73,21 @@ def _page(title: str, result: Robustness, unlearned: Sequence[str]) -> Iterator[
         yield "- Without a model that never saw the information, what an attack teaches by itself counts as recovered."
     yield "- Attacks that were not tried, or tried harder, may bring back more. A high score is no proof of removal."
     yield f"- An attack counts here if it leaves at least {1 - result.utility_drop:.0%} of the model's other knowledge."
+
+
+def _told(outcomes: Sequence[Outcome]) -> str:
+    """How many of the answers the model gives, where generations tell."""
+    found = {each.attack: each.recovery for each in outcomes if each.measure == "key_said"}
+    if PLAIN not in found or ANY not in found:
+        return ""
+    usual, attacked = found[PLAIN].before, found[ANY].after
+    if usual.value is None or attacked.value is None:
+        return ""
+    given, brought = round(usual.value * usual.scored), round(attacked.value * attacked.scored)
+    return (
+        f"asked as usual it gives {given} of {usual.scored} answers that only who saw them knows, under some attack "
+        f"{brought} of {attacked.scored}. By the measures below, "
+    )
 
 
 def _said(model: ModelFigures) -> str:

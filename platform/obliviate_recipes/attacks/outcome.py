@@ -16,6 +16,7 @@ from obliviate_eval.metrics.base import Metric
 from obliviate_eval.records import Record
 from obliviate_eval.recovery import Arm, Scores
 from obliviate_eval.robustness import (
+    ANY,
     FEW,
     HEADLINE,
     PLAIN,
@@ -34,7 +35,6 @@ from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
 
 Score = Callable[[Record], float | None]
-ANY = "any of them"  # of all attacks, item by item
 
 
 @dataclass(frozen=True)
