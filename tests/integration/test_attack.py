@@ -8,9 +8,8 @@ from obliviate.data.fictitious import FictitiousData
 from obliviate.errors import UserError
 from obliviate_eval.records import read_records
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
-from obliviate_recipes.attacks.recipe import Attacks
+from obliviate_recipes.attack import AttackRun, Attacks
 from obliviate_recipes.attacks.relearn import Relearned
-from obliviate_recipes.attacks.spec import AttackRun
 from obliviate_recipes.attacks.split import Split, SplitSpec
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import all_of

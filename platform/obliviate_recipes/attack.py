@@ -3,26 +3,63 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from obliviate import storage
 from obliviate.models import locate
 from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate.schema import ModelSpec
 from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
-from obliviate_recipes.attacks.spec import AttackRun
-from obliviate_recipes.attacks.split import Split
+from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec
+from obliviate_recipes.attacks.split import Split, SplitSpec
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import OfData
 from obliviate_recipes.reporting import REPORT, model_report, write
-from obliviate_recipes.several import Models, unlearned
+from obliviate_recipes.several import Models, UnlearnedModels, check_names, unlearned
 from obliviate_recipes.stage import Stage
 from obliviate_recipes.stages.card import CARD, Attacked, add_attacks
 from obliviate_recipes.stages.measure import Figures, Measuring
 
 SUMMARY = "summary.md"  # for whoever answers for a deletion
+
+
+class AttackRun(UnlearnedModels):
+    """`obliviate attack`: is it really gone? Attacks on unlearned models, on the original, and on the retain model.
+
+    The unlearned models are those of `methods`, as `compare` makes them, and those of `models`.
+    """
+
+    models: dict[str, ModelSpec] = Field(default={})  # name -> a model that has forgotten
+    attacks: tuple[AttackSpec, ...] = Field(min_length=1)
+    control: Literal["retain", "none"] = "retain"  # none: nothing tells what an attack teaches by itself
+    split: SplitSpec = SplitSpec()
+    budget: BudgetSpec = BudgetSpec()
+    evaluation: EvaluationSpec = EvaluationSpec(suite="robustness")
+
+    @model_validator(mode="after")
+    def _something_to_attack(self) -> "AttackRun":
+        if not self.methods and not self.models:
+            raise ValueError("models: nothing to attack; give models that have forgotten, or methods that make them")
+        check_names([*self.models, *(self.unlearning(each, "").name for each in self.methods)])
+        labels = [attack.label for attack in self.attacks]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"attacks: two are called {twice}; give each a `name` of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _controlled(self) -> "AttackRun":
+        if self.control == "retain" and self.retain_model is None and self.finetune is None:
+            raise ValueError(
+                "retain_model: attacks are compared with a model that never saw the forget set; give one, train it "
+                "(obliviate finetune with train_on: retain, or finetune here), or set control: none"
+            )
+        return self
 
 
 class Attacks(OfData[AttackRun, Path]):
