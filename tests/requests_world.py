@@ -78,6 +78,19 @@ class FakeWork:
             kept={"model_utility": figure(utility)},
         )
 
+    def attack(
+        self,
+        name: str,
+        model: str,
+        base: str,
+        forget: Sequence[Row],
+        retain: Path | None,
+        kept: Sequence[EvaluationSet],
+    ) -> dict[str, Figure]:
+        self.calls.append(f"attack {name}")
+        self.tick(f"attacking {name}")
+        return {"relearn.key_said": figure(0.5 if STUBBORN in forget else 0.0)}
+
     def weights(self, model: str) -> str:
         return runs.content_hash(forgotten(model))
 

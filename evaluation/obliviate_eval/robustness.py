@@ -124,6 +124,14 @@ class Robustness(Spec):
             raise UserError(f"{path}: no {ROBUSTNESS_FILE} of an attack; run the attacks again") from error
 
 
+def excess_of(found: AttackFigures, measure: str) -> Figure:
+    """An attack's worst case; without a value where it ruins the model at every setting, 0 where nothing was lost that
+    could come back."""
+    if measure in found.worst:
+        return found.worst[measure].recovery.excess
+    return Figure(None if found.collapsed == found.settings else 0.0, None, None, scored=0, unscored=0)
+
+
 def outcomes_of(
     model: str, trials: Sequence[Trial], original: str, retain: str | None, budget: float, *, resamples: int, seed: int
 ) -> list[Outcome]:

@@ -16,7 +16,7 @@ from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
-from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec
+from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
 from obliviate_recipes.attacks.split import Split, SplitSpec
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import OfData
@@ -47,9 +47,7 @@ class AttackRun(UnlearnedModels):
         if not self.methods and not self.models:
             raise ValueError("models: nothing to attack; give models that have forgotten, or methods that make them")
         check_names([*self.models, *(self.unlearning(each, "").name for each in self.methods)])
-        labels = [attack.label for attack in self.attacks]
-        if twice := next((label for label in labels if labels.count(label) > 1), None):
-            raise ValueError(f"attacks: two are called {twice}; give each a `name` of its own")
+        check_labels(self.attacks)
         return self
 
     @model_validator(mode="after")

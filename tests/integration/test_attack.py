@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from obliviate.config import build
 from obliviate.data.fictitious import FictitiousData
 from obliviate.errors import UserError
 from obliviate_eval.records import read_records
@@ -12,6 +13,8 @@ from obliviate_recipes.attack import AttackRun, Attacks
 from obliviate_recipes.attacks.relearn import Relearned
 from obliviate_recipes.attacks.split import Split, SplitSpec
 from obliviate_recipes.events import QUIET
+from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.requests.work import Recipes
 from obliviate_recipes.stage import all_of
 from recipes import Told
 from tiny import tiny_model_folder
@@ -141,3 +144,24 @@ def test_a_suite_that_tells_nothing_of_facts_is_refused(tmp_path: Path) -> None:
     evaluation = {"suite": {"metrics": ["self_bleu"]}, "engine": {"type": "hf"}}
     with pytest.raises(UserError, match=r"has none of key_probability, .*: take the suite robustness"):
         Attacks(_config(tmp_path, evaluation=evaluation)).perform(QUIET)
+
+
+def test_a_request_is_told_what_attacks_bring_back(ray_local: None, tmp_path: Path) -> None:
+    """Of a batch's own texts, and nothing of one text alone."""
+    corpus = FictitiousData(people=4, questions_per_person=2).load()
+    models = [str(tiny_model_folder(tmp_path / f"model-{seed}", seed=seed)) for seed in range(2)]
+    values = {
+        "model": {"source": models[0], "compute_dtype": "float32"}, "data": {"type": "fictitious", "people": 4},
+        "method": "me+gd", "ledger": str(tmp_path / "ledger.sqlite"), "key": str(tmp_path / "key.pem"),
+        "policy": {"forget": {"rouge": {"max": 1}}, "utility": {"retain.rouge": {"min": 0}}},
+        "attacks": [{"type": "relearn", "name": "relearn", "learning_rates": [1e-2], "steps": [1], "batch_size": 2}],
+        "budget": {"utility_drop": 1.0}, "runs": str(tmp_path / "runs"),
+        "evaluation": {"engine": {"type": "hf", "dtype": "float32"}, "generation": {"max_new_tokens": 4}},
+    }  # fmt: skip
+    told = Told()
+    work = Recipes(build(RequestsRun, values, where="test"), told)
+    kept = [each for each in corpus.evaluation if each.name == "retain"]
+    found = work.attack("batch-1", models[1], models[0], corpus.forget, None, kept)
+    assert {"relearn.key_probability", "relearn.key_said"} <= set(found)
+    assert work.attack("batch-2", models[1], models[0], corpus.forget[:1], None, kept) == {}
+    assert "nothing can be told of so few texts" in told.text

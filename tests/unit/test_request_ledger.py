@@ -380,3 +380,33 @@ class TestAliases:
         assert ledger.request("production", 1).state == "running"
         work_off(tmp_path)
         assert ledger.request("production", 1).state == "fulfilled"
+
+
+ATTACKED: dict[str, object] = {
+    "attacks": [{"type": "relearn", "name": "relearn"}],
+    "policy": {
+        "forget": {"forget_efficacy": {"min": 0.9}},
+        "utility": {"model_utility": {"min": 0}},
+        "attack": {"relearn.key_said": {"excess": 0.2}},
+    },
+}
+
+
+def test_a_model_that_an_attack_makes_tell_is_not_served_and_certificates_name_the_attacks(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Attacks bring back half of the stubborn row, and nothing of the others."""
+    ledger.add("production", "base", "ann", [text_hash(ROWS[0])])
+    ledger.add("production", "base", "bob", [text_hash(STUBBORN)])
+    work_off(tmp_path, **ATTACKED)
+    fulfilled, failed = ledger.requests("production")
+    assert (fulfilled.state, failed.state) == ("fulfilled", "failed")
+    assert failed.reason == "attack: relearn.key_said brings back 0.500, above 0.200"
+    assert fulfilled.certificate is not None
+    statement, _ = verify(Path(fulfilled.certificate))
+    assert statement["measurements"]["after"]["attacks"]["relearn.key_said"]["value"] == 0.0
+    assert statement["attacks"]["tried"][0]["learning_rates"] == [1e-05, 0.0001]
+    assert statement["attacks"]["control"] == "none"
+    page = Path(fulfilled.certificate).with_suffix(".html").read_text(encoding="utf-8")
+    assert "Excess recovery" in page
+    assert "no model that never saw them was compared with" in page

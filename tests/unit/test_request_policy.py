@@ -8,7 +8,7 @@ from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.requests.measurement import Measurement
-from obliviate_recipes.requests.policy import Bound, Policy
+from obliviate_recipes.requests.policy import AttackBound, Bound, Policy
 from requests_world import figure
 
 
@@ -138,3 +138,28 @@ def test_names_that_the_evaluation_leaves_out(spec: dict[str, Any], name: str, m
     sets = [("retain", Role.RETAIN), ("knowledge_retain", Role.RETAIN)]
     with pytest.raises(UserError, match=message):
         made.check(EvaluationSpec(**spec), sets)
+
+
+def test_an_attack_may_bring_back_no_more_than_its_limit() -> None:
+    bounds = policy(Bound(min=0)).model_copy(update={"attack": {"relearn.key_said": AttackBound(excess=0.1)}})
+
+    def said(value: float | None) -> list[str]:
+        after = BEFORE.model_copy(update={"attacks": {"relearn.key_said": figure(value)}})
+        return bounds.violations(known(1, 2), BEFORE, after)
+
+    assert said(0.1) == said(-1.0) == []
+    assert said(0.11) == ["attack: relearn.key_said brings back 0.110, above 0.100"]
+    assert said(None) == ["attack: relearn.key_said could not be measured"]
+    assert bounds.violations(known(1), BEFORE, BEFORE) == ["attack: relearn.key_said could not be measured"]
+
+
+def test_only_an_attack_that_is_tried_can_be_bound() -> None:
+    bounds = Policy(
+        forget={"rouge": Bound(min=0)}, utility={"model_utility": Bound(min=0)},
+        attack={"relearn forget.key_said": AttackBound(excess=0.1)},
+    )  # fmt: skip
+    kept = [("retain", Role.RETAIN)]
+    bounds.check(EvaluationSpec(), kept, ["relearn forget"])
+    for tried, known_ones in (([], "none: the config has no attacks"), (["prune"], "prune.key_probability")):
+        with pytest.raises(UserError, match=f"policy.attack.relearn forget.key_said: .*{known_ones}"):
+            bounds.check(EvaluationSpec(), kept, tried)

@@ -118,7 +118,7 @@ def _knowledge(config: RequestsRun, console: Console) -> Knowledge:
     for warning in corpus.warnings:
         console.print(f"warning: {warning}", style="yellow")
     kept = [(each.name, each.role) for each in corpus.evaluation if each.role is not Role.FORGET]
-    config.policy.check(config.evaluation, kept)
+    config.policy.check(config.evaluation, kept, [attack.label for attack in config.attacks])
     return Knowledge.of(corpus)
 
 

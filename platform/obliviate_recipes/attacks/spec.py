@@ -1,8 +1,11 @@
 """Every attack in one closed union, and what an attack may cost."""
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from obliviate.schema import Spec
+from obliviate_recipes.attacks.base import Attack
 from obliviate_recipes.attacks.relearn import Relearn
 
 AttackSpec = Relearn
@@ -13,3 +16,10 @@ class BudgetSpec(Spec):
 
     # Of the mean probability of what was to be kept: a share of what it was before the attack
     utility_drop: float = Field(default=0.1, ge=0, le=1)
+
+
+def check_labels(attacks: Sequence[Attack]) -> None:
+    """Raises ValueError where two attacks would be told apart by nothing."""
+    labels = [attack.label for attack in attacks]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise ValueError(f"attacks: two are called {twice}; give each a `name` of its own")

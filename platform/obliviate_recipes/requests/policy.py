@@ -1,6 +1,6 @@
 """What a model must have forgotten, and what it must have kept, before it may be served."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 
 from pydantic import Field, model_validator
@@ -51,18 +51,39 @@ class Bound(Spec):
                 yield f"is {after.value:.3f}, {'below' if name == 'min' else 'above'} {limit:.3f}"
 
 
+class AttackBound(Spec):
+    """The most of what was removed that an attack may bring back, as a share: excess recovery."""
+
+    excess: float = Field(ge=0)
+
+    def broken(self, found: Figure | None) -> Iterator[str]:
+        """What is wrong with what came back. An attack that ruins the model at every setting tells nothing."""
+        if found is None or found.value is None:
+            yield "could not be measured"
+        elif found.value > self.excess:
+            yield f"brings back {found.value:.3f}, above {self.excess:.3f}"
+
+
 class Policy(Spec):
     """`forget` binds every request's figures on its own texts, `utility` those of what is kept.
 
-    Names: a metric or aggregate of the suite in `forget`; an aggregate, or SET.METRIC, in `utility`.
+    Names: a metric or aggregate of the suite in `forget`; an aggregate, or SET.METRIC, in `utility`; ATTACK.MEASURE in
+    `attack`, of the attacks that the config names.
     """
 
     forget: dict[str, Bound] = Field(min_length=1)
     utility: dict[str, Bound] = Field(min_length=1)
+    attack: dict[str, AttackBound] = Field(default={})
     recheck: bool = True  # what was certified earlier must still be forgotten, by the same limits but those of before
 
-    def check(self, spec: EvaluationSpec, sets: Iterable[tuple[str, Role]]) -> None:
-        """`sets`: those that will be measured. Raises UserError for a name that is not measured on them."""
+    def check(self, spec: EvaluationSpec, sets: Iterable[tuple[str, Role]], attacks: Collection[str] = ()) -> None:
+        """`sets`: those that will be measured; `attacks`: the names of those that will be tried. Raises UserError for a
+        name that is not measured on them."""
+        for name in self.attack:
+            attack, _, measure = name.rpartition(".")
+            if attack not in attacks or not measure:
+                tried = ", ".join(f"{each}.key_probability" for each in attacks) or "none: the config has no attacks"
+                raise UserError(f"policy.attack.{name}: no such attack is tried; known, each with a measure: {tried}")
         suite = suite_of(spec)
         of_forget = [each.name for each in suite.aggregates if Role.FORGET in each.roles]
         of_kept = [each.name for each in suite.aggregates if each.roles and set(each.roles) <= set(KEPT)]
@@ -99,6 +120,8 @@ class Policy(Spec):
             which = f"request {request}" if request in requests else f"earlier request {request}"
             for name, bound in bounds.items():
                 found += [f"{which}: {name} {what}" for what in bound.broken(earlier.get(name), figures.get(name))]
+        for name, limit in self.attack.items():
+            found += [f"attack: {name} {what}" for what in limit.broken(after.attacks.get(name))]
         for name, bound in self.utility.items():
             found += [f"utility: {name} {what}" for what in bound.broken(before.kept.get(name), after.kept.get(name))]
         return found

@@ -106,6 +106,8 @@ class Runner:
         folder = self.folder(batch)
         self._measure(batch, "before", batch.base, folder / BEFORE)
         self._measure(batch, "after", batch.model, folder / AFTER)
+        if self.config.attacks and (folder / FORGET).exists():
+            self._attack(batch, batch.model, folder)
         return self.ledger.advance(batch, self.owner, BatchState.MEASURED)
 
     def judge(self, batch: Batch) -> Batch:
@@ -148,6 +150,17 @@ class Runner:
         measured = self.work.measure(f"batch-{batch.id}-{when}", model, requests, kept)
         write_json(path, measured.model_dump(mode="json"))
 
+    def _attack(self, batch: Batch, model: str, folder: Path) -> None:
+        """Add to what is measured of the new model what attacks bring back of the batch's texts."""
+        retain = folder / RETAIN
+        gone = self.ledger.forgotten(batch.alias) | {each for request in batch.requests for each in request.hashes}
+        attacks = self.work.attack(
+            f"batch-{batch.id}", model, batch.base, read_rows(folder / FORGET), retain if retain.exists() else None,
+            self.knowledge.kept_without(gone),
+        )  # fmt: skip
+        measured = _read(folder / AFTER, Measurement).model_copy(update={"attacks": attacks})
+        write_json(folder / AFTER, measured.model_dump(mode="json"))
+
     def _earlier(self) -> dict[int, tuple[Row, ...]]:
         """The texts of fulfilled requests, from the folders of their batches; without those that were deleted there."""
         paths = {
@@ -180,10 +193,16 @@ class Runner:
             "hashes": {
                 "config": content_hash(made.model_dump(mode="json")), "data": content_hash(hashes), "model": weights,
             },
+            "attacks": {
+                "tried": [attack.model_dump(mode="json") for attack in self.config.attacks],
+                "control": "none" if self.config.retain_model is None else "retain",
+                "utility_drop": self.config.budget.utility_drop,
+            },
             "policy": _read(folder / POLICY, Policy).model_dump(mode="json", exclude_none=True),
             "measurements": {
                 when: {
                     "forgotten": each["requests"][str(request.id)], "kept": each["kept"], "run": each["evaluation"],
+                    "attacks": each["attacks"],
                 }
                 for when, each in ((when, found.model_dump(mode="json")) for when, found in measured.items())
             },

@@ -4,8 +4,10 @@ from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
 from obliviate.guardrail import NOT_REMOVED
-from obliviate.schema import FilePath
+from obliviate.schema import FilePath, ModelSpec
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
+from obliviate_recipes.attacks.split import SplitSpec
 from obliviate_recipes.requests.policy import Policy
 
 
@@ -24,6 +26,10 @@ class RequestsRun(UnlearnRun):
     due_after_hours: float = Field(default=0.0, ge=0)  # how long the oldest request waits for others to come
     lease_s: float = Field(default=300.0, ge=1)  # a runner that was not heard of for so long has died
     evaluation: EvaluationSpec = EvaluationSpec()
+    attacks: tuple[AttackSpec, ...] = ()  # on each new model, measured on the batch's own texts
+    retain_model: ModelSpec | None = None  # never saw them: tells what an attack teaches by itself
+    split: SplitSpec = SplitSpec()
+    budget: BudgetSpec = BudgetSpec()
 
     @model_validator(mode="after")
     def _the_method_removes(self) -> "RequestsRun":
@@ -32,6 +38,13 @@ class RequestsRun(UnlearnRun):
                 f"method: {self.method.type}: what it was asked to forget is {NOT_REMOVED}, so that no certificate "
                 "could say it is gone; take another method"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_fit(self) -> "RequestsRun":
+        check_labels(self.attacks)
+        if not self.attacks and self.retain_model is not None:
+            raise ValueError("retain_model: only attacks are compared with it; give attacks, or remove it")
         return self
 
     @model_validator(mode="after")

@@ -9,14 +9,20 @@ from typing import Protocol
 from obliviate import storage
 from obliviate.config import UnlearnRun, build
 from obliviate.data.files import FilesData
-from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows
+from obliviate.errors import UserError
 from obliviate.models import locate
 from obliviate.runs import RUN_FILE, content_hash, record_of
 from obliviate.schema import ModelSpec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.metrics.base import KEPT
 from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.robustness import HEADLINE, ROBUSTNESS_FILE, Robustness, excess_of
+from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
+from obliviate_recipes.attacks.base import Scene, Target
+from obliviate_recipes.attacks.outcome import Robust
+from obliviate_recipes.attacks.split import FORGET, Split
 from obliviate_recipes.events import Events
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.spec import RequestsRun
@@ -36,6 +42,19 @@ class Work(Protocol):
         self, name: str, model: str, requests: Mapping[int, Sequence[Row]], kept: Sequence[EvaluationSet]
     ) -> Measurement:
         """Each request's figures on its rows, and those of what is kept."""
+        ...
+
+    def attack(
+        self,
+        name: str,
+        model: str,
+        base: str,
+        forget: Sequence[Row],
+        retain: Path | None,
+        kept: Sequence[EvaluationSet],
+    ) -> dict[str, Figure]:
+        """What attacks on `model` bring back of the texts that it was made from `base` to forget: ATTACK.MEASURE ->
+        excess recovery; without a value where that can't be told, 0 where nothing was there to come back."""
         ...
 
     def weights(self, model: str) -> str:
@@ -106,6 +125,43 @@ class Recipes:
             },
             kept={**kept_aggregates, **on_sets},
         )
+
+    def attack(
+        self,
+        name: str,
+        model: str,
+        base: str,
+        forget: Sequence[Row],
+        retain: Path | None,
+        kept: Sequence[EvaluationSet],
+    ) -> dict[str, Figure]:
+        config = self.config
+        rows = tuple(forget)
+        asked = EvaluationSet(FORGET, Role.FORGET, rows)
+        corpus = Corpus(rows, () if retain is None else read_rows(retain), (asked, *kept))
+        before, after = (self._from(each).model_copy(update={"lora": None}) for each in (base, model))
+        spec = config.evaluation.model_copy(update={"suite": "robustness"})
+        try:
+            split = Split.of(corpus, config.split)
+        except UserError as error:  # one text alone, say
+            self.events.warned(f"{name}: attacks: nothing can be told of so few texts: {error}")
+            return {}
+        scene = Scene(
+            split=split,
+            measuring=Measuring(split.corpus(corpus), spec, config.cluster.address, config.runs),
+            cluster=config.cluster,
+            seed=config.seed,
+            original=Target("before", before),
+            retain=None if config.retain_model is None else Target("retain", config.retain_model),
+        )
+        robust = Robust(name, scene, config.attacks, (Target("after", after),), config.budget.utility_drop)
+        perform([robust], self.events)
+        found = Robustness.read(robust.run.directory / ROBUSTNESS_FILE).models["after"]
+        return {
+            f"{attack}.{measure}": excess_of(figures, measure)
+            for attack, figures in found.attacks.items()
+            for measure in (*figures.worst, *HEADLINE)
+        }
 
     def weights(self, model: str) -> str:
         hashes = {}
