@@ -11,6 +11,7 @@ from obliviate.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -32,6 +33,14 @@ class Stored(NamedTuple):
 
         name = FLOATS.get(self.kind)
         return None if name is None else getattr(torch, name)
+
+    def read(self) -> "Tensor":
+        """In memory, and no more of the file with it: what is read of an open one stays until it is closed."""
+        from safetensors import safe_open
+
+        with safe_open(self.file, framework="pt") as weights:
+            tensor: Tensor = weights.get_tensor(self.name)
+        return tensor
 
     @property
     def bytes(self) -> int:
@@ -69,6 +78,12 @@ def stored(folder: Path) -> dict[str, Stored]:
                 tensor = weights.get_slice(name)
                 found[name] = Stored(file, name, tuple(tensor.get_shape()), tensor.get_dtype())
     return found
+
+
+def tensors_in(folder: Path) -> dict[str, Stored]:
+    """As `stored`. Raises UserError for a folder without safetensors."""
+    weight_files(folder)
+    return stored(folder)
 
 
 def main_dtype(tensors: Mapping[str, Stored]) -> "torch.dtype | None":

@@ -12,7 +12,7 @@ from torch import Tensor
 from obliviate.weights import INDEX, WEIGHTS
 
 SHARD_BYTES = 50 * 10**9  # of a file, as transformers writes them
-_KINDS = {
+KINDS = {  # as safetensors calls them
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
@@ -30,35 +30,46 @@ def _bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
 class Writer:
     """Tensors to safetensors files, in whatever order they come: none but the one at hand is in memory.
 
-    `tensors`: the shape and dtype of each, by its name.
+    `tensors`: the shape and dtype of each, by its name. `files`: the name of the file that each goes to; where it is
+    not given, into as few as there need to be.
     """
 
-    def __init__(self, folder: Path, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
+        files: Mapping[str, str] | None = None,
+    ) -> None:
         # Wide numbers first, as the format's own writer has it, so that each lies at a multiple of its size.
         names = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
-        shards: list[list[str]] = [[]]
-        filled = 0
-        for name in names:
-            size = _bytes(*tensors[name])
-            if shards[-1] and filled + size > SHARD_BYTES:
-                shards.append([])
-                filled = 0
-            shards[-1].append(name)
-            filled += size
         self._tensors = tensors
         self._places: dict[str, tuple[Path, int]] = {}
-        files = [
-            WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            for number in range(1, len(shards) + 1)
-        ]
-        for file, shard in zip(files, shards, strict=True):
+        shards: dict[str, list[str]] = {}
+        places = files or self._shards(names)
+        for name in names:
+            shards.setdefault(places[name], []).append(name)
+        for file, shard in shards.items():
             self._begin(folder / file, shard)
-        if len(shards) > 1:
+        if list(shards) != [WEIGHTS]:
             total = sum(_bytes(*tensor) for tensor in tensors.values())
             places = {name: place.name for name, (place, _) in self._places.items()}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         self._left = {name: prod(tensors[name][0]) for name in names}
+
+    def _shards(self, names: Sequence[str]) -> dict[str, str]:
+        """The file of each tensor, filled in this order."""
+        numbers: dict[str, int] = {}
+        number, filled = 1, 0
+        for name in names:
+            size = _bytes(*self._tensors[name])
+            if filled and filled + size > SHARD_BYTES:
+                number, filled = number + 1, 0
+            numbers[name] = number
+            filled += size
+        if number == 1:
+            return dict.fromkeys(names, WEIGHTS)
+        return {name: f"model-{each:05d}-of-{number:05d}.safetensors" for name, each in numbers.items()}
 
     def _begin(self, file: Path, names: Sequence[str]) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -66,7 +77,7 @@ class Writer:
         for name in names:
             shape, dtype = self._tensors[name]
             begin, end = end, end + _bytes(shape, dtype)
-            header[name] = {"dtype": _KINDS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            header[name] = {"dtype": KINDS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
         text = json.dumps(header, ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
         with file.open("wb") as handle:

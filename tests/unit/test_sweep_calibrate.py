@@ -64,7 +64,7 @@ def test_other_tensors_cannot_be_mixed(tmp_path: Path) -> None:
     first = folder(tmp_path / "first", [{"a": torch.zeros(2)}])
     with pytest.raises(UserError, match="b is not in both this model and"):
         interpolate(first, folder(tmp_path / "more", [{"a": torch.zeros(2), "b": torch.zeros(1)}]), 0.5, tmp_path / "x")
-    with pytest.raises(UserError, match=r"a has shape \[3\], in the original \[2\]"):
+    with pytest.raises(UserError, match=r"a has shape \[3\], in .*first \[2\]"):
         interpolate(first, folder(tmp_path / "wide", [{"a": torch.zeros(3)}]), 0.5, tmp_path / "x")
     two = folder(tmp_path / "two", [{"a": torch.zeros(2), "b": torch.ones(2)}])
     with pytest.raises(UserError, match="b is not in both"):  # nor is it another name of a
