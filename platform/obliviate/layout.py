@@ -1,6 +1,6 @@
 """How transformers names and lays out a model's tensors in files, where that is other than in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,23 +16,13 @@ def named_in_files(model: "PreTrainedModel", files: "Mapping[str, Stored]") -> d
 
     The model, which may be empty, then remembers the renaming for when it is written again.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
-
-    mapping = get_model_conversion_mapping(model)
-    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
-    converters = [each for each in mapping if isinstance(each, WeightConverter)]
+    mapping, targets = _targets(model, files)
     own = model.state_dict()
     found: dict[str, str] = {}
-    for name in sorted(files, key=dot_natural_key):
-        renamed, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, own)
-        if renamed not in own and name in own:  # as transformers has it
-            renamed, converter = rename_source_key(name, [], [], model.base_model_prefix, own)
-        if renamed not in own:
-            continue
-        if converter is not None or files[name].dtype is None or files[name].shape != tuple(own[renamed].shape):
+    for name, (target, converted) in targets.items():
+        if converted or files[name].dtype is None or files[name].shape != tuple(own[target].shape):
             return None
-        found[renamed] = name
+        found[target] = name
     for target, source in model.all_tied_weights_keys.items():
         one = found.get(source, found.get(target))
         if one is not None:
@@ -41,6 +31,31 @@ def named_in_files(model: "PreTrainedModel", files: "Mapping[str, Stored]") -> d
         return None
     model._weight_conversions = [each for each in mapping if each.was_used()]
     return found
+
+
+def targets_of_files(model: "PreTrainedModel", files: Iterable[str]) -> dict[str, str]:
+    """Of each tensor in the files the name of the one in the model that it becomes, or a part of it: an expert's in the
+    files is one of many that the model holds fused. What the model does not read is left out."""
+    return {name: target for name, (target, _) in _targets(model, files)[1].items()}
+
+
+def _targets(model: "PreTrainedModel", files: Iterable[str]) -> tuple[list[Any], dict[str, tuple[str, bool]]]:
+    """transformers' mapping; of each tensor in the files what it becomes, and whether by more than renaming."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
+    converters = [each for each in mapping if isinstance(each, WeightConverter)]
+    own = model.state_dict()
+    found: dict[str, tuple[str, bool]] = {}
+    for name in sorted(files, key=dot_natural_key):
+        renamed, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, own)
+        if renamed not in own and name in own:  # as transformers has it
+            renamed, converter = rename_source_key(name, [], [], model.base_model_prefix, own)
+        if renamed in own:
+            found[name] = (renamed, converter is not None)
+    return mapping, found
 
 
 def renamed_in_files(model: "PreTrainedModel", name: str) -> str | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+TRANSPOSED = {"Llama4TextExperts"}  # that do not say so themselves
+
 
 @dataclass(frozen=True)
 class LinearWeight:
@@ -17,6 +19,7 @@ class LinearWeight:
     experts: int = 1  # of one parameter
     met: int = 1  # experts that each token goes through
     plain: bool = True  # a module that multiplies and no more: adapters go beside it; else they go into the weight
+    transposed: bool = False  # of [inputs, outputs], not [outputs, inputs]
 
     @property
     def numbers(self) -> int:
@@ -45,17 +48,18 @@ def linear_weights(model: "nn.Module") -> "dict[str, LinearWeight]":
         for each, parameter in fused(module).items():
             experts = 1 if parameter.ndim == 2 else parameter.shape[0]
             outputs, inputs = parameter.shape[-2:]
-            if getattr(module, "is_transposed", False):
+            transposed = getattr(module, "is_transposed", type(module).__name__ in TRANSPOSED) and parameter.ndim == 3
+            if transposed:
                 inputs, outputs = outputs, inputs
             met = min(experts, _met(model, name))
-            found[f"{name}.{each}"] = LinearWeight(inputs, outputs, experts, met, plain=False)
+            found[f"{name}.{each}"] = LinearWeight(inputs, outputs, experts, met, plain=False, transposed=transposed)
         if f"{name}.weight" in found:
             continue
         if isinstance(module, nn.Linear):
             found[f"{name}.weight"] = LinearWeight(module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
             inputs, outputs = module.weight.shape
-            found[f"{name}.weight"] = LinearWeight(inputs, outputs)
+            found[f"{name}.weight"] = LinearWeight(inputs, outputs, transposed=True)
     return found
 
 
