@@ -66,7 +66,7 @@ def combine(models: Sequence[Path], mix: Mix, folder: Path, dtype: "torch.dtype 
 
     first, *others = [tensors_in(model) for model in models]
     for model, theirs in zip(models[1:], others, strict=True):
-        _require_alike(models[0], first, model, theirs)
+        require_alike(models[0], first, model, theirs)
     shapes = {name: (each.shape, _dtype(each, dtype)) for name, each in first.items()}
     with whole_folder(folder) as temporary:
         _copy_companions(models[0], temporary, dtype)
@@ -76,15 +76,15 @@ def combine(models: Sequence[Path], mix: Mix, folder: Path, dtype: "torch.dtype 
         writer.close()
 
 
-def _require_alike(model: Path, tensors: Mapping[str, Stored], other: Path, theirs: Mapping[str, Stored]) -> None:
+def require_alike(model: Path, tensors: Mapping[str, Stored], other: Path, theirs: Mapping[str, Stored]) -> None:
     for name in sorted(set(tensors) ^ set(theirs)):
         if name in tensors or not _is_stored_twice(name, theirs):
-            raise UserError(f"{model}: {name} is not in both this model and {other}: they cannot be mixed")
+            raise UserError(f"{model}: {name} is not in both this model and {other}: they are no states of one model")
     for name, each in tensors.items():
         if each.shape != theirs[name].shape:
             raise UserError(
-                f"{each.file}: {name} has shape {list(each.shape)}, in {other} {list(theirs[name].shape)}: they cannot "
-                "be mixed"
+                f"{each.file}: {name} has shape {list(each.shape)}, in {other} {list(theirs[name].shape)}: they are "
+                "no states of one model"
             )
 
 
