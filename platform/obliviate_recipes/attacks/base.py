@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
@@ -17,6 +17,8 @@ from obliviate_eval.records import RECORDS_FILE
 from obliviate_recipes.attacks.split import FORGET, Split
 from obliviate_recipes.stage import ModelStage, Stage
 from obliviate_recipes.stages.measure import Measuring, Records
+
+T = TypeVar("T")
 
 # What every suite that measures a fact may have, larger where it is known, the headline first.
 MEASURES = ("key_probability", "key_said", "probability", "extraction_strength", "rouge")
@@ -125,6 +127,13 @@ class Attack(Spec, ABC):
 
     def check(self, scene: Scene) -> None:
         """Raises UserError for what can be known before anything is made."""
+
+
+def each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Raises ValueError for settings one of which is there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"{list(values)}: holds one twice; give each once")
+    return values
 
 
 def asked(rows: Sequence[Row], name: str = FORGET) -> EvaluationSet:

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from obliviate import fit, storage
 from obliviate.data.rows import Row, read_rows
@@ -26,7 +26,7 @@ from obliviate.train.job import Job
 from obliviate.train.launch import launch_watched
 from obliviate_eval.asked import suite_of
 from obliviate_eval.suites.base import Suite
-from obliviate_recipes.attacks.base import MEASURES, Attack, Attempt, Measured, Scene, Target
+from obliviate_recipes.attacks.base import MEASURES, Attack, Attempt, Measured, Scene, Target, each_once
 from obliviate_recipes.attacks.watching import Watched, records_after
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning
@@ -53,20 +53,15 @@ class Relearn(Attack):
     texts: str = Field(default="forget", min_length=1)  # forget, retain, or a data file
     rows: int | None = Field(default=None, ge=1)  # as many of them, drawn by the seed; None: all
     lora: LoraSpec | None = None  # train adapters; None: all weights
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1e-5, 1e-4), min_length=1)
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(each_once)] = Field(
+        default=(1e-5, 1e-4), min_length=1
+    )
     steps: tuple[int, ...] = Field(default=(1, 5, 16), min_length=1)  # after which it is measured; the last ends it
     batch_size: int = Field(default=32, ge=1)  # of fewer rows: all
     micro_batch_size: int = Field(default=4, ge=1)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "linear"] = "constant"
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-
-    @field_validator("learning_rates")
-    @classmethod
-    def _rates(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(rates)) < len(rates):
-            raise ValueError(f"{list(rates)}: holds one twice; give each once")
-        return rates
 
     @field_validator("steps")
     @classmethod

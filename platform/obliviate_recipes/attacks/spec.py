@@ -1,14 +1,18 @@
 """Every attack in one closed union, and what an attack may cost."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
 from obliviate.schema import Spec
 from obliviate_recipes.attacks.base import Attack
+from obliviate_recipes.attacks.merge_back import MergeBack
+from obliviate_recipes.attacks.prune import Prune
+from obliviate_recipes.attacks.quantise import Quantise
 from obliviate_recipes.attacks.relearn import Relearn
 
-AttackSpec = Relearn
+AttackSpec = Annotated[Relearn | Quantise | Prune | MergeBack, Field(discriminator="type")]
 
 
 class BudgetSpec(Spec):

@@ -1,0 +1,138 @@
+"""Pruning: what comes back when the weights that matter least, and may only mask what is known, are set to zero."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from obliviate import storage
+from obliviate.data.rows import Row
+from obliviate.errors import UserError
+from obliviate.models import load_pretrained, text_encoder
+from obliviate.prune import input_norms, prune
+from obliviate.runs import Run, content_hash, write_whole
+from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target
+from obliviate_recipes.attacks.rewritten import Rewritten, Shares
+from obliviate_recipes.events import Events
+from obliviate_recipes.stage import Determined, Stage
+
+NORMS_FILE = "norms.safetensors"
+
+
+class Prune(Attack):
+    """By magnitude, within each linear layer; or by WandA, each weight times the norm of what it reads in the retain
+    set's texts, within each output."""
+
+    title: ClassVar = "A share of the weights set to zero"
+    source: ClassVar = "arXiv:2502.05209, arXiv:2306.11695"
+
+    type: Literal["prune"] = "prune"
+    by: Literal["magnitude", "wanda"] = "magnitude"
+    shares: Shares = (0.1, 0.3, 0.5)
+    rows: int = Field(default=128, ge=1)  # of the retain set that wanda reads, drawn by the seed; of fewer: all
+
+    @property
+    def label(self) -> str:
+        return self.name or f"prune {self.by}"
+
+    def check(self, scene: Scene) -> None:
+        if self.by == "wanda" and not scene.split.retain:
+            raise UserError(
+                "attacks.prune.by: wanda: the data has no retain set, whose texts it reads; give data.retain, or by: "
+                "magnitude"
+            )
+
+    def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
+        norms = Norms(target, self._texts(scene), scene) if self.by == "wanda" else None
+        stages = [Pruned(target, scene.runs, share, norms) for share in self.shares]
+        return [scene.changed(target, f"{self.label} {stage.share:g}", stage) for stage in stages]
+
+    def _texts(self, scene: Scene) -> tuple[Row, ...]:
+        rows = scene.split.retain
+        return tuple(Random(scene.seed).sample(rows, min(self.rows, len(rows))))
+
+
+@dataclass(frozen=True)
+class Pruned(Rewritten):
+    kind: ClassVar = "prune"
+
+    share: float
+    norms: "Norms | None"
+
+    @property
+    def change(self) -> str:
+        return f"{'magnitude' if self.norms is None else 'wanda'}-{self.share:g}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"change": self.change, "norms": None if self.norms is None else self.norms.run.content}
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return (*self.target.needs, *(() if self.norms is None else (self.norms,)))
+
+    def rewrite(self, source: Path) -> None:
+        from safetensors.torch import load_file
+
+        file = None if self.norms is None else storage.fetch(self.norms.run.directory / NORMS_FILE)
+        prune(source, self.share, self.folder, None if file is None else load_file(file))
+
+
+@dataclass(frozen=True)
+class Norms(Stage):
+    """What the linear layers of one model read, for all shares."""
+
+    kind: ClassVar = "norms"
+
+    target: Target
+    texts: tuple[Row, ...]
+    scene: Scene
+
+    @property
+    def label(self) -> str:
+        return self.target.name
+
+    @property
+    def title(self) -> str:
+        return f"read {len(self.texts)} retain texts with {self.target.name}"
+
+    @property
+    def runs(self) -> str:
+        return self.scene.runs
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return self.target.needs
+
+    @cached_property
+    def _dtype(self) -> str:
+        return self.scene.measuring.spec.engine.dtype
+
+    def determined(self) -> Determined:
+        model = self.target.model
+        config = {"dtype": self._dtype, "model": model.model_dump(mode="json", exclude={"source", "base", "revision"})}
+        texts = content_hash([row.saying(row.answer) for row in self.texts])
+        return Determined(config, {"texts": texts}, {"model": model})
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        import torch
+        from safetensors.torch import save_file
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        spec = self.target.model
+        model, tokenizer = load_pretrained(spec, dtype=getattr(torch, self._dtype), device=device)
+        encoder = text_encoder(spec, tokenizer)
+        with events.progressing(self.title) as show:
+
+            def texts() -> Iterator[tuple[int, ...]]:
+                for done, row in enumerate(self.texts):
+                    show(done, len(self.texts), "")
+                    yield encoder.encode_row(row).input_ids
+
+            norms = input_norms(model, texts())
+        write_whole(run.directory / NORMS_FILE, lambda path: save_file(norms, path))
+        return {"texts": len(self.texts)}
