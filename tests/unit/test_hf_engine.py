@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
-from obliviate.inference.hf import HFEngine, _batches, sample
+from obliviate.inference.hf import HFEngine, sample
 from obliviate.inference.limits import by_prompt, request_seed, room
+from obliviate.inference.reader import batches
 from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from tiny import tiny_model_folder
@@ -261,9 +262,9 @@ def test_sample_inverts_the_distribution_function(logits: list[float], uniform: 
 
 @given(st.lists(st.integers(1, 200), max_size=40), st.integers(64, 500))
 def test_batches_hold_every_index_within_the_budget(sizes: list[int], budget: int) -> None:
-    batches = list(_batches(range(len(sizes))[::-1], sizes, budget))
-    assert [i for batch in batches for i in batch] == list(range(len(sizes)))[::-1]
-    for batch in batches:
+    made = list(batches(range(len(sizes))[::-1], sizes, budget))
+    assert [i for batch in made for i in batch] == list(range(len(sizes)))[::-1]
+    for batch in made:
         assert len(batch) * max(sizes[i] for i in batch) <= budget or len(batch) == 1
 
 

@@ -28,7 +28,7 @@ from obliviate.inference.limits import (
     switch_length,
 )
 from obliviate.inference.observe import continuation_hidden, observe
-from obliviate.inference.reader import SharedReader, positions, reader_of, reads_whole
+from obliviate.inference.reader import SharedReader, batches, pad, positions, reader_of, reads_whole
 from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate.scoring import Stat, token_statistics
@@ -59,12 +59,8 @@ class HFEngine:
 
     @classmethod
     def open(cls, model: ModelSpec, spec: EngineSpec) -> "HFEngine":
-        """Load the model in `spec.dtype`, on the GPU where this process sees one. Raises UserError for one whose logits
-        it would not give."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded, tokenizer = load_pretrained(model, dtype=getattr(torch, spec.dtype), device=device)
-        mixed.allow(loaded, loaded.dtype, device)
-        require_same_logits(loaded)
+        """Raises UserError as `opened` does."""
+        loaded, tokenizer = opened(model, spec)
         return cls(loaded, tokenizer, spec, stop_ids(model, tokenizer))
 
     def score(self, texts: Sequence[Encoded]) -> list[ScoredText]:
@@ -81,14 +77,14 @@ class HFEngine:
         order = sorted(range(len(texts)), key=lambda i: -sizes[i]) if self._whole else by_prompt(texts)
         read = self._read_whole if self._whole else self._read_by_prompt
         for _, alike in groupby(order, key=lambda i: self._switch is not None and sizes[i] > self._switch):
-            for batch in _batches(list(alike), sizes, self._batch_tokens):
+            for batch in batches(list(alike), sizes, self._batch_tokens):
                 chosen = [texts[i] for i in batch]
                 scored |= zip(batch, self._observe(chosen, read(chosen), moments), strict=True)
         return [scored[i] for i in range(len(texts))]
 
     def _read_whole(self, texts: Sequence[Encoded]) -> Tensor:
         """The states that predict the answers' tokens, [N, D], of texts that are padded on their right."""
-        ids_BT, mask_BT = self._pad([text.input_ids for text in texts], left=False)
+        ids_BT, mask_BT = pad([text.input_ids for text in texts], self._model.device, left=False)
         hidden_BTD = decoder_of(self._model)(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False)[0]
         spans = torch.tensor([(text.prompt_length, len(text.input_ids)) for text in texts], device=ids_BT.device)
         next_T = torch.arange(1, ids_BT.shape[1] + 1, device=ids_BT.device)
@@ -101,7 +97,7 @@ class HFEngine:
         place = {prompt: i for i, prompt in enumerate(dict.fromkeys(text.prompt_ids for text in texts))}
         prompt_B = torch.tensor([place[text.prompt_ids] for text in texts], device=device)
         lengths = [len(text.answer_ids) for text in texts]
-        ids_PT, mask_PT = self._pad(list(place), left=True)
+        ids_PT, mask_PT = pad(list(place), self._model.device, left=True)
         cache = DynamicCache(config=self._model.config)
         last_PD = decoder(
             input_ids=ids_PT, attention_mask=mask_PT, position_ids=positions(mask_PT), past_key_values=cache,
@@ -109,7 +105,7 @@ class HFEngine:
         ).last_hidden_state[:, -1]  # fmt: skip
         hidden_BTD = last_PD.new_empty(len(texts), 0, last_PD.shape[-1])
         # The last token of an answer predicts nothing that is wanted.
-        read_BT, read_mask_BT = self._pad([text.answer_ids[:-1] for text in texts], left=False)
+        read_BT, read_mask_BT = pad([text.answer_ids[:-1] for text in texts], self._model.device, left=False)
         if read_BT.shape[1]:
             cache.batch_select_indices(prompt_B)
             mask_BT = torch.cat([mask_PT[prompt_B], read_mask_BT], dim=1)
@@ -163,14 +159,14 @@ class HFEngine:
         if self._whole:  # texts of one length together
             order.sort(key=lambda i: len(work[i].prompt))
         for _, alike in groupby(order, key=lambda i: self._whole and len(work[i].prompt)):
-            for batch in _batches(list(alike), sizes, self._batch_tokens):
+            for batch in batches(list(alike), sizes, self._batch_tokens):
                 self._decode([work[i] for i in batch], sampling)
         done = [[self._generation(row) for row in group] for group in rows]
         return [group * (sampling.samples // repeats) for group in done]
 
     def _decode(self, rows: "list[_Row]", sampling: GenerationSpec) -> None:
         """One token a step for every row; a row that ends leaves the batch, so that the tail costs what it must."""
-        ids_BT, mask_BT = self._pad([row.prompt for row in rows], left=True)
+        ids_BT, mask_BT = pad([row.prompt for row in rows], self._model.device, left=True)
         reader = reader_of(self._model, self._limit) if self._whole else SharedReader(self._model, mask_BT)
         while rows:
             logits_BV = reader(ids_BT)[:, -1]
@@ -188,20 +184,21 @@ class HFEngine:
                 rows = [row for row, stays in zip(rows, goes_on, strict=True) if stays]
             ids_BT = next_B[:, None]
 
-    def _pad(self, texts: Sequence[tuple[int, ...]], *, left: bool) -> tuple[Tensor, Tensor]:
-        """Token ids and the mask of real tokens. The mask is by length: text may hold the padding id itself."""
-        width = max(map(len, texts))
-        ids_BT = torch.zeros(len(texts), width, dtype=torch.long)
-        mask_BT = torch.zeros(len(texts), width, dtype=torch.bool)
-        for row, text in enumerate(texts):
-            span = slice(width - len(text), width) if left else slice(0, len(text))
-            ids_BT[row, span] = torch.tensor(text, dtype=torch.long)
-            mask_BT[row, span] = True
-        return ids_BT.to(self._model.device), mask_BT.to(self._model.device)
-
     def _generation(self, row: "_Row") -> Generation:
         text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
         return Generation(text, tuple(row.token_ids), row.finished)
+
+
+def opened(model: ModelSpec, spec: EngineSpec) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model in `spec.dtype`, on the GPU where this process sees one, and its tokenizer.
+
+    Raises UserError for one whose logits would not be its own.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded, tokenizer = load_pretrained(model, dtype=getattr(torch, spec.dtype), device=device)
+    mixed.allow(loaded, loaded.dtype, device)
+    require_same_logits(loaded)
+    return loaded, tokenizer
 
 
 @dataclass
@@ -240,17 +237,3 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: floa
     target_B1 = uniform_B.double()[:, None] * cumulative_BV[:, -1:]
     found_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
     return found_B.clamp(max=logits_BV.shape[-1] - 1)  # a product that was rounded up to the whole sum
-
-
-def _batches(order: Sequence[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """The indices in their order, in runs whose padded size (items x largest) keeps to the budget; one at least."""
-    batch: list[int] = []
-    largest = 0
-    for index in order:
-        largest = max(largest, sizes[index])
-        if batch and (len(batch) + 1) * largest > budget:
-            yield batch
-            batch, largest = [], sizes[index]
-        batch.append(index)
-    if batch:
-        yield batch

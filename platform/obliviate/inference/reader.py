@@ -4,6 +4,7 @@ Shapes: B rows, T new tokens of a row, V vocabulary.
 """
 
 import inspect
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -149,3 +150,29 @@ def reads_whole(model: Any, limit: int) -> bool:
 def positions(mask_BT: Tensor) -> Tensor:
     """Of each token among the real ones of its row, from 0."""
     return (mask_BT.cumsum(-1) - 1).clamp(min=0)
+
+
+def pad(texts: Sequence[tuple[int, ...]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids [B, T] and the mask of real tokens. The mask is by length: text may hold the padding id itself."""
+    width = max(map(len, texts))
+    ids_BT = torch.zeros(len(texts), width, dtype=torch.long)
+    mask_BT = torch.zeros(len(texts), width, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        span = slice(width - len(text), width) if left else slice(0, len(text))
+        ids_BT[row, span] = torch.tensor(text, dtype=torch.long)
+        mask_BT[row, span] = True
+    return ids_BT.to(device), mask_BT.to(device)
+
+
+def batches(order: Sequence[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """The indices in their order, in runs whose padded size (items x largest) keeps to the budget; one at least."""
+    batch: list[int] = []
+    largest = 0
+    for index in order:
+        largest = max(largest, sizes[index])
+        if batch and (len(batch) + 1) * largest > budget:
+            yield batch
+            batch, largest = [], sizes[index]
+        batch.append(index)
+    if batch:
+        yield batch
