@@ -166,7 +166,7 @@ class EnginePool:
             )  # fmt: skip
         for ref in opening:
             try:
-                _result(ref)
+                result(ref)
             except RayActorError as error:
                 if error.actor_init_failed:  # not the engine, which opens later: the package is missing there, say
                     raise
@@ -185,7 +185,7 @@ class EnginePool:
     def rest(self) -> None:
         """Until the next call, leave the GPU's memory to others."""
         for ref in [replica.rest.remote() for replica in self._replicas]:
-            _result(ref)
+            result(ref)
 
     def _close(self) -> None:
         for replica in self._replicas:
@@ -258,7 +258,7 @@ class EnginePool:
             (ref,), _ = ray.wait(list(pending), num_returns=1)
             replica, chunk = pending.pop(ref)
             try:
-                results = _result(ref)
+                results = result(ref)
             except RayActorError as error:
                 attempts += 1
                 if attempts > RESTARTS:
@@ -314,7 +314,7 @@ def _shared_environment() -> dict[str, str]:
     return {**devices, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
-def _result(ref: Any) -> Any:
+def result(ref: Any) -> Any:
     """What a replica returned; what it raised, a user's mistake as such."""
     try:
         return ray.get(ref)

@@ -6,14 +6,16 @@ unlearned one nor how recovery is computed: it runs on all of them alike.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
+from obliviate_eval.asked import suite_of
 from obliviate_eval.records import RECORDS_FILE
+from obliviate_eval.suites.base import Suite
 from obliviate_recipes.attacks.split import FORGET, Split
 from obliviate_recipes.stage import ModelStage, Stage
 from obliviate_recipes.stages.measure import Measuring, Records
@@ -88,6 +90,13 @@ class Scene:
     def kept(self) -> tuple[EvaluationSet, ...]:
         """What tells whether a model is still of use."""
         return tuple(each for each in self.measuring.corpus.evaluation if each.role is not Role.FORGET)
+
+    @cached_property
+    def suite(self) -> Suite:
+        """What of the suite tells whether a fact is known."""
+        suite = suite_of(self.measuring.spec)
+        metrics = tuple(metric for metric in suite.metrics if metric.type in MEASURES)
+        return replace(suite, metrics=metrics, comparisons=(), aggregates=())
 
     def plain(self, target: Target) -> Measured:
         """The model as it is, asked as usual, on the engine."""

@@ -24,9 +24,7 @@ from obliviate.schema import LoraSpec, ModelSpec, OptimSpec, Seed
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import Job
 from obliviate.train.launch import launch_watched
-from obliviate_eval.asked import suite_of
-from obliviate_eval.suites.base import Suite
-from obliviate_recipes.attacks.base import MEASURES, Attack, Attempt, Measured, Scene, Target, each_once
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, each_once
 from obliviate_recipes.attacks.watching import Watched, records_after
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning
@@ -176,7 +174,7 @@ class Relearned(Stage):
         config = {
             "attack": self.attack.model_dump(mode="json", exclude={"name", "micro_batch_size", "texts"}),
             "model": self.model.model_dump(mode="json"),
-            "suite": [metric.model_dump(mode="json") for metric in self._suite.metrics],
+            "suite": [metric.model_dump(mode="json") for metric in self.scene.suite.metrics],
             "generation": measuring.spec.generation.model_dump(mode="json"),
             "micro_batches": self._micro_batches,
         }
@@ -193,12 +191,6 @@ class Relearned(Stage):
         if lora is None or not lora.dropout:
             return None
         return micro_batch_count(optim.batch_size, optim.micro_batch_size, self.scene.cluster.workers)
-
-    @cached_property
-    def _suite(self) -> Suite:
-        suite = suite_of(self.scene.measuring.spec)
-        metrics = tuple(metric for metric in suite.metrics if metric.type in MEASURES)
-        return replace(suite, metrics=metrics, comparisons=(), aggregates=())
 
     def check(self) -> None:
         model = self.at_hand(self.model)
@@ -227,7 +219,7 @@ class Relearned(Stage):
                 directory=storage.name(directory),
                 model=model.model_copy(update={"lora": None}),
                 sets=measuring.corpus.evaluation,
-                suite=self._suite,
+                suite=self.scene.suite,
                 generation=measuring.spec.generation,
                 batch_tokens=measuring.spec.engine.batch_tokens,
             )

@@ -7,12 +7,16 @@ from pydantic import Field
 
 from obliviate.schema import Spec
 from obliviate_recipes.attacks.base import Attack
+from obliviate_recipes.attacks.depth import Lens, Patch
 from obliviate_recipes.attacks.merge_back import MergeBack
+from obliviate_recipes.attacks.orthogonalise import Orthogonalise
+from obliviate_recipes.attacks.probe import Probe
 from obliviate_recipes.attacks.prune import Prune
 from obliviate_recipes.attacks.quantise import Quantise
 from obliviate_recipes.attacks.relearn import Relearn
 
-AttackSpec = Annotated[Relearn | Quantise | Prune | MergeBack, Field(discriminator="type")]
+AnyAttack = Relearn | Quantise | Prune | MergeBack | Patch | Lens | Probe | Orthogonalise
+AttackSpec = Annotated[AnyAttack, Field(discriminator="type")]
 
 
 class BudgetSpec(Spec):

@@ -1,0 +1,137 @@
+"""What attacks that look inside share: a stage whose work is done in one process with room for a model."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ParamSpec, TypeVar
+
+from obliviate import fit
+from obliviate.data.rows import Role, Row
+from obliviate.errors import UserError
+from obliviate.models import load_config
+from obliviate.runs import Run, content_hash
+from obliviate.schema import EngineSpec, ModelSpec
+from obliviate_eval.records import RECORDS_FILE, Record, write_records
+from obliviate_recipes.attacks.base import Scene, Target
+from obliviate_recipes.attacks.split import FORGET
+from obliviate_recipes.costs.work import Measured, Work, scoring
+from obliviate_recipes.placement import PLACEMENT
+from obliviate_recipes.stage import Determined, Stage
+
+SHAPE = ("num_hidden_layers", "hidden_size", "vocab_size")
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Look(Stage):
+    """Reads hidden states of `target`, and of the models that it is compared with, on the Hugging Face engine."""
+
+    target: Target
+    scene: Scene
+
+    @property
+    def label(self) -> str:
+        return self.target.name
+
+    @property
+    def runs(self) -> str:
+        return self.scene.runs
+
+    @property
+    def compared(self) -> Mapping[str, Target]:
+        """Other models that are read."""
+        return {}
+
+    @property
+    def before(self) -> tuple[Stage, ...]:
+        """Looks that it builds on."""
+        return ()
+
+    @property
+    @abstractmethod
+    def rows(self) -> Sequence[Row]:
+        """That it reads."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What else determines it."""
+        return {}
+
+    @cached_property
+    def needs(self) -> tuple[Stage, ...]:
+        stages = [stage for each in self._targets.values() for stage in each.needs]
+        return tuple({stage.run.directory: stage for stage in (*stages, *self.before)}.values())
+
+    @property
+    def _targets(self) -> dict[str, Target]:
+        return {"target": self.target, **self.compared}
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.scene.measuring.spec.engine
+
+    def model(self, name: str = "target") -> ModelSpec:
+        """For a process in another folder."""
+        return self.portable(self._targets[name].model)
+
+    def determined(self) -> Determined:
+        models = {name: self.model(name) for name in self._targets}
+        config = {
+            "models": {name: model.model_dump(mode="json") for name, model in models.items()},
+            "engine": self.engine.model_dump(mode="json", exclude=PLACEMENT["engine"]),
+            **self.options,
+        }
+        inputs = {"rows": content_hash([asdict(row) for row in self.rows])}
+        return Determined(config, inputs | {each.kind: each.run.content for each in self.before}, models)
+
+    def check(self) -> None:
+        found = {name: self.at_hand(self.model(name)) for name in self._targets}
+        for model in found.values():
+            fit.check(model)
+            fit.check_rows(model, self.rows)
+        shapes = {name: _shape(model) for name, model in found.items()}
+        for name, shape in shapes.items():
+            if shape != shapes["target"]:
+                raise UserError(
+                    f"attacks: {self.kind}: {self.target.name} has {shapes['target']}, and {name} {shape}: states of "
+                    "one mean nothing in the other; leave the attack out"
+                )
+
+    def work(self) -> tuple[Work, ...]:
+        model = self.at_hand(self.model())
+        return tuple(Measured(self.title, scoring(model, list(self.rows), self.engine)) for _ in self._targets)
+
+    def ask(
+        self, function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> Result:
+        """What the function gives, in a process of its own."""
+        from obliviate.inference.task import in_task
+
+        return in_task(self.engine, self.scene.measuring.address, function, *arguments, **named)
+
+    def write(self, run: Run, scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+        """Records of V, each with its scores."""
+        rows = self.scene.split.measured
+        records = [
+            Record(
+                set=FORGET,
+                role=Role.FORGET,
+                index=index,
+                question=row.question,
+                reference=row.fact,
+                full_reference=row.fact,
+                logged={name: score for name, score in found.items() if score is not None},
+            )
+            for index, (row, found) in enumerate(zip(rows, scores, strict=True))
+        ]
+        write_records(run.directory / RECORDS_FILE, records)
+        return {"records": RECORDS_FILE, "items": len(records)}
+
+
+def _shape(model: ModelSpec) -> str:
+    text = load_config(model).get_text_config()
+    layers, width, vocabulary = (getattr(text, name) for name in SHAPE)
+    return f"{layers} layers of {width} numbers and {vocabulary} tokens"

@@ -1,0 +1,129 @@
+"""Orthogonalisation: what unlearning added to the hidden states is taken out, and the model is asked again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from obliviate import storage
+from obliviate.data.rows import Row
+from obliviate.runs import Run, write_whole
+from obliviate_eval.collect import Sampling
+from obliviate_eval.records import write_records
+from obliviate_eval.spec import SamplingSpec
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
+from obliviate_recipes.attacks.inside import Look
+from obliviate_recipes.events import Events
+from obliviate_recipes.stage import Stage
+
+if TYPE_CHECKING:
+    from obliviate_eval.inside.orthogonal import Means
+
+MEANS_FILE = "means.safetensors"
+LAYERS = {"all": "all layers", "one": "the layer that moved furthest"}
+
+
+class Orthogonalise(Attack):
+    """The direction of each layer comes from T's questions. Two settings: all layers, and the one whose states
+    unlearning moved furthest."""
+
+    title: ClassVar = "The direction that unlearning added to hidden states is removed"
+    source: ClassVar = "arXiv:2409.18025"
+
+    type: Literal["orthogonalise"] = "orthogonalise"
+
+    def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
+        stage = Orthogonalised(target, scene)
+        return [
+            Attempt(f"{self.label}, {where}", scene.plain(target), Measured(stage, _file(name)), changes=True)
+            for name, where in LAYERS.items()
+        ]
+
+
+def _file(name: str) -> str:
+    return f"records-{name}.parquet"
+
+
+@dataclass(frozen=True)
+class Direction(Look):
+    """The mean states of the original over T's questions, once for all models. `target` is the original."""
+
+    kind: ClassVar = "means"
+
+    @property
+    def title(self) -> str:
+        return "the original model's mean hidden states"
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.scene.split.attacked
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from safetensors.torch import save_file
+
+        from obliviate_eval.inside.look import means_of
+
+        found = self.ask(means_of, self.model(), self.rows, self.engine)
+        write_whole(run.directory / MEANS_FILE, lambda temporary: save_file(found._asdict(), temporary))
+        return {"means": MEANS_FILE}
+
+    @property
+    def means(self) -> "Means":
+        from safetensors.torch import load_file
+
+        from obliviate_eval.inside.orthogonal import Means
+
+        return Means(**load_file(storage.fetch(self.run.directory / MEANS_FILE)))
+
+
+@dataclass(frozen=True)
+class Orthogonalised(Look):
+    kind: ClassVar = "orthogonalise"
+
+    @property
+    def title(self) -> str:
+        return f"attack {self.target.name}: hidden states without what unlearning added to them"
+
+    @property
+    def compared(self) -> Mapping[str, Target]:
+        return {"original": self.scene.original}
+
+    @cached_property
+    def original(self) -> Direction:
+        return Direction(self.scene.original, self.scene)
+
+    @property
+    def before(self) -> tuple[Stage, ...]:
+        return (self.original,)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.scene.split.attacked
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        measuring = self.scene.measuring
+        return {
+            "suite": [metric.model_dump(mode="json") for metric in self.scene.suite.metrics],
+            "generation": measuring.spec.generation.model_dump(mode="json"),
+            "measured": measuring.corpus.evaluation_content,
+        }
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from obliviate_eval.inside.look import orthogonalised
+
+        measuring = self.scene.measuring
+        found = self.ask(
+            orthogonalised,
+            self.model("original"),
+            self.model(),
+            self.rows,
+            self.engine,
+            self.original.means,
+            measuring.corpus.evaluation,
+            self.scene.suite,
+            Sampling(measuring.spec.generation, SamplingSpec()),
+        )
+        for name, records in found.items():
+            write_records(run.directory / _file(name), records)
+        return {"records": [_file(name) for name in found]}
