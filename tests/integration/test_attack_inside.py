@@ -60,7 +60,7 @@ def test_looks_inside_have_a_scale_from_the_retain_model_to_the_original(ray_loc
         for record in records:
             assert set(record.logged) <= {"patch", "lens", "in_top"}
             assert all(0 <= score <= 1 for score in record.logged.values())
-    for stage in _stages(recipe, "linear-probe"):
+    for stage in _stages(recipe, "probed"):
         scores = [record.logged["probe"] for record in read_records(stage.run.directory / RECORDS_FILE)]
         assert len(scores) == 6
         assert all(0 <= score <= 1 for score in scores)

@@ -42,7 +42,7 @@ def probed_rows(scene: Scene) -> list[Row]:
 
 @dataclass(frozen=True)
 class Probed(Look):
-    kind: ClassVar = "linear-probe"
+    kind: ClassVar = "probed"
 
     seed: Seed
 
