@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from obliviate.data.rows import EvaluationSet
+from obliviate.data.rows import Corpus, EvaluationSet, Role
 from obliviate_eval.metrics import JudgeAgreement, Judged, JudgeKappa
-from obliviate_eval.records import OF_ENGINE, Probe
+from obliviate_eval.records import OF_ENGINE, REWORDED, Probe
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.suites.base import Suite
@@ -17,7 +17,7 @@ def suite_of(spec: EvaluationSpec) -> Suite:
     suite = SUITES[spec.suite] if isinstance(spec.suite, str) else spec.suite.suite()
     if spec.judge is None:
         return suite
-    generated = {metric.type for metric in suite.metrics if Probe.GENERATION in metric.needs}
+    generated = {metric.type for metric in suite.metrics if Probe.GENERATION in metric.probes}
     compared = Probe.ENTAILMENT in suite.needs and spec.nli is not None
     return replace(
         suite,
@@ -25,6 +25,28 @@ def suite_of(spec: EvaluationSpec) -> Suite:
         comparisons=(*suite.comparisons, *((JudgeAgreement(), JudgeKappa()) if compared else ())),
         sets={name: (*types, "judged") if generated & set(types) else types for name, types in suite.sets.items()},
     )
+
+
+def worded(corpus: Corpus, questions: Literal["given", "paraphrased", "both"]) -> Corpus:
+    """With the questions as `evaluation.questions` says, of both wordings those of the forget sets. A row without a
+    paraphrase is asked as it is, so that both sets have the same items."""
+    if questions == "given":
+        return corpus
+    sets, warnings = list[EvaluationSet](), list[str]()
+    for each in corpus.evaluation:
+        if questions == "both" and each.role is not Role.FORGET:
+            sets.append(each)
+            continue
+        lacking = sum(bool(row.question) and row.paraphrased_question is None for row in each.rows)
+        if lacking:
+            warnings.append(
+                f"evaluation.questions: {questions}: {lacking} of {len(each.rows)} rows of the set {each.name} have no "
+                "paraphrased_question, and are asked as they are; add the field"
+            )
+        rows = tuple(replace(row, question=row.paraphrased_question or row.question) for row in each.rows)
+        reworded = replace(each, rows=rows)
+        sets += [each, replace(reworded, name=each.name + REWORDED)] if questions == "both" else [reworded]
+    return replace(corpus, evaluation=tuple(sets), warnings=(*corpus.warnings, *warnings))
 
 
 def asked_of_engine(spec: EvaluationSpec, sets: Sequence[EvaluationSet]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from math import comb, lcm, log10
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.metrics.truth_ratio import log_truth_ratio
-from obliviate_eval.records import Record
+from obliviate_eval.records import REWORDED, Record
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,12 @@ def forget_quality(records: Sequence[Record], reference_records: Sequence[Record
     """None where one of the two has no truth ratio at all. Raises UserError if they were asked different questions.
 
     The test knows only the order of the values, so that the ratio's logarithm and its inverse give the same result.
+    Items that are asked twice, in other words, count once.
     """
-    forget = [record for record in records if record.role is Role.FORGET]
-    reference = [record for record in reference_records if record.role is Role.FORGET]
+    forget, reference = (
+        [record for record in each if record.role is Role.FORGET and not record.set.endswith(REWORDED)]
+        for each in (records, reference_records)
+    )
     if {(r.set, r.question) for r in forget} != {(r.set, r.question) for r in reference}:
         raise UserError(
             f"forget quality: the model has {len(forget)} forget records and the retain model {len(reference)}, "

@@ -16,6 +16,7 @@ from obliviate.errors import UserError
 from obliviate.runs import write_whole
 
 RECORDS_FILE = "records.parquet"
+REWORDED = "_paraphrased"  # behind the name of a set of role forget: its items again, asked in other words
 
 
 class Probe(StrEnum):
@@ -31,12 +32,14 @@ class Probe(StrEnum):
     SAMPLES = "samples"  # sampled continuations of the question
     SIMILARITY = "similarity"  # judge: sentence encoder, generation against the full reference
     ENTAILMENT = "entailment"  # judge: NLI model, generation against the full reference
+    SAMPLE_ENTAILMENT = "sample_entailment"  # judge: NLI model, each sample as the premise of the full reference
     FLUENCY = "fluency"  # judge: text classifier, is the generation clean text?
     VERDICT = "verdict"  # judge: language model, does the generation reveal the full reference?
 
 
 # The probes that are teacher-forced answers.
 SCORED = (Probe.ANSWER, Probe.PARAPHRASED, Probe.PERTURBED, Probe.KEY, Probe.MOMENTS)
+OF_NLI = frozenset({Probe.ENTAILMENT, Probe.SAMPLE_ENTAILMENT})
 OF_ENGINE = frozenset({Probe.GENERATION, *SCORED, Probe.GRADIENT_NORM, Probe.SAMPLES})  # the rest judges say
 
 
@@ -99,6 +102,7 @@ class Record:
     similarity: float | None = None  # cosine in [-1, 1]
     entailment: str | None = None  # the NLI label: entailment, neutral, contradiction
     samples: tuple[str, ...] = ()  # sampled generations, all of the same number a question
+    sample_entailment: tuple[str, ...] = ()  # the NLI label of each sample; empty: not judged
     gradient_norm: float | None = None  # of the true answer's mean loss, over all parameters
     fluency: float | None = None  # probability that the generation is clean text
     similar_to: str | None = None  # what similarity compares with, where it is another: the answer trained on
@@ -138,6 +142,7 @@ _SCHEMA = pa.schema(
         ("similarity", pa.float64()),
         ("entailment", pa.string()),
         ("samples", pa.list_(pa.string())),
+        ("sample_entailment", pa.list_(pa.string())),
         ("gradient_norm", pa.float64()),
         ("fluency", pa.float64()),
         ("similar_to", pa.string()),
@@ -147,13 +152,13 @@ _SCHEMA = pa.schema(
         ("logged", pa.map_(pa.string(), pa.float64())),
     ]
 )
-_PLAIN = [
-    name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "samples", "aliases", "logged", *SCORED}
-]
+_TEXTS = ("samples", "sample_entailment", "aliases")  # lists of them
+_PLAIN = [name for name in _SCHEMA.names if name not in {"role", "generation_tokens", "logged", *_TEXTS, *SCORED}]
 _LATER = {
     "key",
     "moments",
     "samples",
+    "sample_entailment",
     "gradient_norm",
     "fluency",
     "similar_to",
@@ -187,7 +192,7 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name) for name in _PLAIN}
     row["role"] = record.role.value
     row["generation_tokens"] = record.generation_tokens
-    row["samples"], row["aliases"] = record.samples, record.aliases
+    row |= {name: getattr(record, name) for name in _TEXTS}
     row["logged"] = list(record.logged.items())
     for probe, scored in record.answers.items():
         row[probe.value] = [vars(each) for each in scored]
@@ -198,12 +203,12 @@ def _record(row: dict[str, Any]) -> Record:
     tokens = row["generation_tokens"]
     answers = {probe: tuple(map(_answer, found)) for probe in SCORED if (found := row.get(probe.value)) is not None}
     plain: dict[str, Any] = {name: row.get(name) for name in _PLAIN}
+    texts: dict[str, Any] = {name: tuple(row.get(name) or ()) for name in _TEXTS}
     return Record(
         **plain,
         role=Role(row["role"]),
         generation_tokens=None if tokens is None else tuple(tokens),
-        samples=tuple(row.get("samples") or ()),
-        aliases=tuple(row.get("aliases") or ()),
+        **texts,
         logged=dict(row.get("logged") or ()),
         answers=answers,
     )

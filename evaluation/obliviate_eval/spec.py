@@ -63,6 +63,9 @@ class EvaluationSpec(Spec):
     engine: EngineSpec = EngineSpec()
     generation: GenerationSpec = GenerationSpec()
     sampling: SamplingSpec = SamplingSpec()  # for suites that measure samples
+    # As they are given, by their `paraphrased_question`, or both: then each forget set is there twice, NAME and
+    # NAME_paraphrased, and `worst_question` tells what either wording brings out.
+    questions: Literal["given", "paraphrased", "both"] = "given"
     encoder: str | None = "sentence-transformers/paraphrase-MiniLM-L6-v2"  # for cosine similarity
     nli: str | None = "sileod/deberta-v3-base-tasksource-nli"  # for entailment
     fluency: str | None = "madhurjindal/autonlp-Gibberish-Detector-492513457"  # for fluency

@@ -44,7 +44,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "verbatim_memorization": {"definition": "muse", "words": "unicode"},
     "knowledge_memorization": {"definition": "muse", "words": "unicode"},
     "accuracy": {"per": "option"},
-    "leak_at_k": {"k": 4, "threshold": 0.5, "words": "unicode"},
+    "leak_at_k": {"k": 4, "by": "rouge", "threshold": 0.5, "words": "unicode"},
     "expected_worst_rouge": {"k": 4, "words": "unicode"},
     "distinct_n": {"n": 2},
     "min_k_loss": {"k": 0.2},
@@ -63,7 +63,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mia_gradnorm": {"forget_set": None},
     "privleak": {"attack": {"type": "mia_min_k", "forget_set": None, "k": 0.4}, "definition": "muse"},
     "rel_diff": {"attack": {"type": "mia_min_k", "forget_set": None, "k": 0.4}, "definition": "plain"},
-    "leak_bound": {"k": 4, "threshold": 0.5, "words": "unicode"},
+    "leak_bound": {"k": 4, "by": "rouge", "threshold": 0.5, "words": "unicode"},
+    "worst_question": {"of": {"type": "rouge", "words": "unicode", "definition": "tofu"}},
     "mia_score": {"attack": {"type": "mia_loss", "forget_set": None, "end_of_turn": True}},
 }
 

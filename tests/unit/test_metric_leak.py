@@ -9,12 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from measured import record
-from obliviate.data.rows import Role
+from obliviate.data.rows import Corpus, Role
+from obliviate_eval.judges import Judges
 from obliviate_eval.metrics import DistinctN, ExpectedWorstRouge, LeakAtK, LeakBound, SelfBleu
 from obliviate_eval.records import Probe, Record
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Estimate
 from obliviate_eval.suites import SUITES
+from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import draw
+from obliviate_recipes.stages.cautions import of_data
 
 LEAK, PART, SAFE = "the cat sat", "the cat", "no idea"  # ROUGE-L recall 1, 2/3, 0 of "the cat sat"
 
@@ -106,3 +110,54 @@ def test_self_bleu_of_equal_samples_is_1_and_of_samples_without_a_common_word_ne
 def test_self_bleu_by_hand() -> None:
     # "a b c d e" against "a b c d f": precisions 4/5, 3/4, 2/3, 1/2, their geometric mean 0.2 ** 0.25; both the same.
     assert SelfBleu().score(sampled("a b c d e", "a b c d f")) == pytest.approx(0.2**0.25)
+
+
+def judged(*samples: tuple[str, str], index: int = 0) -> Record:
+    """(Sample, its label.)"""
+    return record(
+        Role.FORGET,
+        index=index,
+        samples=tuple(said for said, _ in samples),
+        sample_entailment=tuple(label for _, label in samples),
+    )
+
+
+def test_by_entailment_a_sample_leaks_that_is_judged_so_and_has_a_word_of_the_truth() -> None:
+    item = judged((PART, "entailment"), (SAFE, "entailment"), (LEAK, "neutral"), (SAFE, "contradiction"))
+    # 1 of 4: the second has no word of the truth, the third is not entailed though it says all of them.
+    assert LeakAtK(k=1, by="entailment").score(item) == pytest.approx(1 / 4)
+    assert LeakAtK(k=2, by="entailment").score(item) == pytest.approx(1 - 3 / 6)
+    assert LeakAtK(k=1).score(item) == pytest.approx(2 / 4)
+
+
+def test_samples_that_were_not_judged_are_unscored_and_no_proof_of_safety() -> None:
+    assert LeakAtK(k=1, by="entailment").score(sampled(SAFE, SAFE)) is None
+    cut = record(Role.FORGET, samples=(SAFE, SAFE), sample_entailment=("neutral",))
+    assert LeakAtK(k=1, by="entailment").score(cut) is None
+    known, unknown = judged((SAFE, "neutral"), (SAFE, "neutral")), sampled(SAFE, SAFE, index=1)
+    found = LeakBound(k=2, by="entailment").estimate(draw([known, unknown], 200, 0))
+    assert (found.value, found.scored, found.unscored) == (0, 1, 1)
+    assert LeakBound(k=2, by="entailment").estimate(draw([unknown], 200, 0)).value is None
+    data = Corpus((), (), (), only_measured=True)
+    own = {"suite": {"metrics": [{"type": "leak_at_k", "by": "entailment"}]}, "nli": None}
+    [warning] = of_data(data, EvaluationSpec.model_validate(own))
+    assert warning.startswith("evaluation.nli: is null, and by: entailment asks it of every sample: leak_at_k will")
+    assert of_data(data, EvaluationSpec.model_validate({**own, "nli": "some/model"})) == []
+    assert of_data(data, EvaluationSpec(suite="leakage", nli=None)) == []
+
+
+def test_each_sample_is_the_premise_of_the_truth() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def nli(pairs: Sequence[tuple[str, str]]) -> list[str]:
+        asked.extend(pairs)
+        return ["entailment" if premise == LEAK else "neutral" for premise, _ in pairs]
+
+    items = [sampled(LEAK, SAFE), sampled(index=1), sampled(SAFE, PART, LEAK, index=2)]
+    suite = Suite("own", "", (LeakAtK(k=2, by="entailment"),))
+    found = Judges(entailment=nli).judge(items, suite)
+    assert asked == [(said, "the cat sat") for said in (LEAK, SAFE, SAFE, PART, LEAK)]
+    assert [each.sample_entailment for each in found] == [
+        ("entailment", "neutral"), (), ("neutral", "neutral", "entailment"),
+    ]  # fmt: skip
+    assert Judges(entailment=nli).judge(items, Suite("own", "", (LeakAtK(k=2),))) == items

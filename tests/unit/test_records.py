@@ -36,6 +36,7 @@ any_record = st.builds(
     similarity=st.none() | st.floats(-1, 1),
     entailment=st.none() | st.sampled_from(["entailment", "neutral"]),
     samples=st.lists(texts, max_size=3).map(tuple),
+    sample_entailment=st.lists(texts, max_size=3).map(tuple),
     gradient_norm=st.none() | st.floats(0, 1e6),
     fluency=st.none() | st.floats(0, 1),
 )

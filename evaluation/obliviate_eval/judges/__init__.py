@@ -4,6 +4,7 @@ classifier alone."""
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from obliviate_eval.judges.prompt import Case
@@ -46,6 +47,9 @@ class Judges:
             pairs = [nli_pair(judged[i], suite) for i in generated]
             for i, label in zip(generated, self.entailment(pairs), strict=True):
                 judged[i] = replace(judged[i], entailment=label)
+        if Probe.SAMPLE_ENTAILMENT in suite.needs and self.entailment is not None:
+            labels = iter(self.entailment([(said, each.full_reference) for each in judged for said in each.samples]))
+            judged = [replace(each, sample_entailment=tuple(islice(labels, len(each.samples)))) for each in judged]
         if Probe.FLUENCY in suite.needs and self.fluency is not None:
             texts = [judged[i].generation or "" for i in generated]
             for i, clean in zip(generated, self.fluency(texts), strict=True):

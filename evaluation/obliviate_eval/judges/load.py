@@ -8,7 +8,7 @@ from obliviate_eval.judges.endpoint import EndpointJudge
 from obliviate_eval.judges.fluency import FluencyModel
 from obliviate_eval.judges.nli import NliModel
 from obliviate_eval.judges.similarity import SentenceEncoder
-from obliviate_eval.records import Probe
+from obliviate_eval.records import OF_NLI, Probe
 from obliviate_eval.spec import EvaluationSpec
 
 
@@ -20,7 +20,7 @@ def load_judges(spec: EvaluationSpec, cache: Path) -> Judges:
     needs = suite_of(spec).needs
     return Judges(
         similarity=SentenceEncoder(spec.encoder) if spec.encoder and Probe.SIMILARITY in needs else None,
-        entailment=NliModel(spec.nli) if spec.nli and Probe.ENTAILMENT in needs else None,
+        entailment=NliModel(spec.nli) if spec.nli and needs & OF_NLI else None,
         fluency=FluencyModel(spec.fluency) if spec.fluency and Probe.FLUENCY in needs else None,
         verdict=EndpointJudge(spec.judge, cache) if spec.judge and Probe.VERDICT in needs else None,
     )

@@ -49,6 +49,7 @@ from obliviate_eval.metrics.token_entropy import TokenEntropy
 from obliviate_eval.metrics.token_f1 import TokenF1
 from obliviate_eval.metrics.truth_ratio import TruthRatio
 from obliviate_eval.metrics.verbatim_memorization import VerbatimMemorization
+from obliviate_eval.metrics.worst_question import WorstQuestion
 
 AnyMetric = (
     Rouge
@@ -99,6 +100,7 @@ AnyComparison = (
     | JudgeAgreement
     | JudgeKappa
     | MiaScore
+    | WorstQuestion
 )
 
 METRIC_TYPES: dict[str, type[Metric]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyMetric)}
@@ -171,5 +173,6 @@ __all__ = [
     "TokenF1",
     "TruthRatio",
     "VerbatimMemorization",
+    "WorstQuestion",
     "ZlibLoss",
 ]

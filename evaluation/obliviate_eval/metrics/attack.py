@@ -7,7 +7,7 @@ import numpy as np
 
 from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Sample, Samples
-from obliviate_eval.records import Probe, Record, ScoredAnswer
+from obliviate_eval.records import REWORDED, Probe, Record, ScoredAnswer
 from obliviate_eval.statistics import Estimate, Floats, auc, nothing
 
 
@@ -21,7 +21,9 @@ class Attack(Comparison):
     forget_set: str | None = None  # the set of role forget that is attacked; None: all of them together
 
     def asks(self, name: str, role: Role) -> bool:
-        return role is Role.HOLDOUT or (role is Role.FORGET and self.forget_set in (None, name))
+        if role is Role.FORGET:
+            return not name.endswith(REWORDED) if self.forget_set is None else name == self.forget_set
+        return role is Role.HOLDOUT
 
     @abstractmethod
     def signal(self, record: Record, reference: Record | None) -> float | None:

@@ -24,9 +24,14 @@ class Metric(Spec, ABC):
 
     type: str
 
+    @property
+    def probes(self) -> frozenset[Probe]:
+        """`needs`, with what these parameters need besides."""
+        return self.needs
+
     def needs_of(self, role: Role) -> frozenset[Probe]:
         """What it looks at in a set of that role."""
-        return self.needs
+        return self.probes
 
     def of(self, record: Record) -> float | None:
         """The score, or what a log says of it."""

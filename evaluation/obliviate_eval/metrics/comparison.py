@@ -41,6 +41,11 @@ class Comparison(Spec, ABC):
 
     type: str
 
+    @property
+    def probes(self) -> frozenset[Probe]:
+        """`needs`, with what these parameters need besides."""
+        return self.needs
+
     def asks(self, name: str, role: Role) -> bool:
         """Whether the set of that name and role enters: then its probes are run for it."""
         return role in (Role.FORGET, Role.HOLDOUT)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Samples
-from obliviate_eval.metrics.leak_at_k import leaks
+from obliviate_eval.metrics.leak_at_k import LeaksBy, leaks, probes_of
 from obliviate_eval.records import Probe, Record
 from obliviate_eval.statistics import CONFIDENCE, Estimate, nothing
 from obliviate_eval.words import Words
@@ -30,8 +30,13 @@ class LeakBound(Comparison):
 
     type: Literal["leak_bound"] = "leak_bound"
     k: int = Field(default=4, ge=1)
+    by: LeaksBy = "rouge"  # as of leak@k
     threshold: float = Field(default=0.5, gt=0, le=1)
     words: Words = "unicode"
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return probes_of(self.by)
 
     def asks(self, name: str, role: Role) -> bool:
         return role is Role.FORGET
@@ -63,5 +68,5 @@ class LeakBound(Comparison):
 
     def _blocks(self, record: Record) -> list[bool]:
         """Whether each whole block of k samples has a leak."""
-        leaked = leaks(record, self.threshold, self.words)
+        leaked = leaks(record, self.by, self.threshold, self.words)
         return [any(leaked[i : i + self.k]) for i in range(0, len(leaked) - self.k + 1, self.k)]

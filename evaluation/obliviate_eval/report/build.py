@@ -45,6 +45,7 @@ LABELS = {
     "knowledge_memorization": "Knowledge memorisation",
     "leak_at_k": "leak@k",
     "leak_bound": "leak@k, exact bounds",
+    "worst_question": "Worse of two wordings",
     "distinct_n": "distinct-n",
     "self_bleu": "Self-BLEU",
     "mia_loss": "Loss attack, AUC",

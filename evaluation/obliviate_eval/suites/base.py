@@ -48,13 +48,13 @@ class Suite:
     def needs_of(self, name: str, role: Role) -> frozenset[Probe]:
         """The probes of everything that asks for the set: each text is generated for, or scored, once."""
         asking = [metric.needs_of(role) for metric in self.metrics_of(name, role)]
-        asking += [comparison.needs for comparison in self.comparisons if comparison.asks(name, role)]
+        asking += [comparison.probes for comparison in self.comparisons if comparison.asks(name, role)]
         return frozenset[Probe]().union(*asking)
 
     @property
     def needs(self) -> frozenset[Probe]:
         """The probes of all sets together."""
-        return frozenset[Probe]().union(*(each.needs for each in (*self.metrics, *self.comparisons)))
+        return frozenset[Probe]().union(*(each.probes for each in (*self.metrics, *self.comparisons)))
 
 
 def _named(of: Mapping[str, Value], name: str) -> Value | None:

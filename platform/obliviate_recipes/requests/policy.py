@@ -16,7 +16,12 @@ from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_recipes.requests.measurement import Measurement
 
-JUDGES = {Probe.SIMILARITY: "encoder", Probe.ENTAILMENT: "nli", Probe.FLUENCY: "fluency"}  # keys of `evaluation`
+JUDGES = {  # keys of `evaluation`
+    Probe.SIMILARITY: "encoder",
+    Probe.ENTAILMENT: "nli",
+    Probe.SAMPLE_ENTAILMENT: "nli",
+    Probe.FLUENCY: "fluency",
+}
 
 
 class Bound(Spec):
@@ -102,7 +107,7 @@ class Policy(Spec):
                     near = get_close_matches(name, known, n=1)
                     fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
                     raise UserError(f"{key}: the suite {suite.name} measures no such thing; {fix}")
-                needs = metrics[name].needs if name in metrics else frozenset()
+                needs = metrics[name].probes if name in metrics else frozenset()
                 for probe in needs.intersection(JUDGES):
                     if getattr(spec, JUDGES[probe]) is None:
                         raise UserError(f"{key}: is judged by evaluation.{JUDGES[probe]}, which is null; give a model")

@@ -10,6 +10,7 @@ from obliviate_eval.collect import answers_of
 from obliviate_eval.metrics import AnyMetric
 from obliviate_eval.records import SCORED, Probe, Record, ScoredAnswer
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.suites.base import Suite
 from obliviate_eval.words import beyond_published
 
 # What a probe takes of a row; without it there is nothing to ask.
@@ -23,7 +24,7 @@ FIELDS = {
 def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
     """About the data, and about what the suite asks of a set that none of its rows has."""
     suite = suite_of(spec)
-    found = list(corpus.warnings)
+    found = [*corpus.warnings, *_unjudged(suite, spec)]
     for each in corpus.evaluation:
         unscored = {
             name: [m.type for m in metrics]
@@ -32,7 +33,7 @@ def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
             and not any(getattr(row, name) for row in each.rows)
             and (
                 metrics := [
-                    m for m in suite.metrics_of(each.name, each.role) if probe in m.needs and not _scores(m, each)
+                    m for m in suite.metrics_of(each.name, each.role) if probe in m.probes and not _scores(m, each)
                 ]
             )
         }
@@ -42,7 +43,7 @@ def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
                 f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
                 f"nothing there; add the field, or take another suite than {suite.name}"
             )
-        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.needs}
+        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.probes}
         for name, probe in FIELDS.items():
             lacking = sum(not getattr(row, name) for row in each.rows)
             if probe in asked and 0 < lacking < len(each.rows):
@@ -52,6 +53,17 @@ def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
                 )
         found += _letters(each, suite.metrics_of(each.name, each.role))
     return found
+
+
+def _unjudged(suite: Suite, spec: EvaluationSpec) -> list[str]:
+    """Samples are judged where a metric's parameters say so, and only there: no suite has it by default."""
+    asking = [each.type for each in (*suite.metrics, *suite.comparisons) if Probe.SAMPLE_ENTAILMENT in each.probes]
+    if not asking or spec.nli is not None:
+        return []
+    return [
+        f"evaluation.nli: is null, and by: entailment asks it of every sample: {', '.join(asking)} will score nothing; "
+        "give an NLI model, or take by: rouge"
+    ]
 
 
 def _letters(each: EvaluationSet, metrics: Sequence[AnyMetric]) -> list[str]:

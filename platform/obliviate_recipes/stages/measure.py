@@ -19,7 +19,7 @@ from obliviate.models import date_warnings, load_tokenizer, locate, text_encoder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_json
 from obliviate.schema import ModelSpec
 from obliviate.source import weights_dtype
-from obliviate_eval.asked import asked_of_engine, suite_of
+from obliviate_eval.asked import asked_of_engine, suite_of, worded
 from obliviate_eval.content import content_of_code, content_of_suite
 from obliviate_eval.judges.prompt import read_prompt
 from obliviate_eval.records import RECORDS_FILE, Record, read_records
@@ -70,6 +70,7 @@ class Measuring:
     def __post_init__(self) -> None:
         if self.nli is not None:
             self.spec = self.spec.model_copy(update={"nli": self.nli.source})
+        self.corpus = worded(self.corpus, self.spec.questions)
 
     def figures(
         self,
