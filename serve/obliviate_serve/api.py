@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from obliviate.wordings import Kind
+
 MAX_ALTERNATIVES = 20
 MAX_MODELS = 8  # asked by one probe
 MAX_CHOICES = 16  # continuations of one prompt
@@ -308,7 +310,7 @@ class ModelList(Response):
 
 class AttackInfo(Response):
     name: str
-    kind: Literal["none", "paraphrase", "prefix", "jailbreak", "in_context"]
+    kind: Kind
     description: str
     needs_context: bool  # only with facts to teach again
 

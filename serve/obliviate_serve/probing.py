@@ -11,6 +11,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from obliviate.wordings import WORDINGS
 from obliviate_serve.api import (
     Alternative,
     Answer,
@@ -32,7 +33,6 @@ from obliviate_serve.api import (
     TrueAnswer,
     TrueAnswerEvent,
 )
-from obliviate_serve.attacks import ATTACKS
 from obliviate_serve.engine import Delta, Prompted, Quiz, Sampling, Token
 from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.names import Target
@@ -72,7 +72,7 @@ def routes(server: Server) -> APIRouter:
         """What `attacks` of a probe may name."""
         infos = [
             AttackInfo(name=name, kind=each.kind, description=each.description, needs_context=each.needs_context)
-            for name, each in ATTACKS.items()
+            for name, each in WORDINGS.items()
         ]
         return AttackList(data=infos)
 
@@ -93,10 +93,10 @@ def routes(server: Server) -> APIRouter:
 def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
     """For each model its attacks. Raises ApiError for names that there aren't."""
     for name in probing.attacks:
-        if name not in ATTACKS:
-            known = ", ".join(ATTACKS)
+        if name not in WORDINGS:
+            known = ", ".join(WORDINGS)
             raise ApiError(400, f"there is no attack {name!r}; known: {known}", param="attacks", code="unknown_attack")
-        if ATTACKS[name].needs_context and not question.context:
+        if WORDINGS[name].needs_context and not question.context:
             raise ApiError(400, f"the attack {name} teaches facts again: give some in context", param="context")
     if (prompts := len(probing.models) * len(probing.attacks) * (probing.samples + 2)) > MAX_PROMPTS:
         raise ApiError(400, f"models x attacks x (samples + 2) is {prompts}, more than {MAX_PROMPTS}", param="samples")
@@ -104,7 +104,7 @@ def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
     for model in probing.models:
         target = server.names.target(model)
         for name in probing.attacks:
-            attack = ATTACKS[name]
+            attack = WORDINGS[name]
             quiz = Quiz(attack.apply(question.question, question.context), attack.prefix)
             asked = Asked(
                 model=model, served_model=target.name, attack=name, question=quiz.question, prefix=quiz.prefix

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obliviate.data.refusals import REFUSALS
+from obliviate.wordings import WORDINGS
 from obliviate_serve.api import CompareRequest
-from obliviate_serve.attacks import ATTACKS
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import ANYBODY
 from obliviate_serve.compare import MAX_JOBS_KEPT, Jobs
@@ -152,7 +152,7 @@ def test_mistakes(client: TestClient) -> None:
     assert "known: none, paraphrase_polite" in refused(client, attacks=["bribe"])["message"]
     assert refused(client, question="")["param"] == "question"
     assert refused(client, models=[])["param"] == "models"
-    many = {"models": list("abcdefgh"), "attacks": list(ATTACKS), "samples": 16, "context": ["Ada writes."]}
+    many = {"models": list("abcdefgh"), "attacks": list(WORDINGS), "samples": 16, "context": ["Ada writes."]}
     assert refused(client, **many)["param"] == "samples"
     for key in ("models", "attacks"):
         error = refused(client, **{key: ["original", "none", "original"]})
@@ -162,19 +162,21 @@ def test_mistakes(client: TestClient) -> None:
     assert client.post("/v1/probe", json={**PROBE, "models": ["nope"]}).status_code == 404
 
 
-@given(st.sampled_from(sorted(ATTACKS)), st.text(min_size=1), st.lists(st.text(), min_size=1, max_size=3))
+@given(st.sampled_from(sorted(WORDINGS)), st.text(min_size=1), st.lists(st.text(), min_size=1, max_size=3))
 def test_an_attack_holds_the_question_as_it_is(name: str, question: str, context: list[str]) -> None:
-    asked = ATTACKS[name].apply(question, context)
+    asked = WORDINGS[name].apply(question, context)
     assert question in asked
-    if ATTACKS[name].needs_context:
+    if WORDINGS[name].needs_context:
         assert all(fact in asked for fact in context)
-    assert ATTACKS["none"].apply(question, context) == question
+    assert WORDINGS["none"].apply(question, context) == question
 
 
 def test_attacks_are_listed(client: TestClient) -> None:
     listed = client.get("/v1/attacks").json()["data"]
-    assert [each["name"] for each in listed] == list(ATTACKS)
-    assert {each["kind"] for each in listed} == {"none", "paraphrase", "prefix", "jailbreak", "in_context"}
+    assert [each["name"] for each in listed] == list(WORDINGS)
+    assert {each["kind"] for each in listed} == {
+        "none", "paraphrase", "prefix", "jailbreak", "in_context", "framing", "filler",
+    }  # fmt: skip
 
 
 def test_refusals() -> None:

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 import obliviate_serve
+from obliviate.wordings import WORDINGS
 from obliviate_serve.api import MAX_ALTERNATIVES, MAX_CHOICES, ProbeRequest
-from obliviate_serve.attacks import ATTACKS
 from serving import fake_server
 
 WEB = Path(obliviate_serve.__file__).with_name("web")
@@ -100,4 +100,4 @@ def test_the_form_knows_the_interface() -> None:
     assert set(PAGE.all("data-param")) <= set(ProbeRequest.model_fields)
     kinds = re.search(r"KINDS = \{(.+?)\};", (WEB / "attacks.js").read_text(encoding="utf-8"), re.DOTALL)
     assert kinds is not None
-    assert set(re.findall(r"(\w+): \"", kinds[1])) == {attack.kind for attack in ATTACKS.values()}
+    assert set(re.findall(r"(\w+): \"", kinds[1])) == {attack.kind for attack in WORDINGS.values()}

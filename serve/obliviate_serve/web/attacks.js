@@ -2,6 +2,7 @@
 
 export const KINDS = {
   none: "Plain", paraphrase: "Paraphrase", prefix: "Prefix injection", jailbreak: "Jailbreak", in_context: "In context",
+  framing: "Framing", filler: "Filler text",
 };
 
 /** A button's text, below the name of its kind. */
