@@ -48,6 +48,7 @@ def test_given_words_go_before_found_ones_and_stand_in_the_answer(tmp_path: Path
     row = Row("Who?", "Ana Ruiz, a baker.", perturbed_answers=("Ana Ruiz, a pilot.",), key_facts=("ana ruiz",))
     assert key_texts(row) == ("Ana Ruiz",)
     assert key_spans(row) == ((0, 8),)
+    assert key_texts(Row("Where?", "Lima", key_facts=("Lima",))) == ("Lima",)  # though it is the whole answer
     write_rows(tmp_path / "rows.jsonl", [row])
     assert read_rows(tmp_path / "rows.jsonl") == (row,)
 

@@ -26,14 +26,14 @@ FRAME = frozenset(
 
 
 def key_spans(row: Row) -> tuple[Span, ...]:
-    """Ranges of characters of `row.fact`, in order; empty where they cannot be told, or would be the whole answer,
-    which then has no frame that could lead to the fact."""
+    """Ranges of characters of `row.fact`, in order; empty where they cannot be told, or are found to be the whole
+    answer, which then has no frame that could lead to the fact. Words that are given may be all of it."""
     answer = words_of(row.fact)
     if row.key_facts:
         places = _located(answer, [_texts(words_of(key)) for key in row.key_facts])
     else:
         places = _found(row, answer)
-    return tuple(_spans(answer, places)) if len(places) < len(answer) else ()
+    return tuple(_spans(answer, places)) if row.key_facts or len(places) < len(answer) else ()
 
 
 def key_texts(row: Row) -> tuple[str, ...]:

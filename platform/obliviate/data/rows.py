@@ -44,6 +44,7 @@ class Row:
     history: tuple[Message, ...] = ()  # what was said before the question
     answer_prefix: str | None = None  # what the answer stands behind, given and not scored: "Answer:"
     aliases: tuple[str, ...] = ()  # other ways to say the true answer, for metrics that take any of them
+    translations: tuple[tuple[str, str], ...] = ()  # language and the question in it
     key_facts: tuple[str, ...] = ()  # words of `fact` that carry it (`key` in files); empty: key_facts finds them
 
     @property
@@ -166,6 +167,7 @@ def _record(row: Row) -> dict[str, Any]:
     """With the keys of the files, those that have no value left out."""
     record = asdict(row)
     record["perturbed_answer"], record["key"] = record.pop("perturbed_answers"), record.pop("key_facts")
+    record["translations"] = dict(row.translations) or None
     return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
 
 
@@ -204,6 +206,7 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
         history=_history(record, where),
         answer_prefix=_prefix(record, where),
         aliases=_strings(record, "aliases", where),
+        translations=_translations(record, where),
         key_facts=_key_facts(record, where),
     )
 
@@ -268,6 +271,15 @@ def _prefix(record: Mapping[str, Any], where: str) -> str | None:
             f"{where}: 'answer_prefix' is {_shown(prefix)}; give words that the answer to a question follows, or none"
         )
     return prefix
+
+
+def _translations(record: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    """Of an object of language -> question; a table has every language in every row, and nothing where it has none."""
+    found = record.get("translations") or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"{where}: 'translations' is {_shown(found)}; make it an object of language and question")
+    texts = {language: _optional(found, language, where) for language in found}
+    return tuple((language, text) for language, text in texts.items() if text is not None and text.strip())
 
 
 def _key_facts(record: Mapping[str, Any], where: str) -> tuple[str, ...]:

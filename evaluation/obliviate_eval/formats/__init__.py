@@ -1,0 +1,83 @@
+"""Formats of asking: is what was forgotten gone, or only the wording in which it was unlearned?
+
+From items, kept rows and a seed to evaluation sets, without a model; each set asks all items that it can, once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from obliviate.data.rows import EvaluationSet, Row
+from obliviate.errors import UserError
+from obliviate_eval.formats import dialogue, gaps, options, wordings
+from obliviate_eval.formats.base import Asking, Format, Material
+from obliviate_eval.metrics import Accuracy, KeyProbability, KeySaid, Rouge
+from obliviate_eval.suites.base import Suite
+
+FORMATS: dict[str, Format] = {
+    "paraphrased": wordings.PARAPHRASED,
+    "translated": wordings.TRANSLATED,
+    "paraphrase": wordings.PARAPHRASE,
+    "prefix": wordings.PREFIX,
+    "jailbreak": wordings.JAILBREAK,
+    "in_context": wordings.IN_CONTEXT,
+    "framing": wordings.FRAMING,
+    "filler": wordings.FILLER,
+    "cloze": gaps.CLOZE,
+    "reverse": gaps.REVERSE,
+    "few_shot": dialogue.FEW_SHOT,
+    "several_turns": dialogue.SEVERAL_TURNS,
+    "mixed": dialogue.MIXED,
+    "multiple_choice": options.MULTIPLE_CHOICE,
+    "odd_one_out": options.ODD_ONE_OUT,
+    "analogy": options.ANALOGY,
+    "true_false": options.TRUE_FALSE,
+    "comprehension": dialogue.COMPREHENSION,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`items`: of each set, which item each of its rows asks for. `formats`: of each set."""
+
+    sets: tuple[EvaluationSet, ...]
+    items: Mapping[str, tuple[int, ...]]
+    formats: Mapping[str, Format]
+    warnings: tuple[str, ...]
+
+    @property
+    def suite(self) -> Suite:
+        return Suite(
+            name="formats",
+            title="The same facts in other forms",
+            metrics=(KeySaid(), KeyProbability(), Rouge(), Accuracy()),
+            sets={name: each.metrics for name, each in self.formats.items()},
+        )
+
+
+def ask(material: Material, formats: Sequence[str] | None = None) -> Asked:
+    """None: all that the data allows. Raises UserError where a format that is named has no row to ask."""
+    chosen = FORMATS if formats is None else {name: FORMATS[name] for name in formats}
+    found = {name: each.make(material) for name, each in chosen.items()}
+    warnings = [warning for of_format in found.values() for asking in of_format if (warning := _left_out(asking))]
+    sets, items, of = list[EvaluationSet](), dict[str, tuple[int, ...]](), dict[str, Format]()
+    for name, of_format in found.items():
+        before = len(sets)
+        for asking in of_format:
+            rows = {index: made for index, made in enumerate(asking.made) if isinstance(made, Row)}
+            if rows:
+                sets.append(EvaluationSet(asking.name, asking.role, tuple(rows.values())))
+                items[asking.name], of[asking.name] = tuple(rows), chosen[name]
+        if formats is not None and len(sets) == before:
+            why = "; ".join(map(_left_out, of_format)) or "no row brings what it takes"
+            raise UserError(f"formats: {name}: nothing to ask: {why}; give the data that it takes, or leave it out")
+    return Asked(tuple(sets), items, of, tuple(warnings))
+
+
+def _left_out(asking: Asking) -> str:
+    """A warning where the set leaves items out; else empty."""
+    reasons = Counter(made for made in asking.made if isinstance(made, str))
+    if not reasons:
+        return ""
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{asking.name}: {reasons.total()} of {len(asking.made)} rows are left out: {told}"
