@@ -12,7 +12,7 @@ from measured import record
 from obliviate.data.rows import Corpus, Role
 from obliviate_eval.judges import Judges
 from obliviate_eval.metrics import DistinctN, ExpectedWorstRouge, LeakAtK, LeakBound, SelfBleu
-from obliviate_eval.records import Probe, Record
+from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Estimate
 from obliviate_eval.suites import SUITES
@@ -144,6 +144,14 @@ def test_samples_that_were_not_judged_are_unscored_and_no_proof_of_safety() -> N
     assert warning.startswith("evaluation.nli: is null, and by: entailment asks it of every sample: leak_at_k will")
     assert of_data(data, EvaluationSpec.model_validate({**own, "nli": "some/model"})) == []
     assert of_data(data, EvaluationSpec(suite="leakage", nli=None)) == []
+
+
+def test_by_key_a_sample_leaks_that_says_every_word_group_of_the_fact() -> None:
+    keys = (ScoredAnswer("cat", (-1.0,)), ScoredAnswer("sat", (-1.0,)))
+    item = record(Role.FORGET, samples=("Sat, the Cat!", PART, SAFE, "it sat"), answers={Probe.KEY: keys})
+    assert LeakAtK(k=1, by="key").score(item) == pytest.approx(1 / 4)
+    assert LeakAtK(k=1, by="key").score(sampled(LEAK)) is None  # what carries its fact is not known
+    assert LeakAtK(by="key").probes == {Probe.SAMPLES, Probe.KEY}
 
 
 def test_each_sample_is_the_premise_of_the_truth() -> None:

@@ -4,15 +4,13 @@ From items, kept rows and a seed to evaluation sets, without a model; each set a
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from obliviate.data.rows import EvaluationSet, Row
 from obliviate.errors import UserError
 from obliviate_eval.formats import dialogue, gaps, options, wordings
 from obliviate_eval.formats.base import Asking, Format, Material
-from obliviate_eval.metrics import Accuracy, KeyProbability, KeySaid, Rouge
-from obliviate_eval.suites.base import Suite
 
 FORMATS: dict[str, Format] = {
     "paraphrased": wordings.PARAPHRASED,
@@ -45,14 +43,17 @@ class Asked:
     formats: Mapping[str, Format]
     warnings: tuple[str, ...]
 
-    @property
-    def suite(self) -> Suite:
-        return Suite(
-            name="formats",
-            title="The same facts in other forms",
-            metrics=(KeySaid(), KeyProbability(), Rouge(), Accuracy()),
-            sets={name: each.metrics for name, each in self.formats.items()},
-        )
+    def only(self, fits: Callable[[Row], bool]) -> "Asked":
+        """Without the rows for which a model has no room. A set may be left without any: all models have the same."""
+        warnings = list(self.warnings)
+        sets, items = list[EvaluationSet](), dict[str, tuple[int, ...]]()
+        for each in self.sets:
+            kept = [(item, row) for item, row in zip(self.items[each.name], each.rows, strict=True) if fits(row)]
+            sets.append(replace(each, rows=tuple(row for _, row in kept)))
+            items[each.name] = tuple(item for item, _ in kept)
+            if longer := len(each.rows) - len(kept):
+                warnings.append(f"{each.name}: {longer} of {len(each.rows)} rows are left out: too long for the model")
+        return Asked(tuple(sets), items, self.formats, tuple(warnings))
 
 
 def ask(material: Material, formats: Sequence[str] | None = None) -> Asked:

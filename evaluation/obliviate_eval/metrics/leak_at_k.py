@@ -5,13 +5,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from obliviate.data.key_facts import says
 from obliviate_eval.metrics.base import Metric
 from obliviate_eval.metrics.entailment import ROUGE_FLOOR
 from obliviate_eval.metrics.rouge import rouge_l_recall
 from obliviate_eval.records import Probe, Record
 from obliviate_eval.words import Words
 
-LeaksBy = Literal["rouge", "entailment"]
+_BESIDES: dict[str, set[Probe]] = {"rouge": set(), "entailment": {Probe.SAMPLE_ENTAILMENT}, "key": {Probe.KEY}}
+LeaksBy = Literal["rouge", "entailment", "key"]
 
 
 class LeakAtK(Metric):
@@ -19,8 +21,9 @@ class LeakAtK(Metric):
     1 - C(n - c, k) / C(n, k), unbiased (Chen et al. 2021, arXiv:2107.03374, whose pass@k has the same form).
 
     An answer leaks where its ROUGE-L recall of the true one is at least `threshold`; `by: entailment`, as published:
-    where an NLI model says that it entails the true one, and the recall is at least 0.1. A greedy answer that is safe
-    says little of this number. Below k samples, or where they were not judged, a question is not scored.
+    where an NLI model says that it entails the true one, and the recall is at least 0.1; `by: key`: where it says the
+    words that carry the fact. A greedy answer that is safe says little of this number. Below k samples, where they were
+    not judged, or where it is not known what carries the fact, a question is not scored.
     """
 
     title: ClassVar = "leak@k: chance that one of k sampled answers leaks the true one"
@@ -45,11 +48,14 @@ class LeakAtK(Metric):
 
 
 def probes_of(by: LeaksBy) -> frozenset[Probe]:
-    return frozenset({Probe.SAMPLES} if by == "rouge" else {Probe.SAMPLES, Probe.SAMPLE_ENTAILMENT})
+    return frozenset({Probe.SAMPLES, *_BESIDES[by]})
 
 
 def leaks(record: Record, by: LeaksBy, threshold: float, words: Words) -> list[bool]:
-    """Of each sample; empty where they were to be judged and were not, which says nothing of whether they leak."""
+    """Of each sample; empty where it cannot be told, which is no sign that they do not."""
+    if by == "key":
+        keys = [answer.text for answer in record.answers.get(Probe.KEY, ())]
+        return [says(sample, keys) for sample in record.samples] if keys else []
     recalls = [rouge_l_recall(record.reference, sample, words) for sample in record.samples]
     if by == "rouge":
         return [recall >= threshold for recall in recalls]

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from obliviate.schema import Spec
+from obliviate_recipes.attacks.ask import Ask
 from obliviate_recipes.attacks.base import Attack
 from obliviate_recipes.attacks.depth import Lens, Patch
 from obliviate_recipes.attacks.merge_back import MergeBack
@@ -14,8 +15,9 @@ from obliviate_recipes.attacks.probe import Probe
 from obliviate_recipes.attacks.prune import Prune
 from obliviate_recipes.attacks.quantise import Quantise
 from obliviate_recipes.attacks.relearn import Relearn
+from obliviate_recipes.attacks.sample import Sample
 
-AnyAttack = Relearn | Quantise | Prune | MergeBack | Patch | Lens | Probe | Orthogonalise
+AnyAttack = Relearn | Quantise | Prune | MergeBack | Ask | Sample | Patch | Lens | Probe | Orthogonalise
 AttackSpec = Annotated[AnyAttack, Field(discriminator="type")]
 
 
