@@ -34,6 +34,7 @@ class Trial:
     steps: int | None
     arms: Mapping[str, Arm]
     utility: Mapping[str, float | None]
+    diagnosis: bool = False  # no attacker could do it
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Outcome:
     utility_drop: float | None
     within: bool
     recovery: Recovery
+    diagnosis: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class AttackFigures:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """`score` = 1 - the highest excess recovery of all attacks, and which attack that was; None: nothing could be told.
+    """`score` = 1 - the highest excess recovery of all attacks, diagnoses aside, and which attack that was; None:
+    nothing could be told.
 
     `known`: the highest share of the original's knowledge, beyond the retain model's, that any attack found, what the
     model never lost included. `plain` is that share without an attack, of the headline measure.
@@ -149,9 +152,8 @@ def outcomes_of(
         left = trial.utility.get(model)
         drop = None if left is None else 1 - left
         within = not trial.utility or (drop is not None and drop <= budget)
-        found.append(
-            Outcome(trial.attack, trial.setting, trial.measure, trial.own_scale, trial.steps, drop, within, recovered)
-        )
+        told = (trial.attack, trial.setting, trial.measure, trial.own_scale, trial.steps, drop, within, recovered)
+        found.append(Outcome(*told, trial.diagnosis))
     return found
 
 
@@ -159,14 +161,9 @@ def figures_of(outcomes: Sequence[Outcome]) -> ModelFigures:
     """Of one model."""
     names = dict.fromkeys(each.attack for each in outcomes)
     attacks = {name: _attack([each for each in outcomes if each.attack == name]) for name in names if name != PLAIN}
-    counted = [
-        outcome
-        for found in attacks.values()
-        for outcome in found.worst.values()
-        if outcome.own_scale or outcome.measure in HEADLINE
-    ]
+    counted = [outcome for found in attacks.values() for outcome in found.worst.values() if _counts(outcome)]
     worst = max(counted, key=_excess, default=None)
-    knowing = [each for each in outcomes if each.within and (each.own_scale or each.measure in HEADLINE)]
+    knowing = [each for each in outcomes if each.within and _counts(each)]
     known = max((each for each in knowing if each.recovery.known.value is not None), key=_known, default=None)
     return ModelFigures(
         attacks=attacks,
@@ -182,7 +179,8 @@ def figures_of(outcomes: Sequence[Outcome]) -> ModelFigures:
 def worst_of_each(trials: Sequence[Trial], measure: str, model: str, within: Sequence[bool]) -> Scores:
     """Of each item the highest score under any of the trials of a measure that keep to the budget."""
     pairs = zip(trials, within, strict=True)
-    columns = [t.arms[model].after for t, keeps in pairs if keeps and t.measure == measure and not t.own_scale]
+    counted = [t for t, keeps in pairs if keeps and t.measure == measure and not (t.own_scale or t.diagnosis)]
+    columns = [trial.arms[model].after for trial in counted]
     return [max((score for score in item if score is not None), default=None) for item in zip(*columns, strict=True)]
 
 
@@ -201,6 +199,11 @@ def _attack(outcomes: Sequence[Outcome]) -> AttackFigures:
             if any(each.steps is not None for each in found)
         },
     )
+
+
+def _counts(outcome: Outcome) -> bool:
+    """Whether the score rests on it."""
+    return not outcome.diagnosis and (outcome.own_scale or outcome.measure in HEADLINE)
 
 
 def _half(outcomes: Sequence[Outcome], arm: Literal["recovered", "taught"]) -> int | None:

@@ -1,4 +1,4 @@
-"""`obliviate methods` and `obliviate metrics`: what there is, from the classes themselves."""
+"""`obliviate methods`, `obliviate metrics` and `obliviate attacks`: what there is, from the classes themselves."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +11,7 @@ from obliviate.plugins import Door
 from obliviate_cli.console import open_console
 from obliviate_eval.metrics import COMPARISON_DOOR, METRIC_DOOR
 from obliviate_eval.suites import SUITES
+from obliviate_recipes.attacks.spec import ATTACK_DOOR
 
 # What goes with any forget objective: key of `obliviate unlearn` -> (what it does, source).
 BESIDE_ANY = {
@@ -77,6 +78,18 @@ def metrics() -> None:
         console.print(f"  {suite.name}: {suite.title}")
         for aggregate in suite.aggregates:
             console.print(f"      {aggregate.name}: {aggregate.title}")
+
+
+def attacks() -> None:
+    console = open_console()
+    for name, cls, place in _all(ATTACK_DOOR, console):
+        console.print(f"  {name}: {cls.title}")
+        console.print(f"      parameters  {_parameters(cls)}")
+        console.print(f"      source      {cls.source}")
+        if cls.diagnosis:
+            console.print("      counts      no: a diagnosis, beside the robustness score")
+        if place:
+            console.print(f"      from        {place}")
 
 
 def _all(door: Door, console: Console) -> Iterator[tuple[str, Any, str]]:

@@ -282,6 +282,14 @@ def metrics() -> None:
     catalogue.metrics()
 
 
+@app.command()
+def attacks() -> None:
+    """List the attacks of `obliviate attack`, with their parameters."""
+    from obliviate_cli import catalogue
+
+    catalogue.attacks()
+
+
 def main() -> None:
     """A mistake of the user's is one line and exit code 2; anything else is a bug and keeps its traceback."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: see obliviate.cluster.THREADS_WAIT

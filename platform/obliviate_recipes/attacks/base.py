@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.records import RECORDS_FILE
@@ -87,11 +86,6 @@ class Scene:
         return self.measuring.runs
 
     @cached_property
-    def kept(self) -> tuple[EvaluationSet, ...]:
-        """What tells whether a model is still of use."""
-        return tuple(each for each in self.measuring.corpus.evaluation if each.role is not Role.FORGET)
-
-    @cached_property
     def suite(self) -> Suite:
         """What of the suite tells whether a fact is known."""
         suite = suite_of(self.measuring.spec)
@@ -118,10 +112,12 @@ class Scene:
 
 
 class Attack(Spec, ABC):
-    """`title`, `source`: what `obliviate attacks` prints."""
+    """`title`, `source`: what `obliviate attacks` prints. `diagnosis`: whether no attacker could do it, so that it does
+    not count in the robustness score."""
 
     title: ClassVar[str]
     source: ClassVar[str]
+    diagnosis: ClassVar[bool] = False
 
     type: str
     name: str = ""  # in reports; empty: the type
@@ -143,8 +139,3 @@ def each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(values)) < len(values):
         raise ValueError(f"{list(values)}: holds one twice; give each once")
     return values
-
-
-def asked(rows: Sequence[Row], name: str = FORGET) -> EvaluationSet:
-    """Rows as a set that is measured as what should be forgotten."""
-    return EvaluationSet(name, Role.FORGET, tuple(rows))

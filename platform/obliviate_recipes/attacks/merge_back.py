@@ -23,6 +23,8 @@ class MergeBack(Attack):
     title: ClassVar = "Mixed with the original's weights"
     source: ClassVar = "arXiv:2406.09179"
 
+    diagnosis: ClassVar = True
+
     type: Literal["merge_back"] = "merge_back"
     shares: Shares = (0.1, 0.25, 0.5)
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
+from obliviate import plugins
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.runs import Run, content_hash
@@ -102,6 +103,7 @@ class Robust(Stage):
         inputs = {
             "measured": content_hash([stage.run.content for stage in self.needs]),
             "code": content_of_code(),
+            **({} if (others := plugins.content(self.attacks)) is None else {"others": others}),
         }
         return Determined(config, inputs)
 
@@ -177,6 +179,7 @@ class Robust(Stage):
 
     def _trials(self) -> Iterator[Trial]:
         names = [target.name for target in self.everyone]
+        diagnoses = {each.label for each in self.attacks if each.diagnosis}
         for attack in (PLAIN, *(each.label for each in self.attacks)):
             columns = [self._by_setting(self.attempts[attack, name]) for name in names]
             for setting in columns[0]:
@@ -185,7 +188,9 @@ class Robust(Stage):
                 utility = {name: self._utility(found) for name, found in group.items()} if first.changes else {}
                 for measure in self._measures(first):
                     arms = {name: self._arm(found, measure) for name, found in group.items()}
-                    yield Trial(attack, setting, measure, first.own_scale, first.steps, arms, utility)
+                    yield Trial(
+                        attack, setting, measure, first.own_scale, first.steps, arms, utility, attack in diagnoses
+                    )
 
     def _any(self, trials: Sequence[Trial], outcomes: dict[str, list[Outcome]]) -> Iterator[Trial]:
         """An item is known if any attack within the budget gets it."""

@@ -1,10 +1,11 @@
 """Every attack in one closed union, and what an attack may cost."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
+from obliviate.plugins import Door
 from obliviate.schema import Spec
 from obliviate_recipes.attacks.ask import Ask
 from obliviate_recipes.attacks.base import Attack
@@ -18,7 +19,9 @@ from obliviate_recipes.attacks.relearn import Relearn
 from obliviate_recipes.attacks.sample import Sample
 
 AnyAttack = Relearn | Quantise | Prune | MergeBack | Ask | Sample | Patch | Lens | Probe | Orthogonalise
-AttackSpec = Annotated[AnyAttack, Field(discriminator="type")]
+ATTACK_TYPES: dict[str, type[Attack]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyAttack)}
+ATTACK_DOOR = Door("obliviate.attacks", (Attack,), ATTACK_TYPES, set(ATTACK_TYPES))
+AttackSpec = Annotated[AnyAttack, Field(discriminator="type"), ATTACK_DOOR]
 
 
 class BudgetSpec(Spec):
