@@ -1,5 +1,5 @@
-"""A small package of somebody else's, as pip would leave it: a forget objective, a regularizer, a metric, a comparison
-and a source of data, each an entry point."""
+"""A small package of somebody else's, as pip would leave it: a forget objective, a regularizer, a metric, a comparison,
+a source of data and an attack, each an entry point."""
 
 import textwrap
 from pathlib import Path
@@ -100,7 +100,25 @@ DATA = """
             sets = (EvaluationSet("forget", Role.FORGET, forget), EvaluationSet("retain", Role.RETAIN, retain))
             return Corpus(forget, retain, sets)
 """
+ATTACKS = """
+    from typing import ClassVar, Literal
+
+    from obliviate_recipes.attacks.base import Attack, Attempt
+
+
+    class Nothing(Attack):
+        title: ClassVar = "Does nothing, several times"
+        source: ClassVar = "others 1.0"
+
+        type: Literal["nothing"] = "nothing"
+        times: int = 2
+
+        def attempts(self, target, scene):
+            plain = scene.plain(target)
+            return [Attempt(f"nothing {time}", plain, plain) for time in range(self.times)]
+"""
 ENTRY_POINTS = {
+    "obliviate.attacks": {"nothing": "others_package.attacks:Nothing"},
     "obliviate.methods": {"capped": "others_package.methods:Capped", "keep": "others_package.methods:Keep"},
     "obliviate.metrics": {"words": "others_package.metrics:Words", "items": "others_package.metrics:Items"},
     "obliviate.data": {"towns": "others_package.data:Towns"},
@@ -111,7 +129,9 @@ def install(site: Path, entry_points: dict[str, dict[str, str]] = ENTRY_POINTS, 
     """Into the folder `site`, which Python is to search."""
     package = site / "others_package"
     package.mkdir(parents=True, exist_ok=True)
-    for file, code in {"__init__": "", "methods": METHODS, "metrics": METRICS, "data": DATA}.items():
+    for file, code in {
+        "__init__": "", "methods": METHODS, "metrics": METRICS, "data": DATA, "attacks": ATTACKS,
+    }.items():  # fmt: skip
         (package / f"{file}.py").write_text(textwrap.dedent(code))
     info = site / f"{name}-1.0.dist-info"
     info.mkdir()

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -27,6 +27,8 @@ from obliviate_eval.report.model import ModelReport
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import summarise
+from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.rescore import Rescoring
 from obliviate_recipes.stages.measure import Measuring
@@ -420,3 +422,31 @@ class TestMistakes:
         told = " ".join(cli("methods").out.split())
         assert f"not usable: {wrong}; from others 1.0 ({CAPPED})" in told
         assert "not usable: import: nowhere.Lost: nowhere cannot be imported" in told
+
+
+class TestAttacks:
+    VALUES: ClassVar[dict[str, Any]] = {
+        "model": {"source": "m"}, "retain_model": {"source": "r"}, "models": {"a": {"source": "a"}},
+        "data": {"type": "fictitious", "people": 4}, "evaluation": {"suite": "robustness"},
+    }  # fmt: skip
+
+    def run(self, *attacks: Any) -> AttackRun:
+        return build(AttackRun, {**self.VALUES, "attacks": list(attacks)}, where="run.yaml")
+
+    @pytest.mark.parametrize(
+        "attack",
+        [{"type": "nothing", "times": 3}, {"type": "custom", "import": "others_package.attacks.Nothing", "times": 3}],
+    )
+    def test_by_name_and_by_place(self, site: Path, attack: dict[str, Any]) -> None:
+        config = self.run(attack, {"type": "patch"})
+        [robust] = [stage for stage in Attacks(config).stages if stage.kind == "attack"]
+        assert isinstance(robust, Robust)
+        assert [one.setting for one in robust.attempts["nothing", "a"]] == ["nothing 0", "nothing 1", "nothing 2"]
+        assert AttackRun.model_validate(json.loads(config.model_dump_json())) == config
+
+    def test_it_is_listed(self, site: Path, cli: Cli) -> None:
+        assert "nothing: Does nothing, several times" in " ".join(cli("attacks").out.split())
+
+    def test_what_is_no_attack(self, site: Path) -> None:
+        with pytest.raises(UserError, match=r"others_package\.methods\.Capped"):
+            self.run({"type": "custom", "import": CAPPED})
