@@ -64,6 +64,7 @@ class Measuring:
     share: float = 1.0
     waits: bool = False
     nli: Judge | None = None  # makes the NLI model, in place of the spec's
+    told: set[str] = field(default_factory=set)  # models that were warned of: once each, however often they are asked
     _kept: "OnDemand | None" = field(default=None, init=False)
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
@@ -182,12 +183,11 @@ class Records(Stage):
         if self._maker(model) is not None:  # it was not there when the stage was checked
             fit.check(model)
         encoder = text_encoder(model, load_tokenizer(model))
-        for warning in (
-            *dtype_warnings(self.name, model, spec.engine.dtype),
-            *date_warnings(model, encoder),
-            *cautions.of_texts(encoder, corpus, spec, model),
-        ):
+        of_model = [*dtype_warnings(self.name, model, spec.engine.dtype), *date_warnings(model, encoder)]
+        known = model.source in self.shared.told
+        for warning in (*([] if known else of_model), *cautions.of_texts(encoder, corpus, spec, model)):
             events.warned(warning)
+        self.shared.told.add(model.source)
         with events.progressing(f"evaluate {self.name}") as show:
             pace = Pace(show)
             with self.shared.engine(model, run.directory / ANSWERS, pace) as engine:
