@@ -1,9 +1,10 @@
 """How far the weights of two states of one model lie apart, layer by layer: what can be known without running either.
 
-A change that few codes of a format survive is undone by quantising (Zhang et al. 2024, arXiv:2410.16454); one that is
-small, or of low rank, is easily undone by training. Of one matrix W and its change dW:
-the share of codes that differ; |dW|_F / |W|_F; |dW|_2 / |W|_2; and the stable rank of the change,
-|dW|_F^2 / |dW|_2^2: how many directions it has, weighted by their strength, at most its rank.
+Of one matrix W and its change dW: the share of a format's codes that differ, and what is left of the change, along
+itself, when both are quantised: <Q(W + dW) - Q(W), dW> / |dW|_F^2. That is 1 on average even where few codes differ,
+because each that does is a whole step further on; it is 0 where quantising undoes the change, as it may where the
+weights of W lie on the format's own levels. Beside them |dW|_F / |W|_F, |dW|_2 / |W|_2, and the stable rank of the
+change, |dW|_F^2 / |dW|_2^2: how many directions it has, weighted by their strength, at most its rank.
 
 Shapes: E experts, O outputs, D inputs of a layer.
 """
@@ -38,11 +39,16 @@ class Change:
 
     weights: int
     recoded: Mapping[Format, int]  # weights whose code is another
+    along: Mapping[Format, float]  # <Q(W + dW) - Q(W), dW>
     before: Norms
     change: Norms
 
     def recoded_share(self, to: Format) -> float:
         return self.recoded[to] / self.weights
+
+    def kept(self, to: Format) -> float | None:
+        """What is left of the change, along itself, in a format; None where nothing changed."""
+        return self.along[to] / self.change.frobenius**2 if self.change.frobenius else None
 
     @property
     def frobenius(self) -> float | None:
@@ -69,8 +75,14 @@ def changes(original: Path, other: Path, codes: Sequence[Format] = CODES) -> dic
     found = {}
     for name, matrix in matrices(original).items():
         old, new = (matrix.rows(side[name].read().float()) for side in (before, after))
-        recoded = {to: int((quantised(old, to).codes != quantised(new, to).codes).sum()) for to in codes}
-        found[name] = Change(old.numel(), recoded, norms(old), norms(new - old))
+        both = {to: (quantised(old, to), quantised(new, to)) for to in codes}
+        found[name] = Change(
+            old.numel(),
+            {to: int((one.codes != two.codes).sum()) for to, (one, two) in both.items()},
+            {to: _dot(two.values.float() - one.values.float(), new - old) for to, (one, two) in both.items()},
+            norms(old),
+            norms(new - old),
+        )
     return found
 
 
@@ -84,6 +96,7 @@ def total(parts: Iterable[Change]) -> Change:
     return Change(
         sum(each.weights for each in listed),
         {to: sum(each.recoded[to] for each in listed) for to in listed[0].recoded},
+        {to: sum(each.along[to] for each in listed) for to in listed[0].along},
         joined([each.before for each in listed]),
         joined([each.change for each in listed]),
     )
@@ -95,6 +108,10 @@ def norms(weight_EOD: "Tensor") -> Norms:
     return Norms(float(weight_EOD.double().norm()), max(_spectral(one_OD) for one_OD in each_OD))
 
 
+def _dot(one: "Tensor", two: "Tensor") -> float:
+    return float((one.double() * two.double()).sum())
+
+
 def _spectral(weight_OD: "Tensor") -> float:
     """By Lanczos iterations: all singular values of a large model's matrix would take minutes."""
     import numpy as np
@@ -103,5 +120,5 @@ def _spectral(weight_OD: "Tensor") -> float:
     if min(weight_OD.shape) == 1 or not weight_OD.any():
         return float(weight_OD.double().norm())
     start = np.random.default_rng(0).standard_normal(min(weight_OD.shape))
-    found = svds(weight_OD.double().numpy(), k=1, tol=TOLERANCE, v0=start, return_singular_vectors=False)
+    found = svds(weight_OD.numpy(), k=1, tol=TOLERANCE, v0=start, return_singular_vectors=False)
     return float(found[0])

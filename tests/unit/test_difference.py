@@ -43,6 +43,7 @@ def test_a_change_of_rank_one(tiny: Path, tmp_path: Path) -> None:
     assert found[QUERY].recoded_share("nf4") > 0.5
     same = found[DOWN]
     assert (same.frobenius, same.spectral, same.stable_rank, same.recoded_share("nf4")) == (0, 0, None, 0)
+    assert same.kept("nf4") is None
     whole = total(found.values())
     assert whole.weights == sum(each.numel() for name, each in load_file(tiny / WEIGHTS).items() if "proj" in name)
     assert whole.recoded["int4_g128"] == found[QUERY].recoded["int4_g128"] > 0
@@ -62,7 +63,24 @@ def test_what_a_format_rounds_away_keeps_its_codes(tiny: Path, tmp_path: Path) -
         other = changed(base, tmp_path / f"other-{growth}", **{QUERY.replace(".", "__"): grown})
         found = changes(base, other)[QUERY]
         assert found.recoded["int4_g128"] == count
+        assert found.kept("int4_g128") == pytest.approx(count / growth)  # a whole step of 1, if any
         assert found.stable_rank == pytest.approx(1)
+
+
+def test_a_small_change_is_kept_on_average(tmp_path: Path) -> None:
+    """Of a hundredth of the weights: few codes differ, and what they move by makes up for the others. Not where the
+    weights lie on the levels already."""
+    source = tiny_model_folder(tmp_path / "source", hidden_size=256)
+    torch.manual_seed(0)
+    names = [name for name in load_file(source / WEIGHTS) if name.endswith("_proj.weight")]
+    shapes = {name: each.shape for name, each in load_file(source / WEIGHTS).items()}
+    moved = {name.replace(".", "__"): 1e-3 * torch.randn(shapes[name]) for name in names}
+    found = total(changes(source, changed(source, tmp_path / "other", **moved)).values())
+    assert 0.005 < found.recoded_share("nf4") < 0.1
+    assert found.kept("nf4") == pytest.approx(1, abs=0.1)
+    quantise(source, "nf4", tmp_path / "coarse")
+    coarse = total(changes(tmp_path / "coarse", changed(tmp_path / "coarse", tmp_path / "moved", **moved)).values())
+    assert coarse.kept("nf4") == pytest.approx(0, abs=0.1)
 
 
 def test_quantising_changes_no_code(tiny: Path, tmp_path: Path) -> None:
