@@ -1,6 +1,7 @@
 """Attacks that change weights without training: what they write, what is measured of it, and what they refuse."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from obliviate.config import build
@@ -22,6 +23,7 @@ from obliviate_eval.robustness import ROBUSTNESS_FILE, Outcome, Robustness
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attack import AttackRun, Attacks
 from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target
+from obliviate_recipes.attacks.distance import DISTANCE_FILE, Distance
 from obliviate_recipes.attacks.merge_back import MergeBack
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.attacks.prune import NORMS_FILE, Prune
@@ -103,7 +105,34 @@ def test_every_format_is_a_model_that_is_measured(attacked: Attacked) -> None:
     )
     assert 0 < (rounded - plain).abs().mean() < (coarse - plain).abs().mean()
     assert found["quantise int4_g128"].utility_drop is not None
+    distances = {stage.target.name: stage for stage in all_of([robust]) if isinstance(stage, Distance)}
+    assert set(distances) == {"retain", "forgot"}
+    assert distances["forgot"].run.summary["recoded"]["nf4"] > 0.5  # random weights, both
     assert all(each.recovery.excess.value in (None, 0) for each in outcomes(robust, "retain").values())
+
+
+def test_how_far_a_model_lies_from_the_original_is_said(tmp_path: Path) -> None:
+    """One that changed in a layer, one that did not, and one that is no state of it."""
+    original, other = (_target(tmp_path, name, seed) for seed, name in enumerate(("original", "other")))
+    near = Path(shutil.copytree(original.model.source, tmp_path / "near"))
+    before = load_file(near / WEIGHTS)
+    save_file({**before, LINEAR: before[LINEAR] * 2}, near / WEIGHTS, metadata={"format": "pt"})
+    wide = tiny_model_folder(tmp_path / "wide", hidden_size=64)
+    targets = [other, original, *(Target(each.name, ModelSpec(source=str(each))) for each in (near, wide))]
+    stages = [Distance(each, original, str(tmp_path / "runs")) for each in targets]
+    told = Told()
+    folders = [made(stage, told) for stage in stages]
+    found = json.loads((folders[2] / DISTANCE_FILE).read_text())
+    assert found["layers"][LINEAR]["frobenius"] == pytest.approx(1)
+    assert found["layers"][LINEAR]["recoded"] == {"int4_g128": 0, "nf4": 0}  # the step has grown as well
+    assert found["layers"][LINEAR]["kept"] == pytest.approx({"int4_g128": 1, "nf4": 1}, abs=0.05)
+    assert 0 < found["all"]["frobenius"] < 1
+    assert "distance of near from the original: " in told.text
+    assert "nf4: 0.00% of the codes differ, " in told.text
+    assert "distance of original from the original: none: the weights are the same" in told.text
+    assert "distance of wide from the original: " in told.text
+    assert "they are no states of one model" in told.text
+    assert not (folders[3] / DISTANCE_FILE).exists()
 
 
 def test_magnitudes_go_in_each_layer(attacked: Attacked) -> None:

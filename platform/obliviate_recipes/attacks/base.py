@@ -130,6 +130,10 @@ class Attack(Spec, ABC):
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
         """At every setting. Raises UserError where the data or the model do not have what it takes."""
 
+    def beside(self, target: Target, scene: Scene) -> Sequence[Stage]:
+        """Stages that say more of the target than what is measured."""
+        return ()
+
     def check(self, scene: Scene) -> None:
         """Raises UserError for what can be known before anything is made."""
 

@@ -60,5 +60,5 @@ class Merged(Rewritten):
         return (*self.target.needs, *self.original.needs)
 
     def rewrite(self, source: Path) -> None:
-        original = original_weights(self.original.model.model_copy(update={"lora": None}), self.runs)
+        original = original_weights(self.original.model, self.runs)
         interpolate(original, source, 1 - self.share, self.folder)

@@ -84,7 +84,8 @@ class Robust(Stage):
     def needs(self) -> tuple[Stage, ...]:
         attempts = (one for found in self.attempts.values() for one in found)
         measured = (each.stage for one in attempts for each in (one.before, one.after))
-        return tuple({stage.run.directory: stage for stage in measured}.values())
+        beside = (each for attack in self.attacks for one in self.everyone for each in attack.beside(one, self.scene))
+        return tuple({stage.run.directory: stage for stage in (*measured, *beside)}.values())
 
     def determined(self) -> Determined:
         spec = self.scene.measuring.spec

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field
 
 from obliviate.quantise import Format, quantise
 from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target, each_once
+from obliviate_recipes.attacks.distance import Distance
 from obliviate_recipes.attacks.rewritten import Rewritten
+from obliviate_recipes.stage import Stage
 
 
 class Quantise(Attack):
@@ -26,6 +28,9 @@ class Quantise(Attack):
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
         stages = [Quantised(target, scene.runs, to) for to in self.formats]
         return [scene.changed(target, f"{self.label} {stage.to}", stage) for stage in stages]
+
+    def beside(self, target: Target, scene: Scene) -> Sequence[Stage]:
+        return () if target == scene.original else (Distance(target, scene.original, scene.runs),)
 
 
 @dataclass(frozen=True)
