@@ -4,9 +4,10 @@ The output layer and the embeddings are none of them, nor are routers that do mo
 prunes a model leaves these as they are. Shapes: O outputs, D inputs of a layer; fused experts have one more in front.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obliviate import companions
 from obliviate.errors import UserError
@@ -32,16 +33,21 @@ class Matrix:
         return tensor.mT.contiguous() if self.transposed else tensor
 
 
+def require_plain(config: Mapping[str, Any] | None, model: str) -> None:
+    """Raises UserError for the config of a model that is quantised already."""
+    if config is not None and "quantization_config" in config:
+        raise UserError(
+            f"model.source: {model}: is quantised already (its config.json has quantization_config): its files hold no "
+            "plain weights; give the model that it was made of"
+        )
+
+
 def matrices(folder: Path) -> dict[str, Matrix]:
     """By their names in the files of a Hugging Face folder, in the order of the layers.
 
     Raises UserError for a model that is quantised already.
     """
-    if "quantization_config" in (companions.read(folder / companions.CONFIG) or {}):
-        raise UserError(
-            f"model.source: {folder}: is quantised already (its config.json has quantization_config): its files hold "
-            "no plain weights; give the model that it was made of"
-        )
+    require_plain(companions.read(folder / companions.CONFIG), str(folder))
     files = tensors_in(folder)
     model = skeleton(ModelSpec(source=str(folder)))
     linear = linear_weights(model)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from obliviate.linear import LinearWeight
+
 NOT_MEASURED = "WandA cannot tell its weights apart; prune by: magnitude"
 
 
@@ -49,6 +51,17 @@ def without(weight_OD: "Tensor", scores_OD: "Tensor", share: float, *, by_output
     return weight_OD.flatten(-dimensions).scatter(-1, lowest, 0.0).view_as(weight_OD)
 
 
+def measured_layers(model: "PreTrainedModel") -> "dict[str, LinearWeight]":
+    """By the name of the weight, those whose inputs are known. Raises UserError for experts that are fused."""
+    from obliviate.linear import linear_weights
+
+    weights = linear_weights(model)
+    for name, weight in weights.items():
+        if not weight.plain and model.get_parameter(name).ndim == 3:
+            raise UserError(f"model.source: {name} holds several experts, whose inputs are not known: {NOT_MEASURED}")
+    return {name: weight for name, weight in weights.items() if weight.plain}
+
+
 def input_norms(model: "PreTrainedModel", texts: Iterable[Sequence[int]]) -> "dict[str, Tensor]":
     """The norm of what each input of each linear layer was over all tokens of the texts (token ids), float32 [D], by
     the name of the weight. One number is held for each input.
@@ -59,13 +72,8 @@ def input_norms(model: "PreTrainedModel", texts: Iterable[Sequence[int]]) -> "di
     import torch
 
     from obliviate.decoder import decoder_of
-    from obliviate.linear import linear_weights
 
-    weights = linear_weights(model)
-    for name, weight in weights.items():
-        if not weight.plain and model.get_parameter(name).ndim == 3:
-            raise UserError(f"model.source: {name} holds several experts, whose inputs are not known: {NOT_MEASURED}")
-    layers = {name: weight for name, weight in weights.items() if weight.plain}
+    layers = measured_layers(model)
     sums_D = {name: torch.zeros(each.inputs, dtype=torch.float64, device=model.device) for name, each in layers.items()}
     handles = [
         model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_adding(sum_D))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moe import moe_folder
 from obliviate.config import build
 from obliviate.data.fictitious import FictitiousData
 from obliviate.errors import UserError
@@ -166,6 +167,24 @@ def test_a_quarter_of_the_way_back(attacked: Attacked) -> None:
     original = weights(robust, "original")
     for (name, _), model in models.items():
         torch.testing.assert_close(model[LINEAR], 0.75 * weights(robust, name)[LINEAR] + 0.25 * original[LINEAR])
+
+
+def test_what_cannot_be_rewritten_is_told_before_anything_is_made(scene: Scene, tmp_path: Path) -> None:
+    moe = moe_folder(tmp_path / "experts", "granitemoe")
+    experts = Target("experts", ModelSpec(source=str(moe), max_length=128))
+    quantised_already = _target(tmp_path, "quantised", 3)
+    config = Path(quantised_already.model.source) / "config.json"
+    how = {"quant_method": "compressed-tensors"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": how}))
+    for attack, target, message in (
+        (Prune(by="wanda"), experts, r"experts\.gate_up_proj holds several experts"),
+        (Quantise(), quantised_already, "quantised: is quantised already"),
+        (Prune(), quantised_already, "quantised: is quantised already"),
+    ):
+        robust = Robust("test", scene, (attack,), (target,), 1.0)
+        with pytest.raises(UserError, match=message):
+            made(robust)
+        assert not any(Path(scene.runs).glob("records-*"))
 
 
 def test_wanda_needs_texts(scene: Scene) -> None:

@@ -12,8 +12,8 @@ from pydantic import Field
 from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate.models import load_pretrained, text_encoder
-from obliviate.prune import input_norms, prune
+from obliviate.models import load_pretrained, skeleton, text_encoder
+from obliviate.prune import input_norms, measured_layers, prune
 from obliviate.runs import Run, content_hash, write_whole
 from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target
 from obliviate_recipes.attacks.rewritten import Rewritten, Shares
@@ -117,6 +117,9 @@ class Norms(Stage):
         config = {"dtype": self._dtype, "model": model.model_dump(mode="json", exclude={"source", "base", "revision"})}
         texts = content_hash([row.saying(row.answer) for row in self.texts])
         return Determined(config, {"texts": texts}, {"model": model})
+
+    def check(self) -> None:
+        measured_layers(skeleton(self.at_hand(self.target.model)))
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         import torch

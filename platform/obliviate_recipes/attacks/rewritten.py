@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from obliviate import companions
+from obliviate.matrices import require_plain
 from obliviate.runs import Run
 from obliviate.schema import ModelSpec
+from obliviate.source import file_of
 from obliviate_recipes.attacks.base import Target, each_once
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage
@@ -65,6 +68,10 @@ class Rewritten(ModelStage):
     def determined(self) -> Determined:
         whole = {**self.settings, "model": self.base.model_dump(mode="json")}
         return Determined(self.settings, models=self.models, whole=whole)
+
+    def check(self) -> None:
+        model = self.at_hand(self.base)
+        require_plain(companions.read(file_of(model, companions.CONFIG)), model.source)
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         self.rewrite(original_weights(self.base, self.runs))
