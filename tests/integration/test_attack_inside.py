@@ -26,7 +26,7 @@ def _config(folder: Path, **others: object) -> AttackRun:
         "models": {"forgot": {"source": models[2], "compute_dtype": "float32"}},
         "data": {"type": "fictitious", "people": 6, "forget_people": 4, "questions_per_person": 3,
                  "eval_retain_limit": 2},
-        "attacks": [{"type": name} for name in LOOKS],
+        "attacks": [*({"type": name} for name in LOOKS), {"type": "embedding", "tokens": 3, "iterations": [1, 4]}],
         "budget": {"utility_drop": 1.0},
         "evaluation": {"suite": "robustness", "engine": {"type": "hf", "dtype": "float32"},
                        "generation": {"max_new_tokens": 4}},
@@ -80,6 +80,11 @@ def test_looks_inside_have_a_scale_from_the_retain_model_to_the_original(ray_loc
         if stage.label == "forgot":
             both = [read_records(stage.run.directory / f"records-{name}.parquet") for name in ("all", "one")]
             assert both[0] != both[1]
+
+    for stage in _stages(recipe, "embedding"):
+        once, often = (read_records(stage.run.directory / f"records-{count}.parquet") for count in (1, 4))
+        assert len(once) == len(often)
+        assert once != often
 
     again = Told()
     assert Robustness.read(Attacks(config).perform(again) / ROBUSTNESS_FILE) == found

@@ -17,6 +17,7 @@ from obliviate.inference.hf import HFEngine, opened
 from obliviate.models import load_tokenizer, stop_ids, text_encoder
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.collect import Sampling, collect
+from obliviate_eval.inside.embedding import Controlled, control_ids, embedded, optimised
 from obliviate_eval.inside.lens import lens
 from obliviate_eval.inside.orthogonal import Means, directions, means, most_moved, without
 from obliviate_eval.inside.patching import depth, patched_logp, span_logp
@@ -28,6 +29,7 @@ from obliviate_eval.suites.base import Suite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+START = "!"  # what control tokens begin as, as published
 TOP = 4  # likeliest tokens of a layer that an attacker would try, as after Patil et al.
 
 
@@ -147,6 +149,52 @@ def orthogonalised(
         with without(model, chosen_LD):
             found[name] = collect(asked, _encoder(target), sets, suite, sampling, lambda stage, done, total: None)
     return found
+
+
+class Optimising(NamedTuple):
+    """`tokens` control tokens, signed steps of size `step`, measured after each of `iterations`; the aim is the first
+    `target_tokens` of each answer."""
+
+    tokens: int
+    step: float
+    iterations: tuple[int, ...]
+    target_tokens: int
+
+
+def with_embeddings(
+    target: ModelSpec,
+    rows: Sequence[Row],
+    engine: EngineSpec,
+    how: Optimising,
+    sets: Sequence[EvaluationSet],
+    suite: Suite,
+    sampling: Sampling,
+) -> dict[int, list[Record]]:
+    """Records of the target, asked with control tokens that were optimised on these rows: iterations -> records."""
+    encoder = _encoder(target)
+    model, tokenizer = opened(target, engine)
+    asked = [row for each in sets for row in each.rows] + list(rows)
+    said = [row.saying(answer) for row in asked for answer in (row.fact, *row.perturbed_answers)]
+    used = {token for each in said for token in encoder.encode(*each).input_ids}
+    controls = control_ids(how.tokens, len(tokenizer), used | set(tokenizer.all_special_ids))
+    texts = [_begun(encoder.encode(*row.saying(row.fact)), how.target_tokens) for row in rows]
+    embedding = model.get_input_embeddings()
+    first = torch.tensor(tokenizer(START, add_special_tokens=False).input_ids[-1:], device=model.device)
+    steps = optimised(model, texts, controls, embedding(first)[0], how.step, engine.batch_tokens)
+    found = {}
+    for iteration, vectors_KD in enumerate(steps, 1):
+        if iteration in how.iterations:
+            with embedded(model, controls, vectors_KD):
+                plain = HFEngine(model, tokenizer, engine, stop_ids(target, tokenizer))
+                told = Controlled(plain, controls)
+                found[iteration] = collect(told, encoder, sets, suite, sampling, lambda stage, done, total: None)
+        if iteration == max(how.iterations):
+            break
+    return found
+
+
+def _begun(text: Encoded, tokens: int) -> Encoded:
+    return Encoded(text.input_ids[: text.prompt_length + tokens], text.prompt_length)
 
 
 def _left(depth: float | None) -> float | None:

@@ -188,5 +188,5 @@ def _logp(model: "PreTrainedModel", rows: Sequence[_Row], inputs: Mapping[str, A
         hidden_RTD = decoder_of(model)(**inputs)[0]
     labels_N = torch.tensor([label for row in rows for label in row.item.labels], device=device)
     hidden_ND = final_hidden(model, hidden_RTD[at(range(len(rows)))])
-    logp_N = observe(hidden_ND, labels_N, head_of(model)).logp_N
+    logp_N = observe(hidden_ND, labels_N, head_of(model)).logp_N.cpu()
     return [float(logp_P.mean()) for logp_P in logp_N.split([len(row.item.span) for row in rows])]

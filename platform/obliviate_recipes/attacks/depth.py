@@ -70,7 +70,7 @@ class Held(Look):
 
     @property
     def title(self) -> str:
-        return "what the original and the retain model hold of each fact, by layer"
+        return "what original and retain hold of each fact"
 
     @property
     def compared(self) -> Mapping[str, Target]:
@@ -106,7 +106,7 @@ class Depths(Look):
 
     @property
     def title(self) -> str:
-        return f"attack {self.target.name}: hidden states patched into the original, and read by its output layer"
+        return f"attack {self.target.name}: patch, lens"
 
     @property
     def compared(self) -> Mapping[str, Target]:

@@ -7,15 +7,18 @@ from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from obliviate import fit
-from obliviate.data.rows import Role, Row
+from obliviate.data.rows import EvaluationSet, Role, Row
 from obliviate.errors import UserError
 from obliviate.models import load_config
 from obliviate.runs import Run, content_hash
 from obliviate.schema import EngineSpec, ModelSpec
+from obliviate_eval.collect import Sampling
 from obliviate_eval.records import RECORDS_FILE, Record, write_records
+from obliviate_eval.spec import SamplingSpec
+from obliviate_eval.suites.base import Suite
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.split import FORGET
-from obliviate_recipes.costs.work import Measured, Work, scoring
+from obliviate_recipes.costs.work import Measured, Work, measuring, scoring
 from obliviate_recipes.placement import PLACEMENT
 from obliviate_recipes.stage import Determined, Stage
 
@@ -129,6 +132,39 @@ class Look(Stage):
         ]
         write_records(run.directory / RECORDS_FILE, records)
         return {"records": RECORDS_FILE, "items": len(records)}
+
+
+@dataclass(frozen=True)
+class Asked(Look):
+    """One that changes the target's hidden states, and then asks it what V and the kept sets ask, `times` over."""
+
+    @property
+    @abstractmethod
+    def times(self) -> int:
+        """How often it is asked."""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.scene.split.attacked
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        measuring = self.scene.measuring
+        return {
+            "suite": [metric.model_dump(mode="json") for metric in self.scene.suite.metrics],
+            "generation": measuring.spec.generation.model_dump(mode="json"),
+            "measured": measuring.corpus.evaluation_content,
+        }
+
+    @property
+    def asked(self) -> tuple[Sequence[EvaluationSet], Suite, Sampling]:
+        measuring = self.scene.measuring
+        return measuring.corpus.evaluation, self.scene.suite, Sampling(measuring.spec.generation, SamplingSpec())
+
+    def work(self) -> tuple[Work, ...]:
+        shared = self.scene.measuring
+        asked = Measured(self.title, measuring(self.at_hand(self.model()), shared.corpus, shared.spec))
+        return (*super().work(), *[asked] * self.times)
 
 
 def _shape(model: ModelSpec) -> str:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.runs import Run, write_whole
-from obliviate_eval.collect import Sampling
 from obliviate_eval.records import write_records
-from obliviate_eval.spec import SamplingSpec
 from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
-from obliviate_recipes.attacks.inside import Look
+from obliviate_recipes.attacks.inside import Asked, Look
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Stage
 
@@ -52,7 +50,7 @@ class Direction(Look):
 
     @property
     def title(self) -> str:
-        return "the original model's mean hidden states"
+        return "mean hidden states of original"
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -77,12 +75,16 @@ class Direction(Look):
 
 
 @dataclass(frozen=True)
-class Orthogonalised(Look):
+class Orthogonalised(Asked):
     kind: ClassVar = "orthogonalise"
 
     @property
+    def times(self) -> int:
+        return len(LAYERS)
+
+    @property
     def title(self) -> str:
-        return f"attack {self.target.name}: hidden states without what unlearning added to them"
+        return f"attack {self.target.name}: orthogonalise"
 
     @property
     def compared(self) -> Mapping[str, Target]:
@@ -96,34 +98,13 @@ class Orthogonalised(Look):
     def before(self) -> tuple[Stage, ...]:
         return (self.original,)
 
-    @property
-    def rows(self) -> Sequence[Row]:
-        return self.scene.split.attacked
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        measuring = self.scene.measuring
-        return {
-            "suite": [metric.model_dump(mode="json") for metric in self.scene.suite.metrics],
-            "generation": measuring.spec.generation.model_dump(mode="json"),
-            "measured": measuring.corpus.evaluation_content,
-        }
-
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import orthogonalised
 
-        measuring = self.scene.measuring
         found = self.ask(
-            orthogonalised,
-            self.model("original"),
-            self.model(),
-            self.rows,
-            self.engine,
-            self.original.means,
-            measuring.corpus.evaluation,
-            self.scene.suite,
-            Sampling(measuring.spec.generation, SamplingSpec()),
-        )
+            orthogonalised, self.model("original"), self.model(), self.rows, self.engine, self.original.means,
+            *self.asked,
+        )  # fmt: skip
         for name, records in found.items():
             write_records(run.directory / _file(name), records)
         return {"records": [_file(name) for name in found]}

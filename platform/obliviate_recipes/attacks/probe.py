@@ -48,7 +48,7 @@ class Probed(Look):
 
     @property
     def title(self) -> str:
-        return f"attack {self.target.name}: a linear probe on its hidden states"
+        return f"attack {self.target.name}: probe"
 
     @cached_property
     def rows(self) -> Sequence[Row]:

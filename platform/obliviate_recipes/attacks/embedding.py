@@ -1,0 +1,73 @@
+"""Optimised embeddings behind every question: what no text could spell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from obliviate.runs import Run
+from obliviate_eval.records import write_records
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
+from obliviate_recipes.attacks.inside import Asked
+from obliviate_recipes.events import Events
+
+
+class Embedding(Attack):
+    """The same control tokens for all questions, optimised for the beginnings of T's answers and tried on V."""
+
+    title: ClassVar = "Embeddings behind the question, optimised on T"
+    source: ClassVar = "arXiv:2402.09063"
+
+    type: Literal["embedding"] = "embedding"
+    tokens: int = Field(default=20, ge=1)
+    step: float = Field(default=1e-3, gt=0)  # of each number of an embedding, in an iteration
+    iterations: tuple[int, ...] = Field(default=(10, 100), min_length=1)  # after which V is asked; the last ends it
+    target_tokens: int = Field(default=16, ge=1)  # of each answer of T, from its beginning on
+
+    @field_validator("iterations")
+    @classmethod
+    def _rising(cls, iterations: tuple[int, ...]) -> tuple[int, ...]:
+        if list(iterations) != sorted(set(iterations)) or iterations[0] < 1:
+            raise ValueError(f"{list(iterations)}: give rising numbers of iterations, from 1 on")
+        return iterations
+
+    def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
+        stage = Embedded(target, scene, self)
+        return [
+            Attempt(f"{self.label}, {count} iterations", scene.plain(target), Measured(stage, _file(count)))
+            for count in self.iterations
+        ]
+
+
+def _file(iterations: int) -> str:
+    return f"records-{iterations}.parquet"
+
+
+@dataclass(frozen=True)
+class Embedded(Asked):
+    kind: ClassVar = "embedding"
+
+    attack: Embedding
+
+    @property
+    def title(self) -> str:
+        return f"attack {self.target.name}: {self.attack.label}"
+
+    @property
+    def times(self) -> int:
+        return len(self.attack.iterations)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {**super().options, "attack": self.attack.model_dump(mode="json", exclude={"name"})}
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from obliviate_eval.inside.look import Optimising, with_embeddings
+
+        attack = self.attack
+        how = Optimising(attack.tokens, attack.step, attack.iterations, attack.target_tokens)
+        found = self.ask(with_embeddings, self.model(), self.rows, self.engine, how, *self.asked)
+        for count, records in found.items():
+            write_records(run.directory / _file(count), records)
+        return {"records": [_file(count) for count in found]}
