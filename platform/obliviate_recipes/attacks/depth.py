@@ -29,6 +29,9 @@ NUMBERS = TypeAdapter(list[tuple[list[float], list[float], list[float], list[flo
 
 
 class _Depth(Attack):
+    """A diagnosis: who has the original needs no attack."""
+
+    diagnosis: ClassVar = True
     on: ClassVar[tuple[str, ...]]
 
     def check(self, scene: Scene) -> None:

@@ -23,10 +23,11 @@ LAYERS = {"all": "all layers", "one": "the layer that moved furthest"}
 
 class Orthogonalise(Attack):
     """The direction of each layer comes from T's questions. Two settings: all layers, and the one whose states
-    unlearning moved furthest."""
+    unlearning moved furthest. A diagnosis: who has the original needs no attack."""
 
     title: ClassVar = "The direction that unlearning added to hidden states is removed"
     source: ClassVar = "arXiv:2409.18025"
+    diagnosis: ClassVar = True
 
     type: Literal["orthogonalise"] = "orthogonalise"
 
