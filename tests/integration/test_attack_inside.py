@@ -47,7 +47,7 @@ def _stages(recipe: Attacks, kind: str) -> list[Stage]:
 def test_looks_inside_have_a_scale_from_the_retain_model_to_the_original(ray_local: None, tmp_path: Path) -> None:
     config = _config(tmp_path)
     recipe = Attacks(config)
-    found = Robustness.read(recipe.perform(QUIET) / ROBUSTNESS_FILE)
+    found = Robustness.read(recipe.perform(QUIET).parent / ROBUSTNESS_FILE)
     for measure in ("patch", "lens"):
         assert _of(found, "retain", measure).recovery.after.value == pytest.approx(0, abs=1e-4)
         assert _of(found, "original", measure).recovery.known.value == pytest.approx(1, abs=1e-4)
@@ -87,7 +87,7 @@ def test_looks_inside_have_a_scale_from_the_retain_model_to_the_original(ray_loc
         assert once != often
 
     again = Told()
-    assert Robustness.read(Attacks(config).perform(again) / ROBUSTNESS_FILE) == found
+    assert Robustness.read(Attacks(config).perform(again).parent / ROBUSTNESS_FILE) == found
     assert "done already" in again.text
 
 

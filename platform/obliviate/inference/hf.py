@@ -198,6 +198,7 @@ def opened(model: ModelSpec, spec: EngineSpec) -> "tuple[PreTrainedModel, PreTra
     loaded, tokenizer = load_pretrained(model, dtype=getattr(torch, spec.dtype), device=device)
     mixed.allow(loaded, loaded.dtype, device)
     require_same_logits(loaded)
+    attention.use(loaded, grouped_attention.NAME)
     return loaded, tokenizer
 
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
+from obliviate.models import load_config
 from obliviate.runs import Run, write_json
 from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
 from obliviate_recipes.attacks.inside import Look
@@ -65,8 +66,20 @@ class Lens(_Depth):
     type: Literal["lens"] = "lens"
 
 
+class _Patched(Look):
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.scene.split.measured
+
+    @property
+    def passes(self) -> int:
+        """Of each layer what is read behind the patch: an eighth of a text, as in TOFU."""
+        layers: int = load_config(self.at_hand(self.model())).get_text_config().num_hidden_layers
+        return 1 + layers // 8
+
+
 @dataclass(frozen=True)
-class Held(Look):
+class Held(_Patched):
     """What the original and the retain model hold of V's facts, once for all models. `target` is the original."""
 
     kind: ClassVar = "held"
@@ -79,10 +92,6 @@ class Held(Look):
     def compared(self) -> Mapping[str, Target]:
         assert self.scene.retain is not None
         return {"retain": self.scene.retain}
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        return self.scene.split.measured
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import known
@@ -102,7 +111,7 @@ class Held(Look):
 
 
 @dataclass(frozen=True)
-class Depths(Look):
+class Depths(_Patched):
     """Of a model, compared with what the original and the retain model hold."""
 
     kind: ClassVar = "depth"
@@ -122,10 +131,6 @@ class Depths(Look):
     @property
     def before(self) -> tuple[Stage, ...]:
         return (self.held,)
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        return self.scene.split.measured
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import depths

@@ -55,6 +55,10 @@ class Embedded(Asked):
         return f"attack {self.target.name}: {self.attack.label}"
 
     @property
+    def passes(self) -> int:
+        return 3 * self.attack.iterations[-1]  # a backward pass is two forward passes
+
+    @property
     def times(self) -> int:
         return len(self.attack.iterations)
 

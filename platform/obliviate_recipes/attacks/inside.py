@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
@@ -63,6 +63,11 @@ class Look(Stage):
         """What else determines it."""
         return {}
 
+    @property
+    def passes(self) -> int:
+        """How often about each model reads the rows."""
+        return 1
+
     @cached_property
     def needs(self) -> tuple[Stage, ...]:
         stages = [stage for each in self._targets.values() for stage in each.needs]
@@ -105,7 +110,9 @@ class Look(Stage):
 
     def work(self) -> tuple[Work, ...]:
         model = self.at_hand(self.model())
-        return tuple(Measured(self.title, scoring(model, list(self.rows), self.engine)) for _ in self._targets)
+        once = scoring(model, self.rows, self.engine)
+        work = Measured(self.title, replace(once, scored_texts=once.scored_texts * self.passes))
+        return (work,) * len(self._targets)
 
     def ask(
         self, function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
