@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from obliviate.errors import UserError
+from obliviate.inference.task import in_task
+from obliviate.models import load_tokenizer
+from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Outcome, Robustness
 from obliviate_recipes.attack import AttackRun, Attacks
@@ -110,3 +113,8 @@ def test_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"deeper has 3 layers of 32 numbers .* and original 2 layers"):
         Attacks(config).perform(QUIET)
+
+
+def test_a_mistake_inside_a_task_is_the_users_still(ray_local: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model\.source: .* no tokenizer could be loaded"):
+        in_task(EngineSpec(type="hf"), None, load_tokenizer, ModelSpec(source=str(tmp_path)))
