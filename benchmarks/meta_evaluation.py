@@ -33,7 +33,7 @@ from obliviate_cli.console import Terminal
 from obliviate_eval.robustness import PLAIN, ROBUSTNESS_FILE, Outcome, Robustness
 from obliviate_eval.statistics import auc
 from obliviate_eval.summary import METRICS_FILE, Evaluation
-from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.events import Events
 from obliviate_recipes.reporting import machine
 from obliviate_recipes.stages.measure import Figures

@@ -9,13 +9,14 @@ found.figures, found.records
 
 from obliviate.errors import UserError
 from obliviate_recipes.events import QUIET, Bars, Events
-from obliviate_recipes.face import compare, dry_run, evaluate, finetune, run, sweep, unlearn
+from obliviate_recipes.face import attack, compare, dry_run, evaluate, finetune, run, sweep, unlearn
 
 __all__ = [
     "QUIET",
     "Bars",
     "Events",
     "UserError",
+    "attack",
     "compare",
     "dry_run",
     "evaluate",

@@ -29,7 +29,7 @@ class Entry:
 # A config with keys of several recipes is for the first of them.
 RECIPES: Mapping[str, Entry] = {
     "attack": Entry(
-        "attack:Attacks", "Is it really gone? Attack unlearned models beside one that never knew.", ("attacks",)
+        "attacking:Attacks", "Is it really gone? Attack unlearned models beside one that never knew.", ("attacks",)
     ),
     "compare": Entry(
         "comparison:Compare", "Fine-tune, unlearn with several methods, evaluate all models, and report.", ("methods",)

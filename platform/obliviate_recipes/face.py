@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from obliviate.methods import ForgetObjective
     from obliviate.schema import ModelSpec
     from obliviate_recipes.recipe import Recipe
-    from obliviate_recipes.results import Evaluated, Swept
+    from obliviate_recipes.results import Attacked, Evaluated, Swept
 
 
 def unlearn(
@@ -99,6 +99,30 @@ def compare(
     return found
 
 
+def attack(
+    models: Mapping[str, Model],
+    *,
+    model: Model,
+    attacks: Iterable[str | Mapping[str, Any]],
+    retain_model: "Model | None" = None,
+    forget: "Rows | None" = None,
+    retain: "Rows | None" = None,
+    data: Mapping[str, Any] | None = None,
+    runs: str | PathLike[str] = "runs",
+    events: Events | None = None,
+    **keys: Any,
+) -> "Attacked":
+    """Try to bring back what models have forgotten, beside `model`, the original, and one that never knew.
+
+    `attacks`: names, or keys as in a config. Without a retain model give `control="none"`: then nothing tells what an
+    attack teaches by itself. `keys` are the other keys of `obliviate attack`. Raises UserError.
+    """
+    named = [{"type": each} if isinstance(each, str) else each for each in attacks]
+    values = {"models": dict(models), "model": model, "retain_model": retain_model, "attacks": named, **keys}
+    found: Attacked = _made("attack", values, data, forget, retain, runs, events)
+    return found
+
+
 def sweep(
     model: Model,
     *,
@@ -170,7 +194,7 @@ def _made(
     for key in ("model", "retain_model"):
         if name != "evaluate" and given.get(key) is not None:  # there `retain_model` is the name of one of `models`
             given[key] = model_of(given[key], folder)
-    if name == "evaluate":
+    if name in ("evaluate", "attack"):
         given["models"] = {each: model_of(model, folder) for each, model in given["models"].items()}
     return _concluded(_of_values(name, given, ()), events)
 
@@ -199,8 +223,10 @@ def _of_values(name: str, values: Mapping[str, Any], overrides: tuple[str, ...])
 def _concluded(recipe: "Recipe[Any, Any]", events: Events | None) -> Any:
     """What it makes, with its figures as tables where it has some."""
     made = recipe.perform(events or Bars())
+    from obliviate_eval.robustness import ROBUSTNESS_FILE
+    from obliviate_recipes.attacking import Attacks
     from obliviate_recipes.reporting import REPORT
-    from obliviate_recipes.results import Evaluated, Swept
+    from obliviate_recipes.results import Attacked, Evaluated, Swept
     from obliviate_recipes.stages.measure import Figures
     from obliviate_recipes.sweeps.result import Result
 
@@ -211,4 +237,6 @@ def _concluded(recipe: "Recipe[Any, Any]", events: Events | None) -> Any:
         return made
     (spec, *_) = (stage.records.shared.spec for stage in measured.values())
     folders = {name: stage.run.directory for name, stage in measured.items()}
+    if isinstance(recipe, Attacks):
+        return Attacked(recipe.config, spec, folders, made, file=made.with_name(ROBUSTNESS_FILE))
     return Evaluated(recipe.config, spec, folders, made if isinstance(made, Path) else None)

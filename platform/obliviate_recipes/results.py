@@ -1,7 +1,7 @@
-"""What was measured, as tables: of evaluation runs and of sweeps."""
+"""What was measured, as tables: of evaluation runs, of attacks and of sweeps."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from obliviate import storage
 from obliviate.config_file import RunSpec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.records import RECORDS_FILE, read_records
+from obliviate_eval.robustness import Robustness
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import METRICS_FILE, Evaluation
@@ -52,6 +53,44 @@ class Evaluated:
                 rows.append(row)
         found = pd.DataFrame(rows)
         return found.astype({name: float for name in scores if name in found})
+
+
+@dataclass(frozen=True)
+class Attacked(Evaluated):
+    """What attacks brought back; `figures` and `records` are of the models as they are, asked as usual."""
+
+    file: Path = field(kw_only=True)  # robustness.json
+
+    @cached_property
+    def robustness(self) -> Robustness:
+        """All that was found."""
+        return Robustness.read(storage.fetch(self.file))
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """A row a model: robustness with its interval, the attack that it is by, and what is known with and without."""
+        rows = []
+        for name, model in self.robustness.models.items():
+            values = (figure and figure.value for figure in (model.plain, model.known))
+            score = (None,) * 3 if model.score is None else _cells(model.score)[:3]
+            rows.append((name, *score, model.attack, model.measure, *values))
+        columns = ["model", "robustness", "low", "high", "attack", "measure", "known_asked", "known_attacked"]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("robustness", "low", "high"), float))
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """A row a model, attack, setting and measure: excess recovery with its interval, and what it is made of."""
+        rows = []
+        for name, outcomes in self.robustness.outcomes.items():
+            for one in outcomes:
+                found = one.recovery
+                means = (figure.value for figure in (found.before, found.after, found.recovered, found.taught))
+                told = (name, one.attack, one.setting, one.measure, one.steps, one.utility_drop, one.within)
+                rows.append((*told, *means, *_cells(found.excess)))
+        columns = ["model", "attack", "setting", "measure", "steps", "utility_drop", "within", "before", "after",
+                   "recovered", "taught", "excess", "low", "high", "scored", "unscored"]  # fmt: skip
+        numbers = ("utility_drop", "before", "after", "recovered", "taught", "excess", "low", "high")
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
 
 
 def _read(run: Path) -> Evaluation:

@@ -9,7 +9,8 @@ from obliviate.data.fictitious import FictitiousData
 from obliviate.errors import UserError
 from obliviate_eval.records import read_records
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
-from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes import run
+from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.attacks.relearn import Relearned
 from obliviate_recipes.attacks.split import Split, SplitSpec
 from obliviate_recipes.events import QUIET
@@ -75,6 +76,13 @@ def test_relearning_is_measured_along_the_way_and_found_again(ray_local: None, t
             before, after = (read_records(folder / f"records-{steps}.parquet") for steps in (0, 3))
             assert [record.set for record in before] == [record.set for record in after]
             assert (before != after) == (point.rate > 1e-3)
+    tables = run(config.model_dump(mode="json"), recipe="attack", events=QUIET)
+    assert list(tables.scores["model"]) == list(found.models)
+    assert set(tables.outcomes["setting"]) == settings
+    one = found.outcomes["forgot"][0]
+    row = tables.outcomes.query("model == 'forgot' and attack == 'none' and measure == 'key_probability'").iloc[0]
+    assert row["before"] == pytest.approx(one.recovery.before.value)
+    assert set(tables.figures["model"]) == set(found.models)
     again = Told()
     assert _robustness(Attacks(config), again) == found
     assert "relearn" not in again.text.partition("done already")[0]

@@ -8,7 +8,7 @@ from obliviate.errors import UserError
 from obliviate_eval.records import read_records
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.summary import METRICS_FILE, Evaluation
-from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.attacks.ask import Forms
 from obliviate_recipes.attacks.sample import Sampled
 from obliviate_recipes.stage import all_of

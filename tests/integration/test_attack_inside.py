@@ -10,7 +10,7 @@ from obliviate.models import load_tokenizer
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Outcome, Robustness
-from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import Stage, all_of
 from recipes import Told

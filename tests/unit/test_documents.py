@@ -20,7 +20,7 @@ from obliviate.methods.base import Term
 from obliviate.schema import Spec
 from obliviate_eval.metrics import Comparison
 from obliviate_eval.metrics.base import Metric
-from obliviate_recipes.attack import AttackRun
+from obliviate_recipes.attacking import AttackRun
 from obliviate_recipes.comparison import CompareRun
 from obliviate_recipes.continual import ContinualMethod, ContinualRun
 from obliviate_recipes.erase import EraseRun

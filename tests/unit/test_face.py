@@ -143,7 +143,7 @@ class TestMistakes:
             unlearn("m", method="ga")
         with pytest.raises(UserError, match=r"^run: no key tells which verb it is for"):
             run({"model": {"source": "m"}})
-        with pytest.raises(UserError, match=r"^recipe: 'unlern' is not known; known: compare, "):
+        with pytest.raises(UserError, match=r"^recipe: 'unlern' is not known; known: attack, compare, "):
             run({"model": {"source": "m"}}, recipe="unlern")
         with pytest.raises(UserError, match=r"^evaluate: evaluation\.suite: is not known; did you mean tofu\?"):
             evaluate({"a": "m"}, suite="tofo", forget="f.jsonl")

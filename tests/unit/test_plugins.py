@@ -27,7 +27,7 @@ from obliviate_eval.report.model import ModelReport
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import summarise
-from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.rescore import Rescoring

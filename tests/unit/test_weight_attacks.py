@@ -22,7 +22,7 @@ from obliviate.weights import WEIGHTS
 from obliviate_eval.records import read_records
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Outcome, Robustness
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_recipes.attack import AttackRun, Attacks
+from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target
 from obliviate_recipes.attacks.distance import DISTANCE_FILE, Distance
 from obliviate_recipes.attacks.merge_back import MergeBack
