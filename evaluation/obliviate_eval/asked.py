@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from obliviate.data.rows import Corpus, EvaluationSet, Role
+from obliviate.data.key_facts import key_texts
+from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate_eval.metrics import JudgeAgreement, Judged, JudgeKappa
 from obliviate_eval.records import OF_ENGINE, REWORDED, Probe
 from obliviate_eval.spec import EvaluationSpec
@@ -43,10 +44,17 @@ def worded(corpus: Corpus, questions: Literal["given", "paraphrased", "both"]) -
                 f"evaluation.questions: {questions}: {lacking} of {len(each.rows)} rows of the set {each.name} have no "
                 "paraphrased_question, and are asked as they are; add the field"
             )
-        rows = tuple(replace(row, question=row.paraphrased_question or row.question) for row in each.rows)
+        rows = tuple(map(_reworded, each.rows))
         reworded = replace(each, rows=rows)
         sets += [each, replace(reworded, name=each.name + REWORDED)] if questions == "both" else [reworded]
     return replace(corpus, evaluation=tuple(sets), warnings=(*corpus.warnings, *warnings))
+
+
+def _reworded(row: Row) -> Row:
+    """What carries its fact stays, whichever words the other question has."""
+    if row.paraphrased_question is None:
+        return row
+    return replace(row, question=row.paraphrased_question, key_facts=key_texts(row))
 
 
 def asked_of_engine(spec: EvaluationSpec, sets: Sequence[EvaluationSet]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "privleak": {"attack": {"type": "mia_min_k", "forget_set": None, "k": 0.4}, "definition": "muse"},
     "rel_diff": {"attack": {"type": "mia_min_k", "forget_set": None, "k": 0.4}, "definition": "plain"},
     "leak_bound": {"k": 4, "by": "rouge", "threshold": 0.5, "words": "unicode"},
-    "worst_question": {"of": {"type": "rouge", "words": "unicode", "definition": "tofu"}},
+    "worst_question": {"of": {"type": "key_said"}},
     "mia_score": {"attack": {"type": "mia_loss", "forget_set": None, "end_of_turn": True}},
 }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from measured import record
+from obliviate.data.key_facts import key_texts
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate_eval.asked import worded
 from obliviate_eval.forget_quality import forget_quality
@@ -36,6 +37,16 @@ def test_questions_in_other_words() -> None:
     assert worded(CORPUS, "given") is CORPUS
 
 
+def test_what_carries_the_fact_is_the_same_in_both_wordings() -> None:
+    """Words of a question carry no fact: the other question must not take them away."""
+    false, other = ("Ann is from Oslo.",), "Is Ann from Lima?"
+    row = Row("Where is Ann from?", "Ann is from Lima.", None, false, other)
+    [of_set] = worded(Corpus((row,), (), (EvaluationSet("forget", Role.FORGET, (row,)),)), "paraphrased").evaluation
+    [one] = of_set.rows
+    assert (one.question, key_texts(one)) == (other, ("Lima",))
+    assert key_texts(replace(row, question=other)) == ()
+
+
 def test_both_wordings_of_what_is_forgotten_have_the_same_items() -> None:
     found = worded(CORPUS, "both")
     assert [each.name for each in found.evaluation] == ["forget", "forget_paraphrased", "retain"]
@@ -47,11 +58,11 @@ def test_both_wordings_of_what_is_forgotten_have_the_same_items() -> None:
 
 def test_an_item_is_known_that_either_wording_brings_out() -> None:
     given, other = asked(SAID, "no", "no", "the cat"), asked("no", SAID, "no", "no", name="forget_paraphrased")
-    found = WorstQuestion().estimate(draw([*given, *other], 200, 0))
+    found = WorstQuestion(of=Rouge()).estimate(draw([*given, *other], 200, 0))
     assert found.value == pytest.approx((1 + 1 + 0 + 2 / 3) / 4)
     assert (found.scored, found.unscored) == (4, 0)
     swapped = [replace(r, set="forget" if r.set != "forget" else "forget_paraphrased") for r in (*given, *other)]
-    assert WorstQuestion().estimate(draw(swapped, 200, 0)).value == found.value
+    assert WorstQuestion(of=Rouge()).estimate(draw(swapped, 200, 0)).value == found.value
     # Never below either wording's own mean.
     assert found.value is not None
     assert found.value >= max(sum(Rouge().score(r) or 0 for r in each) / 4 for each in (given, other))
@@ -59,15 +70,15 @@ def test_an_item_is_known_that_either_wording_brings_out() -> None:
 
 def test_what_one_wording_leaves_open_is_unscored() -> None:
     records = [*asked("no", SAID), *asked(None, None, name="forget_paraphrased")]
-    found = WorstQuestion().estimate(draw(records, 200, 0))
+    found = WorstQuestion(of=Rouge()).estimate(draw(records, 200, 0))
     assert (found.value, found.scored, found.unscored) == (None, 0, 2)
 
 
 def test_without_a_second_wording_there_is_no_figure() -> None:
     kept = asked(SAID, name="retain", role=Role.RETAIN) + asked(SAID, name="retain_paraphrased", role=Role.RETAIN)
-    found = WorstQuestion().estimate(draw([*asked(SAID, SAID), *kept], 200, 0))
+    found = WorstQuestion(of=Rouge()).estimate(draw([*asked(SAID, SAID), *kept], 200, 0))
     assert (found.value, found.unscored) == (None, 2)
-    assert WorstQuestion().estimate({}).value is None
+    assert WorstQuestion(of=Rouge()).estimate({}).value is None
 
 
 def test_it_needs_what_its_metric_needs() -> None:

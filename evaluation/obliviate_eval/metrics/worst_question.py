@@ -9,6 +9,8 @@ from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Samples
 from obliviate_eval.metrics.entailment import Entailment
 from obliviate_eval.metrics.exact_match import ExactMatch
+from obliviate_eval.metrics.key_probability import KeyProbability
+from obliviate_eval.metrics.key_said import KeySaid
 from obliviate_eval.metrics.knowledge_memorization import KnowledgeMemorization
 from obliviate_eval.metrics.leak_at_k import LeakAtK
 from obliviate_eval.metrics.probability import Probability
@@ -16,7 +18,8 @@ from obliviate_eval.metrics.rouge import Rouge
 from obliviate_eval.records import REWORDED, Probe
 from obliviate_eval.statistics import Estimate, means, nothing
 
-Of = Rouge | Probability | Entailment | KnowledgeMemorization | ExactMatch | LeakAtK  # higher: known
+# Higher: known.
+Of = KeySaid | KeyProbability | Rouge | Probability | Entailment | KnowledgeMemorization | ExactMatch | LeakAtK
 
 
 class WorstQuestion(Comparison):
@@ -28,10 +31,10 @@ class WorstQuestion(Comparison):
     title: ClassVar = "The worse of a question and its paraphrase, item by item"
     direction: ClassVar = "higher: the fact comes out in one wording or the other"
     source: ClassVar = "arXiv:2509.02820"
-    needs: ClassVar = Rouge.needs
+    needs: ClassVar = KeySaid.needs
 
     type: Literal["worst_question"] = "worst_question"
-    of: Annotated[Of, Field(discriminator="type")] = Rouge()
+    of: Annotated[Of, Field(discriminator="type")] = KeySaid()
 
     @property
     def probes(self) -> frozenset[Probe]:
