@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CODES: tuple[Format, ...] = ("int4_g128", "nf4")
-TOLERANCE = 1e-3  # its square is that of the largest squared singular value
+TOLERANCE = 1e-3  # squared, the relative error of the squared singular value that is found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from obliviate.arithmetic import interpolate
+from obliviate.arithmetic import combine, interpolate
 from obliviate.errors import UserError
 from obliviate.weights import INDEX, weight_files
 from obliviate_recipes.sweeps.calibrate import largest_share
@@ -46,6 +46,21 @@ def test_a_quarter_of_the_way_whatever_the_shards_are(tmp_path: Path) -> None:
     assert torch.equal(mixed["b"], torch.ones(3))
     assert mixed["b"].dtype == torch.float32
     assert (tmp_path / "mixed" / "config.json").exists()
+
+
+def test_what_is_no_floating_point_number_stays_what_it_is_and_so_do_named_templates(tmp_path: Path) -> None:
+    source = folder(tmp_path / "source", [{"a": torch.ones(2), "count": torch.tensor([3, 4])}])
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    (source / "README.md").write_text("how that one was made")
+    combine([source], lambda _, tensors: tensors[0], tmp_path / "found", torch.float16)
+    found = load_file(tmp_path / "found" / "model.safetensors")
+    assert found["a"].dtype == torch.float16
+    assert found["count"].tolist() == [3, 4]
+    assert found["count"].dtype == torch.int64
+    assert json.loads((tmp_path / "found" / "config.json").read_text()) == {"dtype": "float16"}
+    assert (tmp_path / "found" / "additional_chat_templates" / "tools.jinja").exists()
+    assert not (tmp_path / "found" / "README.md").exists()
 
 
 @pytest.mark.parametrize(("share", "like"), [(0.0, "one"), (1.0, "two")])
