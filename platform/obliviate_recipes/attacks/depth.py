@@ -96,7 +96,7 @@ class Held(_Patched):
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import known
 
-        found = self.ask(known, self.model(), self.model("retain"), self.rows, self.engine)
+        found = self.ask(events, known, self.model(), self.model("retain"), self.rows, self.engine)
         # A collapsed model's numbers: such an item is not scored.
         told = [None if each is None or not all(map(isfinite, chain(*each))) else each for each in found]
         write_json(run.directory / KNOWN_FILE, told)
@@ -135,5 +135,5 @@ class Depths(_Patched):
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import depths
 
-        found = self.ask(depths, self.model("original"), self.model(), self.rows, self.engine, self.held.known)
+        found = self.ask(events, depths, self.model("original"), self.model(), self.rows, self.engine, self.held.known)
         return self.write(run, [each._asdict() for each in found])

@@ -71,7 +71,7 @@ class Embedded(Asked):
 
         attack = self.attack
         how = Optimising(attack.tokens, attack.step, attack.iterations, attack.target_tokens)
-        found = self.ask(with_embeddings, self.model(), self.rows, self.engine, how, *self.asked)
+        found = self.ask(events, with_embeddings, self.model(), self.rows, self.engine, how, *self.asked)
         for count, records in found.items():
             write_records(run.directory / _file(count), records)
         return {"records": [_file(count) for count in found]}

@@ -19,6 +19,7 @@ from obliviate_eval.suites.base import Suite
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.split import FORGET
 from obliviate_recipes.costs.work import Measured, Work, measuring, scoring
+from obliviate_recipes.events import Events
 from obliviate_recipes.placement import PLACEMENT
 from obliviate_recipes.stage import Determined, Stage
 
@@ -115,12 +116,20 @@ class Look(Stage):
         return (work,) * len(self._targets)
 
     def ask(
-        self, function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+        self,
+        events: Events,
+        function: Callable[Arguments, Result],
+        *arguments: Arguments.args,
+        **named: Arguments.kwargs,
     ) -> Result:
         """What the function gives, in a process of its own."""
         from obliviate.inference.task import in_task
 
-        return in_task(self.engine, self.scene.measuring.address, function, *arguments, **named)
+        with events.progressing(self.title) as show:
+            show(0, 1, "")
+            found = in_task(self.engine, self.scene.measuring.address, function, *arguments, **named)
+            show(1, 1, "")
+        return found
 
     def write(self, run: Run, scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
         """Records of V, each with its scores."""

@@ -62,7 +62,7 @@ class Direction(Look):
 
         from obliviate_eval.inside.look import means_of
 
-        found = self.ask(means_of, self.model(), self.rows, self.engine)
+        found = self.ask(events, means_of, self.model(), self.rows, self.engine)
         write_whole(run.directory / MEANS_FILE, lambda temporary: save_file(found._asdict(), temporary))
         return {"means": MEANS_FILE}
 
@@ -103,7 +103,7 @@ class Orthogonalised(Asked):
         from obliviate_eval.inside.look import orthogonalised
 
         found = self.ask(
-            orthogonalised, self.model("original"), self.model(), self.rows, self.engine, self.original.means,
+            events, orthogonalised, self.model("original"), self.model(), self.rows, self.engine, self.original.means,
             *self.asked,
         )  # fmt: skip
         for name, records in found.items():

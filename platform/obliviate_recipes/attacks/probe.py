@@ -61,6 +61,6 @@ class Probed(Look):
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import truths
 
-        found = iter(self.ask(truths, self.model(), self.rows, self.engine, self.seed))
+        found = iter(self.ask(events, truths, self.model(), self.rows, self.engine, self.seed))
         measured = self.scene.split.measured
         return self.write(run, [{"probe": next(found) if row.perturbed_answers else None} for row in measured])
