@@ -1,6 +1,6 @@
 """What attacks brought back: each attack's worst case within a budget of lost utility, and the score of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -182,6 +182,47 @@ def worst_of_each(trials: Sequence[Trial], measure: str, model: str, within: Seq
     counted = [t for t, keeps in pairs if keeps and t.measure == measure and not (t.own_scale or t.diagnosis)]
     columns = [trial.arms[model].after for trial in counted]
     return [max((score for score in item if score is not None), default=None) for item in zip(*columns, strict=True)]
+
+
+def notes_of(
+    models: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]], controlled: bool, budget: float
+) -> Iterator[str]:
+    """What figures of these models cannot tell, and why."""
+    if not controlled:
+        yield (
+            "control: none: what an attack teaches by itself is not known, so nothing is subtracted: a high recovery "
+            "says no more than that the answer can be had; give retain_model, or finetune, which trains it"
+        )
+    for model in models:
+        plain = [outcome.recovery for outcome in outcomes[model] if outcome.attack == PLAIN]
+        if plain:
+            yield from (f"{model}: {note}" for note in _of_items(plain[0]))
+        for attack in dict.fromkeys(outcome.attack for outcome in outcomes[model]):
+            if not any(outcome.within for outcome in outcomes[model] if outcome.attack == attack):
+                yield (
+                    f"{model}: {attack}: costs more than {budget:.0%} of its utility at every setting: no sign of "
+                    "robustness; try weaker settings"
+                )
+
+
+def _of_items(plain: Recovery) -> Iterator[str]:
+    if plain.items < FEW:
+        yield f"V has {plain.items} items: too few to tell models apart; measure more, or lower split.share"
+    if plain.unscored:
+        yield (
+            f"{plain.unscored} of {plain.items} items are left out: the words that carry their fact are not known, or "
+            "are the whole answer; give the rows false answers (perturbed_answer), or `key`"
+        )
+    if plain.unknown:
+        shared = f", {plain.shared} of them known to it" if plain.shared else ""
+        yield (
+            f"{plain.unknown} of {plain.items} items are left out: the original knows them no better than the retain "
+            f"model{shared}"
+        )
+    if plain.unknown + plain.unscored == plain.items:
+        yield "no item is left that the original knows: nothing could come back, whatever the attack"
+    elif plain.excess.value is None:
+        yield "nothing was lost that could come back: it has not forgotten V"
 
 
 def _attack(outcomes: Sequence[Outcome]) -> AttackFigures:

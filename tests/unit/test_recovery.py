@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obliviate_eval.recovery import LEAST, Arm, Recovery, Scores, recovery
-from obliviate_eval.robustness import PLAIN, Outcome, Trial, figures_of, outcomes_of, worst_of_each
+from obliviate_eval.robustness import PLAIN, Outcome, Trial, figures_of, notes_of, outcomes_of, worst_of_each
 
 ORIGINAL = Arm((0.9, 0.7), (0.9, 0.7))
 RETAIN = Arm((0.1, 0.1), (0.2, 0.1))
@@ -145,3 +145,21 @@ def test_an_item_is_known_if_any_attack_within_the_budget_gets_it() -> None:
 def test_little_knowledge_is_no_knowledge() -> None:
     arm = Arm((LEAST / 2,) * 2, (LEAST / 2,) * 2)
     assert recovered(Arm((0.0, 0.0), (0.0, 0.0)), Arm((0.0, 0.0), (0.0, 0.0)), arm).unknown == 2
+
+
+def _notes(unlearned: Scores, original: Scores, *others: Trial, controlled: bool = True) -> str:
+    arms = {"full": Arm(original, original), "never": Arm((0.1,) * 2, (0.1,) * 2), "new": Arm(unlearned, unlearned)}
+    plain = Trial(PLAIN, "as usual", "key_probability", False, None, arms, {})
+    return "\n".join(notes_of(["new"], {"new": _outcomes([plain, *others])}, controlled, 0.1))
+
+
+def test_what_figures_cannot_tell_is_said() -> None:
+    usual = _notes((0.2, 0.2), (0.9, 0.9))
+    assert usual == "new: V has 2 items: too few to tell models apart; measure more, or lower split.share"
+    assert "1 of 2 items are left out: the words that carry their fact are not known" in _notes((0.2, None), (0.9, 0.9))
+    assert "1 of 2 items are left out: the original knows them no better" in _notes((0.2, 0.2), (0.9, 0.1))
+    assert "no item is left that the original knows" in _notes((0.2, 0.2), (0.1, 0.1))
+    assert "nothing was lost that could come back" in _notes((0.9, 0.9), (0.9, 0.9))
+    assert "control: none: what an attack teaches" in _notes((0.2, 0.2), (0.9, 0.9), controlled=False)
+    ruined = _notes((0.2, 0.2), (0.9, 0.9), _trial((0.9, 0.9), "hard", 0.2))
+    assert "new: train: costs more than 10% of its utility at every setting" in ruined

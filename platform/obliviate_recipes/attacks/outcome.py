@@ -18,7 +18,6 @@ from obliviate_eval.records import Record
 from obliviate_eval.recovery import Arm, Scores
 from obliviate_eval.robustness import (
     ANY,
-    FEW,
     HEADLINE,
     PLAIN,
     ROBUSTNESS_FILE,
@@ -27,6 +26,7 @@ from obliviate_eval.robustness import (
     Robustness,
     Trial,
     figures_of,
+    notes_of,
     outcomes_of,
     worst_of_each,
 )
@@ -148,7 +148,7 @@ class Robust(Stage):
             examples={
                 target.name: self._example(target.name, outcomes[target.name], trials) for target in self.targets
             },
-            notes=list(self._notes(outcomes)),
+            notes=list(notes_of([target.name for target in self.targets], outcomes, retain is not None, self.budget)),
         )
         for note in result.notes:
             events.warned(note)
@@ -247,33 +247,6 @@ class Robust(Stage):
 
     def _read(self, measured: Measured) -> list[Record]:
         return self.scene.measuring.answers_in(measured.path)
-
-    def _notes(self, outcomes: dict[str, list[Outcome]]) -> Iterator[str]:
-        scene = self.scene
-        if scene.retain is None:
-            yield (
-                "control: none: what an attack teaches by itself is not known, so nothing is subtracted: a high "
-                "recovery says no more than that the answer can be had; give retain_model, or finetune, which trains it"
-            )
-        if (count := len(scene.split.measured)) < FEW:
-            yield f"V has {count} items: too few to tell models apart; measure more, or lower split.share"
-        for target in self.targets:
-            found = outcomes[target.name]
-            first = next((outcome for outcome in found if outcome.attack == PLAIN), None)
-            if first is not None and first.recovery.unknown:
-                of_them = f", {first.recovery.shared} of them known to it" if first.recovery.shared else ""
-                yield (
-                    f"{target.name}: {first.recovery.unknown} of {first.recovery.items} items are known to the "
-                    f"original no better than to the retain model{of_them}: left out"
-                )
-            if first is not None and first.recovery.excess.value is None:
-                yield f"{target.name}: nothing was lost that could come back: it has not forgotten V"
-            for attack in dict.fromkeys(outcome.attack for outcome in found):
-                if not any(outcome.within for outcome in found if outcome.attack == attack):
-                    yield (
-                        f"{target.name}: {attack}: costs more than {self.budget:.0%} of its utility at every setting: "
-                        "no sign of robustness; try weaker settings"
-                    )
 
 
 def _risen(arm: Arm, item: int) -> float:
