@@ -188,6 +188,10 @@ def test_only_the_judges_that_are_named_and_needed_are_loaded(encoder: Path, nli
     assert (none.similarity, none.entailment) == (None, None)
     unneeded = load_judges(EvaluationSpec(suite="tofu", encoder="no/such", nli="no/such"), encoder.parent)
     assert (unneeded.similarity, unneeded.entailment) == (None, None)
+    for by, loaded in (("entailment", NliModel), ("rouge", type(None))):  # where samples alone are judged
+        suite = {"metrics": [{"type": "leak_at_k", "by": by}]}
+        spec = EvaluationSpec.model_validate({"suite": suite, "nli": str(nli)})
+        assert isinstance(load_judges(spec, encoder.parent).entailment, loaded)
 
 
 @pytest.mark.skipif(not NLI_MINILM.is_dir(), reason="no NLI model beside the checkout")
