@@ -17,6 +17,7 @@ from obliviate.config import build
 from obliviate.data.fictitious import FictitiousData
 from obliviate.errors import UserError
 from obliviate.quantise import quantised
+from obliviate.runs import DONE_FILE
 from obliviate.schema import ClusterSpec, EngineSpec, GenerationSpec, LoraSpec, ModelSpec
 from obliviate.weights import WEIGHTS
 from obliviate_eval.records import read_records
@@ -31,6 +32,7 @@ from obliviate_recipes.attacks.prune import NORMS_FILE, Prune
 from obliviate_recipes.attacks.quantise import Quantise
 from obliviate_recipes.attacks.rewritten import Rewritten
 from obliviate_recipes.attacks.split import Split, SplitSpec
+from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import all_of
 from obliviate_recipes.stages.measure import Measuring
 from recipes import Told, made
@@ -80,8 +82,11 @@ def logps(attempt: Attempt) -> Tensor:
 
 
 def rewritten(robust: Robust) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """(model, change) -> its weights."""
+    """(model, change) -> its weights, made again: none of these models is kept once it is measured."""
     stages = [stage for stage in all_of([robust]) if isinstance(stage, Rewritten)]
+    assert not any(each.folder.exists() for each in stages)
+    for each in stages:
+        each.make(each.run, QUIET)
     return {(each.target.name, each.change): load_file(each.folder / WEIGHTS) for each in stages}
 
 
@@ -110,6 +115,18 @@ def test_every_format_is_a_model_that_is_measured(attacked: Attacked) -> None:
     assert set(distances) == {"retain", "forgot"}
     assert distances["forgot"].run.summary["recoded"]["nf4"] > 0.5  # random weights, both
     assert all(each.recovery.excess.value in (None, 0) for each in outcomes(robust, "retain").values())
+
+
+def test_a_model_that_is_gone_is_made_again_to_be_measured(attacked: Attacked) -> None:
+    robust = attacked(Quantise(formats=("int4_g128",)))
+    made(robust)
+    [attempt] = robust.attempts["quantise", "forgot"]
+    before = logps(attempt)
+    for stage in (attempt.after.stage, robust):
+        (stage.run.directory / DONE_FILE).unlink()
+    attempt.after.path.unlink()
+    made(robust)
+    assert torch.equal(logps(attempt), before)
 
 
 def test_how_far_a_model_lies_from_the_original_is_said(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from obliviate import storage
+from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.records import RECORDS_FILE
 from obliviate_eval.suites.base import Suite
 from obliviate_recipes.attacks.split import FORGET, Split
+from obliviate_recipes.events import Events
 from obliviate_recipes.stage import ModelStage, Stage
 from obliviate_recipes.stages.measure import Measuring, Records
 
@@ -57,6 +60,30 @@ class Attempt:
     seed: int = 0
     steps: int | None = None
     changes: bool = False
+
+
+@dataclass(frozen=True)
+class Passing(Records):
+    """Of a model that is made for this alone, and kept no longer: making it again takes seconds, keeping it a disk."""
+
+    @property
+    def maker(self) -> ModelStage:
+        [stage] = self.before
+        assert isinstance(stage, ModelStage)
+        return stage
+
+    def at_hand(self, model: ModelSpec) -> ModelSpec:
+        shape = self.maker.shape
+        return model.model_copy(update={key: getattr(shape, key) for key in ("source", "base", "revision")})
+
+    def make(self, run: Run, events: Events) -> dict[str, Any]:
+        if not storage.fetch(self.maker.folder).exists():
+            self.maker.make(self.maker.run, events)
+        return super().make(run, events)
+
+    def finished(self, run: Run) -> None:
+        super().finished(run)
+        storage.remove(self.maker.folder)
 
 
 @dataclass(frozen=True)
@@ -107,7 +134,7 @@ class Scene:
 
     def changed(self, target: Target, setting: str, stage: ModelStage) -> Attempt:
         """The attempt of a stage that makes another model of the target."""
-        records = self.records(f"{target.name} {setting}", stage.model, (stage,))
+        records = Passing(self.measuring, f"{target.name} {setting}", stage.model, (stage,))
         return Attempt(setting, self.plain(target), Measured(records), changes=True)
 
 
