@@ -81,7 +81,7 @@ def test_looks_inside_have_a_scale_from_the_retain_model_to_the_original(ray_loc
         assert one == pytest.approx(other, abs=1e-5)
     for stage in _stages(recipe, "orthogonalise"):
         if stage.label == "forgot":
-            both = [read_records(stage.run.directory / f"records-{name}.parquet") for name in ("all", "one")]
+            both = [read_records(stage.run.directory / f"records-{name}.parquet") for name in ("all", "all-mean")]
             assert both[0] != both[1]
 
     for stage in _stages(recipe, "embedding"):

@@ -40,6 +40,17 @@ def test_no_state_has_a_part_along_the_direction(name: str) -> None:
     assert parts_LN.abs().max() < 1e-5
 
 
+def test_the_part_along_the_direction_becomes_the_originals_mean() -> None:
+    model = made("llama")
+    direction_LD = torch.nn.functional.normalize(torch.ones(2, 64), dim=-1)
+    mean_LD = torch.stack([torch.full((64,), 0.5), torch.zeros(64)])  # 0.5 * 64 / 8 = 4 along it
+    places = [tuple(range(len(text))) for text in TEXTS]
+    with without(model, direction_LD, mean_LD):
+        states_LND = torch.cat(layer_states(model, TEXTS, places, 64), dim=1)
+    parts_LN = torch.einsum("lnd,ld->ln", states_LND, direction_LD)
+    assert (parts_LN - torch.tensor([[4.0], [0.0]])).abs().max() < 1e-4
+
+
 def test_two_models_that_do_not_differ_give_no_direction_and_are_left_alone() -> None:
     model = made("llama")
     once = means(model, TEXTS, 64)

@@ -134,7 +134,8 @@ def orthogonalised(
     suite: Suite,
     sampling: Sampling,
 ) -> dict[str, list[Record]]:
-    """Records of the target without what unlearning added, from all layers and from the one that moved furthest.
+    """Records of the target without what unlearning added, from all layers and from the one that moved furthest; each
+    also with the original's mean in its place.
 
     `compared`: what `means_of` gave of the same rows.
     """
@@ -145,8 +146,13 @@ def orthogonalised(
     one_LD[most] = all_LD[most]
     asked = HFEngine(model, tokenizer, engine, stop_ids(target, tokenizer))
     found = {}
-    for name, chosen_LD in (("all", all_LD), ("one", one_LD)):
-        with without(model, chosen_LD):
+    for name, chosen_LD, mean_LD in (
+        ("all", all_LD, None),
+        ("one", one_LD, None),
+        ("all-mean", all_LD, compared.mean_LD),
+        ("one-mean", one_LD, compared.mean_LD),
+    ):
+        with without(model, chosen_LD, mean_LD):
             found[name] = collect(asked, _encoder(target), sets, suite, sampling, lambda stage, done, total: None)
     return found
 

@@ -1,9 +1,12 @@
 """Orthogonalisation (Łucki et al. 2024, arXiv:2409.18025): what unlearning added to the hidden states is taken out.
 
 Of each layer the direction r = mean(h_unlearned - h_original) over the questions' tokens; then every state h of the
-unlearned model becomes h - (h r^) r^, r^ being r at length 1. As in the authors' code, tokens that lie far from all
-others (the first of a text, mostly, whose norm is huge) are left out of the means. Unlike there, all questions of T
-count, not only those that the original answers and the unlearned model does not: both must then be asked first.
+unlearned model becomes h - (h r^) r^, r^ being r at length 1. That also takes what the original has along r, and ruins a
+model whose states moved along a direction that all of them use; so a second form sets that part to the original's mean.
+
+As in the authors' code, tokens that lie far from all others (the first of a text, mostly, whose norm is huge) are left
+out of the means. Unlike there, all questions of T count, not only those that the original answers and the unlearned model
+does not: both must then be asked first.
 
 Shapes: L layers, D hidden size, N tokens.
 """
@@ -61,13 +64,15 @@ def most_moved(unlearned: Means, original: Means) -> int:
 
 
 @contextmanager
-def without(model: "PreTrainedModel", directions_LD: Tensor) -> Iterator[None]:
-    """While the block runs, no layer's states have a part along its direction; 0 takes nothing away."""
-    of_layer = directions_LD.to(model.device)
+def without(model: "PreTrainedModel", directions_LD: Tensor, mean_LD: Tensor | None = None) -> Iterator[None]:
+    """While the block runs, no layer's states have a part along its direction, or, given the original's mean states,
+    all have the same part as these: h - ((h - mean) r^) r^. A direction of 0 takes nothing away."""
+    directions_LD = directions_LD.to(model.device)
+    parts_L = 0 * directions_LD[:, 0] if mean_LD is None else (mean_LD.to(model.device) * directions_LD).sum(-1)
 
     def remove(layer: int, hidden_BTD: Tensor) -> Tensor:
-        r_D = of_layer[layer]
-        part_BT1 = (hidden_BTD.float() @ r_D)[..., None]
+        r_D = directions_LD[layer]
+        part_BT1 = (hidden_BTD.float() @ r_D)[..., None] - parts_L[layer]
         return (hidden_BTD.float() - part_BT1 * r_D).to(hidden_BTD.dtype)
 
     with changed(model, remove):

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from obliviate_eval.inside.orthogonal import Means
 
 MEANS_FILE = "means.safetensors"
-LAYERS = {"all": "all layers", "one": "the layer that moved furthest"}
+SETTINGS = {
+    "all": "all layers",
+    "one": "the layer that moved furthest",
+    "all-mean": "all layers, to the original's mean",
+    "one-mean": "the layer that moved furthest, to the original's mean",
+}
 
 
 class Orthogonalise(Attack):
-    """The direction of each layer comes from T's questions. Two settings: all layers, and the one whose states
-    unlearning moved furthest. A diagnosis: who has the original needs no attack."""
+    """The direction of each layer comes from T's questions. Settings: all layers, or the one whose states unlearning
+    moved furthest; what lies along the direction is removed, or set to the original's mean. A diagnosis: who has the
+    original needs no attack."""
 
     title: ClassVar = "The direction that unlearning added to hidden states is removed"
     source: ClassVar = "arXiv:2409.18025"
@@ -35,7 +41,7 @@ class Orthogonalise(Attack):
         stage = Orthogonalised(target, scene)
         return [
             Attempt(f"{self.label}, {where}", scene.plain(target), Measured(stage, _file(name)), changes=True)
-            for name, where in LAYERS.items()
+            for name, where in SETTINGS.items()
         ]
 
 
@@ -81,7 +87,7 @@ class Orthogonalised(Asked):
 
     @property
     def times(self) -> int:
-        return len(LAYERS)
+        return len(SETTINGS)
 
     @property
     def title(self) -> str:
