@@ -140,19 +140,19 @@ def orthogonalised(
     `compared`: what `means_of` gave of the same rows.
     """
     model, tokenizer = opened(target, engine)
-    moved = means(model, _questions(_encoder(original), rows), engine.batch_tokens, compared.kept_N)
+    moved = means(model, _questions(_encoder(original), rows), engine.batch_tokens, compared)
     all_LD = directions(moved, compared)
     one_LD, most = torch.zeros_like(all_LD), most_moved(moved, compared)
     one_LD[most] = all_LD[most]
     asked = HFEngine(model, tokenizer, engine, stop_ids(target, tokenizer))
     found = {}
-    for name, chosen_LD, mean_LD in (
+    for name, chosen_LD, to in (
         ("all", all_LD, None),
         ("one", one_LD, None),
-        ("all-mean", all_LD, compared.mean_LD),
-        ("one-mean", one_LD, compared.mean_LD),
+        ("all-mean", all_LD, compared),
+        ("one-mean", one_LD, compared),
     ):
-        with without(model, chosen_LD, mean_LD):
+        with without(model, chosen_LD, to):
             found[name] = collect(asked, _encoder(target), sets, suite, sampling, lambda stage, done, total: None)
     return found
 
