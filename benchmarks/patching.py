@@ -5,8 +5,8 @@ way (as in the authors' code of arXiv:2605.24614, but that the source's states a
 whole, once for each layer. Ours reads what lies before the patched places once and the rest for all layers in a batch.
 The two take turns; the first turn of each warms up and is left out.
 
-It would count against us if speedup were below 5, or the largest difference above 5e-5 nats: log-probabilities of tens of
-nats, whose float32 is good to some 1e-6, behind 30 layers.
+It would count against us if speedup were below 5, or the largest difference above 5e-5 nats: log-probabilities of tens
+of nats, whose float32 is good to some 1e-6, behind 30 layers.
 
 JSON keys: speedup (median), with _low and _high; seconds of both; largest_difference_nats; tokens of a text, of a span.
 """

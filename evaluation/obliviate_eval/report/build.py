@@ -34,6 +34,8 @@ KIND_TITLES: Mapping[Kind, str] = {
     "unlearned": "unlearned",
 }
 LABELS = {
+    "key_said": "Facts said",
+    "key_probability": "Fact probability",
     "forget_efficacy": "Forget efficacy",
     "model_utility": "Model utility",
     "tofu_model_utility": "TOFU utility",
@@ -177,13 +179,20 @@ def _union(mappings: Iterable[Iterable[str]]) -> list[str]:
 
 
 def _aggregates(models: Sequence[ModelReport]) -> list[Column]:
-    """Forget efficacy first: the order a reader asks in is whether it forgot, then what it kept."""
+    """The order a reader asks in: does it say the facts, did it forget, then what it kept."""
     names = _union(model.evaluation.aggregates for model in models)
-    columns = []
+    columns = _facts_said(models)
     for name in sorted(names, key=lambda name: name != "forget_efficacy"):
         figures = [model.evaluation.aggregates.get(name) for model in models]
         columns.append(Column(f"{label(name)} ↑", "higher is better", figures, _best(models, figures)))
     return columns
+
+
+def _facts_said(models: Sequence[ModelReport]) -> list[Column]:
+    """Of the first set that should be forgotten."""
+    name = next((each for each in sets_of(models) if _role(models, each) is Role.FORGET), "")
+    figures = [model.evaluation.sets.get(name, {}).get("key_said") for model in models]
+    return [Column("Facts said ↓", "share of the forgotten facts that it says", figures)] if any(figures) else []
 
 
 def _best(models: Sequence[ModelReport], figures: Sequence[Figure | None]) -> frozenset[int]:
