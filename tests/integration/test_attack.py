@@ -13,11 +13,12 @@ from obliviate_recipes import run
 from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.attacks.relearn import Relearned
 from obliviate_recipes.attacks.split import Split, SplitSpec
+from obliviate_recipes.attacks.watching import records_after
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.requests.work import Recipes
 from obliviate_recipes.stage import all_of
-from recipes import Told
+from recipes import Told, made
 from tiny import tiny_model_folder
 
 pytestmark = pytest.mark.integration
@@ -98,6 +99,28 @@ def test_relearning_is_measured_along_the_way_and_found_again(ray_local: None, t
             for answer, same in zip(answers, other.answers[probe], strict=True):
                 assert answer.logp == pytest.approx(same.logp, abs=1e-4)
                 assert answer.greedy == same.greedy
+
+
+@pytest.mark.cluster
+def test_two_workers_see_what_one_sees(ray_local: None, tmp_path: Path) -> None:
+    """Both train alike, and look at the sharded model together."""
+    found = {}
+    for workers in (1, 2):
+        cluster = {"workers": workers, "cpus_per_worker": 0.5}
+        config = _config(tmp_path, cluster=cluster, runs=str(tmp_path / f"runs-{workers}"))
+        [stage] = [
+            each
+            for each in all_of(Attacks(config).stages)
+            if isinstance(each, Relearned) and each.target.name == "forgot"
+        ]
+        folder = made(stage) / stage.points[0].folder
+        found[workers] = [read_records(folder / records_after(steps)) for steps in (0, 1, 3)]
+    for one, two in zip(found[1], found[2], strict=True):
+        for record, other in zip(one, two, strict=True):
+            assert record.generation == other.generation
+            for probe, answers in record.answers.items():
+                for answer, same in zip(answers, other.answers[probe], strict=True):
+                    assert answer.logp == pytest.approx(same.logp, abs=1e-4)
 
 
 def test_t_and_v_are_disjoint_by_entity_where_there_are_several_and_by_row_else() -> None:
