@@ -35,7 +35,7 @@ def config(folder: Path, *attacks: dict[str, object], **evaluation: object) -> A
 
 
 def robustness(recipe: Attacks, events: Told) -> Robustness:
-    return Robustness.read(recipe.perform(events) / ROBUSTNESS_FILE)
+    return Robustness.read(recipe.perform(events).with_name(ROBUSTNESS_FILE))
 
 
 def test_other_forms_and_samples(ray_local: None, tmp_path: Path) -> None:
