@@ -10,6 +10,7 @@ import numpy as np
 
 from obliviate.data.rows import Role
 from obliviate_eval.metrics.base import KEPT
+from obliviate_eval.records import FORM
 from obliviate_eval.statistics import Estimate, Floats, harmonic_mean, nothing
 
 NOTHING_BEFORE: Mapping[str, Estimate] = MappingProxyType({})
@@ -24,7 +25,8 @@ class Aggregate:
     counting as often as it has items.
 
     A number that is absent (no set of that role, or a set of which the metric scored nothing) is left out, and the
-    figure says how many were: two models' aggregates compare only if they rest on the same numbers.
+    figure says how many were: two models' aggregates compare only if they rest on the same numbers. The forms that
+    items are asked in besides do not count: each has a scale of its own.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Aggregate:
         return Estimate(value, resampled_R, drawn_R, scored=len(present), unscored=absent)
 
     def _counts(self, name: str) -> bool:
-        return not self.sets or any(fnmatchcase(name, pattern) for pattern in self.sets)
+        return FORM not in name and (not self.sets or any(fnmatchcase(name, pattern) for pattern in self.sets))
 
 
 def _over_items(items_K: Sequence[int], value_RK: Floats) -> Floats:

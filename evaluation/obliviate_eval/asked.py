@@ -1,21 +1,35 @@
 """What a config asks for: the suite that it names, with what its judge adds to it, and what that asks of an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from obliviate.data.key_facts import key_texts
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
-from obliviate_eval.metrics import JudgeAgreement, Judged, JudgeKappa
-from obliviate_eval.records import OF_ENGINE, REWORDED, Probe
+from obliviate_eval.formats import ask
+from obliviate_eval.formats.base import Material
+from obliviate_eval.metrics import JudgeAgreement, Judged, JudgeKappa, KnownByAny, KnownOnAverage
+from obliviate_eval.records import FORM, OF_ENGINE, REWORDED, Probe
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites import SUITES
 from obliviate_eval.suites.base import Suite
+
+_asked = lru_cache(maxsize=8)(ask)  # once for all models
+_SAYS = ("key_said", "key_probability", "rouge")
+# Pattern of the name of a format's sets -> what is measured of them, as `formats` says of each.
+METRICS_OF_FORMS = {
+    **dict.fromkeys(("multiple_choice_*", "odd_one_out", "analogy", "true_false"), ("accuracy",)),
+    **dict.fromkeys(("mixed_*", "comprehension"), ("key_said", "rouge")),
+    "*": _SAYS,
+}
 
 
 def suite_of(spec: EvaluationSpec) -> Suite:
     """A judge judges every set of which generations are measured; where there is an NLI model, it is compared with."""
     suite = SUITES[spec.suite] if isinstance(spec.suite, str) else spec.suite.suite()
+    if spec.questions == "formats":
+        suite = _in_forms(suite)
     if spec.judge is None:
         return suite
     generated = {metric.type for metric in suite.metrics if Probe.GENERATION in metric.probes}
@@ -28,10 +42,37 @@ def suite_of(spec: EvaluationSpec) -> Suite:
     )
 
 
-def worded(corpus: Corpus, questions: Literal["given", "paraphrased", "both"]) -> Corpus:
+def _in_forms(suite: Suite) -> Suite:
+    """Of each form what is measured of it, as far as the suite has it, and the worst case over all of them."""
+    types = {metric.type for metric in suite.metrics}
+    over = [each for each in (KnownByAny(), KnownOnAverage()) if each not in suite.comparisons]
+    of_forms = {f"*{FORM}{name}": metrics for name, metrics in METRICS_OF_FORMS.items()}
+    measured = {name: tuple(each for each in metrics if each in types) for name, metrics in of_forms.items()}
+    return replace(suite, comparisons=(*suite.comparisons, *over), sets={**measured, **suite.sets})
+
+
+def in_forms(corpus: Corpus, fits: Callable[[Row], bool]) -> Corpus:
+    """With every forget set NAME also as NAME as FORM, in all forms that the data allows, of the rows that `fits` says
+    the model has room for. A record's index is that of the item."""
+    sets, warnings = list[EvaluationSet](), list[str]()
+    for each in corpus.evaluation:
+        sets.append(each)
+        if each.role is not Role.FORGET:
+            continue
+        found = _asked(Material(each.rows, corpus.retain)).only(fits)
+        sets += [
+            replace(form, name=f"{each.name}{FORM}{form.name}", indices=found.items[form.name])
+            for form in found.sets
+            if form.rows
+        ]
+        warnings += [f"{each.name}{FORM}{warning}" for warning in found.warnings]
+    return replace(corpus, evaluation=tuple(sets), warnings=(*corpus.warnings, *warnings))
+
+
+def worded(corpus: Corpus, questions: Literal["given", "paraphrased", "both", "formats"]) -> Corpus:
     """With the questions as `evaluation.questions` says, of both wordings those of the forget sets. A row without a
-    paraphrase is asked as it is, so that both sets have the same items."""
-    if questions == "given":
+    paraphrase is asked as it is, so that both sets have the same items. What of formats has room, a model tells."""
+    if questions in ("given", "formats"):
         return corpus
     sets, warnings = list[EvaluationSet](), list[str]()
     for each in corpus.evaluation:

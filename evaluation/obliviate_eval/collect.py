@@ -113,7 +113,8 @@ def _asked(
         how = greedy
         if limit is not None and greedy.max_new_tokens is not None:
             how = greedy.model_copy(update={"max_new_tokens": min(limit, greedy.max_new_tokens)})
-        for index, row in enumerate(each.rows if needs else ()):
+        indices = range(len(each.rows)) if each.indices is None else each.indices
+        for index, row in zip(indices, each.rows, strict=True) if needs else ():
             truth = row.fact
             if each.name in suite.cut_truths and how.max_new_tokens is not None:
                 truth = text_encoder.beginning(truth, how.max_new_tokens)

@@ -7,7 +7,7 @@ from math import comb, lcm, log10
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.metrics.truth_ratio import log_truth_ratio
-from obliviate_eval.records import REWORDED, Record
+from obliviate_eval.records import Record, asked_again
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def forget_quality(records: Sequence[Record], reference_records: Sequence[Record
     Items that are asked twice, in other words, count once.
     """
     forget, reference = (
-        [record for record in each if record.role is Role.FORGET and not record.set.endswith(REWORDED)]
+        [record for record in each if record.role is Role.FORGET and not asked_again(record.set)]
         for each in (records, reference_records)
     )
     if {(r.set, r.question) for r in forget} != {(r.set, r.question) for r in reference}:

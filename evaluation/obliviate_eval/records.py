@@ -17,6 +17,12 @@ from obliviate.runs import write_whole
 
 RECORDS_FILE = "records.parquet"
 REWORDED = "_paraphrased"  # behind the name of a set of role forget: its items again, asked in other words
+FORM = " as "  # between the name of such a set and that of a form: its items again, asked in that form
+
+
+def asked_again(name: str) -> bool:
+    """Whether the items of the set of that name are those of another: what is asked twice is no second item."""
+    return name.endswith(REWORDED) or FORM in name
 
 
 class Probe(StrEnum):

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from obliviate.schema import EngineSpec, GenerationSpec, Seed, Spec
 from obliviate_eval.own_suite import SuiteSpec, read_suite
+from obliviate_eval.suites import SUITES
 
 
 class HarnessSpec(Spec):
@@ -64,8 +65,9 @@ class EvaluationSpec(Spec):
     generation: GenerationSpec = GenerationSpec()
     sampling: SamplingSpec = SamplingSpec()  # for suites that measure samples
     # As they are given, by their `paraphrased_question`, or both: then each forget set is there twice, NAME and
-    # NAME_paraphrased, and `worst_question` tells what either wording brings out.
-    questions: Literal["given", "paraphrased", "both"] = "given"
+    # NAME_paraphrased, and `worst_question` tells what either wording brings out. formats: each forget set is there
+    # again in every form of asking, as NAME as FORM, and `known_by_any` tells what any of them brings out.
+    questions: Literal["given", "paraphrased", "both", "formats"] = "given"
     encoder: str | None = "sentence-transformers/paraphrase-MiniLM-L6-v2"  # for cosine similarity
     nli: str | None = "sileod/deberta-v3-base-tasksource-nli"  # for entailment
     fluency: str | None = "madhurjindal/autonlp-Gibberish-Detector-492513457"  # for fluency
@@ -80,6 +82,15 @@ class EvaluationSpec(Spec):
             raise ValueError(
                 f"generation.samples is {self.generation.samples}; a suite measures 1 for each question: "
                 "give sampling.samples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _says_whether_it_is_known(self) -> "EvaluationSpec":
+        suite = SUITES[self.suite] if isinstance(self.suite, str) else self.suite
+        if self.questions == "formats" and not any(metric.type == "key_said" for metric in suite.metrics):
+            raise ValueError(
+                "questions: formats needs the metric key_said, which the suite does not have: take robustness"
             )
         return self
 

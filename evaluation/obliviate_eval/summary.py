@@ -16,7 +16,7 @@ from obliviate.runs import write_json
 from obliviate.schema import Spec
 from obliviate_eval.forget_quality import ForgetQuality, forget_quality
 from obliviate_eval.metrics.comparison import Sample, Samples
-from obliviate_eval.records import Record
+from obliviate_eval.records import FORM, Record
 from obliviate_eval.statistics import Estimate, Figure, drawn_from, means, resample
 from obliviate_eval.suites.base import Suite
 
@@ -48,7 +48,9 @@ class Evaluation(Spec):
 
         Of several retain sets all: one may be asked together with what was forgotten, and rightly be silent on it.
         """
-        kept = (_is_silent(self.sets[name]) for name, role in self.roles.items() if role is Role.RETAIN)
+        kept = (
+            _is_silent(self.sets[name]) for name, role in self.roles.items() if role is Role.RETAIN and FORM not in name
+        )
         told = [silent for silent in kept if silent is not None]
         return bool(told) and all(told)
 

@@ -14,7 +14,7 @@ from obliviate_recipes.evaluation import Evaluate, EvaluateRun
 from obliviate_recipes.named import named_model
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
-# Suite -> the type of data that it was made for; any other suite is asked of TOFU.
+# Suite -> the type of data that it was made for; any other suite is asked of TOFU, or of a file with questions.
 DATA_OF = {
     "closer_look_real_world": "real_world",
     "real_world": "real_world",
@@ -77,9 +77,9 @@ def _config(
 
 
 def _data(suite: str, source: str | None) -> dict[str, Any]:
-    kind = DATA_OF.get(suite, "tofu")
     if source is None:
-        return {"type": kind}
+        return {"type": DATA_OF.get(suite, "tofu")}
+    kind = DATA_OF.get(suite, "files" if Path(source).is_file() else "tofu")
     if kind == "blur":
         return {"type": kind, "of": {"type": "tofu", "source": source}}
     return {"type": kind, "forget" if kind == "files" else "source": source}

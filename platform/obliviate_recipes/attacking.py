@@ -51,6 +51,12 @@ class AttackRun(UnlearnedModels):
         return self
 
     @model_validator(mode="after")
+    def _asked_plainly(self) -> "AttackRun":
+        if self.evaluation.questions == "formats":
+            raise ValueError("evaluation.questions: formats: here the attack `ask` asks in every form; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _controlled(self) -> "AttackRun":
         if self.control == "retain" and self.retain_model is None and self.finetune is None:
             raise ValueError(

@@ -1,11 +1,11 @@
 """`obliviate evaluate`: models side by side on the same items."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from obliviate import storage
 from obliviate.config_file import RunSpec
@@ -25,9 +25,17 @@ class EvaluateRun(RunSpec):
     models: dict[str, ModelSpec] = Field(min_length=1)  # name -> model
     retain_model: str | None = None  # the name of the one that never saw the forget set: gives forget quality
     data: DataSpec
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()  # of the suite robustness, `questions` is formats if not given
     address: str | None = None  # of the Ray cluster, as in cluster.address
     runs: str = "runs"
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _in_every_form(cls, given: Any) -> Any:
+        """Of the suite robustness, where nothing else is said."""
+        if isinstance(given, Mapping) and given.get("suite") == "robustness":
+            return {"questions": "formats", **given}
+        return given
 
     @model_validator(mode="after")
     def _retain_model_is_one(self) -> "EvaluateRun":

@@ -23,6 +23,7 @@ from obliviate_eval.metrics.judged import Judged
 from obliviate_eval.metrics.key_probability import KeyProbability
 from obliviate_eval.metrics.key_said import KeySaid
 from obliviate_eval.metrics.knowledge_memorization import KnowledgeMemorization
+from obliviate_eval.metrics.known_by_any import KnownByAny, KnownOnAverage
 from obliviate_eval.metrics.leak_at_k import LeakAtK
 from obliviate_eval.metrics.leak_bound import LeakBound
 from obliviate_eval.metrics.loss import Loss, MinKLoss, MinKPlusPlusLoss, ZlibLoss
@@ -101,6 +102,8 @@ AnyComparison = (
     | JudgeKappa
     | MiaScore
     | WorstQuestion
+    | KnownByAny
+    | KnownOnAverage
 )
 
 METRIC_TYPES: dict[str, type[Metric]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyMetric)}
@@ -144,6 +147,8 @@ __all__ = [
     "KeyProbability",
     "KeySaid",
     "KnowledgeMemorization",
+    "KnownByAny",
+    "KnownOnAverage",
     "LeakAtK",
     "LeakBound",
     "Loss",

@@ -7,7 +7,7 @@ import numpy as np
 
 from obliviate.data.rows import Role
 from obliviate_eval.metrics.comparison import Comparison, Sample, Samples
-from obliviate_eval.records import REWORDED, Probe, Record, ScoredAnswer
+from obliviate_eval.records import Probe, Record, ScoredAnswer, asked_again
 from obliviate_eval.statistics import Estimate, Floats, auc, nothing
 
 
@@ -22,7 +22,7 @@ class Attack(Comparison):
 
     def asks(self, name: str, role: Role) -> bool:
         if role is Role.FORGET:
-            return not name.endswith(REWORDED) if self.forget_set is None else name == self.forget_set
+            return not asked_again(name) if self.forget_set is None else name == self.forget_set
         return role is Role.HOLDOUT
 
     @abstractmethod

@@ -160,10 +160,11 @@ LEAKAGE = Suite(
     metrics=(KeySaid(), Rouge(), LeakAtK(), ExpectedWorstRouge(), SelfBleu(), DistinctN(), TokenEntropy()),
     comparisons=(LeakBound(),),
 )
+# `obliviate evaluate` asks it in every form; `obliviate attack` has its attack `ask` for that.
 ROBUSTNESS = Suite(
     name="robustness",
     title="Whether a fact is known, teacher-forced and said: what attacks are measured by; needs no judge",
-    metrics=(*_KEY, Probability(), ExtractionStrength(), Rouge()),
+    metrics=(*_KEY, Probability(), ExtractionStrength(), Rouge(), Accuracy()),
     sets={
         "forget*": ("key_said", "key_probability", "probability", "extraction_strength", "rouge"),
         "*": ("probability",),

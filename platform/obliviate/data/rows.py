@@ -85,6 +85,7 @@ class EvaluationSet:
     name: str
     role: Role
     rows: tuple[Row, ...]
+    indices: tuple[int, ...] | None = None  # of the rows in records, where some of an order are left out
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,12 @@ class Corpus:
     @cached_property
     def evaluation_content(self) -> str:
         """Hash of every text that is measured on."""
-        return content_hash([[s.name, s.role, [_record(row) for row in s.rows]] for s in self.evaluation])
+        return content_hash(
+            [
+                [s.name, s.role, [_record(row) for row in s.rows], *([] if s.indices is None else [s.indices])]
+                for s in self.evaluation
+            ]
+        )
 
 
 def require_training_texts(corpus: Corpus) -> None:

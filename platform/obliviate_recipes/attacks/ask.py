@@ -9,11 +9,9 @@ from pydantic import Field, field_validator
 
 from obliviate import storage
 from obliviate.config_file import nearest
-from obliviate.data.rows import Role, Row
-from obliviate.inference.limits import context_limit
-from obliviate.models import load_config, load_tokenizer, text_encoder
+from obliviate.data.rows import Role
 from obliviate.runs import Run
-from obliviate.schema import GenerationSpec, ModelSpec
+from obliviate.schema import ModelSpec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.content import content_of_code
 from obliviate_eval.formats import FORMATS, Asked, ask
@@ -25,10 +23,8 @@ from obliviate_eval.summary import METRICS_FILE, summarise
 from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
+from obliviate_recipes.stages.forms import room_in, with_room, with_room_to_answer
 from obliviate_recipes.stages.measure import Records
-
-LENGTH = 2048  # tokens of a prompt and its answer, where the model has positions for them: five examples are long
-NEW_TOKENS = 128  # where the config limits the whole length, which longer prompts would use up
 
 
 class Ask(Attack):
@@ -108,13 +104,8 @@ class Forms(Stage):
 
     @cached_property
     def asked(self) -> Asked:
-        """The rows that fit the model whole, the answers with them: a cut one is another."""
-        encoder = text_encoder(self._model, load_tokenizer(self._here))
-
-        def fits(row: Row) -> bool:
-            return not any(encoder.cuts(*row.saying(answer)) for answer in (row.fact, *row.perturbed_answers))
-
-        return self.attack.asked(self.scene).only(fits)
+        """The rows that the model has room for."""
+        return self.attack.asked(self.scene).only(room_in(self._model, self._here))
 
     @cached_property
     def spec(self) -> EvaluationSpec:
@@ -127,7 +118,7 @@ class Forms(Stage):
         suite = SuiteSpec.model_validate({"metrics": metrics, "sets": sets})
         return spec.model_copy(
             update={
-                "suite": suite, "questions": "given", "generation": _with_room(spec.generation),
+                "suite": suite, "questions": "given", "generation": with_room_to_answer(spec.generation),
                 "encoder": None, "nli": None, "fluency": None, "judge": None, "harness": None,
             }
         )  # fmt: skip
@@ -140,11 +131,7 @@ class Forms(Stage):
 
     @cached_property
     def _model(self) -> ModelSpec:
-        """With room for longer prompts than the model is asked otherwise."""
-        limit = context_limit(self.scene.measuring.spec.engine, load_config(self._here))
-        return self.target.model.model_copy(
-            update={"max_length": min(max(self.target.model.max_length, LENGTH), limit)}
-        )
+        return with_room(self.target.model, self._here, self.scene.measuring.spec.engine)
 
     @cached_property
     def _here(self) -> ModelSpec:
@@ -169,9 +156,3 @@ class Forms(Stage):
         if told := ", ".join(f"{name} {value:.2f}" for name, value in kept.items() if value is not None):
             events.said(f"{self.target.name}: still to be answered, ROUGE-L recall: {told}")
         return {"records": RECORDS_FILE, "metrics": METRICS_FILE}
-
-
-def _with_room(generation: GenerationSpec) -> GenerationSpec:
-    if generation.max_length is None:
-        return generation
-    return generation.model_copy(update={"max_length": None, "max_new_tokens": NEW_TOKENS})

@@ -43,7 +43,7 @@ def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
                 f"data: no row of the set {each.name} has {' or '.join(unscored)}: {', '.join(asking)} will score "
                 f"nothing there; add the field, or take another suite than {suite.name}"
             )
-        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.probes}
+        asked = {probe for metric in suite.metrics_of(each.name, each.role) for probe in metric.needs_of(each.role)}
         for name, probe in FIELDS.items():
             lacking = sum(not getattr(row, name) for row in each.rows)
             if probe in asked and 0 < lacking < len(each.rows):

@@ -19,7 +19,7 @@ from obliviate.models import date_warnings, load_tokenizer, locate, text_encoder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_json
 from obliviate.schema import ModelSpec
 from obliviate.source import weights_dtype
-from obliviate_eval.asked import asked_of_engine, suite_of, worded
+from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
 from obliviate_eval.content import content_of_code, content_of_suite
 from obliviate_eval.judges.prompt import read_prompt
 from obliviate_eval.records import RECORDS_FILE, Record, read_records
@@ -31,6 +31,7 @@ from obliviate_recipes.placement import PLACEMENT, judged_folder
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages import cautions
 from obliviate_recipes.stages.card import CARD, COLLAPSED, Measured, add_measurement
+from obliviate_recipes.stages.forms import room_in, with_room, with_room_to_answer
 from obliviate_recipes.stages.judge import Judge
 
 if TYPE_CHECKING:
@@ -71,7 +72,15 @@ class Measuring:
     def __post_init__(self) -> None:
         if self.nli is not None:
             self.spec = self.spec.model_copy(update={"nli": self.nli.source})
+        if self.in_forms:
+            generation = with_room_to_answer(self.spec.generation)
+            self.spec = self.spec.model_copy(update={"generation": generation})
         self.corpus = worded(self.corpus, self.spec.questions)
+
+    @property
+    def in_forms(self) -> bool:
+        """Whether forget sets are asked in every form too, as far as a model has room for them."""
+        return self.spec.questions == "formats"
 
     def figures(
         self,
@@ -157,10 +166,17 @@ class Records(Stage):
     @cached_property
     def model(self) -> ModelSpec:
         """For engines and later reports, which run in other folders."""
-        return self.portable(self.given)
+        given, shared = self.given, self.shared
+        return self.portable(with_room(given, self.at_hand(given), shared.spec.engine) if shared.in_forms else given)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """What this model is asked."""
+        shared, model = self.shared, self.model
+        return in_forms(shared.corpus, room_in(model, self.at_hand(model))) if shared.in_forms else shared.corpus
 
     def determined(self) -> Determined:
-        spec, corpus = self.shared.spec, self.shared.corpus
+        spec, corpus = self.shared.spec, self.corpus
         config = {
             "model": self.model.model_dump(mode="json"),
             "engine": spec.engine.model_dump(mode="json", exclude=PLACEMENT["engine"]),
@@ -174,12 +190,12 @@ class Records(Stage):
     def check(self) -> None:
         model = self.at_hand(self.model)
         fit.check(model)
-        fit.check_rows(model, [row for each in self.shared.corpus.evaluation for row in each.rows])
+        fit.check_rows(model, [row for each in self.corpus.evaluation for row in each.rows])
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.run import records
 
-        spec, corpus, model = self.shared.spec, self.shared.corpus, self.model
+        spec, corpus, model = self.shared.spec, self.corpus, self.model
         if self._maker(model) is not None:  # it was not there when the stage was checked
             fit.check(model)
         encoder = text_encoder(model, load_tokenizer(model))
@@ -203,10 +219,10 @@ class Records(Stage):
         from obliviate_recipes.costs.work import Measured, measuring
 
         model = self.at_hand(self.model)
-        return (Measured("evaluate", measuring(model, self.shared.corpus, self.shared.spec), self.shared.share),)
+        return (Measured("evaluate", measuring(model, self.corpus, self.shared.spec), self.shared.share),)
 
     def outline(self) -> list[str]:
-        suite, corpus = suite_of(self.shared.spec), self.shared.corpus
+        suite, corpus = suite_of(self.shared.spec), self.corpus
         sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
         probes = ", ".join(sorted(suite.needs))
         return [f"evaluate {self.name} with {suite.name}: {sizes} items; probes: {probes}"]
@@ -288,7 +304,7 @@ class Figures(Stage):
         from obliviate_eval.run import figures
 
         shared, name = self.records.shared, self.records.name
-        for warning in cautions.of_data(shared.corpus, shared.spec):
+        for warning in cautions.of_data(self.records.corpus, shared.spec):
             events.warned(warning)
         judges = shared.judges
         collected = self.records.run.directory
@@ -313,9 +329,7 @@ class Figures(Stage):
         return {"records": RECORDS_FILE, "metrics": METRICS_FILE}
 
     def outline(self) -> list[str]:
-        return [
-            f"warning: {warning}" for warning in cautions.of_data(self.records.shared.corpus, self.records.shared.spec)
-        ]
+        return [f"warning: {warning}" for warning in cautions.of_data(self.records.corpus, self.records.shared.spec)]
 
     def _judges(self) -> dict[str, str]:
         """Each judge's content; of a language model's, the prompt's text."""
