@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from obliviate import storage
 from obliviate.errors import UserError
@@ -222,8 +223,9 @@ def _plain(value: Any) -> Any:
 
 def explain(kind: type[Spec], error: ValidationError) -> str:
     """The first mistake in one line: key, value, what is wrong, and the nearest right key."""
+    errors = _mistakes(error)
     # An unknown key before all else: it is often the one that another error misses.
-    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
     key, types = _walk(kind, first["loc"])
     tags = [tag for each in types if (tag := _tag(each)) is not None]
     value = first["input"]
@@ -243,11 +245,24 @@ def explain(kind: type[Spec], error: ValidationError) -> str:
             message = f"is {value!r}; give keys and values" + (f", type among them: {', '.join(tags)}" if tags else "")
         case "tuple_type" | "list_type":
             message = f"is {value!r}; give a list"
+        case "too_short":
+            message = f"has {len(value) or 'none'}; give at least {first['ctx']['min_length']}"
         case _:
             shown = "" if isinstance(value, dict | list | Spec) else f" (got {value!r})"
             message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1) + shown
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{key + ': ' if key else ''}{message}{more}"
+
+
+def _mistakes(error: ValidationError) -> list[ErrorDetails]:
+    """Without lists that are too short only because an element of them is wrong."""
+    errors = error.errors()
+    return [
+        each
+        for each in errors
+        if each["type"] != "too_short"
+        or not any(len(other["loc"]) > len(at := each["loc"]) and other["loc"][: len(at)] == at for other in errors)
+    ]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

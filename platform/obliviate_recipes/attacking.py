@@ -26,6 +26,7 @@ from obliviate_recipes.stage import Stage
 from obliviate_recipes.stages.card import CARD, Attacked, add_attacks
 from obliviate_recipes.stages.measure import Figures, Measuring
 
+ORIGINAL, RETAIN = "original", "retain"  # names of models in figures
 SUMMARY = "summary.md"  # for whoever answers for a deletion
 
 
@@ -46,7 +47,10 @@ class AttackRun(UnlearnedModels):
     def _something_to_attack(self) -> "AttackRun":
         if not self.methods and not self.models:
             raise ValueError("models: nothing to attack; give models that have forgotten, or methods that make them")
-        check_names([*self.models, *(self.unlearning(each, "").name for each in self.methods)])
+        names = [*self.models, *(self.unlearning(each, "").name for each in self.methods)]
+        check_names(names)
+        if taken := [name for name in (ORIGINAL, RETAIN) if name in names]:
+            raise ValueError(f"models: {taken[0]} is what figures call the {taken[0]} model; give another name")
         check_labels(self.attacks)
         return self
 
@@ -84,8 +88,8 @@ class Attacks(OfData[AttackRun, Path]):
             measuring=measuring,
             cluster=config.cluster,
             seed=config.seed,
-            original=Target("original", models.target, models.before),
-            retain=None if control is None else Target("retain", control, models.before),
+            original=Target(ORIGINAL, models.target, models.before),
+            retain=None if control is None else Target(RETAIN, control, models.before),
         )
         made = [Target(each.name, each.model, (each.stage,)) for each in unlearned(config, models, corpus)]
         ready = [Target(name, model) for name, model in config.models.items()]

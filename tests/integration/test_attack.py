@@ -1,5 +1,6 @@
 """Attacks on real Ray with tiny models: what they leave behind, what they find again, and what must hold."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -150,11 +151,41 @@ def test_t_and_v_are_disjoint_by_entity_where_there_are_several_and_by_row_else(
         ({"attacks": [{"type": "relearn"}, {"type": "relearn"}]}, "attacks: two are called relearn forget"),
         ({"attacks": [{"type": "relearn", "steps": [5, 1]}]}, "give rising numbers of steps"),
         ({"attacks": [{"type": "relearn", "learning_rates": [0]}]}, "greater than 0"),
+        ({"attacks": [{"type": "relearn", "seeds": [1, 1]}]}, "holds one twice"),
+        ({"attacks": [{"type": "ask", "formats": ["cloze", "cloze"]}]}, "holds one twice"),
+        ({"attacks": [{"type": "sample", "k": [1, 1]}]}, "holds one twice"),
+        ({"models": {"retain": {"source": "m"}}}, "models: retain is what figures call the retain model; give another"),
+        ({"models": {"original": {"source": "m"}}}, "models: original is what figures call the original model"),
     ],
 )
 def test_mistakes_are_told_by_their_keys(changed: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         _config(tmp_path, **changed)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ({"type": "prune", "by": "size"}, "attacks.0.by: should be 'magnitude' or 'wanda' (got 'size')"),
+        ({"type": "prune", "shares": [0]}, "attacks.0.shares.0: should be greater than 0 (got 0)"),
+        ({"type": "prune", "shares": []}, "attacks.0.shares: has none; give at least 1"),
+        (
+            {"type": "prune", "by": "size", "rows": 0},
+            "attacks.0.by: should be 'magnitude' or 'wanda' (got 'size') (and 1 more)",
+        ),
+    ],
+)
+def test_one_mistake_is_one(attack: dict[str, object], message: str, tmp_path: Path) -> None:
+    """The list of attacks is not too short besides, because the one in it is wrong."""
+    values = {**_config(tmp_path).model_dump(mode="json"), "attacks": [attack]}
+    with pytest.raises(UserError, match=f"^{re.escape(f'run.yaml: {message}')}$"):
+        build(AttackRun, values, where="run.yaml")
+
+
+def test_a_format_without_rows_is_told_by_its_key(tmp_path: Path) -> None:
+    recipe = Attacks(_config(tmp_path, attacks=[{"type": "ask", "formats": ["translated"]}]))
+    with pytest.raises(UserError, match=r"^attacks\.ask\.formats: translated: nothing to ask"):
+        _ = recipe.stages
 
 
 def test_an_attack_needs_what_it_trains_on(tmp_path: Path) -> None:

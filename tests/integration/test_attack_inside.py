@@ -118,3 +118,16 @@ def test_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
 def test_a_mistake_inside_a_task_is_the_users_still(ray_local: None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model\.source: .* no tokenizer could be loaded"):
         in_task(EngineSpec(type="hf"), None, load_tokenizer, ModelSpec(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("length", "most"), [(512, 236), (120, 16)])  # the vocabulary's rest, and the limit's
+def test_control_tokens_have_room_and_are_no_texts(length: int, most: int, tmp_path: Path) -> None:
+    def first(tokens: int) -> Stage:
+        config = _config(tmp_path, attacks=[{"type": "embedding", "tokens": tokens}])
+        engine = config.evaluation.engine.model_copy(update={"max_model_len": length})
+        evaluation = config.evaluation.model_copy(update={"engine": engine})
+        return _stages(Attacks(config.model_copy(update={"evaluation": evaluation})), "embedding")[0]
+
+    first(most).check()
+    with pytest.raises(UserError, match=rf"attacks\.embedding\.tokens: {most + 1}: \w+ has room.*give {most} at most"):
+        first(most + 1).check()

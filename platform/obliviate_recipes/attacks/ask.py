@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from obliviate import storage
 from obliviate.config_file import nearest
 from obliviate.data.rows import Role
+from obliviate.errors import UserError
 from obliviate.runs import Run
 from obliviate.schema import ModelSpec
 from obliviate_eval.asked import suite_of
@@ -20,7 +21,7 @@ from obliviate_eval.own_suite import SuiteSpec
 from obliviate_eval.records import RECORDS_FILE, read_records, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.summary import METRICS_FILE, summarise
-from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, each_once
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages.forms import room_in, with_room, with_room_to_answer
@@ -34,7 +35,8 @@ class Ask(Attack):
     source: ClassVar = "arXiv:2411.15477, arXiv:2406.10890, arXiv:2509.02820"
 
     type: Literal["ask"] = "ask"
-    formats: tuple[str, ...] | None = Field(default=None, min_length=1)  # None: all that the data allows
+    # None: all that the data allows
+    formats: Annotated[tuple[str, ...], AfterValidator(each_once), Field(min_length=1)] | None = None
 
     @field_validator("formats")
     @classmethod
@@ -45,7 +47,10 @@ class Ask(Attack):
         return formats
 
     def check(self, scene: Scene) -> None:
-        self.asked(scene)
+        try:
+            self.asked(scene)
+        except UserError as error:
+            raise UserError(f"attacks.{self.label}.{error}") from error
 
     def asked(self, scene: Scene) -> Asked:
         """Raises UserError for a format that the data has nothing for."""

@@ -59,7 +59,7 @@ class Relearn(Attack):
     micro_batch_size: int = Field(default=4, ge=1)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "linear"] = "constant"
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(each_once)] = Field(default=(0,), min_length=1)
 
     @field_validator("steps")
     @classmethod

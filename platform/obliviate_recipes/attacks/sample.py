@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from obliviate import storage
 from obliviate.errors import UserError
@@ -18,7 +18,7 @@ from obliviate_eval.metrics.leak_at_k import LeaksBy
 from obliviate_eval.own_suite import SuiteSpec
 from obliviate_eval.records import RECORDS_FILE, Record, read_records, write_records
 from obliviate_eval.spec import SamplingSpec
-from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, each_once
 from obliviate_recipes.attacks.split import FORGET
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
@@ -36,7 +36,7 @@ class Sample(Attack):
 
     type: Literal["sample"] = "sample"
     samples: int = Field(default=64, ge=1)
-    k: tuple[int, ...] = Field(default=(1, 4, 16, 64), min_length=1)
+    k: Annotated[tuple[int, ...], AfterValidator(each_once)] = Field(default=(1, 4, 16, 64), min_length=1)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     by: LeaksBy = "key"
