@@ -81,17 +81,21 @@ def test_the_terminal_and_the_page_say_the_same(result: Robustness) -> None:
     assert score is not None
     assert score.value is not None
     assert f"{score.value:.3f}" in told.text
+    assert "known: 0 retain model, 1 original" in told.text
     assert f"brought back {1 - score.value:.0%}" in page
     assert "2 questions are too few" in page
     assert "no proof of removal" in page
-    alone = summary_page("A deletion", result.model_copy(update={"control": "none"}), ["<new>"])
-    assert "what an attack teaches by itself counts as recovered" in alone
+    bare = result.model_copy(update={"control": "none"})
+    told.shown(robustness_table(bare, ["<new>"]))
+    assert "known: 0 nothing, 1 original" in told.text
+    assert "what an attack teaches by itself counts as recovered" in summary_page("A deletion", bare, ["<new>"])
 
 
 def test_what_cannot_be_told_is_said_so(result: Robustness) -> None:
     nothing = replace(result.models["<new>"], score=None, attack=None, measure=None)
     page = summary_page("A deletion", result.model_copy(update={"models": {"<new>": nothing}}), ["<new>"])
     assert "nothing can be told" in page
+    assert "the original never knew them either" in page
 
 
 def test_the_card_names_attacks_their_strength_and_what_came_back(result: Robustness, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def robustness_section(result: Robustness, unlearned: Sequence[str]) -> Section:
 
 def robustness_table(result: Robustness, unlearned: Sequence[str]) -> Table:
     """One row a model: its score, what it is by, and the share of the knowledge that is there."""
-    table = Table(caption=f"intervals: paired bootstrap over {result.items} items; known: 0 retain model, 1 original")
+    least = "retain model" if result.control == "retain" else "nothing"
+    table = Table(caption=f"intervals: paired bootstrap over {result.items} items; known: 0 {least}, 1 original")
     for title in ("Model", "Robustness ↑", "Strongest attack", "Known, asked", "Known, attacked ↓"):
         table.add_column(title, justify="left" if title in ("Model", "Strongest attack") else "right", overflow="fold")
     for name in unlearned:
@@ -92,7 +93,10 @@ def _told(outcomes: Sequence[Outcome]) -> str:
 
 def _said(model: ModelFigures) -> str:
     if model.score is None or model.score.value is None:
-        return "nothing can be told: it had not forgotten these answers, or every attack ruined it."
+        return (
+            "nothing can be told: it had not forgotten these answers, the original never knew them either, or every "
+            "attack ruined it."
+        )
     worst = 1 - model.score.value
     low, high = (None if each is None else 1 - each for each in (model.score.high, model.score.low))
     span = "" if low is None or high is None else f" (between {max(low, 0):.0%} and {high:.0%})"
