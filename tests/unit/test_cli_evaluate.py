@@ -24,6 +24,7 @@ from obliviate_eval.suites import SUITES
 from obliviate_eval.summary import METRICS_FILE, summarise
 from obliviate_recipes.stages import measure
 from obliviate_recipes.stages.cautions import of_data as warnings
+from tiny import tiny_model_folder
 
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "plotly", "sklearn", "datasets", "lm_eval", "nltk")
 FORGET = [{"question": f"Where does person {i} live?", "answer": f"Person {i} lives in London."} for i in range(4)]
@@ -60,6 +61,22 @@ def trained(runs: Path, label: str, digits: str = "0123456789", **model: Any) ->
     write_json(run / RUN_FILE, {"verb": "unlearn", "label": label, "config": {"model": values}})
     write_json(run / DONE_FILE, {})
     return run
+
+
+def test_robustness_asks_a_file_in_every_form(
+    tmp_path: Path, forget: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the data is a folder or a hub id, it is TOFU."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model_folder(tmp_path / "mine")
+    evaluate(["mine"], "robustness", forget.name, None, True)
+    config = yaml.safe_load((out := capsys.readouterr().out).partition("\n\n")[0])
+    assert (config["data"]["type"], config["data"]["forget"]) == ("files", "forget.jsonl")
+    assert config["evaluation"]["questions"] == "formats"
+    assert "forget 4, forget as paraphrase_polite 4, " in out
+    assert "warning: forget as true_false: 4 of 4 rows are left out: 4 without enough false answers" in out
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate(["mine"], "robustness", "nowhere", None, True)
 
 
 class TestModels:

@@ -140,7 +140,7 @@ class Recipes:
         asked = EvaluationSet(FORGET, Role.FORGET, rows)
         corpus = Corpus(rows, () if retain is None else read_rows(retain), (asked, *kept))
         before, after = (self._from(each).model_copy(update={"lora": None}) for each in (base, model))
-        spec = config.evaluation.model_copy(update={"suite": "robustness"})
+        spec = config.evaluation.model_copy(update={"suite": "robustness", "questions": "given"})
         try:
             split = Split.of(corpus, config.split)
         except UserError as error:  # one text alone, say
