@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from obliviate import companions
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.layout import named_in_files
-from obliviate.models import load_config, load_tokenizer, skeleton, text_encoder
+from obliviate.models import content_of, load_config, load_tokenizer, skeleton, text_encoder
 from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, base_of, file_of, locate, tensors_of
 from obliviate.weights import Stored
@@ -32,8 +33,15 @@ def check(spec: ModelSpec, *, trained: bool = False) -> None:
     """Raises UserError for weights, config and tokenizer that do not belong together, for texts longer than the model
     has positions for, and for a quantised model that cannot be read here or, `trained`, not be trained.
 
-    Of the weights only their shapes are read; of two ends that the config shares, both.
+    Of the weights only their shapes are read; of two ends that the config shares, both. What fitted once is not looked
+    at again: many stages begin with the same model.
     """
+    _check(spec, content_of(spec), trained=trained)
+
+
+@lru_cache(maxsize=64)
+def _check(spec: ModelSpec, content: str, *, trained: bool) -> None:
+    """`content`: of the files, so that other ones are looked at."""
     config = load_config(spec)
     text = config.get_text_config()
     _check_quantisation(spec, config, trained=trained)

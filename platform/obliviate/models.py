@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-READ = 8  # tokenizers and configs that are kept: a GGUF's take seconds to read
+READ = 16  # tokenizers and configs that are kept: a GGUF's take seconds to read
 
 
 def portable(spec: ModelSpec) -> ModelSpec:
