@@ -83,7 +83,8 @@ class Stage(ABC):
         """Report on a finished run, whenever it was made. Raises UserError if the run is of no use."""
 
     def outline(self) -> list[str]:
-        """What the stage would do, for `--dry-run`."""
+        """What the stage would do, for `--dry-run`. Raises UserError as `check` does."""
+        self.check()
         return [self.title]
 
     def work(self) -> "tuple[Work, ...]":

@@ -2,15 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from obliviate import fit
-from obliviate.data.rows import EvaluationSet, Role, Row
+from obliviate.data.rows import EvaluationSet, Role, Row, content_of_rows
 from obliviate.errors import UserError
 from obliviate.models import load_config
-from obliviate.runs import Run, content_hash
+from obliviate.runs import Run
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.collect import Sampling
 from obliviate_eval.records import RECORDS_FILE, Record, write_records
@@ -93,7 +93,7 @@ class Look(Stage):
             "engine": self.engine.model_dump(mode="json", exclude=PLACEMENT["engine"]),
             **self.options,
         }
-        inputs = {"rows": content_hash([asdict(row) for row in self.rows])}
+        inputs = {"rows": content_of_rows(self.rows)}
         return Determined(config, inputs | {each.kind: each.run.content for each in self.before}, models)
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from obliviate import fit, plugins, storage
 from obliviate.arithmetic import negate
 from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.data.refusals import load_refusals
-from obliviate.data.rows import Corpus, Row, require_training_texts
+from obliviate.data.rows import Corpus, Row, content_of_rows, require_training_texts
 from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, compares, union_of_needs
@@ -250,7 +250,7 @@ class Unlearn(Training):
         config = self.config
         found = {
             "refusals": None if config.refusals is None else content_hash(load_refusals(config.refusals)),
-            "world": content_hash([asdict(row) for row in self.world]) if self.world else None,
+            "world": content_of_rows(self.world) if self.world else None,
             "code": plugins.content(config.terms),
             "reinforced": None if self.reinforced is None else self.reinforced.weights,
             "filter": None if self.filter is None else self.filter.run.content,
