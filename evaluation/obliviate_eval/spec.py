@@ -1,12 +1,10 @@
 """How a model is measured. Imports no torch, ray or vllm."""
 
-import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from obliviate.schema import EngineSpec, GenerationSpec, Seed, Spec
+from obliviate.schema import EndpointSpec, EngineSpec, GenerationSpec, Seed, Spec
 from obliviate_eval.own_suite import SuiteSpec, read_suite
 from obliviate_eval.suites import SUITES
 
@@ -30,31 +28,13 @@ class SamplingSpec(GenerationSpec):
     samples: int = Field(default=8, ge=1)
 
 
-class JudgeSpec(Spec):
-    """A language model behind an OpenAI-compatible endpoint, which says yes or no of each generation."""
+class JudgeSpec(EndpointSpec):
+    """A language model behind an endpoint, which says yes or no of each generation."""
 
     type: Literal["endpoint"] = "endpoint"
-    base_url: str = Field(pattern="^https?://")  # http://127.0.0.1:8000/v1
-    model: str = Field(min_length=1)  # as the endpoint calls it
-    api_key_env: str | None = None  # the NAME of the environment variable that holds the key; None: no key
     prompt: str = "reveals"  # "reveals", "agrees", or the path of a text with {question}, {reference} and {answer}
     temperature: float | None = Field(default=0.0, ge=0)  # None: not sent, for models that refuse it; so of max_tokens
     max_tokens: int | None = Field(default=512, ge=1)  # of a reply; one that is cut is no verdict
-    concurrency: int = Field(default=8, ge=1)  # requests at a time
-    retries: int = Field(default=5, ge=0)  # of a request that failed, with growing pauses
-    timeout_s: float = Field(default=60.0, gt=0)  # of a request
-
-    @model_validator(mode="after")
-    def _no_secrets(self) -> "JudgeSpec":
-        """The value is not shown: it may be the key itself."""
-        if self.api_key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
-            raise ValueError(
-                "api_key_env: names no environment variable (capitals, digits and _); export the key under a name, and "
-                "give that name: configs are written beside results"
-            )
-        if "@" in urlsplit(self.base_url).netloc:
-            raise ValueError("base_url: holds a password, and configs are written beside results; use api_key_env")
-        return self
 
 
 class EvaluationSpec(Spec):

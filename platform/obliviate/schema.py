@@ -5,9 +5,11 @@ Units are in the names; where a field has none it is a count.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
@@ -88,6 +90,29 @@ LAYOUT = {
     "system_prompt",
     "control_tokens",
 }  # the keys that lay out a question
+
+
+class EndpointSpec(Spec):
+    """A model behind a server that speaks OpenAI's interface. The key is in no config: those lie beside results."""
+
+    base_url: str = Field(pattern="^https?://")  # http://127.0.0.1:8000/v1
+    model: str = Field(min_length=1)  # as the server calls it
+    api_key_env: str | None = None  # the NAME of the environment variable that holds the key; None: no key
+    concurrency: int = Field(default=8, ge=1)  # requests at a time
+    retries: int = Field(default=5, ge=0)  # of a request that failed, with growing pauses
+    timeout_s: float = Field(default=60.0, gt=0)  # of a request
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> "EndpointSpec":
+        """The value is not shown: it may be the key itself."""
+        if self.api_key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env: names no environment variable (capitals, digits and _); export the key under a name, and "
+                "give that name: configs are written beside results"
+            )
+        if "@" in urlsplit(self.base_url).netloc:
+            raise ValueError("base_url: holds a password, and configs are written beside results; use api_key_env")
+        return self
 
 
 class ModelSpec(Spec):

@@ -5,7 +5,6 @@ every retry, has no verdict: it counts as unscored, never as "no leak".
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from obliviate import storage
+from obliviate.endpoint import api_key, client, first_choice, shown
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, write_json
 from obliviate_eval.judges.prompt import Case, filled, read_prompt, verdict
@@ -35,13 +35,9 @@ class EndpointJudge:
 
         Raises UserError.
         """
-        import openai
-
         self._spec, self._cache, self._prompt = spec, cache, read_prompt(spec.prompt)
-        self._key = _api_key(spec)
-        self._client = openai.OpenAI(
-            base_url=spec.base_url, api_key=self._key, max_retries=spec.retries, timeout=spec.timeout_s
-        )
+        self._key = api_key(spec, "evaluation.judge")
+        self._client = client(spec, self._key)
         self.unanswered: Counter[str] = Counter()
         said, why = self._verdict(TRIAL)
         if said is None:
@@ -88,29 +84,8 @@ class EndpointJudge:
         try:
             completion = self._client.chat.completions.create(**request)
         except (openai.APIError, ValueError) as error:  # refused, no connection, too late, or no JSON
-            return None, self._shown(error)
-        said = _first_choice(completion)
-        if said is None or not said.message.content:
+            return None, shown(error, self._key)
+        said = first_choice(completion)
+        if said is None or said.message is None or not said.message.content:
             return None, NOTHING_SAID
         return (None, CUT) if said.finish_reason == "length" else (said.message.content, "")
-
-    def _shown(self, error: Exception) -> str:
-        """In one line, without the key, which servers may repeat."""
-        return " ".join(str(error).replace(self._key, "...").split())[:200]
-
-
-def _first_choice(completion: Any) -> Any | None:
-    """What answers with 200 may be no chat completion, whatever the client calls it."""
-    choices = getattr(completion, "choices", None)
-    return choices[0] if choices and choices[0].message is not None else None
-
-
-def _api_key(spec: JudgeSpec) -> str:
-    """Not OpenAI's variable unless it is named: another endpoint is none of its business."""
-    if spec.api_key_env is None:
-        return "none"
-    if not (key := os.environ.get(spec.api_key_env)):
-        raise UserError(
-            f"evaluation.judge.api_key_env: {spec.api_key_env}: no such variable in the environment; export it"
-        )
-    return key
