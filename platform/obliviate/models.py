@@ -86,6 +86,15 @@ def _content_of_weights(spec: ModelSpec) -> str:
     return content_hash([*listed, *([] if base is None else [_content_of_weights(base)])])
 
 
+def require_weights(spec: ModelSpec) -> None:
+    """Raises UserError for a hosted model: its `source` is only its tokenizer's."""
+    if spec.endpoint is not None:
+        raise UserError(
+            f"model.endpoint: {spec.endpoint.model} is hosted, and this needs its weights: a hosted model can only be "
+            "evaluated, asked and sampled; remove `endpoint` to take the weights of model.source"
+        )
+
+
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     """One of the caller's own. Raises UserError where the source carries no tokenizer."""
     return copy.deepcopy(_tokenizer(_files_of(spec), _content_of_weights(spec)))
@@ -167,6 +176,7 @@ def load_pretrained(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
+    require_weights(spec)
     tokenizer = load_tokenizer(spec)
     adapter, base = adapter_of(spec), base_of(spec)
     if adapter is not None and base is not None:
@@ -289,6 +299,7 @@ def architecture(spec: ModelSpec) -> dict[str, Any] | None:
 def materialise(spec: ModelSpec, folder: Path) -> str:
     """What names a model that engines can open: folder, URL or hub id; a GGUF, or an adapter merged into its base, is
     written to `folder` first, once."""
+    require_weights(spec)
     located = locate(spec.source)
     if located.endswith(".gguf") or adapter_of(spec) is not None:
         return storage.name(_written(spec, folder))
@@ -303,6 +314,7 @@ def weights_folder(spec: ModelSpec, folder: Path) -> Path:
     """
     from filelock import FileLock
 
+    require_weights(spec)
     located = Path(locate(spec.source))
     if any((located / name).exists() for name in (INDEX, WEIGHTS)):
         return located

@@ -83,15 +83,6 @@ class GuardrailSpec(Spec):
         return self
 
 
-LAYOUT = {
-    "chat_template",
-    "template_arguments",
-    "template_date",
-    "system_prompt",
-    "control_tokens",
-}  # the keys that lay out a question
-
-
 class EndpointSpec(Spec):
     """A model behind a server that speaks OpenAI's interface. The key is in no config: those lie beside results."""
 
@@ -113,6 +104,36 @@ class EndpointSpec(Spec):
         if "@" in urlsplit(self.base_url).netloc:
             raise ValueError("base_url: holds a password, and configs are written beside results; use api_key_env")
         return self
+
+
+class PriceSpec(Spec):
+    """In whatever money `budget` is in."""
+
+    prompt: float = Field(ge=0)  # of a million tokens that are read
+    completion: float = Field(ge=0)  # of a million that are written
+
+
+class HostedSpec(EndpointSpec):
+    """A model that is measured from outside: only its server has the weights."""
+
+    requests_per_minute: float | None = Field(default=None, gt=0)  # None: no limit
+    price_per_million: PriceSpec | None = None  # tokens
+    budget: float | None = Field(default=None, gt=0)  # of one call of the command; None: no limit
+
+    @model_validator(mode="after")
+    def _priced(self) -> "HostedSpec":
+        if self.budget is not None and self.price_per_million is None:
+            raise ValueError(f"budget: {self.budget:g}: nothing has a price; give price_per_million, or budget: null")
+        return self
+
+
+LAYOUT = {
+    "chat_template",
+    "template_arguments",
+    "template_date",
+    "system_prompt",
+    "control_tokens",
+}  # the keys that lay out a question
 
 
 class ModelSpec(Spec):
@@ -137,6 +158,9 @@ class ModelSpec(Spec):
     control_tokens: Literal["text", "control"] = "text"
     # Tokens of prompt and answer together; longer answers are cut at the end
     max_length: int = Field(default=512, ge=8)
+    # Where the model is asked, if it is hosted; `source` then names its tokenizer and layout, whose weights are never
+    # read. Absent from hashes where there is none.
+    endpoint: HostedSpec | None = Field(default=None, exclude_if=lambda endpoint: endpoint is None)
 
     def at(self, source: str) -> "ModelSpec":
         """The same model, or one that was made of it, laid out alike, at another place (empty: at this one)."""

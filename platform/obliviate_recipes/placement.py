@@ -9,6 +9,8 @@ PLACEMENT = {
     "engine": {"replicas", "cpus_per_replica", "gpus_per_replica", "tensor_parallel", "batch_tokens", "chunk_size",
                "gpu_memory_utilization"},
     "judge": {"api_key_env", "concurrency", "retries", "timeout_s"},
+    "endpoint": {"api_key_env", "concurrency", "retries", "timeout_s", "requests_per_minute", "price_per_million",
+                 "budget"},
 }  # fmt: skip
 
 
