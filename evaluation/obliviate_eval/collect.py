@@ -195,7 +195,8 @@ def _scored_answers(
 def _key_facts(text_encoder: TextEncoder, row: Row, whole: ScoredAnswer) -> Iterator[ScoredAnswer]:
     encoded = text_encoder.encode(*row.saying(row.fact))
     for start, end in key_spans(row):
-        places = text_encoder.places(encoded, row.fact, [(start, end)])
+        # Without scores, which not every server gives, the words stand alone.
+        places = text_encoder.places(encoded, row.fact, [(start, end)]) if whole.logp else ()
         logp, greedy = tuple(whole.logp[place] for place in places), tuple(whole.greedy[place] for place in places)
         yield ScoredAnswer(row.fact[start:end], logp, greedy, cut=whole.cut)
 

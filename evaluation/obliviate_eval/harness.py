@@ -77,6 +77,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         texts = [self._encoded(context, continuation) for _, context, continuation in requests]
         distinct = list(dict.fromkeys(texts))
         scored = dict(zip(distinct, self._engine.score(distinct), strict=True))
+        if any(text.answer_ids and not found.logp for text, found in scored.items()):
+            raise UserError(
+                "evaluation.harness: the server gives no log-probabilities of the tasks' answers; take tasks that "
+                "generate them (gsm8k), or leave the harness out"
+            )
         return [(fsum(scored[text].logp), all(scored[text].greedy)) for text in texts]
 
     def _encoded(self, context: Sequence[int], continuation: Sequence[int]) -> Encoded:

@@ -35,10 +35,16 @@ def plan(path: Path, overrides: list[str], offer: Offer) -> None:
     recipe = load(recipe_of(path), path, overrides)
     cluster, nodes = _cluster(recipe.config, offer)
     check_fits(recipe.config, nodes)
-    found = recipe.estimate(cluster)
-    if not found:
+    found, requested, console = recipe.estimate(cluster), recipe.requested(), open_console()
+    if not found and not requested:
         raise UserError("plan: no model is trained or asked on GPUs, and the rest takes seconds")
-    show(found, cluster, offer.gpu, total(nodes)["GPU"], open_console())
+    if found:
+        show(found, cluster, offer.gpu, total(nodes)["GPU"], console)
+    for each in requested:
+        console.print(str(each))
+    costs = [each.cost for each in requested if each.cost is not None]
+    if len(costs) > 1:
+        console.print(f"hosted models: {sum(costs):.4g} at most")
 
 
 def _cluster(config: RunSpec, offer: Offer) -> tuple[Cluster, list[Nodes]]:

@@ -119,6 +119,8 @@ class Attacks(OfData[AttackRun, Path]):
 def _onto_card(target: Target, result: Robustness, events: Events) -> None:
     """A model that one of our runs trained gets what came back into its card, where that may be written."""
     folder = Path(locate(target.model.source))
+    if target.model.endpoint is not None:  # the folder holds its tokenizer, and another model
+        return
     if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):
         return
     attacked = Attacked(

@@ -15,6 +15,7 @@ from obliviate_recipes.stage import Stage, all_of, perform
 if TYPE_CHECKING:
     from obliviate_recipes.costs.estimate import Part
     from obliviate_recipes.costs.hardware import Cluster
+    from obliviate_recipes.costs.hosted import Requested
 
 C = TypeVar("C", bound=RunSpec)
 R = TypeVar("R")
@@ -83,6 +84,13 @@ class Recipe(ABC, Generic[C, R]):
         from obliviate_recipes.costs.estimate import estimate
 
         return estimate((work for stage in all_of(self.stages) for work in stage.work()), cluster, self.at_a_time)
+
+    def requested(self) -> "list[Requested]":
+        """What is asked of hosted models, whether or not some is done."""
+        from obliviate_recipes.costs.hosted import Requested
+
+        works = (work for stage in all_of(self.stages) for work in stage.work())
+        return [work for work in works if isinstance(work, Requested)]
 
 
 class OfData(Recipe[C, R]):

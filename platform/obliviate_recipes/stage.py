@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obliviate import storage
-from obliviate.models import content_of, made_by, portable
+from obliviate.models import content_of, made_by, portable, require_weights
 from obliviate.runs import DONE_FILE, RUN_FILE, Run, content_hash, record_of
 from obliviate.schema import ModelSpec
 from obliviate.source import locate
@@ -35,6 +35,7 @@ class Stage(ABC):
     """A stage and its run folder are known before anything is made."""
 
     kind: ClassVar[str]  # prefix of the run folder's name
+    asks_only: ClassVar[bool] = False  # whether a hosted model would do: no weights are read
 
     @property
     @abstractmethod
@@ -99,7 +100,12 @@ class Stage(ABC):
 
     @cached_property
     def _determined(self) -> Determined:
-        return self.determined()
+        """Raises UserError for a hosted model whose weights it would take."""
+        found = self.determined()
+        if not self.asks_only:
+            for model in found.models.values():
+                require_weights(model)
+        return found
 
     @property
     def done(self) -> bool:
@@ -205,9 +211,9 @@ def perform(stages: Iterable[Stage], events: Events) -> None:
     Raises UserError, for what can be known of it before anything is made.
     """
     wanted = tuple(stages)
-    for stage in all_of(stage for stage in wanted if not stage.done):
-        if not stage.done:
-            stage.check()
+    # What a stage is made of is known of all of them before the first asks a server whether it is there.
+    for stage in [stage for stage in all_of(stage for stage in wanted if not stage.done) if not stage.done]:
+        stage.check()
     told: set[Path] = set()
     for stage in wanted:
         _made(stage, events, told)

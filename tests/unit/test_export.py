@@ -28,7 +28,7 @@ from obliviate.train.produce import train_and_write
 from obliviate.weights import WEIGHTS
 from obliviate.writer import Writer
 from obliviate_recipes.stages.card import write_card
-from obliviate_recipes.stages.measure import dtype_warnings
+from obliviate_recipes.stages.cautions import of_dtype
 from training import job, quiet
 
 SAMPLING = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 1]}
@@ -200,8 +200,8 @@ class TestRounding:
         card = (directory / "model" / "README.md").read_text()
         assert "The weights are stored in bfloat16. Training moved " in card
         spec = ModelSpec(source=str(directory / "model"))
-        assert dtype_warnings("m", spec, "bfloat16") == []
-        (line,) = dtype_warnings("m", spec, "float32")
+        assert of_dtype("m", spec, "bfloat16") == []
+        (line,) = of_dtype("m", spec, "float32")
         assert line.startswith("evaluation.engine.dtype: float32: the weights of m are bfloat16: its figures hold for")
 
 

@@ -6,15 +6,13 @@ log-probabilities of a text that it did not write itself.
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate.data.chat import RAW
 from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
-from obliviate.inference.limits import reject_unscorable, request_seed, room
-from obliviate.inference.pool import OnChunk, Progress
+from obliviate.inference.limits import SAMPLES, reject_unscorable, request_seed, room
 from obliviate.inference.server import KEY, PLAIN, TRIAL, WAYS, Server, Way
 from obliviate.models import load_tokenizer, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
@@ -22,11 +20,12 @@ from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from obliviate.inference.pool import OnChunk, Progress  # which imports Ray: no hosted model needs it
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 TokenScores = list[tuple[float, bool]]  # log-probability, argmax
 
-SAMPLES = 16  # of one request
 SEEDS = 2**31  # some servers take no larger ones
 WEIGHTS = "needs the model's weights, and a hosted model shows none; leave it out, or measure a model at hand"
 
@@ -59,6 +58,7 @@ READINGS: tuple[tuple[dict[str, Any], Callable[[Any, Sequence[int]], TokenScores
     ({"max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0.0}, echoed),
     ({"max_tokens": 1, "temperature": 0.0, "extra_body": {"prompt_logprobs": 1}}, of_prompt),
 )
+NO_READING = -1
 
 
 class EndpointEngine:
@@ -76,7 +76,7 @@ class EndpointEngine:
         limit: int,
         *,
         template: str | None = None,
-        on_progress: Progress | None = None,
+        on_progress: "Progress | None" = None,
     ) -> None:
         """`limit`: tokens of prompt and continuation together; `template`: as of ModelSpec."""
         self._server, self._tokenizer, self._limit, self._on_progress = server, tokenizer, limit, on_progress
@@ -99,7 +99,7 @@ class EndpointEngine:
 
     @classmethod
     def open(
-        cls, model: ModelSpec, spec: EngineSpec, server: Server, on_progress: Progress | None = None
+        cls, model: ModelSpec, spec: EngineSpec, server: Server, on_progress: "Progress | None" = None
     ) -> "EndpointEngine":
         tokenizer = load_tokenizer(model)
         ends = stop_ids(model, tokenizer)
@@ -107,7 +107,7 @@ class EndpointEngine:
         return cls(server, tokenizer, ends, limit, template=model.chat_template, on_progress=on_progress)
 
     def generate(
-        self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: OnChunk | None = None
+        self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec, on_chunk: "OnChunk | None" = None
     ) -> list[list[Generation]]:
         """`on_chunk` gets each answer as it comes."""
 
@@ -116,39 +116,40 @@ class EndpointEngine:
 
         return self._each(prompts, lambda prompt: self._said(prompt, sampling), tokens, on_chunk)
 
-    def score(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
+    def score(self, texts: Sequence[Encoded], on_chunk: "OnChunk | None" = None) -> list[ScoredText]:
         """A text is without any statistics where the server gives no log-probabilities, or counts other tokens."""
         reject_unscorable(texts, self._limit)
         _ = self.scores  # tried once, not by every thread
         return self._each(texts, self._scored, lambda text, _: len(text.answer_ids), on_chunk)
 
-    def moments(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[ScoredText]:
+    def moments(self, texts: Sequence[Encoded], on_chunk: "OnChunk | None" = None) -> list[ScoredText]:
         raise UserError(f"{KEY}: the whole distribution of each token (moments) {WEIGHTS}")
 
-    def gradient_norms(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[float | None]:
+    def gradient_norms(self, texts: Sequence[Encoded], on_chunk: "OnChunk | None" = None) -> list[float | None]:
         raise UserError(f"{KEY}: a gradient's norm {WEIGHTS}")
 
     @property
     def scores(self) -> bool:
         """Whether the server gives log-probabilities of any text."""
-        return self._scoring is not None
+        if self._server.reading is None:
+            self._server.reading = self._tried_reading()
+        return self._server.reading != NO_READING
 
-    @cached_property
-    def _scoring(self) -> int | None:
+    def _tried_reading(self) -> int:
         """Which of READINGS the server answers."""
         if self._way.chat:
-            return None
+            return NO_READING
         ids = self._trial
         bodies = [(False, {**self._way.body(self._tokenizer, ids), **how}) for how, _ in READINGS]
         for place, choice in self._server.tried(bodies, len(ids), []):
             if READINGS[place][1](choice, ids) is not None:
                 return place
-        return None
+        return NO_READING
 
     def _scored(self, text: Encoded) -> ScoredText:
-        if self._scoring is None or not text.answer_ids:
+        if not self.scores or not text.answer_ids:
             return ScoredText((), ())
-        how, read = READINGS[self._scoring]
+        how, read = READINGS[self._server.reading or 0]
         ids = text.input_ids
         [choice, *_] = self._server.post(False, {**self._way.body(self._tokenizer, ids), **how}, len(ids))
         scores = (read(choice, ids) or [])[text.prompt_length - 1 :]
@@ -194,7 +195,7 @@ class EndpointEngine:
         items: Sequence[Item],
         ask: Callable[[Item], Result],
         tokens_of: Callable[[Item, Result], int],
-        on_chunk: OnChunk | None,
+        on_chunk: "OnChunk | None",
     ) -> list[Result]:
         """The items' answers. Where one fails, those that are under way are still waited for: they have been paid."""
         results: dict[int, Result] = {}

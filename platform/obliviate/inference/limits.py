@@ -8,6 +8,8 @@ from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
+SAMPLES = 16  # of one prompt that a request to a server asks for
+
 
 def context_limit(spec: EngineSpec, config: Any) -> int:
     """Tokens of prompt and continuation together: the engine's limit, or the model's positions where they are fewer.

@@ -83,6 +83,7 @@ class Server:
         self._client = client(spec, self._secret, http_client=http)
         self._lock, self.requests, self.spent = Lock(), 0, 0.0
         self.way: Way | None = None  # once it is known
+        self.reading: int | None = None  # which of the engine's READINGS it answers; -1: none
 
     def post(self, chat: bool, body: dict[str, Any], tokens: int) -> list[Any]:
         """The choices of the answer. `tokens`: of the prompt, for servers that do not count.

@@ -55,13 +55,14 @@ class Part:
 
 
 def estimate(works: Iterable[Work], cluster: Cluster, at_a_time: int = 1) -> list[Part]:
-    """In the order in which they run; those that are alike are one part, `at_a_time` of them together."""
+    """In the order in which they run; those that are alike are one part, `at_a_time` of them together. What is asked of
+    hosted models takes no part of the cluster."""
     parts = []
     for work, repeats in Counter(works).items():
         together = min(at_a_time, repeats)
         if isinstance(work, Trained):
             parts.append(trained(work, cluster, repeats, together))
-        else:
+        elif isinstance(work, Measured):
             parts.append(measured(work, cluster, repeats, together))
     return parts
 

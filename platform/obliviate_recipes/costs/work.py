@@ -8,6 +8,7 @@ many they are is not known before. Choosing near rows takes a sentence encoder s
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil
 from statistics import fmean
 
 from obliviate.config import UnlearnRun
@@ -17,11 +18,11 @@ from obliviate.data.schedule import Schedule
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
 from obliviate.fit import read_in_parts
-from obliviate.inference.limits import room
+from obliviate.inference.limits import SAMPLES, room
 from obliviate.methods import ParameterRegularizer, Positions, union_of_needs
 from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
-from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec, OptimSpec
+from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
 from obliviate.scoring import needs_reference
 from obliviate.source import export_dtype
 from obliviate.train.phases import plan_updates
@@ -31,6 +32,7 @@ from obliviate_eval.collect import answers_of
 from obliviate_eval.records import SCORED, Probe
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.costs.evaluation import InferenceWork
+from obliviate_recipes.costs.hosted import Requested
 from obliviate_recipes.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, TrainingWork
 
 SAMPLE = 64  # texts whose length stands for all
@@ -55,7 +57,7 @@ class Measured:
     share: float = 1.0  # of a GPU, that each replica has
 
 
-Work = Trained | Measured
+Work = Trained | Measured | Requested
 
 
 def finetuning(optim: OptimSpec, seed: int, rows: tuple[Row, ...], model: ModelSpec) -> TrainingWork:
@@ -126,30 +128,70 @@ def _training(
     )
 
 
-def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> InferenceWork:
-    """What the suite asks of one model."""
+@dataclass(frozen=True)
+class _Asked:
+    """What a suite asks of one model: of how many questions, and of how many answers."""
+
+    greedy: int
+    sampled: int
+    question_tokens: float
+    scored: int
+    scored_tokens: float
+
+
+def _asked(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> _Asked:
     suite, encoder = suite_of(spec), _encoder(model)
     questions: list[Row] = []
     scored: list[Said] = []
+    greedy = sampled = 0
     for each in corpus.evaluation:
         needs = suite.needs_of(each.name, each.role)
-        repeats = (Probe.GENERATION in needs) + spec.sampling.samples * (Probe.SAMPLES in needs)
-        questions += [row for row in each.rows if row.question] * repeats
+        asked = [row for row in each.rows if row.question]
+        said, samples = len(asked) * (Probe.GENERATION in needs), len(asked) * (Probe.SAMPLES in needs)
+        greedy, sampled = greedy + said, sampled + samples
+        questions += asked if said or samples else []
         for row in each.rows:
             found = answers_of(row, each.role)
             scored += [row.saying(answer) for probe in SCORED if probe in needs for answer in found[probe]]
     prompts = [len(encoder.prompt(*row.asked)) for row in questions[:SAMPLE]]
-    length = fmean(prompts) if prompts else 0.0
     texts = [len(encoder.encode(*text).input_ids) for text in scored[:SAMPLE]]
-    engine = spec.engine
+    return _Asked(
+        greedy,
+        sampled,
+        fmean(prompts) if prompts else 0.0,
+        len(dict.fromkeys(scored)),
+        fmean(texts) if texts else 0.0,
+    )
+
+
+def measuring(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> InferenceWork:
+    """What the suite asks of one model."""
+    asked, engine = _asked(model, corpus, spec), spec.engine
+    questions = asked.greedy + asked.sampled * spec.sampling.samples
+    length = asked.question_tokens
     return _measuring(
         model,
         engine,
-        questions=len(questions),
+        questions=questions,
         question_tokens=length,
         answer_tokens=room(round(length), spec.generation, engine.max_model_len) if questions else 0.0,
-        scored_texts=len(dict.fromkeys(scored)),
-        scored_tokens=fmean(texts) if texts else 0.0,
+        scored_texts=asked.scored,
+        scored_tokens=asked.scored_tokens,
+    )
+
+
+def requesting(name: str, model: ModelSpec, endpoint: HostedSpec, corpus: Corpus, spec: EvaluationSpec) -> Requested:
+    """The same of a hosted model, without the trial requests."""
+    asked, limit = _asked(model, corpus, spec), spec.engine.max_model_len
+    length, samples = asked.question_tokens, spec.sampling.samples
+    of_samples = asked.sampled * ceil(samples / SAMPLES)
+    answers, sampled = (room(round(length), how, limit) for how in (spec.generation, spec.sampling))
+    return Requested(
+        f"ask {name} ({endpoint.model} at {endpoint.base_url})",
+        requests=asked.greedy + of_samples + asked.scored,
+        prompt_tokens=(asked.greedy + of_samples) * length + asked.scored * asked.scored_tokens,
+        completion_tokens=asked.greedy * answers + asked.sampled * samples * sampled,
+        price=endpoint.price_per_million,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from obliviate.data.rows import Corpus, EvaluationSet
 from obliviate.data.text import TextEncoder
 from obliviate.schema import ModelSpec
+from obliviate.source import weights_dtype
 from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
 from obliviate_eval.metrics import AnyMetric
@@ -33,7 +34,7 @@ def of_data(corpus: Corpus, spec: EvaluationSpec) -> list[str]:
             and not any(getattr(row, name) for row in each.rows)
             and (
                 metrics := [
-                    m for m in suite.metrics_of(each.name, each.role) if probe in m.probes and not _scores(m, each)
+                    m for m in suite.metrics_of(each.name, each.role) if probe in m.probes and not scores(m, each)
                 ]
             )
         }
@@ -100,11 +101,13 @@ def of_texts(encoder: TextEncoder, corpus: Corpus, spec: EvaluationSpec, model: 
     return found
 
 
-def _scores(metric: AnyMetric, each: EvaluationSet) -> bool:
-    """Whether the metric could score the set's first row, had the engine and all judges answered."""
+def scores(metric: AnyMetric, each: EvaluationSet, *, logp: bool = True) -> bool:
+    """Whether the metric could score the set's first row, had the engine, with or without log-probabilities, and all
+    judges answered."""
     row = each.rows[0]
+    tokens: tuple[tuple[float, ...], tuple[bool, ...]] = ((-1.0, -1.0), (True, True)) if logp else ((), ())
     answers = {
-        probe: tuple(ScoredAnswer(text, (-1.0, -1.0), (True, True)) for text in texts)
+        probe: tuple(ScoredAnswer(text, *tokens) for text in texts)
         for probe, texts in answers_of(row, each.role).items()
     }
     record = Record(
@@ -136,3 +139,15 @@ def of_answers(records: Sequence[Record]) -> str:
         f"{silent} of {len(asked)} generations ended inside their thinking: they count as unscored; raise "
         "evaluation.generation.max_new_tokens, or turn thinking off with the model's template_arguments"
     )
+
+
+def of_dtype(name: str, model: ModelSpec, dtype: str) -> list[str]:
+    """Where the engine has the weights in another dtype than the one that they are stored, and served, in."""
+    stored = None if model.endpoint is not None else weights_dtype(model)
+    if stored is None or stored == dtype:
+        return []
+    how = f"rounded to {dtype}" if stored == "float32" else f"computed in {dtype}"
+    return [
+        f"evaluation.engine.dtype: {dtype}: the weights of {name} are {stored}: its figures hold for the model {how}; "
+        f"set evaluation.engine.dtype={stored} for those of the model as it is stored"
+    ]

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from obliviate.data.rows import Row
-from obliviate.inference.limits import context_limit
-from obliviate.models import load_config, load_tokenizer, text_encoder
+from obliviate.models import load_tokenizer, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate_recipes.stages.hosted import longest
 
 LENGTH = 2048  # tokens of a prompt and its answer, where the model has positions for them
 NEW_TOKENS = 128  # where the config limits the whole length, which longer prompts would use up
@@ -13,7 +13,7 @@ NEW_TOKENS = 128  # where the config limits the whole length, which longer promp
 
 def with_room(model: ModelSpec, here: ModelSpec, engine: EngineSpec) -> ModelSpec:
     """With room for longer prompts than it is asked otherwise. `here`: a model of its shape that is there already."""
-    limit = context_limit(engine, load_config(here))
+    limit = longest(here, engine)
     return model.model_copy(update={"max_length": min(max(model.max_length, LENGTH), limit)})
 
 

@@ -17,8 +17,7 @@ from obliviate.errors import UserError
 from obliviate.guardrail import label
 from obliviate.models import date_warnings, load_tokenizer, locate, text_encoder
 from obliviate.runs import RUN_FILE, Run, content_hash, write_json
-from obliviate.schema import ModelSpec
-from obliviate.source import weights_dtype
+from obliviate.schema import HostedSpec, ModelSpec
 from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
 from obliviate_eval.content import content_of_code, content_of_suite
 from obliviate_eval.judges.prompt import read_prompt
@@ -29,7 +28,7 @@ from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.events import Events, Update
 from obliviate_recipes.placement import PLACEMENT, judged_folder
 from obliviate_recipes.stage import Determined, Stage
-from obliviate_recipes.stages import cautions
+from obliviate_recipes.stages import cautions, hosted
 from obliviate_recipes.stages.card import CARD, COLLAPSED, Measured, add_measurement
 from obliviate_recipes.stages.forms import room_in, with_room, with_room_to_answer
 from obliviate_recipes.stages.judge import Judge
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from obliviate.data.text import TextEncoder
     from obliviate.inference.engine import WhiteBox
     from obliviate.inference.on_demand import OnDemand
+    from obliviate.inference.server import Server
     from obliviate_eval.harness import Tasks
     from obliviate_eval.judges import Judges
     from obliviate_recipes.costs.work import Work
@@ -66,6 +66,7 @@ class Measuring:
     waits: bool = False
     nli: Judge | None = None  # makes the NLI model, in place of the spec's
     told: set[str] = field(default_factory=set)  # models that were warned of: once each, however often they are asked
+    servers: "dict[HostedSpec, Server]" = field(default_factory=dict)  # of hosted models, each with one budget
     _kept: "OnDemand | None" = field(default=None, init=False)
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
@@ -107,14 +108,17 @@ class Measuring:
     @contextmanager
     def engine(self, model: ModelSpec, folder: Path, pace: "Pace") -> "Iterator[WhiteBox]":
         """What engines on Ray actors say is on disk as it comes, in `folder`."""
+        from obliviate.inference.journal import Journal
         from obliviate.inference.pool import place
 
+        if model.endpoint is not None:
+            yield Journal(hosted.opened(self.servers, model, self.spec.engine, pace.update), folder)
+            return
         if self.within and (self.spec.engine.type == "hf" or place(self.spec.engine).spec.type == "hf"):
             from obliviate.inference.hf import HFEngine
 
             yield HFEngine.open(model, self.spec.engine)
             return
-        from obliviate.inference.journal import Journal
         from obliviate.inference.on_demand import OnDemand
 
         if not self.within:
@@ -137,6 +141,7 @@ class Records(Stage):
     """What a model says to the items, and what it thinks of the answers."""
 
     kind: ClassVar = "records"
+    asks_only: ClassVar = True
 
     shared: Measuring
     name: str
@@ -177,9 +182,12 @@ class Records(Stage):
 
     def determined(self) -> Determined:
         spec, corpus = self.shared.spec, self.corpus
+        engine = spec.engine.model_dump(mode="json", exclude=PLACEMENT["engine"])
+        if self.model.endpoint is not None:  # it runs on none of ours
+            engine = {"max_model_len": spec.engine.max_model_len}
         config = {
-            "model": self.model.model_dump(mode="json"),
-            "engine": spec.engine.model_dump(mode="json", exclude=PLACEMENT["engine"]),
+            "model": self.model.model_dump(mode="json", exclude={"endpoint": PLACEMENT["endpoint"]}),
+            "engine": engine,
             **asked_of_engine(spec, corpus.evaluation),
         }
         inputs = {"data": corpus.evaluation_content}
@@ -189,6 +197,10 @@ class Records(Stage):
 
     def check(self) -> None:
         model = self.at_hand(self.model)
+        if model.endpoint is not None:
+            hosted.require_outside(self.corpus, self.shared.spec)
+            hosted.opened(self.shared.servers, model, self.shared.spec.engine)
+            return
         fit.check(model)
         fit.check_rows(model, [row for each in self.corpus.evaluation for row in each.rows])
 
@@ -199,11 +211,15 @@ class Records(Stage):
         if self._maker(model) is not None:  # it was not there when the stage was checked
             fit.check(model)
         encoder = text_encoder(model, load_tokenizer(model))
-        of_model = [*dtype_warnings(self.name, model, spec.engine.dtype), *date_warnings(model, encoder)]
+        of_model = [*cautions.of_dtype(self.name, model, spec.engine.dtype), *date_warnings(model, encoder)]
         known = model.source in self.shared.told
         for warning in (*([] if known else of_model), *cautions.of_texts(encoder, corpus, spec, model)):
             events.warned(warning)
         self.shared.told.add(model.source)
+        if model.endpoint is not None:
+            server = hosted.opened(self.shared.servers, model, spec.engine)
+            for warning in hosted.warnings(server, model.endpoint, corpus, spec, told=self.shared.told):
+                events.warned(warning)
         with events.progressing(f"evaluate {self.name}") as show:
             pace = Pace(show)
             with self.shared.engine(model, run.directory / ANSWERS, pace) as engine:
@@ -216,16 +232,19 @@ class Records(Stage):
         storage.remove(run.directory / ANSWERS)  # not before: what fails on the way asks for nothing again
 
     def work(self) -> "tuple[Work, ...]":
-        from obliviate_recipes.costs.work import Measured, measuring
+        from obliviate_recipes.costs.work import Measured, measuring, requesting
 
         model = self.at_hand(self.model)
+        if model.endpoint is not None:
+            return (requesting(self.name, model, model.endpoint, self.corpus, self.shared.spec),)
         return (Measured("evaluate", measuring(model, self.corpus, self.shared.spec), self.shared.share),)
 
     def outline(self) -> list[str]:
         suite, corpus = suite_of(self.shared.spec), self.corpus
         sizes = ", ".join(f"{each.name} {len(each.rows)}" for each in corpus.evaluation)
         probes = ", ".join(sorted(suite.needs))
-        return [f"evaluate {self.name} with {suite.name}: {sizes} items; probes: {probes}"]
+        asked = [str(work) for work in self.work()] if self.model.endpoint is not None else []
+        return [f"evaluate {self.name} with {suite.name}: {sizes} items; probes: {probes}", *asked]
 
     def _tasks(self, engine: "WhiteBox", encoder: "TextEncoder") -> "Tasks":
         """Of the lm-evaluation-harness."""
@@ -238,11 +257,7 @@ class Records(Stage):
             raise UserError(
                 f"evaluation.harness: {error.name} is not installed; pip install 'obliviate[harness]', or leave it out"
             ) from error
-        from obliviate.inference.limits import context_limit
-        from obliviate.models import load_config
-
-        length = context_limit(spec.engine, load_config(self.model))
-        return run_tasks(engine, encoder, length, spec.harness)
+        return run_tasks(engine, encoder, hosted.longest(self.model, spec.engine), spec.harness)
 
 
 @dataclass(frozen=True)
@@ -348,6 +363,8 @@ class Figures(Stage):
         """A model that one of our runs trained gets the figures into its card, where that may be written."""
         model = self.records.model
         folder = Path(locate(model.source))
+        if model.endpoint is not None:  # the folder holds its tokenizer, and another model
+            return
         if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):  # one that was but opened has none
             return
         behind = None if model.guardrail is None else label(model.guardrail)
@@ -356,18 +373,6 @@ class Figures(Stage):
             add_measurement(Run(folder.parent, ""), folder.name, measured)
         except OSError as error:
             events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")
-
-
-def dtype_warnings(name: str, model: ModelSpec, dtype: str) -> list[str]:
-    """Where the engine has the weights in another dtype than the one that they are stored, and served, in."""
-    stored = weights_dtype(model)
-    if stored is None or stored == dtype:
-        return []
-    how = f"rounded to {dtype}" if stored == "float32" else f"computed in {dtype}"
-    return [
-        f"evaluation.engine.dtype: {dtype}: the weights of {name} are {stored}: its figures hold for the model {how}; "
-        f"set evaluation.engine.dtype={stored} for those of the model as it is stored"
-    ]
 
 
 class Pace:
