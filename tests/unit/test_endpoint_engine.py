@@ -1,5 +1,10 @@
 """A hosted model's engine: how a server is asked, what of its answers counts, what is kept, what it may cost."""
 
+import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +145,52 @@ def test_failures_are_tried_again_and_what_was_answered_is_kept(hosted: Hosted, 
     left = [tuple(body["prompt"]) for body in hosted.bodies[1:]]
     assert sorted({*asked, *left}) == prompts
     assert left == [(3,), (4,)][: len(left)]
+
+
+ASKING = """
+import sys
+from pathlib import Path
+
+from hosting import HostedSpec
+from obliviate.inference.endpoint import EndpointEngine
+from obliviate.inference.journal import Journal
+from obliviate.inference.server import Server
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+
+url, tiny, folder = sys.argv[1:]
+server = Server(HostedSpec(base_url=url, model="hosted", retries=0, concurrency=2))
+engine = EndpointEngine.open(ModelSpec(source=tiny), EngineSpec(max_model_len=64), server)
+Journal(engine, Path(folder)).generate([(n,) for n in range(1, 9)], GenerationSpec(max_new_tokens=4))
+"""
+
+
+def test_a_killed_process_is_continued_without_asking_again(hosted: Hosted, tiny: Path, tmp_path: Path) -> None:
+    """Killed while the server keeps two of eight requests waiting: those two are asked again, and the ones behind."""
+    answers, stuck, go_on = tmp_path / "answers", threading.Semaphore(0), threading.Event()
+
+    def hold(_: str, body: dict[str, Any]) -> None:
+        if body["prompt"] in ([5], [6]) and not go_on.is_set():
+            stuck.release()
+            hosted.lock.release()  # others are answered meanwhile
+            go_on.wait()
+            hosted.lock.acquire()
+
+    hosted.refuses = hold
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", ASKING, hosted.url, str(tiny), str(answers)], env=environment
+    ) as process:
+        stuck.acquire()
+        stuck.acquire()
+        while len(list(answers.glob("*.json"))) < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    go_on.set()
+    hosted.asked.clear()
+    said = Journal(engine(hosted, tiny), answers).generate([(n,) for n in range(1, 9)], GREEDY)
+    assert [each.text for (each,) in said] == [SAID] * 8
+    assert [body["prompt"] for body in hosted.bodies[1:]] == [[5], [6], [7], [8]]
 
 
 def test_the_budget_ends_a_run_and_the_next_one_goes_on(hosted: Hosted, tiny: Path, tmp_path: Path) -> None:

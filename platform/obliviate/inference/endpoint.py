@@ -84,11 +84,11 @@ class EndpointEngine:
         self._plain = {**PLAIN, "stop_token_ids": sorted(stop_ids)}
         self._trial: tuple[int, ...] = tuple(tokenizer(TRIAL).input_ids)
         if server.way is None:
-            refused: list[Exception] = []
+            refused: dict[int, Exception] = {}
             bodies = [(way.chat, self._continuing(way, self._trial, 1, GenerationSpec(), 1)) for way in WAYS]
             place, _ = next(server.tried(bodies, len(self._trial), refused), (None, None))
             if place is None:
-                raise server.untaken(refused)
+                raise server.untaken([error for way, error in refused.items() if not WAYS[way].plain])
             server.way = WAYS[place]
         self._way = server.way
         if self._way.chat and template != RAW:
@@ -141,7 +141,7 @@ class EndpointEngine:
             return NO_READING
         ids = self._trial
         bodies = [(False, {**self._way.body(self._tokenizer, ids), **how}) for how, _ in READINGS]
-        for place, choice in self._server.tried(bodies, len(ids), []):
+        for place, choice in self._server.tried(bodies, len(ids), {}):
             if READINGS[place][1](choice, ids) is not None:
                 return place
         return NO_READING

@@ -101,11 +101,11 @@ class Server:
         return choices
 
     def tried(
-        self, bodies: Sequence[tuple[bool, dict[str, Any]]], tokens: int, refused: list[Exception]
+        self, bodies: Sequence[tuple[bool, dict[str, Any]]], tokens: int, refused: dict[int, Exception]
     ) -> Iterator[tuple[int, Any]]:
         """Which of the bodies (chat or not, as of `post`) the server takes, and its answer's first choice.
 
-        Raises UserError for what another body would not mend; what it might is added to `refused`.
+        Raises UserError for what another body would not mend; what it might is put into `refused`, by place.
         """
         import openai
 
@@ -115,7 +115,7 @@ class Server:
             except openai.APIStatusError as error:
                 if error.status_code not in OF_THE_WAY:
                     raise self.told(error) from error
-                refused.append(error)
+                refused[place] = error
             except (openai.APIError, ValueError) as error:
                 raise self.told(error) from error
             else:
