@@ -111,7 +111,7 @@ def attack(hosted: Hosted, tiny: Path, folder: Path, *attacks: dict[str, Any]) -
     config = values(hosted, tiny, folder) | {
         "model": {"source": str(tiny), "endpoint": {**endpoint, "model": "first"}},
         "models": {"behind": model},
-        "control": "none",
+        "retain_model": {"source": str(tiny), "endpoint": {**endpoint, "model": "never"}},
         "attacks": list(attacks),
     }
     return Attacks(build(AttackRun, config, where="run.yaml"))
@@ -121,7 +121,7 @@ def test_it_is_asked_in_other_forms_and_sampled(hosted: Hosted, tiny: Path, tmp_
     sample = {"type": "sample", "samples": 4, "k": [1, 4]}
     report = attack(hosted, tiny, tmp_path, {"type": "ask", "formats": ["cloze"]}, sample).perform(QUIET)
     assert report.is_file()
-    assert {body["model"] for body in hosted.bodies} == {"first", "hosted"}
+    assert {body["model"] for body in hosted.bodies} == {"first", "never", "hosted"}
     assert {body.get("n") for body in hosted.bodies} == {1, 4, None}  # None: scored
     assert {path for path, _ in hosted.asked} == {COMPLETIONS}
 

@@ -1,4 +1,5 @@
-"""The one seam to a language model at inference: generate and score. vLLM and Hugging Face implement it."""
+"""The one seam to a language model at inference: generate and score. vLLM, Hugging Face and a hosted model's server
+implement it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Generation:
 class ScoredText:
     """The answer's tokens under the model: log-probabilities in nats, and whether each was the argmax.
 
+    Both are empty where the answer has no token, or a server gave nothing.
     `mean` and `variance` are those of log p(v) under p over the vocabulary at each token, in nats and nats squared,
     `rank` is 1 where no token is likelier; empty where they were not asked for. A collapsed model gives NaN; it is kept
     here as it is, and metrics answer None for such a text.
