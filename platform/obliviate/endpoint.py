@@ -9,12 +9,14 @@ from obliviate.schema import EndpointSpec
 if TYPE_CHECKING:
     from openai import OpenAI
 
+NO_KEY = "none"  # the client insists on one
+
 
 def api_key(spec: EndpointSpec, key: str) -> str:
     """Not OpenAI's variable unless it is named: another endpoint is none of its business. `key`: of the spec in its
     config. Raises UserError where the variable is not there."""
     if spec.api_key_env is None:
-        return "none"  # the client insists on one
+        return NO_KEY
     if not (found := os.environ.get(spec.api_key_env)):
         raise UserError(f"{key}.api_key_env: {spec.api_key_env}: no such variable in the environment; export it")
     return found
@@ -31,7 +33,8 @@ def client(spec: EndpointSpec, secret: str, **keywords: Any) -> "OpenAI":
 
 def shown(error: Exception, secret: str) -> str:
     """In one line, without the key, which servers may repeat."""
-    return " ".join(str(error).replace(secret, "...").split())[:200]
+    said = str(error) if secret == NO_KEY else str(error).replace(secret, "...")
+    return " ".join(said.split())[:200]
 
 
 def first_choice(completion: Any) -> Any | None:

@@ -16,6 +16,7 @@ from obliviate_cli.plan_command import Offer, plan
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.summary import METRICS_FILE
 from obliviate_recipes.attacking import AttackRun, Attacks
+from obliviate_recipes.attacks.spec import ATTACK_TYPES
 from obliviate_recipes.comparison import Compare, CompareRun
 from obliviate_recipes.evaluation import Evaluate, EvaluateRun
 from obliviate_recipes.events import QUIET
@@ -126,12 +127,12 @@ def test_it_is_asked_in_other_forms_and_sampled(hosted: Hosted, tiny: Path, tmp_
     assert {path for path, _ in hosted.asked} == {COMPLETIONS}
 
 
-@pytest.mark.parametrize("kind", [{"type": "quantise"}, {"type": "relearn"}, {"type": "probe"}])
+@pytest.mark.parametrize("kind", sorted(ATTACK_TYPES.keys() - {"ask", "sample"}))
 def test_attacks_that_need_weights_are_refused_before_anything_is_asked(
-    hosted: Hosted, tiny: Path, tmp_path: Path, kind: dict[str, Any]
+    hosted: Hosted, tiny: Path, tmp_path: Path, kind: str
 ) -> None:
     with pytest.raises(UserError, match=r"model.endpoint: .* is hosted, and this needs its weights"):
-        attack(hosted, tiny, tmp_path, kind).perform(QUIET)
+        attack(hosted, tiny, tmp_path, {"type": kind}).perform(QUIET)
     assert hosted.asked == []
     assert not (tmp_path / "runs").exists()
 
