@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from statistics import fmean
+from typing import Any
 
 from obliviate.config import UnlearnRun
 from obliviate.data import Corpus
@@ -141,23 +142,24 @@ class _Asked:
 
 def _asked(model: ModelSpec, corpus: Corpus, spec: EvaluationSpec) -> _Asked:
     suite, encoder = suite_of(spec), _encoder(model)
-    questions: list[Row] = []
-    scored: list[Said] = []
-    greedy = sampled = 0
+    greedy, sampled, scored = (
+        dict[Any, Row](),
+        dict[Any, Row](),
+        list[Said](),
+    )  # each question once, as the engine has it
     for each in corpus.evaluation:
-        needs = suite.needs_of(each.name, each.role)
-        asked = [row for row in each.rows if row.question]
-        said, samples = len(asked) * (Probe.GENERATION in needs), len(asked) * (Probe.SAMPLES in needs)
-        greedy, sampled = greedy + said, sampled + samples
-        questions += asked if said or samples else []
+        needs, limit = suite.needs_of(each.name, each.role), suite.new_tokens_of(each.name)
+        questions = [row for row in each.rows if row.question]
+        greedy |= {(row.asked, limit): row for row in questions if Probe.GENERATION in needs}
+        sampled |= {row.asked: row for row in questions if Probe.SAMPLES in needs}
         for row in each.rows:
             found = answers_of(row, each.role)
             scored += [row.saying(answer) for probe in SCORED if probe in needs for answer in found[probe]]
-    prompts = [len(encoder.prompt(*row.asked)) for row in questions[:SAMPLE]]
+    prompts = [len(encoder.prompt(*row.asked)) for row in [*greedy.values(), *sampled.values()][:SAMPLE]]
     texts = [len(encoder.encode(*text).input_ids) for text in scored[:SAMPLE]]
     return _Asked(
-        greedy,
-        sampled,
+        len(greedy),
+        len(sampled),
         fmean(prompts) if prompts else 0.0,
         len(dict.fromkeys(scored)),
         fmean(texts) if texts else 0.0,
