@@ -45,6 +45,7 @@ def _robustness(recipe: Attacks, events: Told | None = None) -> Robustness:
     return Robustness.read(recipe.perform(events or QUIET).with_name(ROBUSTNESS_FILE))
 
 
+@pytest.mark.cluster
 def test_relearning_is_measured_along_the_way_and_found_again(ray_local: None, tmp_path: Path) -> None:
     config = _config(tmp_path)
     told = Told()

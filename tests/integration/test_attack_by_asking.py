@@ -38,6 +38,7 @@ def robustness(recipe: Attacks, events: Told) -> Robustness:
     return Robustness.read(recipe.perform(events).with_name(ROBUSTNESS_FILE))
 
 
+@pytest.mark.cluster
 def test_other_forms_and_samples(ray_local: None, tmp_path: Path) -> None:
     asked = config(tmp_path, {"type": "ask"}, {"type": "sample", "samples": 3, "k": [1, 3]})
     told = Told()
