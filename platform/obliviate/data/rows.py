@@ -108,7 +108,7 @@ class Corpus:
     @cached_property
     def training_content(self) -> str:
         """Hash of every text that is trained on."""
-        return content_hash([content_of_rows(rows) for rows in (self.forget, self.retain)])
+        return content_hash([[_record(row) for row in rows] for rows in (self.forget, self.retain)])
 
     @cached_property
     def evaluation_content(self) -> str:
