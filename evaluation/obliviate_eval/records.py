@@ -175,6 +175,11 @@ _LATER = {
 }  # null in old files
 
 
+def records_file(part: int | str) -> str:
+    """The name where a run holds several: after so many steps, or at a setting."""
+    return f"records-{part}.parquet"
+
+
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """One row a record, one column a field; the teacher-forced answers are a nested column for each probe."""
     table = pa.Table.from_pylist([_row(record) for record in records], schema=_SCHEMA)

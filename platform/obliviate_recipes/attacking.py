@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from obliviate import storage
-from obliviate.models import locate
-from obliviate.runs import RUN_FILE, Run, write_whole
+from obliviate.runs import write_whole
 from obliviate.schema import ModelSpec
 from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
@@ -17,14 +16,14 @@ from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
-from obliviate_recipes.attacks.split import Split, SplitSpec
+from obliviate_recipes.attacks.split import SplitSpec
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import OfData
 from obliviate_recipes.reporting import REPORT, model_report, write
 from obliviate_recipes.several import Models, UnlearnedModels, check_names, unlearned
 from obliviate_recipes.stage import Stage
-from obliviate_recipes.stages.card import CARD, Attacked, add_attacks
-from obliviate_recipes.stages.measure import Figures, Measuring
+from obliviate_recipes.stages.card import Attacked, add_attacks, onto_card
+from obliviate_recipes.stages.measure import Figures
 
 ORIGINAL, RETAIN = "original", "retain"  # names of models in figures
 SUMMARY = "summary.md"  # for whoever answers for a deletion
@@ -79,22 +78,18 @@ class Attacks(OfData[AttackRun, Path]):
     @cached_property
     def stages(self) -> Sequence[Stage]:
         config, corpus = self.config, self.corpus
-        split = Split.of(corpus, config.split)
-        measuring = Measuring(split.corpus(corpus), config.evaluation, config.cluster.address, config.runs)
         models = Models.of(config, corpus)
         control = models.retain if config.control == "retain" else None
-        scene = Scene(
-            split=split,
-            measuring=measuring,
-            cluster=config.cluster,
-            seed=config.seed,
+        scene = Scene.of(
+            corpus,
+            config.split,
+            config.evaluation,
+            config,
             original=Target(ORIGINAL, models.target, models.before),
             retain=None if control is None else Target(RETAIN, control, models.before),
         )
         made = [Target(each.name, each.model, (each.stage,)) for each in unlearned(config, models, corpus)]
         ready = [Target(name, model) for name, model in config.models.items()]
-        for attack in config.attacks:
-            attack.check(scene)
         robust = Robust(config.title, scene, config.attacks, (*made, *ready), config.budget.utility_drop)
         return [*(Figures(scene.plain_records(target)) for target in robust.everyone), robust]
 
@@ -117,19 +112,10 @@ class Attacks(OfData[AttackRun, Path]):
 
 
 def _onto_card(target: Target, result: Robustness, events: Events) -> None:
-    """A model that one of our runs trained gets what came back into its card, where that may be written."""
-    folder = Path(locate(target.model.source))
-    if target.model.endpoint is not None:  # the folder holds its tokenizer, and another model
-        return
-    if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):
-        return
     attacked = Attacked(
         control=result.control,
         items=result.items,
         utility_drop=result.utility_drop,
         figures=result.models[target.name],
     )
-    try:
-        add_attacks(Run(folder.parent, ""), folder.name, attacked)
-    except OSError as error:
-        events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")
+    onto_card(target.model, lambda run, folder: add_attacks(run, folder, attacked), events)

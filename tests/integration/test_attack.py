@@ -8,13 +8,12 @@ import pytest
 from obliviate.config import build
 from obliviate.data.fictitious import FictitiousData
 from obliviate.errors import UserError
-from obliviate_eval.records import read_records
+from obliviate_eval.records import read_records, records_file
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_recipes import run
 from obliviate_recipes.attacking import AttackRun, Attacks
 from obliviate_recipes.attacks.relearn import Relearned
 from obliviate_recipes.attacks.split import Split, SplitSpec
-from obliviate_recipes.attacks.watching import records_after
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.requests.work import Recipes
@@ -116,7 +115,7 @@ def test_two_workers_see_what_one_sees(ray_local: None, tmp_path: Path) -> None:
             if isinstance(each, Relearned) and each.target.name == "forgot"
         ]
         folder = made(stage) / stage.points[0].folder
-        found[workers] = [read_records(folder / records_after(steps)) for steps in (0, 1, 3)]
+        found[workers] = [read_records(folder / records_file(steps)) for steps in (0, 1, 3)]
     for one, two in zip(found[1], found[2], strict=True):
         for record, other in zip(one, two, strict=True):
             assert record.generation == other.generation

@@ -21,7 +21,7 @@ from obliviate_eval.own_suite import SuiteSpec
 from obliviate_eval.records import RECORDS_FILE, read_records, write_records
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.summary import METRICS_FILE, summarise
-from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, each_once
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, OfAttack, Scene, Target, each_once
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages.forms import room_in, with_room, with_room_to_answer
@@ -58,7 +58,7 @@ class Ask(Attack):
         return _asked(Material(split.measured, split.retain, split.attacked, scene.seed), self.formats)
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
-        stage = Forms(self, target, scene)
+        stage = Forms(target, scene, self)
         return [
             Attempt(
                 setting=f"{self.label} {each.name}",
@@ -81,27 +81,13 @@ def _asked(material: Material, formats: tuple[str, ...] | None) -> Asked:
 
 
 @dataclass(frozen=True)
-class Forms(Stage):
+class Forms(OfAttack):
     """What a model says to the same items in other forms. Figures of all sets stand beside the records: also of what
     is to be answered still, the kept part of a mixed question and a question about a text."""
 
     kind: ClassVar = "ask"
 
     attack: Ask
-    target: Target
-    scene: Scene
-
-    @property
-    def label(self) -> str:
-        return self.target.name
-
-    @property
-    def title(self) -> str:
-        return f"attack {self.target.name}: {self.attack.label}"
-
-    @property
-    def runs(self) -> str:
-        return self.scene.runs
 
     @property
     def needs(self) -> tuple[Stage, ...]:

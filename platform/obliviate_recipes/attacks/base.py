@@ -5,19 +5,21 @@ unlearned one nor how recovery is computed: it runs on all of them alike.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from obliviate import storage
+from obliviate.data.rows import Corpus
 from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.records import RECORDS_FILE
+from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites.base import Suite
-from obliviate_recipes.attacks.split import FORGET, Split
+from obliviate_recipes.attacks.split import FORGET, Split, SplitSpec
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import ModelStage, Stage
 from obliviate_recipes.stages.measure import Measuring, Records
@@ -95,6 +97,17 @@ class Target:
     needs: tuple[Stage, ...] = ()
 
 
+class Job(Protocol):
+    """What configs of jobs have in common."""
+
+    @property
+    def cluster(self) -> ClusterSpec: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def runs(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Scene:
     """What all attacks of a job share. `measuring`: V as the set FORGET, and what is kept. `original` and `retain` for
@@ -107,6 +120,22 @@ class Scene:
     original: Target
     retain: Target | None
     _plain: dict[str, Records] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        corpus: Corpus,
+        split: SplitSpec,
+        evaluation: EvaluationSpec,
+        job: Job,
+        *,
+        original: "Target",
+        retain: "Target | None",
+    ) -> "Scene":
+        """Raises UserError where the forget rows cannot be split."""
+        found = Split.of(corpus, split)
+        measuring = Measuring(found.corpus(corpus), evaluation, job.cluster.address, job.runs)
+        return cls(found, measuring, job.cluster, job.seed, original, retain)
 
     @property
     def runs(self) -> str:
@@ -138,6 +167,26 @@ class Scene:
         return Attempt(setting, self.plain(target), Measured(records), changes=True)
 
 
+@dataclass(frozen=True)
+class OnTarget(Stage):
+    """What is done to one model under attack, or read of it."""
+
+    target: Target
+    scene: Scene
+
+    @property
+    def label(self) -> str:
+        return self.target.name
+
+    @property
+    def runs(self) -> str:
+        return self.scene.runs
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return self.target.needs
+
+
 class Attack(Spec, ABC):
     """`title`, `source`: what `obliviate attacks` prints. `diagnosis`: whether no attacker could do it, so that it does
     not count in the robustness score."""
@@ -163,6 +212,28 @@ class Attack(Spec, ABC):
 
     def check(self, scene: Scene) -> None:
         """Raises UserError for what can be known before anything is made."""
+
+
+@dataclass(frozen=True)
+class OfAttack(OnTarget):
+    """One stage of an attack on one model."""
+
+    attack: Attack
+
+    @property
+    def title(self) -> str:
+        return f"attack {self.target.name}: {self.attack.label}"
+
+
+def rising(of: str) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """Raises ValueError for numbers that do not rise from 1 on; `of`: what they count."""
+
+    def checked(numbers: tuple[int, ...]) -> tuple[int, ...]:
+        if list(numbers) != sorted(set(numbers)) or min(numbers, default=1) < 1:
+            raise ValueError(f"{list(numbers)}: give rising numbers of {of}, from 1 on")
+        return numbers
+
+    return checked
 
 
 def each_once(values: tuple[T, ...]) -> tuple[T, ...]:

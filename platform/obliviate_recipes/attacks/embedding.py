@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from obliviate.errors import UserError
 from obliviate.inference.limits import context_limit
 from obliviate.models import load_config, load_tokenizer, text_encoder
 from obliviate.runs import Run
-from obliviate_eval.records import write_records
-from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
+from obliviate_eval.records import records_file, write_records
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, rising
 from obliviate_recipes.attacks.inside import Asked
 from obliviate_recipes.events import Events
 
@@ -25,26 +25,18 @@ class Embedding(Attack):
     type: Literal["embedding"] = "embedding"
     tokens: int = Field(default=20, ge=1)
     step: float = Field(default=1e-3, gt=0)  # of each number of an embedding, in an iteration
-    iterations: tuple[int, ...] = Field(default=(10, 100), min_length=1)  # after which V is asked; the last ends it
+    # After which V is asked; the last ends it
+    iterations: Annotated[tuple[int, ...], AfterValidator(rising("iterations"))] = Field(
+        default=(10, 100), min_length=1
+    )
     target_tokens: int = Field(default=16, ge=1)  # of each answer of T, from its beginning on
-
-    @field_validator("iterations")
-    @classmethod
-    def _rising(cls, iterations: tuple[int, ...]) -> tuple[int, ...]:
-        if list(iterations) != sorted(set(iterations)) or iterations[0] < 1:
-            raise ValueError(f"{list(iterations)}: give rising numbers of iterations, from 1 on")
-        return iterations
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
         stage = Embedded(target, scene, self)
         return [
-            Attempt(f"{self.label}, {count} iterations", scene.plain(target), Measured(stage, _file(count)))
+            Attempt(f"{self.label}, {count} iterations", scene.plain(target), Measured(stage, records_file(count)))
             for count in self.iterations
         ]
-
-
-def _file(iterations: int) -> str:
-    return f"records-{iterations}.parquet"
 
 
 @dataclass(frozen=True)
@@ -92,5 +84,5 @@ class Embedded(Asked):
         how = Optimising(attack.tokens, attack.step, attack.iterations, attack.target_tokens)
         found = self.ask(events, with_embeddings, self.model(), self.rows, self.engine, how, *self.asked)
         for count, records in found.items():
-            write_records(run.directory / _file(count), records)
-        return {"records": [_file(count) for count in found]}
+            write_records(run.directory / records_file(count), records)
+        return {"records": [records_file(count) for count in found]}

@@ -16,7 +16,7 @@ from obliviate_eval.collect import Sampling
 from obliviate_eval.records import RECORDS_FILE, Record, write_records
 from obliviate_eval.spec import SamplingSpec
 from obliviate_eval.suites.base import Suite
-from obliviate_recipes.attacks.base import Scene, Target
+from obliviate_recipes.attacks.base import OnTarget, Target
 from obliviate_recipes.attacks.split import FORGET
 from obliviate_recipes.costs.work import Measured, Work, measuring, scoring
 from obliviate_recipes.events import Events
@@ -30,19 +30,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Look(Stage):
+class Look(OnTarget):
     """Reads hidden states of `target`, and of the models that it is compared with, on the Hugging Face engine."""
-
-    target: Target
-    scene: Scene
-
-    @property
-    def label(self) -> str:
-        return self.target.name
-
-    @property
-    def runs(self) -> str:
-        return self.scene.runs
 
     @property
     def compared(self) -> Mapping[str, Target]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.runs import Run, write_whole
-from obliviate_eval.records import write_records
+from obliviate_eval.records import records_file, write_records
 from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
 from obliviate_recipes.attacks.inside import Asked, Look
 from obliviate_recipes.events import Events
@@ -40,13 +40,9 @@ class Orthogonalise(Attack):
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
         stage = Orthogonalised(target, scene)
         return [
-            Attempt(f"{self.label}, {where}", scene.plain(target), Measured(stage, _file(name)), changes=True)
+            Attempt(f"{self.label}, {where}", scene.plain(target), Measured(stage, records_file(name)), changes=True)
             for name, where in SETTINGS.items()
         ]
-
-
-def _file(name: str) -> str:
-    return f"records-{name}.parquet"
 
 
 @dataclass(frozen=True)
@@ -113,5 +109,5 @@ class Orthogonalised(Asked):
             *self.asked,
         )  # fmt: skip
         for name, records in found.items():
-            write_records(run.directory / _file(name), records)
-        return {"records": [_file(name) for name in found]}
+            write_records(run.directory / records_file(name), records)
+        return {"records": [records_file(name) for name in found]}

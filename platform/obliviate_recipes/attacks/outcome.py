@@ -22,6 +22,7 @@ from obliviate_eval.robustness import (
     PLAIN,
     ROBUSTNESS_FILE,
     Example,
+    ModelFigures,
     Outcome,
     Robustness,
     Trial,
@@ -40,19 +41,26 @@ Score = Callable[[Record], float | None]
 
 @dataclass(frozen=True)
 class Robust(Stage):
-    """Reads what every attempt measured. `budget`: the share of utility that an attack may cost."""
+    """Reads what every attempt measured. `budget`: the share of utility that an attack may cost.
+
+    Raises UserError for an attack that lacks something of the data, as soon as it is there.
+    """
 
     kind: ClassVar = "attack"
 
-    title_: str
+    name: str
     scene: Scene
     attacks: tuple[Attack, ...]
     targets: tuple[Target, ...]  # the unlearned ones
     budget: float
 
+    def __post_init__(self) -> None:
+        for attack in self.attacks:
+            attack.check(self.scene)
+
     @property
     def label(self) -> str:
-        return self.title_
+        return self.name
 
     @property
     def title(self) -> str:
@@ -120,33 +128,28 @@ class Robust(Stage):
         spec, scene = self.scene.measuring.spec, self.scene
         retain = None if scene.retain is None else scene.retain.name
         trials = list(self._trials())
-        outcomes: dict[str, list[Outcome]] = {
-            target.name: outcomes_of(
-                target.name,
-                trials,
-                scene.original.name,
-                retain,
-                self.budget,
-                resamples=spec.resamples,
-                seed=spec.seed,
+
+        def outcomes_in(trials: Sequence[Trial], model: str) -> list[Outcome]:
+            return outcomes_of(
+                model, trials, scene.original.name, retain, self.budget, resamples=spec.resamples, seed=spec.seed
             )
-            for target in self.everyone
-        }
+
+        outcomes = {target.name: outcomes_in(trials, target.name) for target in self.everyone}
+        together = list(self._any(trials, outcomes))
         for name, found in outcomes.items():
-            found += outcomes_of(
-                name, list(self._any(trials, outcomes)), scene.original.name, retain, self.budget,
-                resamples=spec.resamples, seed=spec.seed,
-            )  # fmt: skip
+            found += outcomes_in(together, name)
+        models = {name: figures_of(found) for name, found in outcomes.items()}
         result = Robustness(
             control="none" if retain is None else "retain",
             split=scene.split.by,
             attacked=len(scene.split.attacked),
             items=len(scene.split.measured),
             utility_drop=self.budget,
-            models={name: figures_of(found) for name, found in outcomes.items()},
+            models=models,
             outcomes=outcomes,
             examples={
-                target.name: self._example(target.name, outcomes[target.name], trials) for target in self.targets
+                target.name: self._example(target.name, outcomes[target.name], models[target.name], trials)
+                for target in self.targets
             },
             notes=list(notes_of([target.name for target in self.targets], outcomes, retain is not None, self.budget)),
         )
@@ -155,17 +158,19 @@ class Robust(Stage):
         result.write(run.directory / ROBUSTNESS_FILE)
         return {"robustness": ROBUSTNESS_FILE}
 
-    def _example(self, model: str, outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> Example:
+    def _example(
+        self, model: str, outcomes: Sequence[Outcome], figures: ModelFigures, trials: Sequence[Trial]
+    ) -> Example:
         """Of the item whose headline measure rose most under any attack within the budget."""
-        pairs = [
-            (outcome, trial.arms[model])
+        arms = [
+            trial.arms[model]
             for outcome, trial in zip(outcomes, trials, strict=False)
             if outcome.within and not outcome.own_scale and outcome.measure in HEADLINE
         ]
-        risen = [max((_risen(arm, i) for _, arm in pairs), default=0.0) for i in range(len(self.scene.split.measured))]
+        risen = [max((_risen(arm, i) for arm in arms), default=0.0) for i in range(len(self.scene.split.measured))]
         item = max(range(len(risen)), key=lambda i: risen[i])
-        found = figures_of(outcomes).attacks
-        worst = {name: next(iter(each.worst.values())).setting for name, each in found.items() if each.worst}
+        attacked = figures.attacks.items()
+        worst = {name: next(iter(each.worst.values())).setting for name, each in attacked if each.worst}
         attempts = {
             setting: next(one for one in self.attempts[attack, model] if one.setting == setting)
             for attack, setting in worst.items()

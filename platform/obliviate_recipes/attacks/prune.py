@@ -15,7 +15,7 @@ from obliviate.errors import UserError
 from obliviate.models import load_pretrained, skeleton, text_encoder
 from obliviate.prune import input_norms, measured_layers, prune
 from obliviate.runs import Run, content_hash, write_whole
-from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target
+from obliviate_recipes.attacks.base import Attack, Attempt, OnTarget, Scene, Target
 from obliviate_recipes.attacks.rewritten import Rewritten, Shares
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
@@ -47,7 +47,7 @@ class Prune(Attack):
             )
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
-        norms = Norms(target, self._texts(scene), scene) if self.by == "wanda" else None
+        norms = Norms(target, scene, self._texts(scene)) if self.by == "wanda" else None
         stages = [Pruned(target, scene.runs, share, norms) for share in self.shares]
         return [scene.changed(target, f"{self.label} {stage.share:g}", stage) for stage in stages]
 
@@ -83,30 +83,16 @@ class Pruned(Rewritten):
 
 
 @dataclass(frozen=True)
-class Norms(Stage):
+class Norms(OnTarget):
     """What the linear layers of one model read, for all shares."""
 
     kind: ClassVar = "norms"
 
-    target: Target
     texts: tuple[Row, ...]
-    scene: Scene
-
-    @property
-    def label(self) -> str:
-        return self.target.name
 
     @property
     def title(self) -> str:
         return f"read {len(self.texts)} retain texts with {self.target.name}"
-
-    @property
-    def runs(self) -> str:
-        return self.scene.runs
-
-    @property
-    def needs(self) -> tuple[Stage, ...]:
-        return self.target.needs
 
     @cached_property
     def _dtype(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field
 
 from obliviate import fit, storage
 from obliviate.data.rows import Row, read_rows
@@ -24,12 +24,22 @@ from obliviate.schema import LoraSpec, ModelSpec, OptimSpec, Seed
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import Job
 from obliviate.train.launch import launch_watched
-from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, each_once
-from obliviate_recipes.attacks.watching import Watched, records_after
+from obliviate_eval.records import records_file
+from obliviate_recipes.attacks.base import (
+    Attack,
+    Attempt,
+    Measured,
+    OfAttack,
+    Scene,
+    Target,
+    each_once,
+    rising,
+)
+from obliviate_recipes.attacks.watching import Watched
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning
 from obliviate_recipes.events import Events
-from obliviate_recipes.stage import Determined, Stage
+from obliviate_recipes.stage import Determined
 from obliviate_recipes.stages.training import details
 
 KEY = "attacks.relearn.texts"
@@ -54,19 +64,13 @@ class Relearn(Attack):
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(each_once)] = Field(
         default=(1e-5, 1e-4), min_length=1
     )
-    steps: tuple[int, ...] = Field(default=(1, 5, 16), min_length=1)  # after which it is measured; the last ends it
+    # After which it is measured; the last ends it
+    steps: Annotated[tuple[int, ...], AfterValidator(rising("steps"))] = Field(default=(1, 5, 16), min_length=1)
     batch_size: int = Field(default=32, ge=1)  # of fewer rows: all
     micro_batch_size: int = Field(default=4, ge=1)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "linear"] = "constant"
     seeds: Annotated[tuple[Seed, ...], AfterValidator(each_once)] = Field(default=(0,), min_length=1)
-
-    @field_validator("steps")
-    @classmethod
-    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
-        if list(steps) != sorted(set(steps)) or steps[0] < 1:
-            raise ValueError(f"{list(steps)}: give rising numbers of steps, from 1 on")
-        return steps
 
     @property
     def label(self) -> str:
@@ -94,13 +98,13 @@ class Relearn(Attack):
         return tuple(rows[index] for index in sorted(Random(scene.seed).sample(range(len(rows)), self.rows)))
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
-        stage = Relearned(self, target, scene)
+        stage = Relearned(target, scene, self)
         found = []
         for rate in self.learning_rates:
             for steps in self.steps:
                 for seed in self.seeds:
                     point = Point(rate, seed)
-                    before, after = (Measured(stage, f"{point.folder}/{records_after(each)}") for each in (0, steps))
+                    before, after = (Measured(stage, f"{point.folder}/{records_file(each)}") for each in (0, steps))
                     setting = f"{self.label}, rate {rate:g}, {steps} steps"
                     found.append(Attempt(setting, before, after, seed=seed, steps=steps, changes=True))
         return found
@@ -119,30 +123,16 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Relearned(Stage):
+class Relearned(OfAttack):
     """All trainings of one attack on one model, with records along the way."""
 
     kind: ClassVar = "relearn"
 
     attack: Relearn
-    target: Target
-    scene: Scene
 
     @property
     def label(self) -> str:
         return f"{self.attack.label}-{self.target.name}"
-
-    @property
-    def title(self) -> str:
-        return f"attack {self.target.name}: {self.attack.label}"
-
-    @property
-    def runs(self) -> str:
-        return self.scene.runs
-
-    @property
-    def needs(self) -> tuple[Stage, ...]:
-        return self.target.needs
 
     @cached_property
     def model(self) -> ModelSpec:

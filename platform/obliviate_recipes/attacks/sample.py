@@ -18,7 +18,7 @@ from obliviate_eval.metrics.leak_at_k import LeaksBy
 from obliviate_eval.own_suite import SuiteSpec
 from obliviate_eval.records import RECORDS_FILE, Record, read_records, write_records
 from obliviate_eval.spec import SamplingSpec
-from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, each_once
+from obliviate_recipes.attacks.base import Attack, Attempt, Measured, OfAttack, Scene, Target, each_once
 from obliviate_recipes.attacks.split import FORGET
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
@@ -60,7 +60,7 @@ class Sample(Attack):
         return LeakAtK(k=k, by=self.by, threshold=self.threshold)
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
-        after = Measured(Sampled(self, target, scene))
+        after = Measured(Sampled(target, scene, self))
         return [
             Attempt(f"{self.label}, {k} times", scene.plain(target), after, on=(_name(k),), own_scale=True)
             for k in self.k
@@ -72,26 +72,12 @@ def _name(k: int) -> str:
 
 
 @dataclass(frozen=True)
-class Sampled(Stage):
+class Sampled(OfAttack):
     """Samples of V's questions, judged, and what they leak in the records, by k."""
 
     kind: ClassVar = "sample"
 
     attack: Sample
-    target: Target
-    scene: Scene
-
-    @property
-    def label(self) -> str:
-        return self.target.name
-
-    @property
-    def title(self) -> str:
-        return f"attack {self.target.name}: {self.attack.label}"
-
-    @property
-    def runs(self) -> str:
-        return self.scene.runs
 
     @property
     def needs(self) -> tuple[Stage, ...]:

@@ -1,7 +1,7 @@
 """Records of a model while it is trained, from the training's own forward passes: no step of an attack needs a model of
 its own on disk, and no engine is started for it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,7 +14,7 @@ from obliviate.models import load_tokenizer, stop_ids, text_encoder
 from obliviate.schema import GenerationSpec, ModelSpec
 from obliviate.scoring import Stat
 from obliviate_eval.collect import Sampling, collect
-from obliviate_eval.records import write_records
+from obliviate_eval.records import records_file, write_records
 from obliviate_eval.spec import SamplingSpec
 from obliviate_eval.suites.base import Suite
 
@@ -53,11 +53,7 @@ class Watched:
             write_records(self._file(step), records)
 
     def _file(self, step: int) -> Path:
-        return storage.local(self.directory) / records_after(step)
-
-
-def records_after(step: int) -> str:
-    return f"records-{step}.parquet"
+        return storage.local(self.directory) / records_file(step)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class TrainedEngine:
 
         found: dict[int, ScoredText] = {}
         with torch.no_grad():
-            for batch in self._batches([len(text.input_ids) for text in texts]):
+            for batch in self._batches([len(text.input_ids) for text in texts], self.batch_tokens):
                 found |= zip(batch, self._score([texts[index] for index in batch]), strict=True)
         return [found[index] for index in range(len(texts))]
 
@@ -102,7 +98,8 @@ class TrainedEngine:
         found: dict[int, list[Generation]] = {}
         room = sampling.max_new_tokens or max(1, (sampling.max_length or 0) - max(map(len, prompts), default=0))
         with torch.no_grad():
-            for batch in self._batches([len(prompt) + room for prompt in prompts], alone=self.model.asked_alone):
+            sizes = [len(prompt) + room for prompt in prompts]
+            for batch in self._batches(sizes, 0 if self.model.asked_alone else self.batch_tokens):
                 ids_BT, real_BT = self._padded([prompts[index] for index in batch], left=True)
                 said_BT = self.model.say(ids_BT, real_BT.long(), room, self.stop_ids)[:, ids_BT.shape[1] :]
                 found |= zip(batch, ([self._said(ids)] for ids in said_BT.tolist()), strict=True)
@@ -114,24 +111,13 @@ class TrainedEngine:
         text: str = self.encoder.tokenizer.decode(list(kept), skip_special_tokens=True)
         return Generation(text, kept, end is not None)
 
-    def _batches(self, sizes: Sequence[int], *, alone: bool = False) -> list[list[int]]:
-        """Of texts of like length, within the budget of tokens, padding included."""
-        found: list[list[int]] = []
-        for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-            longest = sizes[found[-1][0]] if found else 0
-            if found and not alone and (len(found[-1]) + 1) * longest <= self.batch_tokens:
-                found[-1].append(index)
-            else:
-                found.append([index])
-        return found
+    def _batches(self, sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """Of texts of like length; a budget of 0 leaves each alone."""
+        from obliviate.inference.reader import batches
+
+        return batches(sorted(range(len(sizes)), key=lambda i: -sizes[i]), sizes, budget)
 
     def _padded(self, texts: Sequence[tuple[int, ...]], *, left: bool) -> "tuple[torch.Tensor, torch.Tensor]":
-        import torch
+        from obliviate.inference.reader import pad
 
-        width, device = max(map(len, texts)), self.model.causal_lm.device
-        ids_BT = torch.zeros(len(texts), width, dtype=torch.long)
-        real_BT = torch.zeros(len(texts), width, dtype=torch.bool)
-        for row, text in enumerate(texts):
-            span = slice(width - len(text), width) if left else slice(0, len(text))
-            ids_BT[row, span], real_BT[row, span] = torch.tensor(text), True
-        return ids_BT.to(device), real_BT.to(device)
+        return pad(texts, self.model.causal_lm.device, left=left)

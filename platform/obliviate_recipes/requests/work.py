@@ -22,7 +22,7 @@ from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import METRICS_FILE, Evaluation, summarise
 from obliviate_recipes.attacks.base import Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
-from obliviate_recipes.attacks.split import FORGET, Split
+from obliviate_recipes.attacks.split import FORGET
 from obliviate_recipes.events import Events
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.spec import RequestsRun
@@ -142,18 +142,17 @@ class Recipes:
         before, after = (self._from(each).model_copy(update={"lora": None}) for each in (base, model))
         spec = config.evaluation.model_copy(update={"suite": "robustness", "questions": "given"})
         try:
-            split = Split.of(corpus, config.split)
+            scene = Scene.of(
+                corpus,
+                config.split,
+                spec,
+                config,
+                original=Target("before", before),
+                retain=None if config.retain_model is None else Target("retain", config.retain_model),
+            )
         except UserError as error:  # one text alone, say
             self.events.warned(f"{name}: attacks: nothing can be told of so few texts: {error}")
             return {}
-        scene = Scene(
-            split=split,
-            measuring=Measuring(split.corpus(corpus), spec, config.cluster.address, config.runs),
-            cluster=config.cluster,
-            seed=config.seed,
-            original=Target("before", before),
-            retain=None if config.retain_model is None else Target("retain", config.retain_model),
-        )
         robust = Robust(name, scene, config.attacks, (Target("after", after),), config.budget.utility_drop)
         perform([robust], self.events)
         found = Robustness.read(robust.run.directory / ROBUSTNESS_FILE).models["after"]

@@ -1,16 +1,20 @@
 """The model card beside a trained model: what was unlearned, how, and what was measured."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from obliviate import storage
 from obliviate.guardrail import NOT_REMOVED, hides
-from obliviate.runs import EXPORT_FILE, Run, record_of, write_json, write_whole
+from obliviate.models import locate
+from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, record_of, write_json, write_whole
 from obliviate.schema import ModelSpec, Spec
 from obliviate.source import weights_dtype
 from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
+from obliviate_recipes.events import Events
 from obliviate_recipes.stages.judged import JUDGED, line
 
 CARD = "README.md"
@@ -69,6 +73,19 @@ def write_card(run: Run, folder: str) -> None:
         ]
     )
     write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def onto_card(model: ModelSpec, add: Callable[[Run, str], None], events: Events) -> None:
+    """Add to the card of a model that one of our runs trained, where that may be written."""
+    folder = Path(locate(model.source))
+    if model.endpoint is not None:  # the folder holds its tokenizer, and another model
+        return
+    if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):  # one that was but opened has none
+        return
+    try:
+        add(Run(folder.parent, ""), folder.name)
+    except OSError as error:
+        events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")
 
 
 def add_measurement(run: Run, folder: str, measured: Measured) -> None:

@@ -15,8 +15,8 @@ from obliviate import fit, plugins, storage
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
-from obliviate.models import date_warnings, load_tokenizer, locate, text_encoder
-from obliviate.runs import RUN_FILE, Run, content_hash, write_json
+from obliviate.models import date_warnings, load_tokenizer, text_encoder
+from obliviate.runs import Run, content_hash, write_json
 from obliviate.schema import HostedSpec, ModelSpec
 from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
 from obliviate_eval.content import content_of_code, content_of_suite
@@ -29,7 +29,7 @@ from obliviate_recipes.events import Events, Update
 from obliviate_recipes.placement import PLACEMENT, judged_folder
 from obliviate_recipes.stage import Determined, Stage
 from obliviate_recipes.stages import cautions, hosted
-from obliviate_recipes.stages.card import CARD, COLLAPSED, Measured, add_measurement
+from obliviate_recipes.stages.card import COLLAPSED, Measured, add_measurement, onto_card
 from obliviate_recipes.stages.forms import room_in, with_room, with_room_to_answer
 from obliviate_recipes.stages.judge import Judge
 
@@ -362,17 +362,9 @@ class Figures(Stage):
     def _update_card(self, evaluation: Evaluation, events: Events) -> None:
         """A model that one of our runs trained gets the figures into its card, where that may be written."""
         model = self.records.model
-        folder = Path(locate(model.source))
-        if model.endpoint is not None:  # the folder holds its tokenizer, and another model
-            return
-        if not ((folder.parent / RUN_FILE).exists() and (folder / CARD).exists()):  # one that was but opened has none
-            return
         behind = None if model.guardrail is None else label(model.guardrail)
-        try:
-            measured = Measured(evaluation=evaluation, behind=behind, dtype=self.records.shared.spec.engine.dtype)
-            add_measurement(Run(folder.parent, ""), folder.name, measured)
-        except OSError as error:
-            events.warned(f"{folder}: the model's card stays as it was: {error.strerror}")
+        measured = Measured(evaluation=evaluation, behind=behind, dtype=self.records.shared.spec.engine.dtype)
+        onto_card(model, lambda run, folder: add_measurement(run, folder, measured), events)
 
 
 class Pace:
