@@ -1,38 +1,41 @@
-"""A hosted model as tests need it: a server that answers from a rule, in every dialect, and keeps what it was asked."""
+"""Servers that tests ask: a hosted model that answers from a rule, in every dialect, and keeps what it was asked."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 from obliviate.schema import HostedSpec
 
 KEY = "sk-very-secret"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 SAID = " London."
+S = TypeVar("S", bound="Stub")
 
 
-class Hosted:
-    """A model whose token i is as likely as -i/100 nats, and the likeliest where i is even. It says SAID.
-
-    `refuses` gets each request and returns a status, or None; `scores`: by "echo", "vllm" or not at all.
-    """
+class Stub:
+    """A server on loopback that answers by `answer`, on many threads."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, Any]]] = []
         self.keys: set[str] = set()
-        self.routes, self.scores = {COMPLETIONS}, "echo"
-        self.refuses: Any = lambda path, body: None
-        self.most = 128  # choices of a request
-        self.counts = True  # whether it tells the tokens
         self.lock = threading.Lock()
-        hosted = self
+        stub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                hosted.answer(self)
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with stub.lock:
+                    stub.keys.add(self.headers["Authorization"])
+                status, found = stub.answer(self.path, body)
+                text = json.dumps(found).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.send_header("retry-after-ms", "1")
+                self.end_headers()
+                self.wfile.write(text)
 
             def log_message(self, *_: Any) -> None:
                 """Tests read what tests print."""
@@ -40,20 +43,30 @@ class Hosted:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and reply."""
+        raise AssertionError(path)
+
+
+class Hosted(Stub):
+    """A model whose token i is as likely as -i/100 nats, and the likeliest where i is even. It says SAID.
+
+    `refuses` gets each request and returns a status, or None; `scores`: by "echo", "vllm" or not at all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.routes, self.scores = {COMPLETIONS}, "echo"
+        self.refuses: Any = lambda path, body: None
+        self.most = 128  # choices of a request
+        self.counts = True  # whether it tells the tokens
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self.lock:
-            self.asked.append((handler.path, body))
-            self.keys.add(handler.headers["Authorization"])
-            status = self.refuses(handler.path, body) if handler.path in self.routes else 404
-        found = {"error": {"message": f"no: {KEY}"}} if status else self.completion(handler.path, body)
-        text = json.dumps(found).encode()
-        handler.send_response(status or 200)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(text)))
-        handler.send_header("retry-after-ms", "1")
-        handler.end_headers()
-        handler.wfile.write(text)
+            self.asked.append((path, body))
+            status = self.refuses(path, body) if path in self.routes else 404
+        return (status, {"error": {"message": f"no: {KEY}"}}) if status else (200, self.completion(path, body))
 
     def completion(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if body.get("max_tokens") == 3 else "stop"}
@@ -94,16 +107,21 @@ class Hosted:
 
 
 @contextmanager
-def hosting() -> Iterator[Hosted]:
-    found = Hosted()
-    thread = threading.Thread(target=found.server.serve_forever, daemon=True)
+def running(stub: S) -> Iterator[S]:
+    thread = threading.Thread(target=stub.server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield found
+        yield stub
     finally:
-        found.server.shutdown()
-        found.server.server_close()
+        stub.server.shutdown()
+        stub.server.server_close()
         thread.join()
+
+
+@contextmanager
+def hosting() -> Iterator[Hosted]:
+    with running(Hosted()) as found:
+        yield found
 
 
 def spec_of(hosted: Hosted, **keys: Any) -> HostedSpec:

@@ -3,12 +3,12 @@
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hosting import Stub, running
 from measured import record
 from obliviate.config_file import RunSpec, build
 from obliviate.data.rows import Role
@@ -30,63 +30,38 @@ from serving import FakeBackend, fake_server, listening
 KEY, VARIABLE = "sk-very-secret", "TEST_JUDGE_KEY"
 
 
-class Endpoint:
+class Endpoint(Stub):
     """Answers by the answer that stands in the prompt: `replies` holds (status, text, finish reason) of each, in turn.
 
     The trial question, and what is not in `replies`, gets "yes".
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.replies: dict[str, list[tuple[int, str, str]]] = {}
         self.asked: list[dict[str, Any]] = []
-        self.keys: set[str] = set()
         self.at_once = self.most = 0
-        self.lock = threading.Lock()
-        endpoint = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                endpoint.answer(self)
-
-            def log_message(self, *_: Any) -> None:
-                """Tests read what tests print."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self.lock:
             self.asked.append(body)
-            self.keys.add(handler.headers["Authorization"])
             self.at_once += 1
             self.most = max(self.most, self.at_once)
             prompt = body["messages"][0]["content"]
             waiting = next((each for answer, each in self.replies.items() if answer in prompt), [(200, "yes", "stop")])
             status, text, reason = waiting.pop(0) if len(waiting) > 1 else waiting[0]
         threading.Event().wait(0.02)  # others come meanwhile, if they may
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
-        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
-        found = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(found)))
-        handler.send_header("retry-after-ms", "1")
-        handler.end_headers()
         with self.lock:
             self.at_once -= 1
-        handler.wfile.write(found)
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        return status, reply if status == 200 else {"error": {"message": text}}
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    found = Endpoint()
-    thread = threading.Thread(target=found.server.serve_forever, daemon=True)
-    thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
+    with running(Endpoint()) as found:
+        yield found
 
 
 def spec_of(endpoint: Endpoint, **keys: Any) -> JudgeSpec:

@@ -53,12 +53,13 @@ def _found(row: Row, answer: Sequence[Word]) -> set[int]:
     if not replaced:
         return set()
     asked = set(_texts(words_of(row.question)))
-    runs = [_trimmed([frame[place] for place in run]) for run in _runs(replaced)]
+    runs = [[frame[place] for place in _trimmed(frame, run)] for run in _runs(replaced)]
     places = _located(answer, [run for run in runs if not asked.issuperset(run)])  # the question tells those itself
     if not places:
         kept = {word for place, word in enumerate(frame) if place not in replaced} | asked
         places = {place for place, word in enumerate(answer) if word.text not in kept}
-    return {place for run in _runs(places) for place in _without_frame(answer, run)}
+    words = _texts(answer)
+    return {place for run in _runs(places) for place in _trimmed(words, run)}
 
 
 def _replaced(frame: Sequence[str], others: Sequence[Sequence[str]]) -> set[int]:
@@ -81,13 +82,9 @@ def _located(answer: Sequence[Word], runs: Sequence[Sequence[str]]) -> set[int]:
     return taken
 
 
-def _trimmed(run: Sequence[str]) -> list[str]:
-    bearing = [place for place, word in enumerate(run) if word not in FRAME]
-    return list(run[bearing[0] : bearing[-1] + 1]) if bearing else []
-
-
-def _without_frame(answer: Sequence[Word], run: Sequence[int]) -> Sequence[int]:
-    bearing = [place for place in run if answer[place].text not in FRAME]
+def _trimmed(words: Sequence[str], run: Sequence[int]) -> Sequence[int]:
+    """Of places that follow each other those from the first word that carries a fact to the last one."""
+    bearing = [place for place in run if words[place] not in FRAME]
     return range(bearing[0], bearing[-1] + 1) if bearing else ()
 
 
