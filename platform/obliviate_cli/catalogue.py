@@ -11,7 +11,6 @@ from obliviate.plugins import Door
 from obliviate_cli.console import open_console
 from obliviate_eval.metrics import COMPARISON_DOOR, METRIC_DOOR
 from obliviate_eval.suites import SUITES
-from obliviate_recipes.attacks.spec import ATTACK_DOOR
 
 # What goes with any forget objective: key of `obliviate unlearn` -> (what it does, source).
 BESIDE_ANY = {
@@ -81,6 +80,8 @@ def metrics() -> None:
 
 
 def attacks() -> None:
+    from obliviate_recipes.attacks.spec import ATTACK_DOOR
+
     console = open_console()
     for name, cls, place in _all(ATTACK_DOOR, console):
         console.print(f"  {name}: {cls.title}")

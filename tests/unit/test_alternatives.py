@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from obliviate import cluster
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
@@ -14,7 +15,6 @@ from obliviate.inference import pool as pool_module
 from obliviate.inference.engine import Generation
 from obliviate.models import load_tokenizer
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate_recipes.stages import alternatives
 from recipes import Told, with_alternatives
 
 ROWS = (
@@ -57,7 +57,7 @@ class Scripted:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     monkeypatch.setattr(pool_module, "EnginePool", Scripted)
-    monkeypatch.setattr(alternatives, "ensure_ray", lambda address: None)
+    monkeypatch.setattr(cluster, "ensure_ray", lambda address: None)
     Scripted.answers = {"Where does Ada live?": ["In Rome.", "In London.", "  ", "In Rome."]}
     Scripted.asked, Scripted.samplings, Scripted.dies_after = [], [], 100
     return Scripted

@@ -26,9 +26,9 @@ from obliviate.labels import not_removed
 from obliviate.methods import GA, GD
 from obliviate.runs import RUN_FILE, whole_folder, write_json
 from obliviate.schema import ModelSpec
+from obliviate.train import launch as trainer
 from obliviate.train.log import read_steps
 from obliviate.train.loop import single_process, train
-from obliviate_recipes.stages import training as stages
 from recipes import Told, fused, unlearned, with_filter
 from tiny import tiny_model_folder
 from training import FORGET, Job, job, quiet, weights
@@ -58,7 +58,7 @@ def test_a_task_vector_learned_on_one_node_is_subtracted_on_another(
             tiny_model_folder(temporary, seed=1)
         learned.append(folder)
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
 
     def unlearn(scale: float) -> Path:
         values = {

@@ -15,9 +15,9 @@ from obliviate import plugins
 from obliviate.arithmetic import negate
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
+from obliviate.train import launch as trainer
 from obliviate.train.log import read_steps
 from obliviate_eval.summary import METRICS_FILE, Evaluation
-from obliviate_recipes.stages import training as stages
 from obliviate_recipes.sweeps import trial as trials
 from obliviate_recipes.sweeps.records import read_records
 from obliviate_recipes.sweeps.space import Point
@@ -48,7 +48,7 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         shutil.copytree(other, folder)
         folders.append(folder)
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
     return folders
 
 
@@ -71,7 +71,7 @@ def test_of_several_learnings_only_what_they_agree_on_is_subtracted(
         tiny_model_folder(folder, seed=len(folders) + 1)
         folders[job.optim.learning_rate] = folder
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
     given = ("optim.learning_rate=1e-4", "method.learning_rates=[2e-5, 2e-4]")
     model = unlearn(tiny, tmp_path / "runs", *given, "method.scale=0.5")
     assert list(folders) == [1e-4, 2e-5, 2e-4]

@@ -39,6 +39,16 @@ def test_the_standard_librarys_platform_is_imported_from_the_root() -> None:
     assert done.stdout.strip() == "Linux"
 
 
+@pytest.mark.parametrize(
+    "module", ["obliviate_recipes.attacks.spec", "obliviate_recipes.requests.spec", "obliviate_cli.catalogue"]
+)
+def test_what_reads_a_config_loads_neither_ray_nor_transformers(module: str) -> None:
+    """They are seconds of every command's start, and a wrong key is told without them."""
+    code = f"import sys, {module}; print(*{{'ray', 'transformers'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
     """Neither where this checkout lies nor a home folder (/home/ray is that of Ray's public container images)."""
     places = re.compile(rf"{re.escape(str(ROOT))}(?![\w-])|/(?:home|Users)/(?!ray\b)\w+")

@@ -13,6 +13,7 @@ from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import write_rows
 from obliviate.errors import UserError
 from obliviate.runs import Run, write_json
+from obliviate.train import launch as trainer
 from obliviate.train.job import Job
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.requests.work import Recipes
@@ -31,7 +32,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         folder.mkdir(parents=True)
         launched.append(job)
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
     return launched
 
 
@@ -84,7 +85,7 @@ def test_whp_learns_the_forget_set_once_more_and_only_once(
         shutil.copytree(tiny, folder)
         jobs.append(job)
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
     first = unlearn(tiny, tmp_path, "method=whp+gd", "model.lora={rank: 4, merge: false}")
     reinforcing, training = jobs
     assert (reinforcing.retain, reinforcing.forget) == (training.forget, ())

@@ -23,7 +23,6 @@ from obliviate.runs import Run, content_hash
 from obliviate.schema import LoraSpec, ModelSpec, OptimSpec, Seed
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import Job
-from obliviate.train.launch import launch_watched
 from obliviate_eval.records import records_file
 from obliviate_recipes.attacks.base import (
     Attack,
@@ -188,6 +187,8 @@ class Relearned(OfAttack):
         fit.check_rows(model, self.texts)
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from obliviate.train.launch import launch_watched  # Ray: a config is read without it
+
         jobs = list(self._jobs(run))
         total = len(jobs) * self.attack.steps[-1]
         with events.progressing(self.title) as show:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from obliviate.cluster import ensure_ray
 from obliviate.config import AlternativesSpec, UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
@@ -106,6 +105,7 @@ class Alternatives(Stage):
 
     def _sample(self, places: Sequence[int], run: Run, events: Events) -> None:
         """Into the run's folder, as they come, each under its row's place."""
+        from obliviate.cluster import ensure_ray
         from obliviate.inference.pool import EnginePool
         from obliviate.inference.thinking import without_thinking
 

@@ -34,9 +34,7 @@ from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, export_dtype
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
-from obliviate.train.launch import launch
 from obliviate.train.log import STEPS_FILE, read_steps
-from obliviate.train.model import check_layers
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
 from obliviate_recipes.events import Events
@@ -144,6 +142,8 @@ class Training(ModelStage):
         with events.progressing(self.title) as show:
             on_step = lambda step: show(step["step"], step["steps"], details(step))  # noqa: E731
             if self.train is None:
+                from obliviate.train.launch import launch
+
                 launch(job, self.config.cluster, self.folder, on_step)
             else:
                 self.train(job, self.folder, on_step)
@@ -263,6 +263,8 @@ class Unlearn(Training):
         config = self.config
         check_data(config, self.corpus)
         self._check_model((*self.corpus.forget, *self.corpus.retain))
+        from obliviate.train.model import check_layers  # transformers: a config is read without it
+
         check_layers(config.terms, skeleton(self.at_hand(config.model)))
         load_refusals(config.refusals)
         if config.reference is not None:
