@@ -29,7 +29,8 @@ def _config(folder: Path, **others: object) -> AttackRun:
         "models": {"forgot": {"source": models[2], "compute_dtype": "float32"}},
         "data": {"type": "fictitious", "people": 6, "forget_people": 4, "questions_per_person": 3,
                  "eval_retain_limit": 2},
-        "attacks": [*({"type": name} for name in LOOKS), {"type": "embedding", "tokens": 3, "iterations": [1, 4]}],
+        "attacks": [*({"type": name} for name in LOOKS), {"type": "embedding", "tokens": 3, "iterations": [1, 4]},
+                    {"type": "gcg", "tokens": 3, "iterations": [1, 4], "width": 8, "rows": 2}],
         "budget": {"utility_drop": 1.0},
         "evaluation": {"suite": "robustness", "engine": {"type": "hf", "dtype": "float32"},
                        "generation": {"max_new_tokens": 4}},
@@ -84,6 +85,11 @@ def test_looks_inside_have_a_scale_from_the_retain_model_to_the_original(ray_loc
             both = [read_records(stage.run.directory / f"records-{name}.parquet") for name in ("all", "all-mean")]
             assert both[0] != both[1]
 
+    for stage in _stages(recipe, "gcg"):
+        once, often = (read_records(stage.run.directory / f"records-{count}.parquet") for count in (1, 4))
+        suffixes = stage.run.summary["suffixes"]
+        for count, records in (("1", once), ("4", often)):
+            assert all(record.question.endswith(suffixes[count]) for record in records)
     for stage in _stages(recipe, "embedding"):
         once, often = (read_records(stage.run.directory / f"records-{count}.parquet") for count in (1, 4))
         assert len(once) == len(often)

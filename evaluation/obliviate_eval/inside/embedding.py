@@ -93,19 +93,25 @@ def optimised(
         gradient_KD = torch.zeros_like(vectors_KD)
         for batch in in_batches(model, [len(text.input_ids) for text in asked], batch_tokens):
             with torch.enable_grad(), embedded(model, controls, at_KD):
-                loss = _loss(model, [asked[i] for i in batch])
+                loss = losses_B(model, [asked[i] for i in batch]).sum()
             gradient_KD += torch.autograd.grad(loss, at_KD)[0]
         vectors_KD = vectors_KD - step * gradient_KD.sign()
         yield vectors_KD
 
 
-def _loss(model: "PreTrainedModel", texts: Sequence[Encoded]) -> Tensor:
-    """A sum over the answers' tokens, in nats: the sign of a gradient is that of the mean."""
+def losses_B(model: "PreTrainedModel", texts: Sequence[Encoded]) -> Tensor:
+    """Of each text, the negative log-probability of its answer, in nats."""
     ids_BT, mask_BT = pad([text.input_ids for text in texts], model.device, left=False)
     hidden_BTD = decoder_of(model)(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False)[0]
     place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
     ends = torch.tensor([(text.prompt_length, len(text.input_ids)) for text in texts], device=ids_BT.device)
     answer_BT = (place_T >= ends[:, :1]) & (place_T < ends[:, 1:])
     hidden_ND = final_hidden(model, hidden_BTD)[:, :-1][answer_BT[:, 1:]]
-    scores = token_statistics(hidden_ND, ids_BT[answer_BT], head_of(model), {Stat.LOGP})
-    return -scores[Stat.LOGP].sum()
+    logp_N = token_statistics(hidden_ND, ids_BT[answer_BT], head_of(model), {Stat.LOGP})[Stat.LOGP]
+    row_N = answer_BT.nonzero()[:, 0]
+    return -torch.zeros(len(texts), dtype=logp_N.dtype, device=logp_N.device).index_add(0, row_N, logp_N)
+
+
+def begun(text: Encoded, tokens: int) -> Encoded:
+    """With the first tokens of its answer alone."""
+    return Encoded(text.input_ids[: text.prompt_length + tokens], text.prompt_length)

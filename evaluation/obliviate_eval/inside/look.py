@@ -4,6 +4,7 @@ Shapes: L layers, P predicting places of an item, D hidden size, A answers of a 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,12 +18,13 @@ from obliviate.inference.hf import HFEngine, opened
 from obliviate.models import load_tokenizer, stop_ids, text_encoder
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.collect import Sampling, collect
-from obliviate_eval.inside.embedding import Controlled, control_ids, embedded, optimised
+from obliviate_eval.inside.embedding import Controlled, begun, control_ids, embedded, optimised
 from obliviate_eval.inside.lens import lens
 from obliviate_eval.inside.orthogonal import Means, directions, means, most_moved, without
 from obliviate_eval.inside.patching import depth, patched_logp, span_logp
 from obliviate_eval.inside.probe import probed
 from obliviate_eval.inside.states import Ids, Item, layer_states
+from obliviate_eval.inside.suffix import Searching, asking, suffixes
 from obliviate_eval.records import Record
 from obliviate_eval.suites.base import Suite
 
@@ -183,7 +185,7 @@ def with_embeddings(
     said = [row.saying(answer) for row in asked for answer in (row.fact, *row.perturbed_answers)]
     used = {token for each in said for token in encoder.encode(*each).input_ids}
     controls = control_ids(how.tokens, len(tokenizer), used | set(tokenizer.all_special_ids))
-    texts = [_begun(encoder.encode(*row.saying(row.fact)), how.target_tokens) for row in rows]
+    texts = [begun(encoder.encode(*row.saying(row.fact)), how.target_tokens) for row in rows]
     embedding = model.get_input_embeddings()
     first = torch.tensor(tokenizer(START, add_special_tokens=False).input_ids[-1:], device=model.device)
     steps = optimised(model, texts, controls, embedding(first)[0], how.step, engine.batch_tokens)
@@ -199,8 +201,29 @@ def with_embeddings(
     return found
 
 
-def _begun(text: Encoded, tokens: int) -> Encoded:
-    return Encoded(text.input_ids[: text.prompt_length + tokens], text.prompt_length)
+def with_suffix(
+    target: ModelSpec,
+    rows: Sequence[Row],
+    engine: EngineSpec,
+    how: Searching,
+    sets: Sequence[EvaluationSet],
+    suite: Suite,
+    sampling: Sampling,
+) -> dict[int, tuple[str, list[Record]]]:
+    """A suffix that was searched for on these rows, and records of the target with it behind each question:
+    iterations -> both."""
+    encoder = _encoder(target)
+    model, tokenizer = opened(target, engine)
+    asked_by = HFEngine(model, tokenizer, engine, stop_ids(target, tokenizer))
+    found = {}
+    for iteration, suffix in enumerate(suffixes(model, encoder, rows, how, engine.batch_tokens), 1):
+        if iteration in how.iterations:
+            behind = [replace(each, rows=tuple(asking(row, suffix) for row in each.rows)) for each in sets]
+            records = collect(asked_by, encoder, behind, suite, sampling, lambda stage, done, total: None)
+            found[iteration] = (suffix, records)
+        if iteration == max(how.iterations):
+            break
+    return found
 
 
 def _left(depth: float | None) -> float | None:

@@ -6,9 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from obliviate.errors import UserError
-from obliviate.inference.limits import context_limit
-from obliviate.models import load_config, load_tokenizer, text_encoder
 from obliviate.runs import Run
 from obliviate_eval.records import records_file, write_records
 from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target, rising
@@ -63,19 +60,7 @@ class Embedded(Asked):
 
     def check(self) -> None:
         super().check()
-        attack, model = self.attack, self.at_hand(self.model())
-        tokenizer = load_tokenizer(model)
-        encoder = text_encoder(model, tokenizer)
-        rows = (*self.rows, *(row for each in self.scene.measuring.corpus.evaluation for row in each.rows))
-        texts = {row.saying(answer) for row in rows for answer in (row.fact, *row.perturbed_answers)}
-        ids = [encoder.encode(*text).input_ids for text in texts]
-        longest, limit = max(map(len, ids)), context_limit(self.engine, load_config(model))
-        free = len(tokenizer) - len({token for each in ids for token in each} | set(tokenizer.all_special_ids))
-        if attack.tokens > (most := min(limit - longest, free)):
-            raise UserError(
-                f"attacks.{attack.label}.tokens: {attack.tokens}: {self.target.name} has room for {limit} tokens, of "
-                f"which the longest text takes {longest}, and {free} tokens that no text uses; give {most} at most"
-            )
+        self.check_room(self.attack.tokens, self.attack.label)
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         from obliviate_eval.inside.look import Optimising, with_embeddings

@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 from obliviate import fit
 from obliviate.data.rows import EvaluationSet, Role, Row, content_of_rows
 from obliviate.errors import UserError
-from obliviate.models import load_config
+from obliviate.inference.limits import context_limit
+from obliviate.models import load_config, load_tokenizer, text_encoder
 from obliviate.runs import Run
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.collect import Sampling
@@ -165,6 +166,23 @@ class Asked(Look):
     def asked(self) -> tuple[Sequence[EvaluationSet], Suite, Sampling]:
         measuring = self.scene.measuring
         return measuring.corpus.evaluation, self.scene.suite, Sampling(measuring.spec.generation, SamplingSpec())
+
+    def check_room(self, tokens: int, label: str) -> None:
+        """Raises UserError where the model has no room for so many tokens more, or no tokens that can stand for
+        them."""
+        model = self.at_hand(self.model())
+        tokenizer = load_tokenizer(model)
+        encoder = text_encoder(model, tokenizer)
+        rows = (*self.rows, *(row for each in self.scene.measuring.corpus.evaluation for row in each.rows))
+        texts = {row.saying(answer) for row in rows for answer in (row.fact, *row.perturbed_answers)}
+        ids = [encoder.encode(*text).input_ids for text in texts]
+        longest, limit = max(map(len, ids)), context_limit(self.engine, load_config(model))
+        free = len(tokenizer) - len({token for each in ids for token in each} | set(tokenizer.all_special_ids))
+        if tokens > (most := min(limit - longest, free)):
+            raise UserError(
+                f"attacks.{label}.tokens: {tokens}: {self.target.name} has room for {limit} tokens, of which the "
+                f"longest text takes {longest}, and {free} tokens that no text uses; give {most} at most"
+            )
 
     def work(self) -> tuple[Work, ...]:
         shared = self.scene.measuring

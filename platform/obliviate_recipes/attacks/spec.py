@@ -11,6 +11,7 @@ from obliviate_recipes.attacks.ask import Ask
 from obliviate_recipes.attacks.base import Attack
 from obliviate_recipes.attacks.depth import Lens, Patch
 from obliviate_recipes.attacks.embedding import Embedding
+from obliviate_recipes.attacks.gcg import GCG
 from obliviate_recipes.attacks.merge_back import MergeBack
 from obliviate_recipes.attacks.orthogonalise import Orthogonalise
 from obliviate_recipes.attacks.probe import Probe
@@ -19,7 +20,9 @@ from obliviate_recipes.attacks.quantise import Quantise
 from obliviate_recipes.attacks.relearn import Relearn
 from obliviate_recipes.attacks.sample import Sample
 
-AnyAttack = Relearn | Quantise | Prune | MergeBack | Ask | Sample | Patch | Lens | Probe | Orthogonalise | Embedding
+AnyAttack = (
+    Relearn | Quantise | Prune | MergeBack | Ask | Sample | Patch | Lens | Probe | Orthogonalise | Embedding | GCG
+)
 ATTACK_TYPES: dict[str, type[Attack]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyAttack)}
 ATTACK_DOOR = Door("obliviate.attacks", (Attack,), ATTACK_TYPES, set(ATTACK_TYPES))
 AttackSpec = Annotated[AnyAttack, Field(discriminator="type"), ATTACK_DOOR]
