@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from obliviate.linear import LinearWeight
 
-NOT_MEASURED = "WandA cannot tell its weights apart; prune by: magnitude"
+NOT_MEASURED = "wanda, gptq and awq rest on its inputs; prune by: magnitude, and quantise by: nearest"
 
 
 def prune(source: Path, share: float, folder: Path, norms: "Mapping[str, Tensor] | None" = None) -> None:

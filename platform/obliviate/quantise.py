@@ -8,7 +8,7 @@ Shapes: O outputs, D inputs of a layer; G numbers that share a scale. Names: cod
 step, what lies between two codes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -42,8 +42,9 @@ class Quantised(NamedTuple):
     values: "Tensor"  # that the codes stand for, bfloat16
 
 
-def quantise(source: Path, to: Format, folder: Path) -> None:
-    """Write to `folder` the model of `source` (a Hugging Face folder) with its linear layers in a format of few bits.
+def quantise(source: Path, to: Format, folder: Path, calibrated: "Mapping[str, Tensor] | None" = None) -> None:
+    """Write to `folder` the model of `source` (a Hugging Face folder) with its linear layers in a format of few bits;
+    `calibrated`: the values of those that are not rounded to the nearest, as `calibrated.calibrated` gives them.
 
     Those are all but the output layer; the rest of the model is in bfloat16 (bf16 and fp16: in these, all of it), in
     which kernels of these formats multiply. A tensor at a time is in memory. Raises UserError for a model that is
@@ -59,6 +60,8 @@ def quantise(source: Path, to: Format, folder: Path) -> None:
             raise UserError(f"model.source: {source}: {name} has numbers that float16 does not hold; leave fp16 out")
         if to in PLAIN or name not in linear:
             return tensor
+        if calibrated is not None and (found := calibrated.get(linear[name].weight)) is not None:
+            return linear[name].rows(found.float())
         return linear[name].rows(quantised(linear[name].rows(tensor), to).values)
 
     combine([source], changed, folder, getattr(torch, PLAIN.get(to, "bfloat16")))
@@ -79,16 +82,24 @@ def quantised(weight_OD: "Tensor", to: Format) -> Quantised:
     return Quantised(torch.stack(codes), torch.stack(values))
 
 
-def _integers(weight_OD: "Tensor", largest: int, size: int) -> Quantised:
-    """Symmetric: codes from -largest to largest, a step for each `size` inputs of an output, the last fewer."""
+def _integers(weight_OD: "Tensor", largest: int, size: int | None) -> Quantised:
+    """Symmetric: codes from -largest to largest, a step for each `size` inputs of an output, the last fewer; for all of
+    them where there is no size."""
     import torch
 
     inputs = weight_OD.shape[-1]
+    size = size or inputs
     groups_NG = torch.nn.functional.pad(weight_OD, (0, -inputs % size)).unflatten(-1, (-1, size))
-    top_N1 = _largest(groups_NG)
-    codes_NG = (groups_NG / _divisor(top_N1) * largest).round().clamp(-largest, largest)
-    values_NG = (codes_NG * top_N1 / largest).bfloat16()
-    return Quantised(*(each.flatten(-2)[..., :inputs] for each in (codes_NG.to(torch.int8), values_NG)))
+    found = nearest_integer(groups_NG, largest_of(groups_NG), largest)
+    return Quantised(*(each.flatten(-2)[..., :inputs] for each in found))
+
+
+def nearest_integer(weight: "Tensor", top: "Tensor", largest: int) -> Quantised:
+    """`top`: what the code `largest` stands for."""
+    import torch
+
+    codes = (weight / _divisor(top) * largest).round().clamp(-largest, largest)
+    return Quantised(codes.to(torch.int8), (codes * top / largest).bfloat16())
 
 
 def _levels(weight_OD: "Tensor", levels: tuple[float, ...]) -> Quantised:
@@ -97,7 +108,7 @@ def _levels(weight_OD: "Tensor", levels: tuple[float, ...]) -> Quantised:
 
     count = weight_OD.numel()
     blocks_NG = torch.nn.functional.pad(weight_OD.flatten(), (0, -count % BLOCK)).view(-1, BLOCK)
-    top_N1 = _largest(blocks_NG)
+    top_N1 = largest_of(blocks_NG)
     levels_L = torch.tensor(levels)
     codes_NG = torch.bucketize(blocks_NG / _divisor(top_N1), (levels_L[1:] + levels_L[:-1]) / 2, out_int32=True)
     values_NG = (levels_L[codes_NG] * top_N1).bfloat16()
@@ -105,7 +116,7 @@ def _levels(weight_OD: "Tensor", levels: tuple[float, ...]) -> Quantised:
     return Quantised(codes, values)
 
 
-def _largest(groups_NG: "Tensor") -> "Tensor":
+def largest_of(groups_NG: "Tensor") -> "Tensor":
     """Of each group the largest absolute value, in bfloat16's precision."""
     return groups_NG.abs().amax(-1, keepdim=True).bfloat16().float()
 
@@ -115,9 +126,11 @@ def _divisor(top_N1: "Tensor") -> "Tensor":
     return top_N1.where(top_N1 > 0, 1.0)
 
 
+# The largest code, and how many inputs of an output share a step; None: all.
+INTEGERS: dict[str, tuple[int, int | None]] = {"int8": (127, None), "int4_g128": (7, GROUP)}
 _CODERS: dict[str, Callable[["Tensor"], Quantised]] = {
-    "int8": lambda weight_OD: _integers(weight_OD, 127, weight_OD.shape[-1]),
-    "int4_g128": lambda weight_OD: _integers(weight_OD, 7, GROUP),
+    "int8": lambda weight_OD: _integers(weight_OD, *INTEGERS["int8"]),
+    "int4_g128": lambda weight_OD: _integers(weight_OD, *INTEGERS["int4_g128"]),
     "nf4": lambda weight_OD: _levels(weight_OD, NF4),
     "fp4": lambda weight_OD: _levels(weight_OD, FP4),
 }

@@ -117,6 +117,17 @@ def test_every_format_is_a_model_that_is_measured(attacked: Attacked) -> None:
     assert all(each.recovery.excess.value in (None, 0) for each in outcomes(robust, "retain").values())
 
 
+def test_calibrated_formats_read_the_retain_set(attacked: Attacked) -> None:
+    robust = attacked(
+        Quantise(by="gptq", rows=3), Quantise(by="awq", rows=3), Quantise(formats=("int4_g128",), name="nearest")
+    )
+    assert {"quantise gptq int4_g128", "quantise awq int4_g128", "nearest int4_g128"} < set(outcomes(robust, "forgot"))
+    models = rewritten(robust)
+    for name in ("original", "retain", "forgot"):
+        found = [models[name, change] for change in ("gptq-int4_g128", "awq-int4_g128", "int4_g128")]
+        assert len({tuple(model[LINEAR].flatten().tolist()) for model in found}) == 3
+
+
 def test_a_model_that_is_gone_is_made_again_to_be_measured(attacked: Attacked) -> None:
     robust = attacked(Quantise(formats=("int4_g128",)))
     made(robust)
@@ -194,7 +205,8 @@ def test_what_cannot_be_rewritten_is_told_before_anything_is_made(scene: Scene, 
     how = {"quant_method": "compressed-tensors"}
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": how}))
     for attack, target, message in (
-        (Prune(by="wanda"), experts, r"experts\.gate_up_proj holds several experts"),
+        (Prune(by="wanda"), experts, r"experts\.gate_up_proj holds several experts.*prune by: magnitude"),
+        (Quantise(by="gptq"), experts, r"experts\.gate_up_proj holds several experts.*quantise by: nearest"),
         (Quantise(), quantised_already, "quantised: is quantised already"),
         (Prune(), quantised_already, "quantised: is quantised already"),
     ):
@@ -209,6 +221,8 @@ def test_wanda_needs_texts(scene: Scene) -> None:
     Prune().check(bare)
     with pytest.raises(UserError, match=r"attacks\.prune\.by: wanda: the data has no retain set"):
         Prune(by="wanda").check(bare)
+    with pytest.raises(UserError, match=r"attacks\.quantise\.by: awq: .* give data\.retain, or by: nearest"):
+        Quantise(by="awq").check(bare)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +231,7 @@ def test_wanda_needs_texts(scene: Scene) -> None:
         (Quantise, {"formats": ["nf4", "nf4"]}, "holds one twice"),
         (Quantise, {"formats": ["int2"]}, "Input should be 'bf16'"),
         (Quantise, {"formats": []}, "at least 1"),
+        (Quantise, {"formats": ["nf4"], "by": "gptq"}, "nf4: gptq rounds to int8 and int4_g128"),
         (Prune, {"shares": [0.3, 0.3]}, "holds one twice"),
         (Prune, {"shares": [1.0]}, "less than 1"),
         (MergeBack, {"shares": [0.0]}, "greater than 0"),

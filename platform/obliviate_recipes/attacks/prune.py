@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from random import Random
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from obliviate import storage
-from obliviate.data.rows import Row
-from obliviate.errors import UserError
-from obliviate.models import load_pretrained, skeleton, text_encoder
+from obliviate.models import skeleton
 from obliviate.prune import input_norms, measured_layers, prune
-from obliviate.runs import Run, content_hash, write_whole
+from obliviate.runs import Run, write_whole
 from obliviate_recipes.attacks.base import Attack, Attempt, OnTarget, Scene, Target
+from obliviate_recipes.attacks.reading import Reading, require_texts
 from obliviate_recipes.attacks.rewritten import Rewritten, Shares
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, Stage
@@ -40,20 +37,13 @@ class Prune(Attack):
         return self.name or f"prune {self.by}"
 
     def check(self, scene: Scene) -> None:
-        if self.by == "wanda" and not scene.split.retain:
-            raise UserError(
-                "attacks.prune.by: wanda: the data has no retain set, whose texts it reads; give data.retain, or by: "
-                "magnitude"
-            )
+        if self.by == "wanda":
+            require_texts(scene, self.type, self.by, instead="magnitude")
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
-        norms = Norms(target, scene, self._texts(scene)) if self.by == "wanda" else None
+        norms = Norms(target, scene, Reading.of(scene, self.rows)) if self.by == "wanda" else None
         stages = [Pruned(target, scene.runs, share, norms) for share in self.shares]
         return [scene.changed(target, f"{self.label} {stage.share:g}", stage) for stage in stages]
-
-    def _texts(self, scene: Scene) -> tuple[Row, ...]:
-        rows = scene.split.retain
-        return tuple(Random(scene.seed).sample(rows, min(self.rows, len(rows))))
 
 
 @dataclass(frozen=True)
@@ -88,40 +78,33 @@ class Norms(OnTarget):
 
     kind: ClassVar = "norms"
 
-    texts: tuple[Row, ...]
+    reading: Reading
 
     @property
     def title(self) -> str:
-        return f"read {len(self.texts)} retain texts with {self.target.name}"
-
-    @cached_property
-    def _dtype(self) -> str:
-        return self.scene.measuring.spec.engine.dtype
+        return f"read {len(self.reading.texts)} retain texts with {self.target.name}"
 
     def determined(self) -> Determined:
         model = self.target.model
-        config = {"dtype": self._dtype, "model": model.model_dump(mode="json", exclude={"source", "base", "revision"})}
-        texts = content_hash([row.saying(row.answer) for row in self.texts])
-        return Determined(config, {"texts": texts}, {"model": model})
+        kept = model.model_dump(mode="json", exclude={"source", "base", "revision"})
+        return Determined(
+            {"dtype": self.reading.dtype, "model": kept}, {"texts": self.reading.content}, {"model": model}
+        )
 
     def check(self) -> None:
         measured_layers(skeleton(self.at_hand(self.target.model)))
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
-        import torch
         from safetensors.torch import save_file
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        spec = self.target.model
-        model, tokenizer = load_pretrained(spec, dtype=getattr(torch, self._dtype), device=device)
-        encoder = text_encoder(spec, tokenizer)
+        model, texts = self.reading.opened(self.target.model)
         with events.progressing(self.title) as show:
 
-            def texts() -> Iterator[tuple[int, ...]]:
-                for done, row in enumerate(self.texts):
-                    show(done, len(self.texts), "")
-                    yield encoder.encode_row(row).input_ids
+            def shown() -> Iterator[tuple[int, ...]]:
+                for done, ids in enumerate(texts):
+                    show(done, len(texts), "")
+                    yield ids
 
-            norms = input_norms(model, texts())
+            norms = input_norms(model, shown())
         write_whole(run.directory / NORMS_FILE, lambda path: save_file(norms, path))
-        return {"texts": len(self.texts)}
+        return {"texts": len(texts)}
