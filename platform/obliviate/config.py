@@ -241,15 +241,20 @@ class UnlearnRun(Unlearning, TrainingRun):
             raise ValueError(
                 f"reference: {self.reference.source}: no term of {self.label} compares with another model; remove it"
             )
-        unread = (*sorted(LAYOUT), "max_length", "guardrail", "lora", "dropout")
-        for key in () if self.reference is None else unread:
-            given = getattr(self.reference, key)
-            if given not in (getattr(self.model, key), ModelSpec.model_fields[key].default):
+        if self.reference is not None:
+            self._reads_alike("reference", self.reference)
+        if self.forget_filter is not None:
+            self._reads_alike("forget_filter.reference", self.forget_filter.reference)
+        return self
+
+    def _reads_alike(self, where: str, reference: ModelSpec) -> None:
+        """Raises ValueError for a reference with keys of its own for what it takes from `model`."""
+        for key in (*sorted(LAYOUT), "max_length", "guardrail", "lora", "dropout"):
+            if getattr(reference, key) not in (getattr(self.model, key), ModelSpec.model_fields[key].default):
                 raise ValueError(
-                    f"reference.{key}: has no effect: the reference reads what `model` lays out, with nothing added to "
+                    f"{where}.{key}: has no effect: the reference reads what `model` lays out, with nothing added to "
                     "its weights; remove it"
                 )
-        return self
 
     @model_validator(mode="after")
     def _negation_fits(self) -> "UnlearnRun":

@@ -67,6 +67,17 @@ def test_the_verdict_by_hand(tiny: Path, tmp_path: Path) -> None:
         judge(spec, [Row("?", "!")], near[:1], [(2, -1.0)], [(3, -1.0)])
 
 
+def test_the_reference_is_laid_out_as_the_model_is(tiny: Path, tmp_path: Path) -> None:
+    run = config(tiny, tmp_path)
+    model = run.model.model_copy(update={"max_length": 64, "system_prompt": "", "chat_template": "plain"})
+    run = run.model_copy(update={"model": model})
+    found = forget_filter.Filter(run, Corpus(ROWS, RETAIN, ())).reference
+    assert (found.max_length, found.system_prompt, found.chat_template) == (64, "", "plain")
+    assert found.source == str(tiny)
+    with pytest.raises(UserError, match=r"forget_filter\.reference\.max_length: has no effect: .* remove it"):
+        config(tiny, tmp_path, reference={"source": str(tiny), "max_length": 64})
+
+
 def test_filtered_rows_are_reported_one_by_one_and_measured_all_the_same(
     tiny: Path, tmp_path: Path, scripted: Scripted
 ) -> None:

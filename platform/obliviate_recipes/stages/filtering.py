@@ -47,6 +47,12 @@ class Filter(Stage):
         assert self.config.forget_filter is not None
         return self.config.forget_filter
 
+    @cached_property
+    def reference(self) -> ModelSpec:
+        """Laid out as the model is: an answer is compared with itself."""
+        layout = {key: getattr(self.config.model, key) for key in (*LAYOUT, "max_length")}
+        return self.spec.reference.model_copy(update=layout)
+
     @property
     def engine(self) -> EngineSpec:
         return self.spec.engine or EngineSpec()
@@ -69,7 +75,7 @@ class Filter(Stage):
             "encoder": self.config.encoder,
             "layout": self.config.model.model_dump(mode="json", include=LAYOUT | {"max_length"}),
         }
-        models = {"model": self.config.model, "reference": self.spec.reference}
+        models = {"model": self.config.model, "reference": self.reference}
         return Determined(settings, {"data": self.corpus.training_content}, models)
 
     def check(self) -> None:
@@ -84,7 +90,7 @@ class Filter(Stage):
             _scored(each, self.engine, rows, self.config.cluster.address, title, events)
             for each, title in (
                 (self.config.model, "score the forget set"),
-                (self.spec.reference, "score it with the reference"),
+                (self.reference, "score it with the reference"),
             )
         )
         judged = judge(self.spec, rows, near, model, reference)
@@ -93,7 +99,7 @@ class Filter(Stage):
         return {"rows": len(judged), "filtered": sum(each.filtered for each in judged)}
 
     def work(self) -> tuple[Work, ...]:
-        models = (self.at_hand(self.config.model), self.at_hand(self.spec.reference))
+        models = (self.at_hand(self.config.model), self.at_hand(self.reference))
         title = "score the forget set"
         return tuple(Measured(title, scoring(each, self.corpus.forget, self.engine)) for each in models)
 
