@@ -1,13 +1,14 @@
 """Sequences of forget sets: what is forgotten, kept and measured at each step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from obliviate.data.continual import ContinualData, FilesTasks, TofuTasks
 from obliviate.data.files import EvaluationFile
-from obliviate.data.rows import Role, Row, write_rows
+from obliviate.data.rows import Role, Row, read_rows, write_rows
 from obliviate.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "tofu"
@@ -106,10 +107,42 @@ class TestTofu:
         with pytest.raises(UserError, match=message):
             TofuTasks(source=str(folder), split="forget01", tasks=tasks).load_tasks()
 
-    def test_files_without_tasks(self, folder: Path, write: Write) -> None:
-        write("forget01.json", [row(1)])
-        with pytest.raises(UserError, match="forget01 has no task_id"):
-            TofuTasks(source=str(folder), split="forget01").load_tasks()
+    def test_tasks_of_tofu_as_published(self, folder: Path, write: Write) -> None:
+        """There the smaller forget sets are the last authors of the larger ones; a task has two authors, 40 rows."""
+        for kind in ("", "_perturbed"):
+            for name, size in (("forget01", 40), ("forget05", 80), ("forget10", 120)):
+                write(f"{name}{kind}.json", [row(number) for number in range(120 - size, 120)])
+        sequence = TofuTasks(source=str(folder), split="forget01").load_tasks()
+        expected = [range(80, 120), range(40, 80), range(40)]
+        assert [[each.answer for each in task.forget] for task in sequence.tasks] == [
+            [row(number).answer for number in each] for each in expected
+        ]
+        for task in sequence.tasks:
+            assert [each.question for each in task.measured.rows] == [each.question for each in task.forget]
+        assert [each.name for each in sequence.tasks] == ["1", "2", "3"]
+
+    @pytest.mark.parametrize("split", ["forget05", "forget10"])
+    def test_files_without_tasks(self, folder: Path, write: Write, split: str) -> None:
+        for kind in ("", "_perturbed"):
+            write(f"{split}{kind}.json", [row(1)])
+        with pytest.raises(UserError, match=rf"{split} has no task_id.*set data\.split=forget01, or give the folder"):
+            TofuTasks.model_validate({"source": str(folder), "split": split}).load_tasks()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}: TOFU in the continual cut is not at hand")
+def test_tasks_made_of_tofu_as_published_are_those_of_the_cut(tmp_path: Path) -> None:
+    """As published, authors stand in one order: those of forget01 last."""
+    for kind in ("", "_perturbed"):
+        first = [replace(each, task_id=None) for each in read_rows(SHARED / f"forget10{kind}.json")
+                 if each.task_id == "1"]  # fmt: skip
+        order = [*first[200:], *first[40:200], *first[:40]]
+        for split, size in (("forget10", 400), ("forget05", 200), ("forget01", 40)):
+            write_rows(tmp_path / f"{split}{kind}.json", order[-size:])
+    for name in ("retain90", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed"):
+        (tmp_path / f"{name}.json").symlink_to(SHARED / f"{name}.json")
+    made, given = (TofuTasks(source=str(each), split="forget01").load_tasks() for each in (tmp_path, SHARED))
+    assert made.tasks == given.tasks
+    assert made.corpus(3).retain == given.corpus(3).retain
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}: TOFU in the continual cut is not at hand")

@@ -4,8 +4,8 @@ At step k the forget set is task k. The retain set is a fixed remainder and ever
 shrinks from step to step. What is measured stays the same: each task as a set of its own, and what is always kept.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,9 +14,11 @@ from obliviate.data.base import Data
 from obliviate.data.files import EvaluationFile, read_key
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, without_overlap
 from obliviate.data.source import reader
-from obliviate.data.tofu import RETAIN_OF, TofuFiles, slice_of
+from obliviate.data.tofu import QUESTIONS, RETAIN_OF, TofuFiles, slice_of
 from obliviate.errors import UserError
 from obliviate.schema import Spec
+
+CUT = "forget01"  # whose tasks TOFU as published has
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class TofuTasks(TofuFiles):
     """TOFU in the cut for continual unlearning: a folder whose forget files have a `task_id`.
 
     forget01 has ten tasks of 40 rows, forget05 ten of 200, forget10 nine of 400. Tasks that are not asked for stay in
-    the retain set, so that task 1 alone is TOFU's own forget set with its own retain set.
+    the retain set, so that task 1 alone is TOFU's own forget set with its own retain set. The ten tasks of forget01 are
+    made of TOFU as published too: its forget10 has their rows and false answers.
     """
 
     type: Literal["tofu_tasks"] = "tofu_tasks"
@@ -64,12 +67,18 @@ class TofuTasks(TofuFiles):
         return values
 
     def load_tasks(self) -> TaskSequence:
-        """Raises UserError for files without tasks, for an unknown task, and for one that is asked for twice."""
+        """Raises UserError where there are no tasks, for an unknown task, and for one that is asked for twice."""
         read = reader(self.source)
         rows, measured = read(self.split), read(f"{self.split}_perturbed")
+        if all(row.task_id is None for row in rows):
+            if self.split != CUT:
+                raise UserError(
+                    f"data.source: {self.source}: {self.split} has no task_id, and TOFU as published has false answers "
+                    f"for forget10 alone, of which only the tasks of {CUT} can be made: set data.split={CUT}, or give "
+                    "the folder data/tofu of github.com/sail-sg/closer-look-LLM-unlearning"
+                )
+            rows, measured = cut(read, ""), cut(read, "_perturbed")
         known = list(dict.fromkeys(row.task_id for row in rows if row.task_id is not None))
-        if not known:
-            raise UserError(f"data.source: {self.source}: {self.split} has no task_id; give the cut for continual use")
         asked = known if self.tasks is None else list(self.tasks)
         _check_tasks(asked, known)
         tasks = tuple(
@@ -88,6 +97,15 @@ class TofuTasks(TofuFiles):
             EvaluationSet("world_facts", Role.WORLD_FACTS, read("world_facts_perturbed")[: self.eval_real_limit]),
         )
         return TaskSequence(tasks, remainder, sets)
+
+
+def cut(read: Callable[[str], tuple[Row, ...]], kind: str) -> tuple[Row, ...]:
+    """The rows of forget01's tasks, made of TOFU as published: forget01, then what forget05 has more than it, then what
+    forget10 has more, two authors a task. So are the files of the cut, row by row."""
+    found: dict[tuple[str, ...], Row] = {}
+    for split in RETAIN_OF:  # each is part of the next
+        found |= {row.key: row for row in read(f"{split}{kind}") if row.key not in found}
+    return tuple(replace(row, task_id=str(place // (2 * QUESTIONS) + 1)) for place, row in enumerate(found.values()))
 
 
 class FilesTasks(Spec):
