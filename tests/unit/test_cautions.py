@@ -1,5 +1,7 @@
 """What a user is told before and after a model is measured."""
 
+import pytest
+
 import token_kinds
 from measured import record
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
@@ -39,3 +41,18 @@ def test_answers_that_never_came_are_counted() -> None:
     caution = cautions.of_answers([said, thought, record(generation=None)])
     assert caution.startswith("1 of 2 generations ended inside their thinking: they count as unscored; raise")
     assert cautions.of_answers([said]) == ""
+
+
+@pytest.mark.parametrize("suite", ["tofu", "openunlearning", "closer_look"])
+def test_nothing_is_missed_that_tofu_never_has(suite: str) -> None:
+    """Its real authors and world facts have false answers, and no other wordings."""
+    whole = Row("Who?", "Ann.", paraphrased_answer="It is Ann.", perturbed_answers=("Ben.",))
+    bare = Row("Who?", "Ann.", perturbed_answers=("Ben.",))
+    roles = {"forget": Role.FORGET, "retain": Role.RETAIN}
+    sets = [EvaluationSet(name, role, (whole,)) for name, role in roles.items()]
+    sets += [
+        EvaluationSet(name, role, (bare,))
+        for name, role in (("real_authors", Role.REAL_AUTHORS), ("world_facts", Role.WORLD_FACTS))
+    ]
+    found = cautions.of_data(Corpus((whole,), (), tuple(sets)), EvaluationSpec(suite=suite))
+    assert not [warning for warning in found if "no row of the set" in warning]

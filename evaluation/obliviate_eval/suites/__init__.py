@@ -16,6 +16,7 @@ from obliviate_eval.aggregates import (
 )
 from obliviate_eval.metrics import (
     Accuracy,
+    AnyMetric,
     DistinctN,
     Entailment,
     ExactMemorization,
@@ -63,6 +64,24 @@ _KEY = (KeySaid(), KeyProbability())  # what a user means by forgotten: first
 _SIX = (*_KEY, _PUBLISHED_ROUGE, *_REST, Entailment(words="published"))
 _MEMORY = (ExtractionStrength(), ExactMemorization(), ParaphrasedProbability(), ExtentOfKnowledge())
 _ATTACKS = (MiaLoss(), MiaZlib(), MiaMinK(), MiaReference())  # those that one scored pass gives
+_TOFU = (*_KEY, _PUBLISHED_ROUGE, Probability(), TruthRatio(definition="tofu"), *_MEMORY)
+_OPENUNLEARNING = (
+    _PUBLISHED_ROUGE,
+    Probability(definition="openunlearning"),
+    TruthRatio(definition="openunlearning"),
+    ExtractionStrength(definition="openunlearning"),
+    ExactMemorization(),
+    ParaphrasedProbability(),
+    ExtentOfKnowledge(definition="openunlearning"),
+    Fluency(),
+)
+
+
+def _of_the_world(metrics: tuple[AnyMetric, ...]) -> dict[str, tuple[str, ...]]:
+    """TOFU's real authors and world facts have no other wordings of their answers."""
+    types = tuple(each.type for each in metrics if each.type != "paraphrased_probability")
+    return dict.fromkeys(("real_authors", "world_facts"), types)
+
 
 # Forgotten facts: does what the model says imply the truth? Kept facts: is what it says implied by the truth?
 # That is how the published code asks; on real people it asks the first question of every set.
@@ -93,23 +112,16 @@ OPT_OUT = Suite(
 TOFU = Suite(
     name="tofu",
     title="TOFU's own numbers (arXiv:2401.06121), memorisation and membership inference; needs no judge",
-    metrics=(*_KEY, _PUBLISHED_ROUGE, Probability(), TruthRatio(definition="tofu"), *_MEMORY),
+    metrics=_TOFU,
+    sets=_of_the_world(_TOFU),
     comparisons=(*_ATTACKS, PrivLeak(), RelativeDifference()),
     aggregates=(TOFU_MODEL_UTILITY, MEMORIZATION),
 )
 OPENUNLEARNING = Suite(
     name="openunlearning",
     title="Everything OpenUnlearning computes of TOFU (arXiv:2506.12618), as its code does, and its three scores",
-    metrics=(
-        _PUBLISHED_ROUGE,
-        Probability(definition="openunlearning"),
-        TruthRatio(definition="openunlearning"),
-        ExtractionStrength(definition="openunlearning"),
-        ExactMemorization(),
-        ParaphrasedProbability(),
-        ExtentOfKnowledge(definition="openunlearning"),
-        Fluency(),
-    ),
+    metrics=_OPENUNLEARNING,
+    sets=_of_the_world(_OPENUNLEARNING),
     comparisons=(
         *_ATTACKS,
         MiaMinKPlusPlus(),
