@@ -111,6 +111,33 @@ class ForgetFilterSpec(Spec):
     engine: EngineSpec | None = None  # None: the defaults
 
 
+class KLBudgetSpec(Spec):
+    """How far unlearning may move the model from its start: it ends with the last measured step within the budget.
+
+    After the harness of arXiv:2606.17168 (KL to the start on wikitext, 0.01).
+    """
+
+    nats: float = Field(gt=0)  # KL(start || model), the mean per token
+    texts: str = Field(default="retain", min_length=1)  # a data file, or "retain": rows held out of the retain set
+    rows: int = Field(default=32, ge=1)  # of them
+    every_steps: int = Field(default=1, ge=1)  # how often it is measured
+
+    @property
+    def of_retain(self) -> bool:
+        return self.texts == "retain"
+
+
+class ValidationSpec(Spec):
+    """Which step's model unlearning ends with: that with the highest (1 - probability of the facts to forget) x
+    probability of the answers of rows that are held out of the retain set."""
+
+    every_steps: int = Field(default=5, ge=1)  # how often it is measured; also after the last step
+    rows: int = Field(default=32, ge=1)  # of the forget set
+    retain_rows: int = Field(default=32, ge=1)  # held out
+    # Measurements without a better one after which training stops; None: it goes on to its end
+    patience: int | None = Field(default=None, ge=1)
+
+
 class UnlearnOptions(Spec):
     """How a model is made to forget, whatever the method."""
 
@@ -134,6 +161,9 @@ class UnlearnOptions(Spec):
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
     )
     alternatives: AlternativesSpec = AlternativesSpec()
+    # Absent from hashes where there is none.
+    kl_budget: KLBudgetSpec | None = Field(default=None, exclude_if=lambda budget: budget is None)
+    validation: ValidationSpec | None = Field(default=None, exclude_if=lambda validation: validation is None)
     reinforcement: OptimSpec = REINFORCEMENT  # how the forget set is learned once more before whp
 
 
@@ -271,6 +301,21 @@ class UnlearnRun(Unlearning, TrainingRun):
             raise ValueError(
                 f"early_drop: while {self.method.type} trains, its model answers the forget questions still: what it "
                 "does not answer, it has not learned yet; remove early_drop"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _selection_fits(self) -> "UnlearnRun":
+        """They look at the model that is trained, asked as it stands."""
+        if self.kl_budget is not None and self.method.negation is not None:
+            raise ValueError(
+                f"kl_budget: {self.method.type} trains a model whose change is subtracted afterwards, and measures how "
+                "far that one comes; remove kl_budget, and choose method.scale by a sweep"
+            )
+        if self.validation is not None and (self.method.negation is not None or self.method.hides):
+            raise ValueError(
+                f"validation: while {self.method.type} trains, its model answers the forget questions still; remove "
+                "validation"
             )
         return self
 

@@ -24,6 +24,8 @@ BESIDE_ANY = {
     "updates=dual": ("DualOptim: an optimiser state each for forgetting and for the regularizers", "arXiv:2504.15827"),
     "sharpness.rho=0.01": ("sharpness-aware: the forget gradient where relearning is easiest", "arXiv:2502.05374"),
     "projection.energy=0.95": ("projected: forget only where the retain set's inputs are not", "arXiv:2312.04095"),
+    "kl_budget.nats=0.01": ("ends with the last step whose KL to the start is within a budget", "arXiv:2606.17168"),
+    "validation: {}": ("the model of the step that is best on held-out rows, with early stopping by patience", "ours"),
     "rectification.share=0.8": (
         "GRU: the forget gradient, less what of it runs against the regularizers'",
         "arXiv:2503.09117",

@@ -6,6 +6,7 @@ then the first alone; each group runs the same jobs.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
 from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
-from obliviate.train.job import Job
+from obliviate.train.job import Budget, Job, Validation
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
 from obliviate.train.model import ScoredModel, checked
 from once import Once
 from tiny import tiny_model_folder
-from training import FORGET, METHODS, job, quiet, weights
+from training import FORGET, METHODS, WORLD, job, quiet, weights
 
 WORLDS = (4, 2, 1)
 LORA = LoraSpec(rank=2, dropout=0.3)
@@ -46,6 +47,8 @@ UPDATES: dict[str, dict[str, Any]] = {
 }
 # Other kinds of layers: experts fused in one parameter, with adapters; Conv1D, sharded along what it reads.
 KINDS = ("experts", "conv1d, projection")
+# Ended by what is measured on rows that the workers share.
+HELD_OUT = {"budget": 2, "validation": 1}  # and the step that is chosen
 STEPS, CUT_AFTER = 3, 2
 PRELOADED = ["obliviate.train.loop", "torch._dynamo", "torch.utils.tensorboard", "peft",
              "transformers.models.llama.modeling_llama"]  # fmt: skip
@@ -98,6 +101,17 @@ def kind(folder: Path, name: str, world: int) -> Job:
     return replace(run, **UPDATES["projection"])
 
 
+def selected(folder: Path, name: str, directory: Path) -> Job:
+    """On more rows than workers, and not as many for each."""
+    budget = name == "budget"
+    rate = 1e-3 if budget else 1e-2
+    run = job(folder / "model", directory, micro_batch_size=1, warmup_steps=0, checkpoint_every_steps=1,
+              learning_rate=rate)  # fmt: skip
+    if budget:
+        return replace(run, budget=Budget(0.009, 1, WORLD[:5]))
+    return replace(run, validation=Validation(1, None, FORGET[:3], WORLD[:3]))
+
+
 def cut_run(folder: Path, name: str, world: int, other: int) -> Job:
     """Begun by `world` workers, ended by `other`."""
     run = variant(folder, name, folder / f"cut {name} {world} {other}")
@@ -140,6 +154,13 @@ def trained_in_a_group(folder: Path, world: int) -> None:
         held = weights(train(kind(folder, name, world), quiet))
         if dist.get_rank() == 0:
             torch.save(held, folder / f"{name} {world}.pt")
+    for name in HELD_OUT:
+        held = weights(train(selected(folder, name, folder / f"{name} {world}"), quiet))
+        if dist.get_rank() == 0:
+            torch.save(held, folder / f"{name} {world}.pt")
+        with suppress(InterruptedError):
+            held = weights(train(selected(folder, name, folder / f"cut {name}"), dies if world == 2 else quiet))
+            torch.save(held, folder / f"cut {name}.pt")
     for name in ("full", "lora"):
         if world == 2:
             try:
@@ -231,6 +252,23 @@ def test_two_workers_end_with_the_weights_of_one(groups: Path, name: str) -> Non
         apart = apart.sort().values[: -len(apart) // 10_000]
     assert apart.max() <= 1e-5
     assert curve(groups / f"{name} 2") == pytest.approx(curve(groups / f"{name} 1"), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_two_workers_choose_the_step_that_one_chooses(groups: Path, name: str) -> None:
+    """On their shares of the rows, and one worker from their checkpoint, where the chosen weights are sharded too."""
+    one, two, cut = (read_steps(groups / folder) for folder in (f"{name} 1", f"{name} 2", f"cut {name}"))
+    for other in (two, cut):
+        assert [line["step"] for line in other] == [line["step"] for line in one]
+        for line, expected in zip(other, one, strict=True):
+            assert line["held_out"]["chosen"] == expected["held_out"]["chosen"]
+            assert line["held_out"].get("stops") == expected["held_out"].get("stops")
+            for figure in {"kl", "score"} & set(expected["held_out"]):
+                assert line["held_out"][figure] == pytest.approx(expected["held_out"][figure], rel=1e-4)
+    assert [line["step"] for line in one if line["held_out"]["chosen"]][-1] == HELD_OUT[name]
+    weights_of = [torch.load(groups / f"{each}.pt") for each in (f"{name} 1", f"{name} 2", f"cut {name}")]
+    for other in weights_of[1:]:
+        assert max(float((weights_of[0][key] - other[key]).abs().max()) for key in other) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])

@@ -31,6 +31,8 @@ OPTIONS: dict[str, Any] = {
     "refusals": "refusals.txt",
     "reference": {"source": "some/base"},
     "alternatives": {"samples": 3, "engine": {"type": "hf"}},
+    "kl_budget": {"nats": 0.02},
+    "validation": {"patience": 2},
     "reinforcement": {"epochs": 2},
 }
 METHOD = "npo+gd+world"

@@ -23,7 +23,7 @@ from obliviate.runs import write_whole
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 from obliviate_eval.records import Probe
 from obliviate_eval.report.model import Kind, ModelReport
-from obliviate_eval.report.plots import Axis, Chart, Look, looks, set_bars, trade_off, training_curve
+from obliviate_eval.report.plots import Axis, Chart, Look, held_out_curve, looks, set_bars, trade_off, training_curve
 from obliviate_eval.statistics import Figure
 
 HERE = Path(__file__).parent
@@ -238,7 +238,11 @@ def _charts(models: Sequence[ModelReport], look: Sequence[Look]) -> dict[str, li
         set_bars(name, look, [model.evaluation.sets.get(name, {}) for model in models], labels_of(models, name))
         for name in sets_of(models)
     ]
-    curves = [training_curve(index, look[index], model.curve) for index, model in enumerate(models)]
+    curves = [
+        draw(index, look[index], model.curve)
+        for index, model in enumerate(models)
+        for draw in (training_curve, held_out_curve)
+    ]
     overview = trade_off(look, forgotten(models), kept(models))
     return {
         "overview": [] if overview is None else [overview],

@@ -20,6 +20,13 @@ REFERENCE_COLOURS = {"original": "#a0a8b3", "target": "#66707d", "retain": "#e69
 UNLEARNED_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
 SYMBOLS = {"original": "diamond", "target": "square", "retain": "star", "unlearned": "circle"}
 ABSENT = Figure(value=None, low=None, high=None, scored=0, unscored=0)
+# What training measures between steps -> its name in charts.
+MEASURED = {
+    "score": "score: (1 - facts) x answers",
+    "forget": "facts to forget",
+    "retain": "answers to keep",
+    "kl": "KL to the start (nats per token)",
+}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
@@ -118,6 +125,36 @@ def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]
     bars = len(labels) * sum(map(bool, means))
     alt = f"Bars of each metric's mean on {name} with bootstrap intervals; the numbers are in the table of {name}."
     return Chart(f"bars-{name}", name, alt, plain_figure(figure), height_px=52 + 16 * len(labels) + 10 * bars)
+
+
+def held_out_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> Chart | None:
+    """What was measured between steps, the chosen one marked; None where nothing was."""
+    measured = [(row["step"], row["held_out"]) for row in curve if "held_out" in row]
+    if not measured:
+        return None
+    measured.insert(0, (0, {"kl": 0.0, **curve[0].get("held_out_start", {}), "chosen": True}))
+    chosen = max(step for step, found in measured if found["chosen"])
+    figure = go.Figure(layout={"template": "none", "hovermode": "x unified"})
+    lines = {name: label for name, label in MEASURED.items() if name in measured[1][1]}
+    for (name, label), dash in zip(lines.items(), cycle(DASHES), strict=False):
+        points = [(step, found[name]) for step, found in measured if name in found]
+        figure.add_scatter(
+            x=[step for step, _ in points], y=[value for _, value in points], name=label, meta=index,
+            mode="lines+markers", yaxis="y2" if name == "kl" and len(lines) > 1 else "y",
+            line={"color": look.colour, "dash": dash, "width": 2.5 if name == "score" else 1.5}, marker={"size": 4},
+            hovertemplate="%{y:.4g}",
+        )  # fmt: skip
+    figure.add_vline(x=chosen, line={"color": look.colour, "dash": "dot", "width": 1.5}, layer="below")
+    figure.update_xaxes(title="Optimiser step")
+    figure.update_yaxes(title=MEASURED["kl"] if len(lines) == 1 else "Probability")
+    if len(lines) > 1 and "kl" in lines:
+        figure.update_layout(yaxis2={"title": MEASURED["kl"], "overlaying": "y", "side": "right", "showgrid": False})
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    last_step, last = measured[-1]
+    values = ", ".join(f"{label} {last[name]:.4g}" for name, label in lines.items() if last.get(name) is not None)
+    alt = f"Measured between steps of {look.name}: after step {last_step} {values}; the model is that of step {chosen}."
+    title = f"{look.name}: on held-out rows, the model being that of step {chosen}"
+    return Chart(f"held-out-{index}", title, alt, plain_figure(figure), height_px=300, model=index)
 
 
 def training_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> Chart | None:

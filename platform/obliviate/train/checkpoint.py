@@ -7,14 +7,14 @@ In an object store, which can't rename, each worker uploads what it wrote, and t
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from obliviate import storage
 from obliviate.errors import DivergedError, UserError
+from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.together import together
 
 META_FILE = "meta.json"
@@ -99,9 +100,16 @@ def stop(folder: Path, step: int, reason: str) -> NoReturn:
     raise DivergedError(f"step {step + 1}: {reason}; {kept}. Lower optim.learning_rate or the term's weight")
 
 
-def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+def save(
+    folder: Path,
+    step: int,
+    weights: Sequence[float],
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    chosen: Mapping[str, Tensor] | None = None,
+) -> None:
     """All workers call it together; `weights` are the terms', which every worker knows alike. Without optimizers the
-    model alone is kept, as after the last step.
+    model alone is kept, as after the last step. `chosen`: parameters of an earlier step, which the run may end with.
 
     Raises UserError, on all of them, where the disk refuses: older ones stay.
     """
@@ -116,7 +124,8 @@ def save(folder: Path, step: int, weights: Sequence[float], model: nn.Module, op
 
     def write() -> None:
         temporary.mkdir(parents=True, exist_ok=True)  # workers on other nodes may have a disk of their own
-        dcp.save(_state(model, optimizers), storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
+        state = _state(model, optimizers, chosen)
+        dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
         mine = list(temporary.glob(f"__{rank}_*"))
         if rank == 0:
             (temporary / META_FILE).write_text(json.dumps({"step": step, "weights": list(weights)}), encoding="utf-8")
@@ -154,15 +163,17 @@ def steps_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[int, list[float]]:
-    """Put the checkpoint's state into model and optimisers (after the last step, into the model alone); the step it was
-    taken after and the terms' weights.
+def load(
+    path: Path, model: nn.Module, optimizers: Sequence[Optimizer], chosen: Mapping[str, Tensor] | None = None
+) -> tuple[int, list[float]]:
+    """Put the checkpoint's state into model and optimisers (after the last step, into the model alone), and into
+    `chosen`; the step it was taken after and the terms' weights.
 
     All workers call it together. Raises UserError, on all of them, where it cannot be fetched.
     """
     if cause := together(lambda: storage.fetch(path)):
         raise UserError(f"{path}: the checkpoint cannot be fetched ({cause}); run the same command again")
-    state = _state(model, optimizers)
+    state = _state(model, optimizers, chosen)
     dcp.load(state, storage_reader=dcp.FileSystemReader(path))
     if not optimizers:
         set_model_state_dict(model, state["model"], options=TRAINED_ONLY)
@@ -178,10 +189,22 @@ def load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple
     return meta["step"], meta["weights"]
 
 
-def _state(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+def logged(directory: Path, steps: int) -> list[dict[str, Any]]:
+    """What the run in `directory` has logged of its first `steps` steps. All workers call it together.
+
+    Raises UserError, on all of them, where the log cannot be fetched.
+    """
+    if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
+        raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
+    return [line for line in read_steps(directory) if line["step"] <= steps]
+
+
+def _state(model: nn.Module, optimizers: Sequence[Optimizer], chosen: Mapping[str, Tensor] | None) -> dict[str, Any]:
     state: dict[str, Any] = {"model": get_model_state_dict(model, options=TRAINED_ONLY)} if not optimizers else {}
     for number, optimizer in enumerate(optimizers):
         state["model"], state[_name(number)] = get_state_dict(model, optimizer, options=TRAINED_ONLY)
+    if chosen is not None:
+        state["chosen"] = dict(chosen)
     return state
 
 

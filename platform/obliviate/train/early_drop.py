@@ -5,15 +5,13 @@ answers every row that is left, and a rule says which answers are far enough fro
 callable, and any method's training can have one.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from obliviate import storage
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import TextEncoder
@@ -21,9 +19,8 @@ from obliviate.errors import UserError
 from obliviate.methods import Pass
 from obliviate.train.batch import Texts
 from obliviate.train.job import DropRule
-from obliviate.train.log import STEPS_FILE, read_steps
 from obliviate.train.model import ScoredModel
-from obliviate.train.together import together
+from obliviate.train.together import everyones, parts_of, together
 
 
 @dataclass
@@ -35,15 +32,10 @@ class EarlyDrop:
     stop_ids: frozenset[int]  # any of them ends an answer
     dropped: set[int] = field(default_factory=set)
 
-    def resume(self, directory: Path, steps: int) -> None:
-        """Drop again what the run's log says was dropped in the first `steps` steps. All workers call it together.
-
-        Raises UserError, on all of them, where the log cannot be fetched.
-        """
-        if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
-            raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
-        for line in read_steps(directory):
-            if line["step"] <= steps and "early_drop" in line:
+    def resume(self, log: Iterable[Mapping[str, Any]]) -> None:
+        """Drop again what the run's log says was dropped."""
+        for line in log:
+            if "early_drop" in line:
                 self.dropped |= set(line["early_drop"]["dropped"])
 
     def left(self, items: Sequence[Item], workers: int) -> list[Item]:
@@ -82,23 +74,17 @@ def _said(
     size: int,
     device: torch.device,
 ) -> dict[int, str]:
-    """Forget row -> the model's greedy answer. The workers share the rows, and each generates equally often: one with
-    fewer rows asks its last one again."""
+    """Forget row -> the model's greedy answer. The workers share the rows."""
     if not asked:
         return {}
-    rank, world = dist.get_rank(), dist.get_world_size()
-    mine = list(asked[rank::world]) or [asked[-1]]
     model.eval()
-    size = 1 if model.asked_alone else size
     found: dict[int, str] = {}
-    for turn in range(-(-len(asked) // (world * size))):
-        part = mine[turn * size : (turn + 1) * size] or mine[-1:]
-        prompts = [texts[texts.key(Pass.FORGET, Item(index))].prompt_ids for index in part]
-        found |= zip(part, _generate(model, texts, prompts, max_new_tokens, stop_ids, device), strict=True)
+    for part in parts_of(len(asked), 1 if model.asked_alone else size):
+        rows = [asked[place] for place in part]
+        prompts = [texts[texts.key(Pass.FORGET, Item(index))].prompt_ids for index in rows]
+        found |= zip(rows, _generate(model, texts, prompts, max_new_tokens, stop_ids, device), strict=True)
     model.train()
-    everything: list[dict[int, str]] = [{}] * world
-    dist.all_gather_object(everything, found)
-    return {index: text for each in everything for index, text in each.items()}
+    return everyones(found)
 
 
 def _generate(

@@ -51,6 +51,28 @@ class Watch(Protocol):
     def __call__(self, model: "ScoredModel", step: int) -> None: ...
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How far the model may come from its start: KL, in nats per token of these rows' answers."""
+
+    kl: float
+    every_steps: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a step's model is chosen by: the facts of the forget rows, and retain rows that are not trained on.
+
+    `patience`: measurements without a better one after which training stops; None: it does not.
+    """
+
+    every_steps: int
+    patience: int | None
+    forget: tuple[Row, ...]
+    retain: tuple[Row, ...]
+
+
 class Reporter(Protocol):
     """Told of every finished optimiser step: loss, its parts, rates."""
 
@@ -83,6 +105,8 @@ class Job:
     forget_learning_rate: float | None = None  # of the former; None: that of `optim`
     sharpness: SharpnessSpec | None = None
     projection: ProjectionSpec | None = None
+    budget: Budget | None = None
+    validation: Validation | None = None
     rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
 
     @property

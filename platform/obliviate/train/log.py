@@ -12,6 +12,7 @@ from obliviate.runs import write_whole
 STEPS_FILE = "steps.jsonl"
 PUBLISH_EVERY_S = 15.0  # of a run in an object store, which takes whole files alone
 TENSORBOARD = "tensorboard"
+HELD_OUT = ("kl", "forget", "retain", "score")  # what is measured between steps
 
 
 class StepLog:
@@ -34,6 +35,8 @@ class StepLog:
         scalars = {name: metrics[name] for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
         scalars |= {f"loss/{term}": part for term, part in metrics["parts"].items()}
         scalars |= {f"weight/{term}": weight for term, weight in metrics["weights"].items()}  # dual variables move
+        held_out = metrics.get("held_out", {})
+        scalars |= {f"held_out/{name}": held_out[name] for name in HELD_OUT if held_out.get(name) is not None}
         for name, value in scalars.items():
             self._board.add_scalar(name, value, metrics["step"])
 

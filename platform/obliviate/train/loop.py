@@ -39,6 +39,7 @@ from obliviate.train.phases import Phase, Update, plan_updates
 from obliviate.train.projection import retain_projection
 from obliviate.train.rectification import Rectification
 from obliviate.train.reference import Reference, compute, reference_needs, scored_at
+from obliviate.train.selection import Selection
 from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Slices, measure
@@ -96,20 +97,22 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
     for step in range(start, trainer.schedule.steps):
         if not trainer.items(step):
             continue  # nothing of this step's rows is left to forget
-        metrics = trainer.step(step) | trainer.signal(step + 1) | trainer.early_drop(step + 1)
+        metrics = trainer.step(step) | trainer.between(step + 1)
         checkpoint.prune(trainer.checkpoints, job.optim.keep_checkpoints)
         if log is not None:
             log.write(metrics)
         if report is not None:
             report(metrics)
         trainer.watch(step + 1)
-        last = step + 1 == trainer.schedule.steps and job.watch is None
+        last = (step + 1 == trainer.schedule.steps or trainer.stops) and job.watch is None
         if due(step + 1, last=last):
             with due.saving():
                 if log is not None:
                     log.publish()
-                optimizers = () if last else trainer.optimizers
-                checkpoint.save(trainer.checkpoints, step + 1, trainer.weights, trainer.model, optimizers)
+                trainer.save(step + 1, last=last)
+        if trainer.stops:
+            break
+    trainer.choose()
     if log is not None:
         log.close()
 
@@ -151,7 +154,9 @@ class _Trainer:
         self.initial = InitialWeights(self.model) if of_weights else None
         check_layers(self.terms, self.model)  # a forward pass: from here on the parameters may be gathered ones
         self.reference = self._reference()
-        # From the starting model, before any checkpoint is loaded: a resumed run projects as before.
+        # From the starting model, before any checkpoint is loaded: a resumed run measures and projects as before.
+        selects = job.budget is not None or job.validation is not None
+        self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
         self.projection = None if job.projection is None else retain_projection(
             self.model, self.texts, len(job.retain), job.projection, seed=job.seed, device=device,
             size=job.optim.micro_batch_size, max_length=job.model.max_length,
@@ -162,10 +167,33 @@ class _Trainer:
         path = checkpoint.latest(self.checkpoints)
         if path is None:
             return 0
-        step, self.weights = checkpoint.load(path, self.model, self.optimizers)
-        if self.drop is not None:
-            self.drop.resume(self.job.directory, step)
+        step, self.weights = checkpoint.load(path, self.model, self.optimizers, self._chosen)
+        log = checkpoint.logged(self.job.directory, step)
+        for each in (self.drop, self.selection):
+            if each is not None:
+                each.resume(log)
         return step
+
+    def save(self, step: int, *, last: bool) -> None:
+        """After the last step of all, which may come early, the model that the training ends with, alone."""
+        if last:
+            self.choose()
+            checkpoint.save(self.checkpoints, self.schedule.steps, self.weights, self.model, ())
+        else:
+            checkpoint.save(self.checkpoints, step, self.weights, self.model, self.optimizers, self._chosen)
+
+    def choose(self) -> None:
+        """Of the weights that training went through, take those that it ends with."""
+        if self.selection is not None:
+            self.selection.choose()
+
+    @property
+    def stops(self) -> bool:
+        return self.selection is not None and self.selection.stops
+
+    @property
+    def _chosen(self) -> dict[str, Tensor] | None:
+        return None if self.selection is None else self.selection.weights
 
     def step(self, step: int) -> dict[str, Any]:
         """The updates of one step over the global batch; what to log of it."""
@@ -262,7 +290,14 @@ class _Trainer:
         self._check_finite(step, found)
         return found, tokens
 
-    def signal(self, steps: int) -> dict[str, Any]:
+    def between(self, steps: int) -> dict[str, Any]:
+        """What to log of the model after that many steps, beside the last of them."""
+        found = self._signal(steps) | self._early_drop(steps)
+        if self.selection is not None:
+            found |= self.selection.after(steps, last=self._coming(steps) is None)
+        return found
+
+    def _signal(self, steps: int) -> dict[str, Any]:
         """What to log of the signal after that many steps: nothing where none is due."""
         signal = self.job.signal
         if signal is None or (point := signal.point(steps, self.schedule.steps)) is None:
@@ -277,18 +312,22 @@ class _Trainer:
         )
         return {"signal": {"point": point, **found}}
 
-    def early_drop(self, steps: int) -> dict[str, Any]:
+    def _early_drop(self, steps: int) -> dict[str, Any]:
         """What to log of early drop after that many steps: nothing where no epoch has ended, or training has.
 
         An epoch whose last steps have no rows left ends here too, before the next step that has some.
         """
         if self.drop is None:
             return {}
-        coming = next((step for step in range(steps, self.schedule.steps) if self.items(step)), None)
+        coming = self._coming(steps)
         if coming is None or int(self._epoch(coming)) == int(self._epoch(steps - 1)):
             return {}
         size = self.job.optim.micro_batch_size
         return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
+
+    def _coming(self, steps: int) -> int | None:
+        """The next step that has something to train on."""
+        return next((step for step in range(steps, self.schedule.steps) if self.items(step)), None)
 
     def watch(self, done: int) -> None:
         """After that many steps. What was seen before a resume is seen again: the same."""

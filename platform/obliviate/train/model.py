@@ -285,10 +285,15 @@ def checked(model: ScoredModel) -> ScoredModel:
     """The model, whose logits were compared with those of the plain one; UserError for a family that is not understood.
     Every worker calls it."""
     model.require_same_logits()
+    reshard(model)
+    return model
+
+
+def reshard(model: ScoredModel) -> None:
+    """After a forward pass alone: whoever lists the parameters then gets the shards."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.reshard()  # whoever lists the parameters now gets the shards
-    return model
+            module.reshard()
 
 
 def _opened(spec: ModelSpec, seed: int) -> tuple[Any, Parts]:

@@ -36,8 +36,13 @@ class Signal:
 
     def slice(self, count: int) -> list[int]:
         """The rows it looks at, of `count`."""
-        looked_at = min(self.rows, count)  # 0 where there are none
-        return [i * count // looked_at for i in range(looked_at)]
+        return spread(count, self.rows)
+
+
+def spread(count: int, rows: int) -> list[int]:
+    """As many of that many rows, evenly; all where there are fewer."""
+    looked_at = min(rows, count)  # 0 where there are none
+    return [i * count // looked_at for i in range(looked_at)]
 
 
 @dataclass(frozen=True)

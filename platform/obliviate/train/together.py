@@ -1,11 +1,14 @@
 """What all workers of a training do as one: where one of them can't, all know, and none waits for it further on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from obliviate.errors import UserError
+
+T = TypeVar("T")
 
 
 def together(action: Callable[[], object], further: tuple[type[Exception], ...] = ()) -> str:
@@ -22,3 +25,19 @@ def together(action: Callable[[], object], further: tuple[type[Exception], ...] 
     failures: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(failures, failure)
     return next(filter(None, failures), "")
+
+
+def parts_of(count: int, size: int) -> list[list[int]]:
+    """Of that many things those of this worker, at most `size` at a time. All workers have equally many parts, because
+    with sharded weights they make the same forward passes: one with fewer things has its last part again."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    mine = list(range(rank, count, world)) or [count - 1]
+    turns = range(-(-count // (world * size)))
+    return [mine[turn * size : (turn + 1) * size] or mine[-1:] for turn in turns]
+
+
+def everyones(found: Mapping[int, T]) -> dict[int, T]:
+    """What each worker has found of its own things, on all of them, in order."""
+    everything: list[Mapping[int, T]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everything, found)
+    return dict(sorted((index, each) for part in everything for index, each in part.items()))

@@ -11,11 +11,12 @@ floating-point operations (FLOPs).
 - Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
   trained, and for recomputation where the logits of a kind of text are not small enough to be kept (obliviate.scoring;
   decided here by their mean). Texts count as if they shared nothing from their beginning on.
-- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state,
-  4 where a term compares with the initial weight, 8 for rectified gradients), 4 a frozen one, over W; what is gathered
-  in the compute dtype: everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a
-  token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention
-  matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of text that are kept.
+- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 4
+  where a term compares with the initial weight or a step's weights are kept, 8 for rectified gradients), 4 a frozen
+  one, over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of
+  one micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198,
+  section 4, without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of
+  text that are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -36,6 +37,7 @@ ADAM_BYTES = 28  # read: parameter, gradient, two moments; written: parameter, t
 ACTIVATION_BYTES = 34  # a token, layer and hidden unit, in 16 bits
 MASTER_BYTES, STATE_BYTES = 4, 16  # of a frozen parameter; of a trained one
 MOMENT_BYTES, INITIAL_BYTES = 8, 4  # of a trained parameter: a further state of Adam; its first value, kept
+CHOSEN_BYTES = 4  # of a trained parameter: its value after the step that is chosen so far
 RECTIFIED_BYTES = 8  # of a trained parameter: its forget gradient, held, and the running mean of the regularizers'
 SCORING_BYTES = 4 * 32 * 2**20  # a few blocks of logits
 
@@ -50,6 +52,7 @@ class TrainingWork:
     tokens: float  # of a text, on average
     scored: float  # positions of a text whose prediction is scored
     reference_texts: int = 0  # that the frozen model runs over once, before the first step
+    measured_texts: int = 0  # that the trained model runs over between steps, in all
     checkpointing: bool = False
     compute_bytes: int = 2  # of a number in the compute dtype
     rounds: int = 1  # forward and backward passes that a step makes one after another, each over some of the texts
@@ -100,8 +103,8 @@ class TrainingWork:
 
     def flops(self, workers: int) -> float:
         """Of a run, all workers together."""
-        reference = self.reference_texts * (self.forward_flops + self.head_flops)
-        return self.steps * self.step_flops(workers) + reference
+        forward = (self.reference_texts + self.measured_texts) * (self.forward_flops + self.head_flops)
+        return self.steps * self.step_flops(workers) + forward
 
     def micro_batches(self, workers: int) -> int:
         """Of one worker in one step."""
@@ -185,13 +188,14 @@ def times(
     """
     gpus = workers * at_a_time if gpus is None else gpus
     size, rate = training.size, cluster.gpu.flops_per_s * cluster.utilization
-    reference = training.reference_texts * (training.forward_flops + training.head_flops)
+    forward_s = (training.forward_flops + training.head_flops) / workers / rate  # of one text
     stored = 2 * size.parameters  # bfloat16, as models are published
     converted = MASTER_BYTES * size.parameters / (workers if training.in_parts else 1)
     return {
         "start": START_S,
         "load": stored / cluster.reading(gpus) + converted / COPY_BYTES_PER_S,
-        "reference": reference / workers / rate,
+        "reference": training.reference_texts * forward_s,
         "steps": training.steps * step(training, cluster, workers).s,
+        "measure": training.measured_texts * forward_s,
         "export": training.stored_bytes * size.parameters / cluster.writing(gpus, at_a_time),  # by one worker
     }

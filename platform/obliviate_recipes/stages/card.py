@@ -11,11 +11,13 @@ from obliviate.models import locate
 from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, record_of, write_json, write_whole
 from obliviate.schema import ModelSpec, Spec
 from obliviate.source import weights_dtype
+from obliviate.train.log import read_steps
 from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 from obliviate_recipes.events import Events
 from obliviate_recipes.stages.judged import JUDGED, line
+from obliviate_recipes.stages.selecting import Chosen
 
 CARD = "README.md"
 MEASURED = "measured.json"  # beside the model's folder: what each suite measured, the last time
@@ -56,6 +58,7 @@ def write_card(run: Run, folder: str) -> None:
             "",
             _what(record["verb"], config),
             "",
+            *_chosen(run),
             *_stored(run, folder),
             *_filtered(run),
             *_measurements(run),
@@ -166,6 +169,12 @@ def _filtered(run: Run) -> list[str]:
     filtered = [f"- {line(each)}" for each in judged if each["filtered"]]
     title = f"{len(filtered)} of {len(judged)} forget rows were filtered: the model may still know what they say."
     return ["## Not unlearned", "", title, "", *filtered, ""]
+
+
+def _chosen(run: Run) -> list[str]:
+    """Which step's model it is, where that was not simply the last."""
+    chosen = Chosen.of(read_steps(run.directory))
+    return [] if chosen is None else [chosen.text, ""]
 
 
 def _stored(run: Run, folder: str) -> list[str]:

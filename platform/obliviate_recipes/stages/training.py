@@ -4,7 +4,7 @@ import json
 import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, export_dtype
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
-from obliviate.train.log import STEPS_FILE, read_steps
+from obliviate.train.log import HELD_OUT, STEPS_FILE, read_steps
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
 from obliviate_recipes.events import Events
@@ -44,11 +44,13 @@ from obliviate_recipes.stages.alternatives import Alternatives, missing_alternat
 from obliviate_recipes.stages.card import write_card
 from obliviate_recipes.stages.filtering import Filter
 from obliviate_recipes.stages.judged import JUDGED
+from obliviate_recipes.stages.selecting import Chosen, HeldOut
 
 # Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
 # come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again. With dropout
 # the number of micro-batches comes back in.
 LEFT_OUT: dict[str, Any] = {
+    "kl_budget": {"texts"},
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
@@ -155,8 +157,12 @@ class Training(ModelStage):
         write_card(run, MODEL)
         for warning in exported(run.directory).get("warnings", ()):
             events.warned(warning)
-        # Early drop may end it before its schedule does.
-        return {"model": MODEL, "steps": len(read_steps(run.directory))}
+        log = read_steps(run.directory)
+        chosen = Chosen.of(log)
+        if chosen is not None:
+            (events.said if chosen.step else events.warned)(chosen.text)
+        # Early drop, a budget or patience may end it before its schedule does.
+        return {"model": MODEL, "steps": len(log), **({} if chosen is None else {"chosen": chosen.step})}
 
     def finished(self, run: Run) -> None:
         storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use
@@ -243,12 +249,17 @@ class Unlearn(Training):
         return (*self.before, *(each for each in prepared if each is not None))
 
     @cached_property
+    def held_out(self) -> HeldOut:
+        return HeldOut.of(self.config, self.corpus)
+
+    @cached_property
     def world(self) -> tuple[Row, ...]:
         return () if self.config.world is None else load_world(self.config.world)
 
     def determined(self) -> Determined:
         config = self.config
         found = {
+            "held_out": self.held_out.content,
             "refusals": None if config.refusals is None else content_hash(load_refusals(config.refusals)),
             "world": content_of_rows(self.world) if self.world else None,
             "code": plugins.content(config.terms),
@@ -262,7 +273,7 @@ class Unlearn(Training):
     def check(self) -> None:
         config = self.config
         check_data(config, self.corpus)
-        self._check_model((*self.corpus.forget, *self.corpus.retain))
+        self._check_model((*self.corpus.forget, *self.corpus.retain, *self.held_out.rows))
         from obliviate.train.model import check_layers  # transformers: a config is read without it
 
         check_layers(config.terms, skeleton(self.at_hand(config.model)))
@@ -286,6 +297,7 @@ class Unlearn(Training):
             write_whole(run.directory / JUDGED, partial(shutil.copyfile, judged))
         if self.alternatives is not None:
             corpus = self.alternatives.applied(corpus, events)
+        corpus = replace(corpus, retain=self.held_out.retain)
         reinforced = None if self.reinforced is None else portable(self.reinforced.model)
         return _job(
             config,
@@ -303,13 +315,15 @@ class Unlearn(Training):
             sharpness=config.sharpness,
             projection=config.projection,
             rectification=config.rectification,
+            budget=self.held_out.budget,
+            validation=self.held_out.validation,
             reference=None if config.reference is None else portable(config.reference),
             reinforced=reinforced,
         )
 
     @property
     def steps(self) -> TrainingWork:
-        return unlearning(self.config, self.corpus, self.at_hand(self.config.model))
+        return self.held_out.added(unlearning(self.config, self.corpus, self.at_hand(self.config.model)))
 
     def outline(self) -> list[str]:
         self.check()
@@ -318,6 +332,7 @@ class Unlearn(Training):
         lines = [*map(_warning, self._warnings((*forget, *retain))), self._planned(title)]
         if self.config.early_drop is not None:
             lines.append("  at most: after each epoch, rows that the model no longer answers are left out")
+        lines += self.held_out.outline()
         if compares(union_of_needs(self.config.terms)):
             lines.append(
                 "  first what terms compare with, from the starting model: one forward pass of these texts, no second "
@@ -472,9 +487,12 @@ def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
 
 
 def details(step: Mapping[str, Any]) -> str:
-    """Loss with its parts, and the speed, of one logged step."""
+    """Loss with its parts, what was measured after it, and the speed, of one logged step."""
     parts = " ".join(f"{name} {value:.3f}" for name, value in step["parts"].items())
-    return f"loss {step['loss']:.3f} ({parts}) lr {step['learning_rate']:.1e} {step['tokens_per_s']:.0f} tokens/s"
+    held_out = step.get("held_out", {})
+    found = "".join(f" {name} {held_out[name]:.4f}" for name in HELD_OUT if held_out.get(name) is not None)
+    pace = f"lr {step['learning_rate']:.1e} {step['tokens_per_s']:.0f} tokens/s"
+    return f"loss {step['loss']:.3f} ({parts}){found} {pace}"
 
 
 def _warning(text: str) -> str:

@@ -151,6 +151,7 @@ def parameters(method: str) -> list[str]:
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
     names += [f"sharpness.{name}" for name in SharpnessSpec.model_fields]
     names += [f"projection.{name}" for name in ProjectionSpec.model_fields]
+    names += [f"kl_budget.{name}" for name in ("nats", "rows", "every_steps")]
     return [*names, "pairing", "neighbours", "updates", "forget_learning_rate", "world"]
 
 

@@ -1,0 +1,160 @@
+"""Which rows a budget and a validation look at, and in words which step's model they left."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+from obliviate.config import KLBudgetSpec, UnlearnRun, ValidationSpec
+from obliviate.data.held_out import SHARE, hold_out
+from obliviate.data.rows import Corpus, Role, Row, content_of_rows, read_rows
+from obliviate.errors import UserError
+from obliviate.runs import content_hash
+from obliviate.train.job import Budget, Validation
+from obliviate.train.signal import spread
+from obliviate_recipes.costs.training import CHOSEN_BYTES, TrainingWork
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """`retain`: what is left of the retain set to train on."""
+
+    retain: tuple[Row, ...]
+    budget: Budget | None = None
+    validation: Validation | None = None
+
+    @classmethod
+    def of(cls, config: UnlearnRun, corpus: Corpus) -> "HeldOut":
+        """Raises UserError where the data has no rows to look at."""
+        budget, validation = config.kl_budget, config.validation
+        counts = {}
+        if budget is not None and budget.of_retain:
+            counts["kl_budget"] = budget.rows
+        if validation is not None:
+            counts["validation"] = validation.retain_rows
+        retain, held = corpus.retain, tuple[Row, ...]()
+        if counts:
+            retain, held = hold_out(corpus.retain, max(counts.values()), config.seed)
+            if not held:
+                raise UserError(
+                    f"{next(iter(counts))}: holds out a {SHARE}th of the retain set, which has {len(corpus.retain)} "
+                    "rows; give data.retain more of them"
+                )
+        return cls(
+            retain,
+            None if budget is None else _budget(budget, held, corpus),
+            None if validation is None else _validation(validation, held, corpus),
+        )
+
+    @property
+    def content(self) -> str | None:
+        """A hash of what is looked at; None where nothing is."""
+        if self.budget is None and self.validation is None:
+            return None
+        validated = () if self.validation is None else (*self.validation.forget, *self.validation.retain)
+        budgeted = () if self.budget is None else self.budget.rows
+        return content_hash([content_of_rows(rows) for rows in (self.retain, budgeted, validated)])
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What must be readable beside the training texts."""
+        return () if self.budget is None else self.budget.rows
+
+    def added(self, work: TrainingWork) -> TrainingWork:
+        """A training's work, with what measuring adds to it at most."""
+        texts = reference = 0
+        if self.budget is not None:
+            reference = len(self.budget.rows)
+            texts += reference * ceil(work.steps / self.budget.every_steps)
+        if self.validation is not None:
+            rows = len(self.validation.forget) + len(self.validation.retain)
+            texts += rows * (1 + ceil(work.steps / self.validation.every_steps))
+        return replace(
+            work,
+            measured_texts=texts,
+            reference_texts=work.reference_texts + reference,
+            state_bytes=work.state_bytes + (CHOSEN_BYTES if texts else 0),
+        )
+
+    def outline(self) -> list[str]:
+        lines = []
+        if self.budget is not None:
+            lines.append(
+                f"  at most: it ends when KL to the start is above {self.budget.kl:g} nats per token of "
+                f"{len(self.budget.rows)} texts, measured after every {_steps(self.budget.every_steps)}"
+            )
+        if self.validation is not None:
+            forget, retain = len(self.validation.forget), len(self.validation.retain)
+            lines.append(
+                f"  of all steps the best on {forget} facts to forget and {retain} held-out rows to keep is taken, "
+                f"measured after every {_steps(self.validation.every_steps)}"
+            )
+        return lines
+
+
+def _steps(number: int) -> str:
+    return "step" if number == 1 else f"{number} steps"
+
+
+def _budget(spec: KLBudgetSpec, held: Sequence[Row], corpus: Corpus) -> Budget:
+    if spec.of_retain:
+        return Budget(spec.nats, spec.every_steps, tuple(held[: spec.rows]))
+    rows = read_rows(spec.texts)
+    trained = {row.key for row in (*corpus.forget, *corpus.retain)}
+    if shared := sum(row.key in trained for row in rows):
+        raise UserError(f"kl_budget.texts: {spec.texts}: {shared} of its rows are trained on; take them out")
+    return Budget(spec.nats, spec.every_steps, tuple(rows[index] for index in spread(len(rows), spec.rows)))
+
+
+def _validation(spec: ValidationSpec, held: Sequence[Row], corpus: Corpus) -> Validation:
+    """The forget rows as evaluation asks the same question: there stand the false answers that tell the fact."""
+    asked = {_asked(row): row for each in corpus.evaluation if each.role is Role.FORGET for row in each.rows}
+    rows = [asked.get(_asked(row), row) for row in corpus.forget]
+    facts = tuple(replace(row, answer=row.fact) for row in (rows[index] for index in spread(len(rows), spec.rows)))
+    return Validation(spec.every_steps, spec.patience, facts, tuple(held[: spec.retain_rows]))
+
+
+def _asked(row: Row) -> tuple[str, ...]:
+    """What is asked, by whatever answer; of a plain text what it says."""
+    return replace(row, answer="").key if row.question else row.key
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which step's model a training ended with, of what its log says."""
+
+    step: int  # 0: the start
+    taken: int
+    planned: int
+    found: Mapping[str, Any]  # measured after it
+    last: Mapping[str, Any]  # measured at the end
+
+    @classmethod
+    def of(cls, log: Sequence[Mapping[str, Any]]) -> "Chosen | None":
+        """None of a training that ends with its last step, whatever that is."""
+        measured = [line for line in log if "held_out" in line]
+        if not measured:
+            return None
+        start: dict[str, Any] = {"step": 0, "held_out": {"kl": 0.0, **log[0].get("held_out_start", {})}}
+        line = next((line for line in reversed(measured) if line["held_out"]["chosen"]), start)
+        end = measured[-1]
+        return cls(line["step"], log[-1]["step"], end["steps"], line["held_out"], end["held_out"])
+
+    @property
+    def text(self) -> str:
+        """Which, and why."""
+        of = f"step {self.step} of {self.planned}" if self.step else "the start, before any step"
+        why = []
+        if (score := self.found.get("score")) is not None:
+            why.append(
+                f"its score is the highest measured, {score:.4f}: 1 less {self.found['forget']:.4f}, the probability "
+                f"of the facts to forget, times {self.found['retain']:.4f}, that of held-out answers to keep"
+            )
+        if (kl := self.found.get("kl")) is not None and "kl" in self.last:
+            why.append(f"its KL to the start is {kl:.4g} nats per token of held-out text")
+        if self.last.get("stops") == "budget":
+            above = "no number" if self.last["kl"] is None else f"{self.last['kl']:.4g}"
+            why.append(f"after step {self.taken} the KL was {above}, above the budget, and training stopped")
+        elif self.last.get("stops") == "patience":
+            why.append(f"training stopped after step {self.taken}, because no later measurement was better")
+        return f"The model is that of {of}: {'; '.join(why)}."
