@@ -7,7 +7,7 @@ import pytest
 
 from obliviate.methods import DPO, GD, KL, NPO, Term
 from obliviate.schema import ModelSpec
-from obliviate.train import loop, reference
+from obliviate.train import reference, shared_reference
 from obliviate.train.job import Job
 from tiny import tiny_model_folder
 from training import job, losses
@@ -68,4 +68,4 @@ def test_another_method_and_another_model_share_nothing(tiny: Path, tmp_path: Pa
     moved = sharing(tiny, tmp_path, "other-npo", (NPO(),))
     losses(replace(moved, model=ModelSpec(source=str(other), compute_dtype="float32", max_length=64)))
     assert len(list((tmp_path / "reference").glob("*.pt"))) == 3
-    assert loop.size(reference.Reference()) == 0
+    assert shared_reference.size(reference.Reference()) == 0

@@ -5,7 +5,6 @@ divided by its count over the whole step, so the result depends on neither worke
 how many micro-batches a step has.
 """
 
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,27 +19,25 @@ from torch.distributed import HashStore
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
-from obliviate.head import GenericHead, Head
-from obliviate.methods import ForgetObjective, Needs, ParameterRegularizer, Scores, Term, compares, union_of_needs
+from obliviate.methods import ForgetObjective, ParameterRegularizer, Scores, Term, compares, union_of_needs
 from obliviate.models import stop_ids
-from obliviate.schema import ModelSpec
-from obliviate.scoring import Generic, needs_reference
+from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint, export
 from obliviate.train.batch import Batch, collate, micro_batches, texts_of
+from obliviate.train.constants import reference_of
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
-from obliviate.train.model import DTYPES, ScoredModel, build, check_layers, checked
+from obliviate.train.model import ScoredModel, build, check_layers, checked
 from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update, plan_updates
 from obliviate.train.projection import retain_projection
 from obliviate.train.rectification import Rectification
-from obliviate.train.reference import Reference, compute, reference_needs, scored_at
+from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
-from obliviate.train.shared_reference import SharedReference, size
 from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Slices, measure
 
@@ -153,7 +150,12 @@ class _Trainer:
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
         check_layers(self.terms, self.model)  # a forward pass: from here on the parameters may be gathered ones
-        self.reference = self._reference()
+        # For every text that this worker will visit, before any step or checkpoint.
+        self.reference = (
+            reference_of(job, self.model, self.texts, self.needs, self._visited(), device)
+            if compares(self.needs)
+            else Reference()
+        )
         # From the starting model, before any checkpoint is loaded: a resumed run measures and projects as before.
         selects = job.budget is not None or job.validation is not None
         self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
@@ -378,58 +380,15 @@ class _Trainer:
         dist.all_reduce(counts)
         return counts.clamp(min=1)
 
-    def _reference(self) -> Reference:
-        """The reference's constants for every text this worker will visit, before any step or checkpoint.
-
-        Another model than the starting one is in memory only while it computes them.
-        """
-        if not compares(self.needs):
-            return Reference()
+    def _visited(self) -> list[list[Item]]:
+        """Of each worker, what its steps run over."""
         items: list[list[Item]] = [[] for _ in range(self.world)]
         for step in range(self.schedule.steps):
             for index, part in enumerate(self._every_micro_batch(step)):
                 items[index % self.world] += part
-        if self.drop is not None:  # what is dropped changes who gets which text
-            items = [[item for part in items for item in part]] * self.world
-        other, reinforced = self.job.reference, self.job.reinforced
-        kept, head = self._constants(other, self.needs, items)
-        self.model.reference_heads = dict.fromkeys(map(str, reference_needs(self.needs)[1]), head) if head else {}
-        generic = {each: stat for each, stats in self.needs.items() for stat in stats if isinstance(stat, Generic)}
-        for each, stat in generic.items():
-            assert head is not None
-            assert reinforced is not None
-            learned, learned_head = self._constants(reinforced, {each: {stat: self.needs[each][stat]}}, items)
-            assert learned_head is not None
-            kept.hidden |= {key: torch.cat([kept.hidden[key], own], -1) for key, own in learned.hidden.items()}
-            self.model.reference_heads[str(each)] = GenericHead(head, learned_head, stat.alpha)
-        return kept
-
-    def _constants(
-        self, other: ModelSpec | None, needs: Needs, items: Sequence[Sequence[Item]]
-    ) -> tuple[Reference, Head | None]:
-        """What another model (None: the starting one) leaves behind of each worker's items, and its output layer where
-        hidden states stand for its distributions."""
-        shared = None
-        if self.job.shared_reference is not None and self.world == 1:
-            shared = SharedReference(self.job.shared_reference, other or self.job.model, needs)
-        known = Reference() if shared is None else shared.load()
-        before = size(known)
-        model = self.model
-        if other is not None:
-            model = checked(build(other, seed=0, activation_checkpointing=False, device=self.device))
-        model.eval()
-        kept = compute(
-            model, self.texts, needs, items, self.rank, size=self.job.optim.micro_batch_size,
-            max_length=self.job.model.max_length, device=self.device, known=known,
-        )  # fmt: skip
-        self.model.train()
-        if shared is not None:
-            shared.add(kept, before)
-        head = model.copy_head(DTYPES[self.job.model.compute_dtype]) if kept.hidden else None
-        if other is not None:
-            del model
-            gc.collect()  # FSDP2's models are cycles
-        return kept, head
+        if self.drop is None:
+            return items
+        return [[item for part in items for item in part]] * self.world  # what is dropped changes who gets which text
 
     def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
         for index, part in parts.items():
