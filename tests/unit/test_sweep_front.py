@@ -110,7 +110,7 @@ def test_ranking_takes_means_over_seeds_and_measured_trials_alone() -> None:
     )
     assert [each.point.values["method.beta"] for each in ranked] == [0.1, 0.4, 0.2]
     assert [each.on_front for each in ranked] == [True, True, False]
-    assert ranked[0].pair == pytest.approx((0.7, 0.5))
+    assert ranked[0].figures == pytest.approx((0.7, 0.5))
     assert [trial.seed for trial in ranked[0].trials] == [0, 1]
     assert ranked[0].forget.low is not None
 

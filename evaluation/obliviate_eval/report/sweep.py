@@ -13,13 +13,16 @@ from markupsafe import Markup
 from obliviate.runs import write_whole
 from obliviate_eval.report.build import HERE, environment, label, plotly_script, script_hash
 from obliviate_eval.report.plots import Look, looks
-from obliviate_eval.report.sweep_plots import front_chart, parallel_coordinates
+from obliviate_eval.report.sweep_plots import front_charts, parallel_coordinates
 from obliviate_eval.statistics import Figure
+
+SURVIVES = "survives"  # 1 - what attacks bring back
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One measured point of the space. Figures are means over seeds; `scored` counts the seeds."""
+    """One measured point of the space. Figures are means over seeds; `scored` counts the seeds. `survives`: None of a
+    sweep that attacks nothing; `full`: the robustness score under all attacks, of the front's models."""
 
     name: str
     method: str
@@ -29,6 +32,8 @@ class Configuration:
     on_front: bool
     chosen: bool
     commands: Sequence[str]  # one a seed
+    survives: Figure | None = None
+    full: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,17 @@ class SweepReport:
     mixed: Sequence[Mixed] = ()
     notes: Sequence[str] = field(default=())
 
+    @property
+    def attacked(self) -> bool:
+        """Whether the front has a third figure."""
+        return any(each.survives is not None for each in self.configurations)
+
 
 def build_sweep_report(report: SweepReport, path: Path) -> None:
     """Write it whole."""
     look = looks_of(report)
     methods = [each.name for each in look]
-    charts = [front_chart(report, look), parallel_coordinates(report, look)]
+    charts = [*front_charts(report, look), parallel_coordinates(report, look)]
     script = (HERE / "report.js").read_text(encoding="utf-8")
     plotly_hash, plotly = plotly_script()
     html = (
@@ -96,6 +106,7 @@ def build_sweep_report(report: SweepReport, path: Path) -> None:
             place={method: index for index, method in enumerate(methods)},
             forget=label(report.forget),
             utility=label(report.utility),
+            survives=SURVIVES,
             charts=charts,
             data={
                 "charts": {chart.id: chart.figure for chart in charts},

@@ -1,10 +1,11 @@
-"""The charts of a sweep: its front, and its configurations as lines over their parameters.
+"""The charts of a sweep: its front, two figures at a time, and its configurations as lines over their parameters.
 
 Both are plain scatter plots: plotly's own parallel coordinates compile code while they run, which the report's content
 security policy forbids. Each trace says in `meta` which method it is of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from math import log10
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from obliviate_eval.report.plots import ABSENT, DASHES, UNLEARNED_COLOURS, Chart, Look, error_bars, plain_figure, spoken
+from obliviate_eval.statistics import Figure
 
 if TYPE_CHECKING:
     from obliviate_eval.report.sweep import Configuration, SweepReport
@@ -21,8 +23,33 @@ SYMBOLS = ("circle", "square", "triangle-up", "cross")  # one after the other as
 LOG_FROM = 20.0  # an axis of positive numbers whose largest is this many times its smallest is drawn in the logarithm
 
 
-def front_chart(report: "SweepReport", looks: Sequence[Look]) -> Chart:
-    """What was forgotten (x) against what was kept (y), a marker a configuration; the front is the line.
+@dataclass(frozen=True)
+class Side:
+    """One figure of the front, as an axis."""
+
+    name: str
+    title: str
+    of: Callable[["Configuration"], Figure]
+    original: float | None = None  # the original's
+
+
+def front_charts(report: "SweepReport", looks: Sequence[Look]) -> list[Chart]:
+    """The front of two figures; of three each pair of them, the same configurations being on it in each."""
+    forget = Side(report.forget, f"{_spaced(report.forget)} → more forgotten", _forget, report.original[0])
+    utility = Side(report.utility, f"{_spaced(report.utility)} → more kept", _utility, report.original[1])
+    charts = [_front_chart("front", "What was forgotten against what was kept", forget, utility, report, looks)]
+    if report.attacked:
+        survives = Side("survives", "Survives attacks → less comes back", _survives)
+        charts += [
+            _front_chart("survives", "What was forgotten against what of it survives attacks", forget, survives, report,
+                         looks),
+            _front_chart("kept", "What survives attacks against what was kept", survives, utility, report, looks),
+        ]  # fmt: skip
+    return charts
+
+
+def _front_chart(id_: str, title: str, across: Side, up: Side, report: "SweepReport", looks: Sequence[Look]) -> Chart:
+    """A marker a configuration; the front is the line, where it is of these two figures alone.
 
     Intervals are drawn on the front alone: those of all would hide it. Pointing at a marker tells them.
     """
@@ -31,9 +58,9 @@ def front_chart(report: "SweepReport", looks: Sequence[Look]) -> Chart:
     for index, look in enumerate(looks):
         own = [each for each in report.configurations if each.method == look.name]
         figure.add_scatter(
-            x=[each.forget.value for each in own], y=[each.utility.value for each in own],
-            error_x=error_bars([each.forget if each.on_front else ABSENT for each in own]),
-            error_y=error_bars([each.utility if each.on_front else ABSENT for each in own]),
+            x=[across.of(each).value for each in own], y=[up.of(each).value for each in own],
+            error_x=error_bars([across.of(each) if each.on_front else ABSENT for each in own]),
+            error_y=error_bars([up.of(each) if each.on_front else ABSENT for each in own]),
             name=escape(look.name), mode="markers", cliponaxis=False, meta=index,
             marker={
                 "color": look.colour, "line": {"width": 1},
@@ -43,30 +70,57 @@ def front_chart(report: "SweepReport", looks: Sequence[Look]) -> Chart:
             },
             customdata=[_described(each, report) for each in own], hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
-    figure.add_scatter(
-        x=[_x(each) for each in on_front], y=[each.utility.value for each in on_front], mode="lines", name="front",
-        line={"color": ORIGINAL_COLOUR, "dash": "dot", "width": 1.5}, hoverinfo="skip",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[report.original[0]], y=[report.original[1]], mode="markers+text", text=["original"], name="original",
-        textposition="bottom center", marker={"color": ORIGINAL_COLOUR, "symbol": "diamond", "size": 13},
-        hovertemplate=f"original<br>{report.forget} %{{x:.3f}}<br>{report.utility} %{{y:.3f}}<extra></extra>",
-    )  # fmt: skip
-    figure.update_xaxes(title=f"{report.forget.replace('_', ' ').capitalize()} → more forgotten")
-    figure.update_yaxes(title=f"{report.utility.replace('_', ' ').capitalize()} → more kept")
-    points = "; ".join(f"{each.name} ({each.method}) {_x(each):.3f}, {each.utility.value:.3f}" for each in on_front)
-    alt = f"Scatter of {report.forget} against {report.utility}. On the front: {points or 'nothing'}."
-    return Chart("front", "What was forgotten against what was kept", alt, plain_figure(figure), height_px=520)
+    if not report.attacked:
+        figure.add_scatter(
+            x=[across.of(each).value for each in on_front], y=[up.of(each).value for each in on_front], mode="lines",
+            name="front", line={"color": ORIGINAL_COLOUR, "dash": "dot", "width": 1.5}, hoverinfo="skip",
+        )  # fmt: skip
+    if across.original is not None and up.original is not None:
+        figure.add_scatter(
+            x=[across.original], y=[up.original], mode="markers+text", text=["original"], name="original",
+            textposition="bottom center", marker={"color": ORIGINAL_COLOUR, "symbol": "diamond", "size": 13},
+            hovertemplate=f"original<br>{across.name} %{{x:.3f}}<br>{up.name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title=across.title)
+    figure.update_yaxes(title=up.title)
+    points = "; ".join(
+        f"{each.name} ({each.method}) {across.of(each).value:.3f}, {up.of(each).value:.3f}" for each in on_front
+    )
+    alt = f"Scatter of {across.name} against {up.name}. On the front: {points or 'nothing'}."
+    return Chart(id_, title, alt, plain_figure(figure), height_px=520)
+
+
+def _forget(each: "Configuration") -> Figure:
+    return each.forget
+
+
+def _utility(each: "Configuration") -> Figure:
+    return each.utility
+
+
+def _survives(each: "Configuration") -> Figure:
+    return each.survives or ABSENT
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def parallel_coordinates(report: "SweepReport", looks: Sequence[Look]) -> Chart:
-    """A line a configuration, over its parameters and its two figures; each axis from its lowest to its highest value.
+    """A line a configuration, over its parameters and its figures; each axis from its lowest to its highest value.
 
     A line is broken where its method has no such parameter.
     """
-    rows = [{**each.values, report.forget: each.forget.value, report.utility: each.utility.value}
-            for each in report.configurations]  # fmt: skip
-    figures = (report.forget, report.utility)
+    rows = [
+        {
+            **each.values,
+            report.forget: each.forget.value,
+            report.utility: each.utility.value,
+            **({} if each.survives is None else {"survives": each.survives.value}),
+        }
+        for each in report.configurations
+    ]
+    figures = (report.forget, report.utility, *(["survives"] if report.attacked else []))
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in figures]
     names += figures
     scales = {name: _Scale([row[name] for row in rows if name in row]) for name in names}
@@ -133,7 +187,9 @@ def _described(each: "Configuration", report: "SweepReport") -> str:
     values = [f"{escape(name)} = {escape(str(value))}" for name, value in each.values.items()]
     mark = " (chosen)" if each.chosen else " (front)" if each.on_front else ""
     lines = [f"<b>{escape(each.method)}</b> {each.name}{mark}", *values]
-    return "<br>".join([*lines, f"{report.forget} {spoken(each.forget)}", f"{report.utility} {spoken(each.utility)}"])
+    survives = [] if each.survives is None else [f"survives {spoken(each.survives)}"]
+    figures = [f"{report.forget} {spoken(each.forget)}", f"{report.utility} {spoken(each.utility)}", *survives]
+    return "<br>".join([*lines, *figures])
 
 
 def _x(each: "Configuration") -> float:

@@ -112,9 +112,11 @@ class Look(OnTarget):
         *arguments: Arguments.args,
         **named: Arguments.kwargs,
     ) -> Result:
-        """What the function gives, in a process of its own."""
+        """What the function gives, in a process of its own; in this one, if it has the room to itself already."""
         from obliviate.inference.task import in_task
 
+        if self.scene.measuring.within:
+            return function(*arguments, **named)
         with events.progressing(self.title) as show:
             show(0, 1, "")
             found = in_task(self.engine, self.scene.measuring.address, function, *arguments, **named)

@@ -191,6 +191,11 @@ class Relearned(OfAttack):
 
         jobs = list(self._jobs(run))
         total = len(jobs) * self.attack.steps[-1]
+        if self.scene.measuring.within:
+            from obliviate.train.here import watch
+
+            watch(jobs)
+            return {"trainings": [point.folder for point in self.points]}
         with events.progressing(self.title) as show:
             done = count(1)
 

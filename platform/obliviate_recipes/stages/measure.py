@@ -67,7 +67,7 @@ class Measuring:
     nli: Judge | None = None  # makes the NLI model, in place of the spec's
     told: set[str] = field(default_factory=set)  # models that were warned of: once each, however often they are asked
     servers: "dict[HostedSpec, Server]" = field(default_factory=dict)  # of hosted models, each with one budget
-    _kept: "OnDemand | None" = field(default=None, init=False)
+    kept: "list[OnDemand]" = field(default_factory=list)  # the one that stays open, where there is one
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -125,14 +125,15 @@ class Measuring:
             with OnDemand(model, self.spec.engine, self.address, pace.update) as engines:
                 yield Journal(engines, folder)
             return
-        if self._kept is None:
-            self._kept = OnDemand(model, self.spec.engine, self.address, pace.update, within=True)
+        if not self.kept:
+            self.kept.append(OnDemand(model, self.spec.engine, self.address, pace.update, within=True))
+        (engines,) = self.kept
         try:
-            self._kept.load(model, pace.update)
-            yield Journal(self._kept, folder)
-            self._kept.rest()
+            engines.load(model, pace.update)
+            yield Journal(engines, folder)
+            engines.rest()
         except BaseException:
-            self._kept.close()
+            engines.close()
             raise
 
 

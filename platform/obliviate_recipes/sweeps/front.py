@@ -1,28 +1,26 @@
-"""Two objectives, both better when higher: the Pareto front, the area it dominates, and rules that choose a point.
+"""Two objectives or three, all better when higher: the Pareto front, what it dominates, and rules that choose a point.
 
-Pure functions of (forget, utility) pairs. Shapes: a list of pairs in, indices into it out.
+Pure functions of (forget, utility) pairs, or of (forget, utility, survives). Shapes: a list of points in, indices into
+it out.
 """
 
 from collections.abc import Sequence
-from math import dist
+from math import dist, prod
 
 Pair = tuple[float, float]  # forget, utility
+Figures = tuple[float, ...]  # with robustness a third: what survives attacks
 
 
-def front(pairs: Sequence[Pair]) -> list[int]:
-    """Indices of the pairs that no other dominates, by forget ascending. Of equal pairs all stay.
+def front(points: Sequence[Figures]) -> list[int]:
+    """Indices of the points that no other dominates, by forget ascending. Of equal ones all stay.
 
-    One dominates another where it is at least as good in both figures and better in one.
+    One dominates another where it is at least as good in all figures and better in one.
     """
-    order = sorted(range(len(pairs)), key=lambda i: (-pairs[i][0], -pairs[i][1]))
-    found: list[int] = []
-    best: Pair | None = None  # the highest utility so far, and the forget figure it came with
-    for index in order:
-        forget, utility = pairs[index]
-        if best is None or utility > best[1] or (forget, utility) == best:
-            found.append(index)
-            best = (forget, utility)
-    return found[::-1]
+
+    def dominated(mine: Figures) -> bool:
+        return any(other != mine and all(o >= m for o, m in zip(other, mine, strict=True)) for other in points)
+
+    return sorted((index for index, point in enumerate(points) if not dominated(point)), key=lambda i: points[i])
 
 
 def best_first(pairs: Sequence[Pair]) -> list[int]:
@@ -45,43 +43,56 @@ def best_first(pairs: Sequence[Pair]) -> list[int]:
     return order
 
 
-def hypervolume(pairs: Sequence[Pair], reference: Pair = (0.0, 0.0)) -> float:
-    """The area that the pairs dominate, above the reference point (Zitzler and Thiele 1999). Exact.
+def hypervolume(points: Sequence[Figures], reference: Figures = (0.0, 0.0, 0.0)) -> float:
+    """The area, or volume, that the points dominate above the reference point (Zitzler and Thiele 1999). Exact.
 
-    A pair that is not above the reference in both figures adds nothing.
+    By slabs along the last figure: each is as thick as the step to the next lower value, and as large as what the
+    points that reach it dominate in the others. A point that is not above the reference in every figure adds nothing.
     """
-    area, covered = 0.0, reference[1]
-    for forget, utility in sorted(pairs, reverse=True):  # from the most forgotten: each adds a slab above the last
-        if forget > reference[0] and utility > covered:
-            area += (forget - reference[0]) * (utility - covered)
-            covered = utility
-    return area
+    if not points:
+        return 0.0
+    last = len(points[0]) - 1
+    if last < 0:
+        return 1.0
+    levels = sorted({point[last] for point in points if point[last] > reference[last]}, reverse=True)
+    volume = 0.0
+    for level, below in zip(levels, [*levels[1:], reference[last]], strict=False):
+        volume += (level - below) * hypervolume([point[:last] for point in points if point[last] >= level], reference)
+    return volume
 
 
-def knee(pairs: Sequence[Pair]) -> int:
-    """The point of the front farthest from the line through its ends, with both axes scaled to the front.
+def knee(points: Sequence[Figures]) -> int:
+    """The point of the front farthest from the line (or plane) through its ends, with all axes scaled to the front.
 
-    With the ends at (0, 1) and (1, 0) the distance grows with the sum of the two scaled figures (Das 1999: normal
+    With the ends at (0, 1) and (1, 0) the distance grows with the sum of the scaled figures (Das 1999: normal
     boundary intersection). Between points that are equally far, such as two ends alone, the more useful one.
     """
-    on_front = front(pairs)
-    (low, high), (floor, top) = (_range([pairs[i][axis] for i in on_front]) for axis in (0, 1))
+    on_front = front(points)
+    ranges = [_range([points[i][axis] for i in on_front]) for axis in range(len(points[0]))]
 
     def bulge(index: int) -> tuple[float, float]:
-        forget, utility = pairs[index]
-        return (forget - low) / ((high - low) or 1) + (utility - floor) / ((top - floor) or 1), utility
+        scaled = ((value - low) / ((high - low) or 1) for value, (low, high) in zip(points[index], ranges, strict=True))
+        return sum(scaled), points[index][1]
 
     return max(on_front, key=bulge)
 
 
-def most_forgotten(pairs: Sequence[Pair], utility: float) -> int | None:
-    """Of those that keep at least `utility`, the one that forgot most; None where none does."""
-    keeping = [i for i, pair in enumerate(pairs) if pair[1] >= utility]
-    return max(keeping, key=lambda i: pairs[i], default=None)
+def lasting(point: Figures) -> float:
+    """What is forgotten; of three figures, what is forgotten and survives."""
+    forget, _, *survives = point
+    return forget * prod(survives)
 
 
-def weighted(pairs: Sequence[Pair], forget_weight: float) -> int:
-    return max(range(len(pairs)), key=lambda i: forget_weight * pairs[i][0] + (1 - forget_weight) * pairs[i][1])
+def most_forgotten(points: Sequence[Figures], utility: float) -> int | None:
+    """Of those that keep at least `utility`, the one that forgot most for good; None where none does."""
+    keeping = [i for i, point in enumerate(points) if point[1] >= utility]
+    return max(keeping, key=lambda i: (lasting(points[i]), points[i][1]), default=None)
+
+
+def weighted(points: Sequence[Figures], forget_weight: float) -> int:
+    return max(
+        range(len(points)), key=lambda i: forget_weight * lasting(points[i]) + (1 - forget_weight) * points[i][1]
+    )
 
 
 def _range(values: Sequence[float]) -> Pair:

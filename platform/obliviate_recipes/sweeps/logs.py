@@ -110,5 +110,5 @@ def _parameters(record: TrialRecord) -> dict[str, Any]:
 
 
 def _figures(record: TrialRecord) -> dict[str, float]:
-    found = {"forget": record.forget, "utility": record.utility}
+    found = {"forget": record.forget, "utility": record.utility, "survives": record.survives}
     return {name: value for name, value in found.items() if value is not None} | {"steps": float(record.steps)}

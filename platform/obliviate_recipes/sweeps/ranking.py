@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from math import prod
 
 from obliviate_eval.report.sweep import Region
 from obliviate_eval.statistics import Spread, spread
-from obliviate_recipes.sweeps.front import Pair, front, knee, most_forgotten, weighted
+from obliviate_recipes.sweeps.front import Figures, front, knee, most_forgotten, weighted
 from obliviate_recipes.sweeps.records import TrialRecord
 from obliviate_recipes.sweeps.space import Point
 from obliviate_recipes.sweeps.spec import AnyChoice, Knee, UtilityAtLeast
@@ -21,15 +22,16 @@ class Ranked:
     forget: Spread
     utility: Spread
     complete: bool  # measured with every seed
+    survives: Spread | None = None  # with robustness
     on_front: bool = False
 
     @property
-    def pair(self) -> Pair:
-        return self.forget.mean, self.utility.mean
+    def figures(self) -> Figures:
+        return tuple(each.mean for each in (self.forget, self.utility, self.survives) if each is not None)
 
 
 def rank(records: Sequence[TrialRecord], seeds: int) -> list[Ranked]:
-    """The front first, each part by the area that the configuration alone dominates, largest first.
+    """The front first, each part by what the configuration alone dominates, largest first.
 
     Only measured trials count: one that a scheduler stopped has figures of a model that was not finished. Of what was
     measured with fewer than all `seeds` nothing is on the front: the mean of those that were not stopped, or did not
@@ -41,15 +43,24 @@ def rank(records: Sequence[TrialRecord], seeds: int) -> list[Ranked]:
             by_point.setdefault(record.trial.point.id, []).append(record)
     found = [_ranked(trials, seeds) for trials in by_point.values()]
     complete = [each for each in found if each.complete]
-    on_front = {complete[index].point.id for index in front([each.pair for each in complete])}
+    on_front = {complete[index].point.id for index in front([each.figures for each in complete])}
     marked = [replace(each, on_front=each.point.id in on_front) for each in found]
-    return sorted(marked, key=lambda each: (not each.on_front, -each.pair[0] * each.pair[1], each.point.id))
+    return sorted(marked, key=lambda each: (not each.on_front, -prod(each.figures), each.point.id))
 
 
 def _ranked(trials: Sequence[TrialRecord], seeds: int) -> Ranked:
-    figures = [(t.forget, t.utility) for t in trials if t.forget is not None and t.utility is not None]
-    forget, utility = (spread([pair[axis] for pair in figures]) for axis in (0, 1))
-    return Ranked(trials[0].trial.point, tuple(trials), forget, utility, complete=len(trials) == seeds)
+    forget, utility, survives = (
+        [value for each in trials if (value := getattr(each, name)) is not None]
+        for name in ("forget", "utility", "survives")
+    )
+    return Ranked(
+        trials[0].trial.point,
+        tuple(trials),
+        spread(forget),
+        spread(utility),
+        complete=len(trials) == seeds,
+        survives=spread(survives) if survives else None,
+    )
 
 
 def choose(ranked: Sequence[Ranked], rule: AnyChoice, original_utility: float) -> Ranked | None:
@@ -57,24 +68,28 @@ def choose(ranked: Sequence[Ranked], rule: AnyChoice, original_utility: float) -
     ranked = [each for each in ranked if each.complete]
     if not ranked:
         return None
-    pairs = [each.pair for each in ranked]
+    points = [each.figures for each in ranked]
     index: int | None
     if isinstance(rule, Knee):
-        index = knee(pairs)
+        index = knee(points)
     elif isinstance(rule, UtilityAtLeast):
-        index = most_forgotten(pairs, rule.share * original_utility)
+        index = most_forgotten(points, rule.share * original_utility)
     else:
-        index = weighted(pairs, rule.forget_weight)
+        index = weighted(points, rule.forget_weight)
     return None if index is None else ranked[index]
 
 
 def regions(ranked: Sequence[Ranked]) -> list[Region]:
     """The front cut by utility, from the most useful down: where each method wins. Neighbours of one method are one.
 
-    Configurations with equal figures win together. One without any utility wins nowhere.
+    Configurations with equal figures win together. One without any utility wins nowhere. Of these two figures alone.
     """
-    on_front = [each for each in ranked if each.on_front and each.pair[1] > 0]
-    steps = groupby(sorted(on_front, key=lambda each: -each.pair[1]), lambda each: each.pair)
+    complete = [each for each in ranked if each.complete]
+    winners = [complete[index] for index in front([each.figures[:2] for each in complete])]
+    useful = [each for each in winners if each.utility.mean > 0]
+    steps = groupby(
+        sorted(useful, key=lambda each: -each.utility.mean), lambda each: (each.forget.mean, each.utility.mean)
+    )
     won = [(pair, ", ".join(dict.fromkeys(each.point.method for each in equal))) for pair, equal in steps]
     floors = [*(utility for (_, utility), _ in won[1:]), 0.0]
     found: list[Region] = []

@@ -21,19 +21,23 @@ from obliviate.data.rows import Corpus, require_training_texts
 from obliviate.data.schedule import Schedule
 from obliviate.models import content_of
 from obliviate.runs import Run
+from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.attacks.base import Attack, Target
+from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.costs.estimate import Part, estimate
 from obliviate_recipes.costs.hardware import Cluster
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.recipe import OfData
 from obliviate_recipes.several import Models, judge_of
-from obliviate_recipes.stage import ModelStage, Stage, all_of
+from obliviate_recipes.stage import MODEL, ModelStage, Stage, all_of, perform
 from obliviate_recipes.stages.measure import Figures, Measuring
 from obliviate_recipes.stages.training import Negation, check_data, opened, unlearning_stage
 from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
 from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import read_records
 from obliviate_recipes.sweeps.result import Result, write_result
+from obliviate_recipes.sweeps.robust import ORIGINAL, RETAIN, attacked, compared
 from obliviate_recipes.sweeps.sampler import Sampler, open_sampler
 from obliviate_recipes.sweeps.spec import NoScheduler, OptunaSampler, SweepRun
 from obliviate_recipes.sweeps.trial import Shared, objectives, run_trial
@@ -100,7 +104,15 @@ class Sweep(OfData[SweepRun, Result]):
         retain = [] if self.retain is None else [self.retain]
         seeds = product(self.config.space.methods, self.config.seeds)
         prepared = [each for method, seed in seeds for each in self._prepared(self.trial(method, seed))]
-        return [*retain, self.original, *prepared]
+        attacked = () if self.config.robustness is None else self.robust((), self.config.robustness.attacks).needs
+        return [*retain, self.original, *prepared, *attacked]
+
+    def robust(self, targets: Sequence[Target], attacks: Sequence[Attack]) -> Robust:
+        """Attacks on these models, beside the original and the retain model."""
+        models = self.models
+        assert models.retain is not None
+        pair = compared(Target(ORIGINAL, models.target, models.before), Target(RETAIN, models.retain, models.before))
+        return attacked(self.config, self.corpus, self.measuring, pair, targets, attacks)
 
     def trial(self, method: str, seed: int) -> ModelStage:
         """The training of a method at the first value of every axis."""
@@ -135,14 +147,21 @@ class Sweep(OfData[SweepRun, Result]):
     def estimate(self, cluster: Cluster) -> list[Part]:
         """All trials run to their end, at the first value of every axis."""
 
-        shared, count = list(all_of(self.stages)), _counts(self.config)
-        works = [work for stage in shared for work in stage.work()]
+        shared, count = {stage.run.directory: stage for stage in all_of(self.stages)}, _counts(self.config)
+        works = [work for stage in shared.values() for work in stage.work()]
         for method, configurations in count.items():
-            own = [stage for stage in all_of([self.trial(method, self.config.seeds[0])]) if stage not in shared]
+            own = [stage for stage in all_of(self._of_trial(method)) if stage.run.directory not in shared]
             works += [work for stage in own for work in stage.work()] * configurations * len(self.config.seeds)
         (measured,) = self.original.records.work()
         measurements = count.total() * len(self.config.seeds) + (HALVINGS * len(count) if self.config.calibrate else 0)
         return estimate([*works, *([measured] * measurements)], cluster, self.at_a_time)
+
+    def _of_trial(self, method: str) -> list[Stage]:
+        """What a trial of the method makes, but for its evaluation."""
+        trial, robustness = self.trial(method, self.config.seeds[0]), self.config.robustness
+        if robustness is None:
+            return [trial]
+        return [trial, self.robust([Target(method, trial.model, (trial,))], robustness.attacks)]
 
     def perform(self, events: Events) -> Result:
         for name, value in TUNE_ENVIRONMENT.items():
@@ -170,11 +189,26 @@ class Sweep(OfData[SweepRun, Result]):
         with Watch(self.directory, config, sampler.count * len(config.seeds), events) as watch:
             _tune(shared, sampler, self.places, watch)
         result = Result.of(config, self.directory, target.source, original)
-        if config.calibrate:
+        if config.calibrate or (config.robustness is not None and config.robustness.full):
             write_result(result, QUIET)  # there is a report, whatever becomes of the rest
+        if config.robustness is not None and config.robustness.full:
+            result = replace(result, full=self._attack_front(result, config.robustness.full, events))
+        if config.calibrate:
             result = replace(result, calibrated=calibrate(result, shared, events))
         write_result(result, events)
         return result
+
+    def _attack_front(self, result: Result, attacks: Sequence[Attack], events: Events) -> Robustness | None:
+        """All attacks on the models of the front, of several seeds the first one's; None where there is no front."""
+        records = [each.trials[0] for each in result.ranked if each.on_front]
+        if not records:
+            return None
+        model = self.models.target
+        found = [Target(each.id, model.at(storage.name(storage.local(str(each.run)) / MODEL))) for each in records]
+        robust = self.robust(found, attacks)
+        perform([robust], events)
+        events.said(f"attacks on the front: {storage.name(robust.run.directory / ROBUSTNESS_FILE)}")
+        return Robustness.read(robust.run.directory / ROBUSTNESS_FILE)
 
 
 def open_sweep(config: SweepRun, corpus: Corpus) -> Run:

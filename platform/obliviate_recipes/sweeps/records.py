@@ -49,6 +49,8 @@ class TrialRecord:
     evaluation: str | None = None  # folder of the evaluation run
     forget: float | None = None
     utility: float | None = None
+    survives: float | None = None  # with robustness
+    attacked: str | None = None  # folder of its attacks
     steps: int = 0  # optimiser steps done
     signals: tuple[Mapping[str, Any], ...] = field(default=())
     train_s: float = 0.0

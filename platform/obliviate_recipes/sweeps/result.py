@@ -1,7 +1,6 @@
 """What a sweep leaves behind: the ranked configurations, the commands that reproduce them, report and table."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from rich.text import Text
 
 from obliviate import storage
 from obliviate.runs import write_json, write_whole
-from obliviate_eval.report.sweep import Configuration, Ended, Mixed, SweepReport, build_sweep_report
+from obliviate_eval.report.sweep import SURVIVES, Configuration, Ended, Mixed, SweepReport, build_sweep_report
 from obliviate_eval.report.sweep_picture import draw_front
+from obliviate_eval.robustness import ModelFigures, Robustness
 from obliviate_eval.statistics import Figure, Spread
 from obliviate_recipes.events import Events
 from obliviate_recipes.reporting import REPORT, REPORT_JSON
@@ -48,6 +48,7 @@ class Result:
     ranked: tuple[Ranked, ...]
     chosen: Ranked | None
     calibrated: tuple[Calibrated, ...] = ()
+    full: Robustness | None = None  # of all attacks on the models of the front, by trial
 
     @classmethod
     def of(cls, config: SweepRun, directory: Path, source: str, original: Pair) -> "Result":
@@ -59,7 +60,7 @@ class Result:
     @property
     def hypervolume(self) -> float:
         """Of the front."""
-        return hypervolume([each.pair for each in self.ranked if each.on_front])
+        return hypervolume([each.figures for each in self.ranked if each.on_front])
 
     def command(self, record: TrialRecord) -> str:
         """What makes this trial's model alone: it lands in the same run."""
@@ -99,6 +100,13 @@ def _report(result: Result) -> SweepReport:
         notes.append("Trials that the scheduler stopped were not measured: a front without them may miss points.")
     if short := sum(not each.complete for each in result.ranked):
         notes.append(f"Not measured with every seed, and so not on the front: {short} of the configurations.")
+    if result.config.robustness is not None:
+        notes.append(
+            "Survives: 1 - the highest excess recovery of the sweep's attacks, beside the retain model; the front is "
+            "of three figures."
+        )
+        if result.full is not None:
+            notes.append("All attacks: the robustness score of the front's models under all attacks, the first seed's.")
     return SweepReport(
         title=result.config.title,
         forget=names.forget,
@@ -113,6 +121,8 @@ def _report(result: Result) -> SweepReport:
                 values=each.point.values,
                 forget=_figure(each.forget),
                 utility=_figure(each.utility),
+                survives=None if each.survives is None else _figure(each.survives),
+                full=None if (full := _full(result, each)) is None else full.score,
                 on_front=each.on_front,
                 chosen=each is result.chosen,
                 commands=[result.command(trial) for trial in each.trials],
@@ -128,6 +138,11 @@ def _report(result: Result) -> SweepReport:
         mixed=[Mixed(each.method, each.trial, each.share, each.forget, each.utility) for each in result.calibrated],
         notes=notes,
     )
+
+
+def _full(result: Result, each: Ranked) -> ModelFigures | None:
+    """Of all attacks on its first seed's model."""
+    return None if result.full is None else result.full.models.get(each.trials[0].id)
 
 
 def _figure(found: Spread) -> Figure:
@@ -148,6 +163,8 @@ def _json(result: Result) -> dict[str, Any]:
                 "values": dict(each.point.values),
                 "forget": asdict(each.forget),
                 "utility": asdict(each.utility),
+                "survives": None if each.survives is None else asdict(each.survives),
+                "full": None if (full := _full(result, each)) is None else asdict(full),
                 "complete": each.complete,
                 "on_front": each.on_front,
                 "commands": [result.command(trial) for trial in each.trials],
@@ -170,12 +187,14 @@ def _table(result: Result) -> Table:
     )
     for title in ("Trial", "Method", "Parameters"):
         table.add_column(title, overflow="fold")
-    for title in (names.forget, names.utility, "seeds", ""):
+    third = result.config.robustness is not None
+    for title in (names.forget, names.utility, *([SURVIVES] if third else []), "seeds", ""):
         table.add_column(title.replace("_", " "), justify="right")
     for each in result.ranked:
         mark = "chosen" if each is result.chosen else "front" if each.on_front else ""
         values = " ".join(f"{name}={value}" for name, value in each.point.values.items())
-        cells: Sequence[str] = (_cell(each.forget), _cell(each.utility), f"{len(each.trials)}", mark)
+        survives = [] if not third else ["–" if each.survives is None else _cell(each.survives)]
+        cells = (_cell(each.forget), _cell(each.utility), *survives, f"{len(each.trials)}", mark)
         table.add_row(each.trials[0].id, each.point.method, Text(values), *cells)
     return table
 

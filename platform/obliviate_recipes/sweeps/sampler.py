@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from obliviate_recipes.sweeps.front import Pair
+from obliviate_recipes.sweeps.front import Figures
 from obliviate_recipes.sweeps.space import Axis, Point, draws, grid
 from obliviate_recipes.sweeps.spec import OptunaSampler, RandomSampler, SweepRun
 
@@ -27,7 +27,7 @@ class Sampler(Protocol):
         """The next point; None where there are no more."""
         ...
 
-    def learn(self, point: Point, found: Pair | None) -> None:
+    def learn(self, point: Point, found: Figures | None) -> None:
         """Its means over the seeds; None where it has none, because trials failed or were stopped."""
         ...
 
@@ -53,7 +53,7 @@ class Listed:
     def propose(self) -> Point | None:
         return next(self._points, None)
 
-    def learn(self, point: Point, found: Pair | None) -> None:
+    def learn(self, point: Point, found: Figures | None) -> None:
         """Independent of what was found."""
 
 
@@ -70,9 +70,9 @@ class Optuna:
         self.count = max(spec.trials, len(known))
         self._space, self._canonical = config.space, config.canonical
         sampler = optuna.samplers.TPESampler(n_startup_trials=spec.startup, seed=spec.seed)
-        self._study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
+        self._study = optuna.create_study(directions=["maximize"] * config.objective_count, sampler=sampler)
         self._asked: dict[str, optuna.trial.Trial] = {}
-        self._found: dict[str, Pair | None] = {}
+        self._found: dict[str, Figures | None] = {}
         for point in known:
             self._study.enqueue_trial(self._parameters(point))
 
@@ -88,11 +88,11 @@ class Optuna:
             self._tell(trial, self._found.get(point.id))
         return None
 
-    def learn(self, point: Point, found: Pair | None) -> None:
+    def learn(self, point: Point, found: Figures | None) -> None:
         self._found[point.id] = found
         self._tell(self._asked[point.id], found)
 
-    def _tell(self, trial: "optuna.trial.Trial", found: Pair | None) -> None:
+    def _tell(self, trial: "optuna.trial.Trial", found: Figures | None) -> None:
         import optuna
 
         if found is None:

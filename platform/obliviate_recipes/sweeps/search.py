@@ -1,15 +1,21 @@
 """The samplers as Ray Tune asks for them: a point becomes one trial for each seed, and is told once all have ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from obliviate_recipes.sweeps.front import Pair
+from obliviate_recipes.sweeps.front import Figures
 from obliviate_recipes.sweeps.records import Trial
 from obliviate_recipes.sweeps.sampler import Sampler
 from obliviate_recipes.sweeps.space import Point
+
+
+def figures_in(result: Mapping[str, Any]) -> Figures:
+    """Of a trial, as it told them."""
+    survives = () if result.get("survives") is None else (result["survives"],)
+    return (result["forget"], result["utility"], *survives)
 
 
 class Search(Searcher):  # type: ignore[misc]
@@ -20,7 +26,7 @@ class Search(Searcher):  # type: ignore[misc]
         self._sampler, self._seeds = sampler, seeds
         self._waiting: list[Trial] = []
         self._running: dict[str, Trial] = {}  # Tune's id -> ours
-        self._found: dict[str, list[Pair | None]] = {}  # point -> of its ended trials
+        self._found: dict[str, list[Figures | None]] = {}  # point -> of its ended trials
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, for the same reason: Tune pickles its searcher."""
@@ -39,16 +45,16 @@ class Search(Searcher):  # type: ignore[misc]
         trial = self._running.pop(trial_id, None)
         if trial is None:
             return
-        ended = None if error or result is None or "forget" not in result else (result["forget"], result["utility"])
-        self._end(trial.point, ended)
+        told = not error and result is not None and "forget" in result
+        self._end(trial.point, figures_in(result) if told and result is not None else None)
 
-    def _end(self, point: Point, found: Pair | None) -> None:
+    def _end(self, point: Point, found: Figures | None) -> None:
         ended = self._found.setdefault(point.id, [])
         ended.append(found)
         if len(ended) == len(self._seeds):
-            whole = [pair for pair in ended if pair is not None]
+            whole = [figures for figures in ended if figures is not None]
             complete = len(whole) == len(ended)
-            mean = (fmean(pair[0] for pair in whole), fmean(pair[1] for pair in whole)) if complete else None
+            mean = tuple(fmean(each) for each in zip(*whole, strict=True)) if complete else None
             self._sampler.learn(point, mean)
 
     def save(self, checkpoint_path: str) -> None:

@@ -7,6 +7,11 @@ from pydantic import Field, model_validator
 from obliviate.config import FinetuneRun, UnlearnOptions, UnlearnRun, build
 from obliviate.schema import Seed, Spec
 from obliviate_eval.asked import suite_of
+from obliviate_recipes.attacks.depth import Patch
+from obliviate_recipes.attacks.quantise import Quantise
+from obliviate_recipes.attacks.relearn import Relearn
+from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
+from obliviate_recipes.attacks.split import SplitSpec
 from obliviate_recipes.several import ComparedModels, check_seeds, sampled_by
 from obliviate_recipes.sweeps.space import Point, Space
 
@@ -74,6 +79,24 @@ class Objectives(Spec):
     utility: str = "model_utility"
 
 
+class RobustnessSpec(Spec):
+    """A third figure of the front: 1 - the excess recovery of attacks that take seconds, measured on each trial's model
+    beside the retain model's."""
+
+    attacks: tuple[AttackSpec, ...] = Field(
+        default=(Patch(), Quantise(formats=("int4_g128",)), Relearn(steps=(5,))), min_length=1
+    )
+    full: tuple[AttackSpec, ...] = ()  # on the models of the front, once all trials have ended
+    split: SplitSpec = SplitSpec()
+    budget: BudgetSpec = BudgetSpec()
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "RobustnessSpec":
+        check_labels(self.attacks)
+        check_labels(self.full)
+        return self
+
+
 class Knee(Spec):
     """The point farthest from the line through the ends of the front, both axes scaled to it (Das 1999)."""
 
@@ -109,6 +132,8 @@ class SweepRun(ComparedModels):
     scheduler: AnyScheduler = NoScheduler()
     signal: SignalSpec = SignalSpec()
     objectives: Objectives = Objectives()
+    # None: the front has two figures. Absent from a sweep's address where there is none.
+    robustness: RobustnessSpec | None = Field(default=None, exclude_if=lambda robustness: robustness is None)
     choose: AnyChoice = Knee()
     calibrate: bool = False  # compare the methods' chosen points at equal utility, too
     calibrate_to: float = Field(default=0.95, gt=0, lt=1)  # share of the original's utility
@@ -146,6 +171,15 @@ class SweepRun(ComparedModels):
         for key, metric in self.objectives.model_dump().items():
             if metric not in known:
                 raise ValueError(f"objectives.{key}: the suite {suite.name} gives no {metric!r}; {_known(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _survival_can_be_told(self) -> "SweepRun":
+        if self.robustness is not None and self.finetune is None and self.retain_model is None:
+            raise ValueError(
+                "robustness: what comes back is told beside a model that never knew; give retain_model, or finetune, "
+                "which trains it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -198,6 +232,10 @@ class SweepRun(ComparedModels):
         """The same point with its values as the config holds them: 1e-5, "1e-5" and 0.00001 are one."""
         resolved = self.unlearning(point, 0, "").model_dump(mode="json")
         return Point(point.method, {name: _at(resolved, name) for name in point.values})
+
+    @property
+    def objective_count(self) -> int:
+        return 2 if self.robustness is None else 3
 
     @property
     def in_process(self) -> bool:

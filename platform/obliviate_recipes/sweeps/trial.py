@@ -5,7 +5,6 @@ trial finds them, another sweep over the same point does too, and a trial that w
 """
 
 import fcntl
-import gc
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,11 +27,16 @@ from obliviate.train.log import read_steps
 from obliviate.train.signal import Signal
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
+from obliviate_recipes.attacks.base import Target
+from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.events import QUIET
+from obliviate_recipes.stage import ModelStage
 from obliviate_recipes.stage import perform as perform_stages
 from obliviate_recipes.stages.measure import Measuring
 from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.sweeps.records import Trial, TrialRecord
+from obliviate_recipes.sweeps.robust import ORIGINAL, RETAIN, attacked, compared, surviving
+from obliviate_recipes.sweeps.robust import figures as figures_of
 from obliviate_recipes.sweeps.space import Point
 from obliviate_recipes.sweeps.spec import FORGET_QUALITY, SweepRun
 
@@ -124,6 +128,9 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     figures = measuring.figures(config.label, stage.model, retain, (stage,))
     perform_stages([figures], QUIET)
     forget, utility = objectives(Evaluation.read(figures.run.directory / METRICS_FILE), shared.config)
+    robust = _attacked(record.id, stage, shared)
+    if robust is not None:
+        perform_stages([robust], QUIET)
     ended_s = perf_counter()
     done = replace(
         record,
@@ -132,6 +139,8 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
         evaluation=storage.name(figures.run.directory),
         forget=forget,
         utility=utility,
+        survives=None if robust is None else surviving(figures_of(robust, record.id)),
+        attacked=None if robust is None else storage.name(robust.run.directory),
         steps=stage.run.summary["steps"],
         signals=tuple(as_metrics(step) for step in read_steps(stage.run.directory) if "signal" in step),
         train_s=trained_s - began_s,
@@ -139,6 +148,17 @@ def _train_and_measure(record: TrialRecord, config: UnlearnRun, shared: Shared, 
     )
     done.write(shared.directory)
     report(_final(done))
+
+
+def _attacked(name: str, stage: ModelStage, shared: Shared) -> Robust | None:
+    """What tells how much of its forgetting survives. The original and the retain model were attacked before."""
+    spec = shared.config.robustness
+    if spec is None:
+        return None
+    assert shared.retain is not None
+    models = compared(Target(ORIGINAL, shared.target), Target(RETAIN, shared.retain))
+    target = Target(name, stage.model, (stage,))
+    return attacked(shared.config, shared.corpus, _measuring(shared), models, [target], spec.attacks)
 
 
 def _of_trial(job: Job, config: UnlearnRun, shared: Shared) -> Job:
@@ -161,10 +181,7 @@ def _train(job: Job, folder: Path, config: UnlearnRun, shared: Shared, on_step: 
 
 def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
     """In this process: a worker of its own would take seconds to start, for a training of a minute."""
-    import torch
-
-    from obliviate.train.heap import give_back
-    from obliviate.train.loop import single_process
+    from obliviate.train.here import alone
     from obliviate.train.produce import train_and_write
 
     checkpoint = latest(job.directory / CHECKPOINTS)
@@ -172,15 +189,8 @@ def _train_here(job: Job, folder: Path, on_step: Reporter) -> None:
     for step in read_steps(job.directory):
         if step["step"] <= done:
             on_step(step)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        with single_process():
-            train_and_write(job, folder, on_step, device=device)
-    finally:  # the evaluation, and the other trials on this GPU, need what training held: FSDP2's models are cycles
-        gc.collect()
-        give_back()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    with alone() as device:
+        train_and_write(job, folder, on_step, device=device)
 
 
 def _near(model: ModelSpec, shared: Shared) -> ModelSpec:
@@ -231,9 +241,14 @@ def objectives(evaluation: Evaluation, config: SweepRun) -> tuple[float, float]:
     return found[0], found[1]
 
 
+def _figures(record: TrialRecord) -> dict[str, Any]:
+    survives = {} if record.survives is None else {"survives": record.survives}
+    return {"forget": record.forget, "utility": record.utility, **survives}
+
+
 def _final(record: TrialRecord) -> dict[str, Any]:
     """Its figures, one point after the last signal; without a signal there is no point, and schedulers leave it out."""
-    figures = {"forget": record.forget, "utility": record.utility}
+    figures = _figures(record)
     if not record.signals:
         return figures
     last = record.signals[-1]
@@ -246,7 +261,7 @@ def _replay(record: TrialRecord, report: Report) -> None:
     Figures go with every signal: should the scheduler, which sees the trials in another order than before, stop it now,
     the sampler still learns them.
     """
-    figures = {"forget": record.forget, "utility": record.utility} if record.status == "done" else {}
+    figures = _figures(record) if record.status == "done" else {}
     for metrics in record.signals:
         report({**metrics, **figures})
     if figures:

@@ -11,6 +11,7 @@ from ray.tune import Callback
 from rich.table import Table
 from rich.text import Text
 
+from obliviate_eval.report.sweep import SURVIVES
 from obliviate_recipes.events import Draw, Events
 from obliviate_recipes.sweeps.logs import TrialLog, open_logs
 from obliviate_recipes.sweeps.ranking import Ranked, rank
@@ -101,15 +102,16 @@ class Watch(Callback):  # type: ignore[misc]
         table = Table(title=f"{self._config.title}: {self._ended} of {self._total} trials ended")
         for name in ("Trial", "Method", "Parameters"):
             table.add_column(name, overflow="fold")
-        for name in (self._config.objectives.forget, self._config.objectives.utility, ""):
+        third = [] if self._config.robustness is None else [SURVIVES]
+        for name in (self._config.objectives.forget, self._config.objectives.utility, *third, ""):
             table.add_column(name.replace("_", " "), justify="right")
         for each in self._ranked()[:ROWS]:
             style = "bold green" if each.on_front else ""
-            figures = (f"{each.forget.mean:.3f}", f"{each.utility.mean:.3f}", "front" if each.on_front else "")
+            figures = (*(f"{figure:.3f}" for figure in each.figures), "front" if each.on_front else "")
             table.add_row(each.point.id, each.point.method, Text(_values(each.point.values)), *figures, style=style)
         for trial, told in self._told.items():
             at = f"{told[-1]['step']}/{told[-1]['steps']} signal {told[-1]['signal']:.3f}" if told else "starting"
-            table.add_row(trial, "", "", "", "", at, style="dim")
+            table.add_row(trial, "", "", "", "", *[""] * len(third), at, style="dim")
         return table
 
 
@@ -122,7 +124,8 @@ def _line(record: TrialRecord) -> str:
     name = f"{record.id} {record.method} {_values(record.values)} seed {record.seed}:"
     match record.status:
         case "done":
-            return f"{name} forget {record.forget:.3f}, utility {record.utility:.3f}"
+            survives = "" if record.survives is None else f", survives {record.survives:.3f}"
+            return f"{name} forget {record.forget:.3f}, utility {record.utility:.3f}{survives}"
         case "stopped":
             return f"{name} stopped after {record.steps} steps, signal {record.signals[-1]['signal']:.3f}"
         case _:
