@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from math import isfinite
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -32,14 +32,11 @@ from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import ScoredModel, build, check_layers, checked
-from obliviate.train.optimizer import adamw, clip
-from obliviate.train.phases import Phase, Update, plan_updates
-from obliviate.train.projection import retain_projection
-from obliviate.train.rectification import Rectification
+from obliviate.train.phases import Phase, plan_updates
 from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
-from obliviate.train.sharpness import perturbed
 from obliviate.train.signal import Slices, measure
+from obliviate.train.updater import Updater
 
 
 @contextmanager
@@ -143,33 +140,27 @@ class _Trainer:
         torch.manual_seed(job.seed)
         self.model = _built(job, device)
         export.check(self.model, job.model)  # what an export needs is there, or nothing is trained
-        states = 1 + max(update.optimizer for update in self.updates)
-        self.optimizers = [adamw(self.model, job.optim) for _ in range(states)]
-        spec = job.rectification
-        self.rectification = None if spec is None else Rectification(self.model, self.optimizers[0], spec.share)
         of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
-        check_layers(self.terms, self.model)  # a forward pass: from here on the parameters may be gathered ones
+        # From the starting model, before any checkpoint is loaded: a resumed run updates and measures as before. Its
+        # forward passes, and those that follow, may leave gathered parameters behind.
+        self.updater = Updater(job, self.model, self.texts, self.updates, self._gradients, self._not_finite)
+        check_layers(self.terms, self.model)
         # For every text that this worker will visit, before any step or checkpoint.
         self.reference = (
             reference_of(job, self.model, self.texts, self.needs, self._visited(), device)
             if compares(self.needs)
             else Reference()
         )
-        # From the starting model, before any checkpoint is loaded: a resumed run measures and projects as before.
         selects = job.budget is not None or job.validation is not None
         self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
-        self.projection = None if job.projection is None else retain_projection(
-            self.model, self.texts, len(job.retain), job.projection, seed=job.seed, device=device,
-            size=job.optim.micro_batch_size, max_length=job.model.max_length,
-        )  # fmt: skip
 
     def resume(self) -> int:
         """Steps already done."""
         path = checkpoint.latest(self.checkpoints)
         if path is None:
             return 0
-        step, self.weights = checkpoint.load(path, self.model, self.optimizers, self._chosen)
+        step, self.weights = checkpoint.load(path, self.model, self.updater.optimizers, self._chosen)
         log = checkpoint.logged(self.job.directory, step)
         for each in (self.drop, self.selection):
             if each is not None:
@@ -182,7 +173,7 @@ class _Trainer:
             self.choose()
             checkpoint.save(self.checkpoints, self.schedule.steps, self.weights, self.model, ())
         else:
-            checkpoint.save(self.checkpoints, step, self.weights, self.model, self.optimizers, self._chosen)
+            checkpoint.save(self.checkpoints, step, self.weights, self.model, self.updater.optimizers, self._chosen)
 
     def choose(self) -> None:
         """Of the weights that training went through, take those that it ends with."""
@@ -204,7 +195,7 @@ class _Trainer:
         parts = [0.0] * len(self.terms)
         tokens = grad_norm = 0.0
         for update in self.updates:
-            found, seen, norm = self._update(step, update, rate)
+            found, seen, norm = self.updater.make(step, update, rate)
             for index, part in found.items():
                 parts[index] = part
             tokens, grad_norm = tokens + seen, max(grad_norm, norm)
@@ -228,39 +219,6 @@ class _Trainer:
             for term, weight, part in zip(self.terms, self.weights, parts, strict=True)
         ]
         return metrics
-
-    def _update(self, step: int, update: Update, rate: float) -> tuple[dict[int, float], float, float]:
-        """One optimiser update: the mean of each of its terms (by index) over the global batch, the real tokens that
-        were seen, and the gradient's norm before clipping."""
-        parts: dict[int, float] = {}
-        tokens = 0.0
-        for phase in update.phases:
-            found, seen = self._gradients(step, phase)
-            parts |= found
-            if phase.of_forget and self.job.sharpness is not None:
-                with perturbed(self.model, self.job.sharpness.rho):
-                    seen += self._gradients(step, phase)[1]
-            if phase.of_forget and self.rectification is not None:
-                self.rectification.hold()
-            tokens += seen
-        if self.rectification is not None:
-            self.rectification.rectify()
-        projection = self.projection if update.of_forget else None
-        if projection is not None:
-            projection.project_gradients(self.model)
-        norm = clip(self.model.parameters(), self.job.optim.max_grad_norm)
-        if not isfinite(norm):  # a step would make weights of it that no later check could undo
-            losses = ", ".join(f"{self.names[index]} {part:.4g}" for index, part in parts.items())
-            checkpoint.stop(self.checkpoints, step, f"the gradient's norm is {norm}, at losses of {losses}")
-        optimizer = self.optimizers[update.optimizer]
-        if update.of_forget and self.job.forget_learning_rate is not None:
-            rate *= self.job.forget_learning_rate / self.job.optim.learning_rate
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with nullcontext() if projection is None else projection.projecting(self.model):
-            optimizer.step()
-        self.model.zero_grad()
-        return parts, tokens, norm
 
     def _gradients(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
         """Add those of the phase's terms to what is there; each term's mean over the global batch, and the tokens."""
@@ -389,6 +347,10 @@ class _Trainer:
         if self.drop is None:
             return items
         return [[item for part in items for item in part]] * self.world  # what is dropped changes who gets which text
+
+    def _not_finite(self, step: int, parts: Mapping[int, float], norm: float) -> NoReturn:
+        losses = ", ".join(f"{self.names[index]} {part:.4g}" for index, part in parts.items())
+        checkpoint.stop(self.checkpoints, step, f"the gradient's norm is {norm}, at losses of {losses}")
 
     def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
         for index, part in parts.items():

@@ -1,0 +1,74 @@
+"""One update of the weights: the gradients of its phases, what is done to them, and the optimiser's step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from math import isfinite
+from typing import NoReturn
+
+from obliviate.train.batch import Texts
+from obliviate.train.job import Job
+from obliviate.train.model import ScoredModel
+from obliviate.train.optimizer import adamw, clip
+from obliviate.train.phases import Phase, Update
+from obliviate.train.projection import retain_projection
+from obliviate.train.rectification import Rectification
+from obliviate.train.sharpness import perturbed
+
+# Of a step and a phase: add its gradients to what is there; each term's mean over the global batch, and the tokens.
+Gradients = Callable[[int, Phase], tuple[dict[int, float], float]]
+Stop = Callable[[int, Mapping[int, float], float], NoReturn]  # for a gradient whose norm is not finite
+
+
+class Updater:
+    """Made of the starting model, before a checkpoint is loaded. Every worker calls it alike."""
+
+    def __init__(
+        self, job: Job, model: ScoredModel, texts: Texts, updates: Sequence[Update], gradients: Gradients, stop: Stop
+    ) -> None:
+        self.job, self.model = job, model
+        self._gradients, self._stop = gradients, stop
+        states = 1 + max(update.optimizer for update in updates)
+        self.optimizers = [adamw(model, job.optim) for _ in range(states)]
+        spec = job.rectification
+        self.rectification = None if spec is None else Rectification(model, self.optimizers[0], spec.share)
+        self.projection = None if job.projection is None else retain_projection(
+            model, texts, len(job.retain), job.projection, seed=job.seed, device=next(model.parameters()).device,
+            size=job.optim.micro_batch_size, max_length=job.model.max_length,
+        )  # fmt: skip
+
+    def make(self, step: int, update: Update, rate: float) -> tuple[dict[int, float], float, float]:
+        """The mean of each of its terms (by index) over the global batch, the real tokens that were seen, and the
+        gradient's norm before clipping."""
+        parts, tokens = self._found(step, update)
+        projection = self.projection if update.of_forget else None
+        if projection is not None:
+            projection.project_gradients(self.model)
+        norm = clip(self.model.parameters(), self.job.optim.max_grad_norm)
+        if not isfinite(norm):  # a step would make weights of it that no later check could undo
+            self._stop(step, parts, norm)
+        optimizer = self.optimizers[update.optimizer]
+        if update.of_forget and self.job.forget_learning_rate is not None:
+            rate *= self.job.forget_learning_rate / self.job.optim.learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with nullcontext() if projection is None else projection.projecting(self.model):
+            optimizer.step()
+        self.model.zero_grad()
+        return parts, tokens, norm
+
+    def _found(self, step: int, update: Update) -> tuple[dict[int, float], float]:
+        """Leave the update's gradients on the parameters; its terms' means and the tokens."""
+        parts: dict[int, float] = {}
+        tokens = 0.0
+        for phase in update.phases:
+            found, seen = self._gradients(step, phase)
+            parts |= found
+            if phase.of_forget and self.job.sharpness is not None:
+                with perturbed(self.model, self.job.sharpness.rho):
+                    seen += self._gradients(step, phase)[1]
+            if phase.of_forget and self.rectification is not None:
+                self.rectification.hold()
+            tokens += seen
+        if self.rectification is not None:
+            self.rectification.rectify()
+        return parts, tokens
