@@ -38,6 +38,7 @@ from obliviate.methods import (
     Marked,
     Mismatch,
     Positions,
+    RepSelect,
     SatImp,
     SimNPO,
     TaskVector,
@@ -90,6 +91,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "whp+kl": (WHP(), KL()),
     "icku": (ICKU(), Marked()),
     "eul": (EUL(bound=0.5), KL(), GD()),
+    "repselect": (RepSelect(eta=0.1, steps=3, rank=4),),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

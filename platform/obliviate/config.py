@@ -319,6 +319,26 @@ class UnlearnRun(Unlearning, TrainingRun):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ascent_fits(self) -> "UnlearnRun":
+        """Whatever says how an optimiser updates the weights, or on what else, would be without effect."""
+        if self.method.ascent is None:
+            return self
+        name = self.method.type
+        if self.regularizers:
+            raise ValueError(
+                f"regularizers: {name} takes steps along a direction of the forget set, and trains on nothing else; "
+                "remove them"
+            )
+        unread = [key for key in ("sharpness", "projection", "rectification", "early_drop") if getattr(self, key)]
+        if self.forget_learning_rate is not None:
+            unread.append("forget_learning_rate")
+        if unread:
+            raise ValueError(f"{unread[0]}: {name} has no optimiser's updates, which it would change; remove it")
+        if self.model.lora is not None:
+            raise ValueError(f"model.lora: {name} moves the weights, and adapters leave those alone; remove it")
+        return self
+
     @property
     def learnings(self) -> "list[UnlearnRun]":
         """The trainings that make the model: one, but for a task vector that is learned at several rates."""

@@ -300,6 +300,8 @@ def _out_of_reach(term: Term) -> str | None:
         return "compares weights with the initial ones, and a compute_loss_func sees none"
     if isinstance(term, ForgetObjective) and term.negation is not None:
         return "is half of a negation, which subtracts weights once training is done"
+    if isinstance(term, ForgetObjective) and term.ascent is not None:
+        return "moves the weights itself, where a trainer's optimiser would"
     if type(term).next_weight is not Term.next_weight:
         return "has a weight that moves with each step's loss, which a trainer's checkpoint would forget"
     if any(isinstance(stat, Activation) for wanted in term.needs.values() for stat in wanted):

@@ -74,6 +74,7 @@ NEEDS = {
     "unilogit": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.LOG_VOCABULARY: ANSWER}},
     "eul": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.REFERENCE_KL: ANSWER}},
     "icku": {Pass.FORGET_MARKED_IDK: LOGP},
+    "repselect": {Pass.FORGET: {Stat.LOGP: ANSWER}},
     "whp": {Pass.FORGET: {Generic(5.0): ANSWER}},
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},

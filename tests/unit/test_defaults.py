@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
+from obliviate.methods.repselect import MLP
 from obliviate.schema import Spec
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
 
@@ -28,6 +29,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "flat": {"divergence": "kl"},
     "eul": {"bound": 10, "likelihood": 0.1},
     "whp": {"alpha": 5},
+    "repselect": {"eta": 0.05, "steps": 10, "rank": 512, "adversary": 0.01, "trainable": MLP},
     "kl": {"positions": "sequence"},
     "ap": {"beta": 0.1},
     "bounded_gd": {"weight": 100, "epsilon": 0.3, "step": 5, "warmup": 0.5},

@@ -11,6 +11,7 @@ from obliviate.methods.adaptive_rmu import AdaptiveRMU
 from obliviate.methods.altpo import AltPO
 from obliviate.methods.ap import AP
 from obliviate.methods.base import (
+    Ascent,
     ForgetObjective,
     Loss,
     Needs,
@@ -20,6 +21,7 @@ from obliviate.methods.base import (
     Positions,
     Regularizer,
     Scores,
+    Selection,
     Term,
     compares,
 )
@@ -43,6 +45,7 @@ from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.npo import NPO
 from obliviate.methods.pdu import PDU
+from obliviate.methods.repselect import RepSelect
 from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
 from obliviate.methods.simnpo import SimNPO
@@ -87,6 +90,7 @@ __all__ = [
     "AltPO",
     "AnyForgetSpec",
     "AnyRegularizerSpec",
+    "Ascent",
     "BoundedGD",
     "Disassociation",
     "Divergence",
@@ -101,8 +105,10 @@ __all__ = [
     "Pass",
     "Positions",
     "Regularizer",
+    "RepSelect",
     "SatImp",
     "Scores",
+    "Selection",
     "SimNPO",
     "TaskVector",
     "Term",
@@ -124,7 +130,7 @@ __all__ = [
 
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
-    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect
 )  # fmt: skip
 AnyRegularizer = (
     GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from obliviate.methods.texts import Pass as Pass
 from obliviate.methods.texts import Text
-from obliviate.schema import Spec
+from obliviate.schema import OptimSpec, Spec
 from obliviate.scoring import AnyStat, TokenScores, needs_reference
 
 
@@ -109,6 +109,29 @@ class Negation:
     learning_rates: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Ascent:
+    """Training without an optimiser: `steps` steps, each `length` times a direction that a look at the whole forget set
+    gives. Of `optim` it takes what says how a pass is computed, not how weights are updated."""
+
+    length: float
+    steps: int
+
+    def optim(self, given: OptimSpec, rows: int) -> OptimSpec:
+        """The schedule of these steps, over that many forget rows."""
+        own = {"learning_rate": self.length, "epochs": self.steps, "batch_size": rows, "warmup_steps": 0}
+        return given.model_copy(update={**own, "schedule": "constant"})
+
+
+@dataclass(frozen=True)
+class Selection(Ascent):
+    """Along one gradient for all steps: that of the starting model, its `rank` strongest directions weakened. An
+    adapter is trained on the forget set first, at the rate `adversary`, and is there while the gradient is taken."""
+
+    rank: int
+    adversary: float
+
+
 class ForgetObjective(Term):
     """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
     it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""
@@ -120,6 +143,11 @@ class ForgetObjective(Term):
     @property
     def negation(self) -> Negation | None:
         """How what training learns is turned round; None where it forgets."""
+        return None
+
+    @property
+    def ascent(self) -> Ascent | None:
+        """How the weights move where no optimiser moves them."""
         return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
-from obliviate.methods import Pass, Term, Text
+from obliviate.methods import Ascent, ForgetObjective, Pass, Term, Text
 from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
@@ -110,9 +110,14 @@ class Job:
     rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
 
     @property
+    def ascent(self) -> Ascent | None:
+        return next((term.ascent for term in self.terms if isinstance(term, ForgetObjective)), None)
+
+    @property
     def schedule(self) -> Schedule:
         of_retain = self.anchor.of == "retain"
         anchors = len(self.retain if of_retain else self.forget)
+        optim = self.optim if self.ascent is None else self.ascent.optim(self.optim, anchors)
         counts = (anchors, len(self.retain), len(self.refusals))
         rest = (len(self.world), self.neighbours, of_retain)
-        return Schedule(*counts, self.optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]
+        return Schedule(*counts, optim, self.seed, self.pairing, *rest)  # type: ignore[arg-type]

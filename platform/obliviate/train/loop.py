@@ -117,9 +117,9 @@ class _Trainer:
         self.checkpoints = job.directory / CHECKPOINTS
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.schedule = job.schedule
-        if job.optim.batch_size < self.world:
+        if self.schedule.optim.batch_size < self.world:
             raise UserError(
-                f"optim.batch_size: {job.optim.batch_size} is less than cluster.workers {self.world}; "
+                f"optim.batch_size: {self.schedule.optim.batch_size} is less than cluster.workers {self.world}; "
                 "every worker needs an item of each batch"
             )
         self.texts = texts_of(job)
@@ -237,7 +237,8 @@ class _Trainer:
             scores = self._scores(phase, batch)
             shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
             # FSDP2 averages gradients over workers; each worker's share is of the global sum.
-            (shares @ weights * self.world).backward()
+            if torch.is_grad_enabled():
+                (shares @ weights * self.world).backward()
             sums[scored] += shares.detach()
             sums[-1] += batch.tokens
         for i, term in enumerate(terms):
@@ -304,7 +305,7 @@ class _Trainer:
 
     def _epoch(self, steps: int) -> float:
         """Passes over the anchors made by that many steps."""
-        return steps * self.job.optim.batch_size / self.schedule.anchors
+        return steps * self.schedule.optim.batch_size / self.schedule.anchors
 
     def _every_micro_batch(self, step: int) -> list[list[Item]]:
         """Of all workers; number j is worker j % world's."""

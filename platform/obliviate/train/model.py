@@ -290,7 +290,8 @@ def checked(model: ScoredModel) -> ScoredModel:
 
 
 def reshard(model: ScoredModel) -> None:
-    """After a forward pass alone: whoever lists the parameters then gets the shards."""
+    """After a forward pass without a backward one: whoever lists the parameters then gets the shards, and what is done
+    to these is seen by the next pass."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

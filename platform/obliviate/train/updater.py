@@ -5,13 +5,18 @@ from contextlib import nullcontext
 from math import isfinite
 from typing import NoReturn
 
+import torch
+
+from obliviate.methods import Ascent, Selection
+from obliviate.train.adversary import adversary
 from obliviate.train.batch import Texts
 from obliviate.train.job import Job
-from obliviate.train.model import ScoredModel
+from obliviate.train.model import ScoredModel, reshard
 from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update
 from obliviate.train.projection import retain_projection
 from obliviate.train.rectification import Rectification
+from obliviate.train.repselect import Selected
 from obliviate.train.sharpness import perturbed
 
 # Of a step and a phase: add its gradients to what is there; each term's mean over the global batch, and the tokens.
@@ -27,7 +32,7 @@ class Updater:
     ) -> None:
         self.job, self.model = job, model
         self._gradients, self._stop = gradients, stop
-        states = 1 + max(update.optimizer for update in updates)
+        states = 1 + max(update.optimizer for update in updates) if job.ascent is None else 0
         self.optimizers = [adamw(model, job.optim) for _ in range(states)]
         spec = job.rectification
         self.rectification = None if spec is None else Rectification(model, self.optimizers[0], spec.share)
@@ -35,10 +40,13 @@ class Updater:
             model, texts, len(job.retain), job.projection, seed=job.seed, device=next(model.parameters()).device,
             size=job.optim.micro_batch_size, max_length=job.model.max_length,
         )  # fmt: skip
+        self.ascent = None if job.ascent is None else self._ascent(job.ascent, texts, updates[0])
 
     def make(self, step: int, update: Update, rate: float) -> tuple[dict[int, float], float, float]:
         """The mean of each of its terms (by index) over the global batch, the real tokens that were seen, and the
         gradient's norm before clipping."""
+        if self.ascent is not None:
+            return self._rise(self.ascent, step, update, rate)
         parts, tokens = self._found(step, update)
         projection = self.projection if update.of_forget else None
         if projection is not None:
@@ -55,6 +63,23 @@ class Updater:
             optimizer.step()
         self.model.zero_grad()
         return parts, tokens, norm
+
+    def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected:
+        assert isinstance(ascent, Selection)
+
+        def find() -> None:
+            with adversary(self.job, self.model, texts, ascent.adversary):
+                self._found(0, update)
+
+        return Selected(self.model, ascent.rank, find)
+
+    def _rise(
+        self, ascent: Selected, step: int, update: Update, length: float
+    ) -> tuple[dict[int, float], float, float]:
+        with torch.no_grad():
+            parts, tokens = self._found(step, update)
+        reshard(self.model)
+        return parts, tokens, ascent.step(length)
 
     def _found(self, step: int, update: Update) -> tuple[dict[int, float], float]:
         """Leave the update's gradients on the parameters; its terms' means and the tokens."""

@@ -83,8 +83,9 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
             if where is Positions.PADDED:  # the whole batch is as long as a text may be
                 tokens = float(model.max_length)
             lengths.append((tokens, answers if where is Positions.ANSWER else tokens - 1))
+    ascent = config.method.ascent
     work = _training(
-        config.optim,
+        config.optim if ascent is None else ascent.optim(config.optim, len(corpus.forget)),
         config.seed,
         model,
         len(corpus.forget),

@@ -127,6 +127,8 @@ def _what(verb: str, config: dict[str, Any]) -> str:
     data, optim = config["data"], config["optim"]
     where = f"`{data['type']}` data" + (f", split `{data['split']}`" if "split" in data else "")
     how = f"{optim['epochs']:g} epochs, learning rate {optim['learning_rate']:g}, batch {optim['batch_size']}"
+    if "steps" in config.get("method", {}):  # an ascent
+        how = f"{config['method']['steps']} steps of {config['method']['eta']:g}"
     if verb == "finetune":
         rows = {
             "all": "all rows",

@@ -1,0 +1,97 @@
+"""What a relearning attack would find first: a low-rank adapter, trained on the forget set by one pass of plain
+gradient descent, as RepSelect (arXiv:2606.17168) puts it beside the weights while it looks at them.
+
+The output of a layer with an adapter is that of the weight W + s B A, and so is its gradient in W: the sum takes the
+weight's place, and no second kind of model is trained.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from obliviate.data.schedule import Item, Schedule
+from obliviate.errors import UserError
+from obliviate.methods import ForgetObjective, Needs, Pass, Positions
+from obliviate.schema import LoraSpec
+from obliviate.scoring import Stat
+from obliviate.train.batch import Texts, collate, micro_batches
+from obliviate.train.job import Job
+from obliviate.train.model import ScoredModel, build, source_name
+from obliviate.train.shards import local, mine, whole
+
+LORA = LoraSpec(rank=8, alpha=8, dropout=0)  # peft's defaults, which the authors' code takes
+
+
+@contextmanager
+def adversary(job: Job, model: ScoredModel, texts: Texts, rate: float) -> Iterator[None]:
+    """While the block runs, each trained linear layer has its adapter added; afterwards its weights are what they were.
+
+    All workers call it. Raises UserError for experts that are fused in one parameter. A rate of 0: nothing is added.
+    """
+    learned = _learned(job, texts, rate, next(model.parameters()).device) if rate else {}
+    weights = [(p, learned[source_name(n)]) for n, p in model.named_parameters() if source_name(n) in learned]
+    before = [local(parameter).detach().clone() for parameter, _ in weights]
+    with torch.no_grad():
+        for parameter, change in weights:
+            local(parameter).add_(change)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (parameter, _), kept in zip(weights, before, strict=True):
+                local(parameter).copy_(kept)
+
+
+def _learned(job: Job, texts: Texts, rate: float, device: torch.device) -> dict[str, Tensor]:
+    """This worker's part of s B A of each adapted weight, by its name in the model."""
+    trainable = next(term.trainable for term in job.terms if isinstance(term, ForgetObjective))
+    spec = job.model.model_copy(update={"lora": LORA})
+    model = build(spec, seed=job.seed, activation_checkpointing=False, device=device, trainable=trainable)
+    for name, module in model.named_modules():
+        if isinstance(module, ParamWrapper):
+            raise UserError(
+                f"method.adversary: {source_name(name)} holds the weights of all experts, beside which no adapter is "
+                "trained here; set adversary: 0"
+            )
+    rows, least = len(job.forget), dist.get_world_size()
+    optim = job.optim.model_copy(update={"epochs": 1, "batch_size": max(least, min(job.optim.batch_size, rows))})
+    schedule = Schedule(rows, 1, 1, optim, job.seed)
+    for step in range(schedule.steps):
+        _descend(model, texts, schedule.step(step), job, rate, device)
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and module.lora_B["default"].weight.requires_grad:
+            out_OR, in_RD = (whole(side["default"].weight).detach() for side in (module.lora_B, module.lora_A))
+            change = module.scaling["default"] * out_OR @ in_RD
+            base = module.base_layer
+            change = change.T if isinstance(base, Conv1D) else change
+            found[source_name(f"{name}.weight")] = mine(change, base.weight).clone()
+    del model
+    gc.collect()  # FSDP2's models are cycles
+    return found
+
+
+def _descend(model: ScoredModel, texts: Texts, items: list[Item], job: Job, rate: float, device: torch.device) -> None:
+    """One step down the mean of -log p over the answer tokens of the items, over all workers together."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    needs: Needs = {Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}
+    mine_of_step = micro_batches(texts, items, Pass.FORGET, job.optim.micro_batch_size, world)[rank::world]
+    batches = [collate(texts, each, needs, job.model.max_length).to(device) for each in mine_of_step]
+    count = torch.tensor(float(sum(int(batch.answer_BT.sum()) for batch in batches)), device=device)
+    dist.all_reduce(count)
+    for batch in batches:
+        wanted = {str(Pass.FORGET): (batch.rows[Pass.FORGET], batch.answer_BT, (Stat.LOGP,))}
+        out = model(batch.input_ids_BT, batch.attention_BT, wanted, {})
+        logp_BT = out[f"{Pass.FORGET}/{Stat.LOGP}"]
+        (-(logp_BT * batch.answer_BT).sum() / count * world).backward()  # FSDP2 averages over workers
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad, alpha=rate)
+            parameter.grad = None
