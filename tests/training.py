@@ -33,6 +33,8 @@ from obliviate.methods import (
     AltPO,
     BoundedGD,
     Disassociation,
+    Distance,
+    Distortion,
     Divergence,
     JensUn,
     Marked,
@@ -92,6 +94,8 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "icku": (ICKU(), Marked()),
     "eul": (EUL(bound=0.5), KL(), GD()),
     "repselect": (RepSelect(eta=0.1, steps=3, rank=4),),
+    "distortion+kl": (Distortion(), GD(), KL()),
+    "distance+gd": (Distance(weight=30), GD()),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

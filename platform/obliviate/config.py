@@ -11,7 +11,7 @@ from obliviate.errors import UserError
 from obliviate.methods import (
     AnyForgetSpec,
     AnyRegularizerSpec,
-    ParameterRegularizer,
+    ParameterTerm,
     Term,
     check_texts,
     compares,
@@ -77,6 +77,8 @@ class FinetuneRun(TrainingRun):
     train_on: Literal["all", "retain", "forget"] = "all"
 
 
+# Keys that change how the forget objective's gradient becomes an update.
+OF_FORGET = ("updates", "forget_learning_rate", "sharpness", "projection", "rectification")
 REINFORCEMENT = OptimSpec(epochs=3)  # passes as published (arXiv:2310.02238)
 
 
@@ -222,13 +224,31 @@ class UnlearnRun(Unlearning, TrainingRun):
             raise ValueError(f"updates: {self.updates}: {self.label} has no regularizer to alternate with; add one")
         if self.neighbours > 1 and self.pairing != "nearest":
             raise ValueError(f"neighbours: {self.neighbours}: only pairing: nearest chooses among them; set it")
-        of_weights = [term.type for term in self.terms if isinstance(term, ParameterRegularizer)]
+        of_weights = [term.type for term in self.terms if isinstance(term, ParameterTerm)]
         if of_weights and self.model.lora is not None:
             raise ValueError(
                 f"model.lora: {of_weights[0]} compares weights with the initial ones, and adapters leave those alone; "
                 f"remove model.lora, or {of_weights[0]}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _something_is_read(self) -> "UnlearnRun":
+        name = self.method.type
+        if not union_of_needs(self.terms):
+            raise ValueError(f"regularizers: {self.label} reads no text, and would train on none; add gd")
+        if self.method.needs:
+            return self
+        if self.early_drop is not None:
+            raise ValueError(f"early_drop: {name} reads no forget text that it could leave out; remove it")
+        if self.method.noise and self.model.lora is not None:
+            raise ValueError(f"model.lora: {name} adds noise to the weights, which no adapter holds; remove it")
+        if self.method.noise and (beside := next((key for key in OF_FORGET if self._given(key)), None)):
+            raise ValueError(f"{beside}: {name} has no forget gradient, which it would change; remove it")
+        return self
+
+    def _given(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
 
     @model_validator(mode="after")
     def _forget_updates_fit(self) -> "UnlearnRun":
@@ -330,11 +350,8 @@ class UnlearnRun(Unlearning, TrainingRun):
                 f"regularizers: {name} takes steps along a direction of the forget set, and trains on nothing else; "
                 "remove them"
             )
-        unread = [key for key in ("sharpness", "projection", "rectification", "early_drop") if getattr(self, key)]
-        if self.forget_learning_rate is not None:
-            unread.append("forget_learning_rate")
-        if unread:
-            raise ValueError(f"{unread[0]}: {name} has no optimiser's updates, which it would change; remove it")
+        if beside := next((key for key in (*OF_FORGET, "early_drop") if self._given(key)), None):
+            raise ValueError(f"{beside}: {name} has no optimiser's updates, which it would change; remove it")
         if self.model.lora is not None:
             raise ValueError(f"model.lora: {name} moves the weights, and adapters leave those alone; remove it")
         return self

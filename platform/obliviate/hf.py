@@ -25,7 +25,7 @@ from obliviate.methods import (
     FORGET_DOOR,
     REGULARIZER_DOOR,
     ForgetObjective,
-    ParameterRegularizer,
+    ParameterTerm,
     Scores,
     Term,
     Text,
@@ -296,8 +296,10 @@ def _terms(method: str | Sequence[Term]) -> tuple[Term, ...]:
 
 def _out_of_reach(term: Term) -> str | None:
     """Why a compute_loss_func, which sees the logits of one model, cannot train it."""
-    if isinstance(term, ParameterRegularizer):
+    if isinstance(term, ParameterTerm):
         return "compares weights with the initial ones, and a compute_loss_func sees none"
+    if isinstance(term, ForgetObjective) and term.noise:
+        return "adds noise to the weights before training"
     if isinstance(term, ForgetObjective) and term.negation is not None:
         return "is half of a negation, which subtracts weights once training is done"
     if isinstance(term, ForgetObjective) and term.ascent is not None:

@@ -74,8 +74,10 @@ NEEDS = {
     "unilogit": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.LOG_VOCABULARY: ANSWER}},
     "eul": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.REFERENCE_KL: ANSWER}},
     "icku": {Pass.FORGET_MARKED_IDK: LOGP},
-    "repselect": {Pass.FORGET: {Stat.LOGP: ANSWER}},
     "whp": {Pass.FORGET: {Generic(5.0): ANSWER}},
+    "repselect": {Pass.FORGET: {Stat.LOGP: ANSWER}},
+    "distortion": {},
+    "distance": {},
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},
@@ -193,7 +195,7 @@ def test_the_place_of_a_class_keeps_its_case() -> None:
 def test_a_name_that_is_none_is_answered_with_those_that_are() -> None:
     with pytest.raises(UserError) as forget:
         expand("npoo+gd")
-    known = ", ".join([*NEEDS][:22])
+    known = ", ".join([*FORGET_TYPES])
     assert str(forget.value).startswith(f"method: npoo+gd: no forget objective 'npoo'; known: {known}, llmu, ")
     assert str(forget.value).count(" pdu,") == 1  # a method and a short form
     with pytest.raises(UserError, match=r"^method: npo\+gdd: no regularizer 'gdd'; known: gd, kl, ap, mismatch, "):

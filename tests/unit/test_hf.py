@@ -36,7 +36,7 @@ from tiny import tiny_sources
 from training import FORGET, METHODS, REFUSALS, RETAIN, WORLD, job, quiet, weights
 
 REFUSED = {
-    *("rmu", "adaptive_rmu", "whp", "task_vector", "repselect"),
+    *("rmu", "adaptive_rmu", "whp", "task_vector", "repselect", "distortion", "distance"),
     *("activations", "wasserstein", "bounded_gd", "divergence"),
 }
 

@@ -17,6 +17,7 @@ from obliviate.methods.base import (
     Needs,
     Negation,
     ParameterRegularizer,
+    ParameterTerm,
     Pass,
     Positions,
     Regularizer,
@@ -28,6 +29,8 @@ from obliviate.methods.base import (
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
 from obliviate.methods.disassociation import Disassociation
+from obliviate.methods.distance import Distance
+from obliviate.methods.distortion import Distortion
 from obliviate.methods.divergence import Divergence
 from obliviate.methods.dpo import DPO
 from obliviate.methods.eul import EUL
@@ -93,6 +96,8 @@ __all__ = [
     "Ascent",
     "BoundedGD",
     "Disassociation",
+    "Distance",
+    "Distortion",
     "Divergence",
     "ForgetObjective",
     "JensUn",
@@ -102,6 +107,7 @@ __all__ = [
     "Needs",
     "Negation",
     "ParameterRegularizer",
+    "ParameterTerm",
     "Pass",
     "Positions",
     "Regularizer",
@@ -130,7 +136,7 @@ __all__ = [
 
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
-    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance
 )  # fmt: skip
 AnyRegularizer = (
     GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein

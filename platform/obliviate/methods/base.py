@@ -146,6 +146,11 @@ class ForgetObjective(Term):
         return None
 
     @property
+    def noise(self) -> float:
+        """Standard deviation of what is added to the weights before the first step."""
+        return 0.0
+
+    @property
     def ascent(self) -> Ascent | None:
         """How the weights move where no optimiser moves them."""
         return None
@@ -162,15 +167,17 @@ class Regularizer(Term):
         return self
 
 
-class ParameterRegularizer(Regularizer):
-    """Holds the weights themselves near what they were. It needs no pass: the loop hands it every trained parameter,
-    whole and in float32, beside its value before the first step.
+class ParameterTerm(Term, ABC):
+    """Of the weights themselves. It needs no pass: the loop hands it every trained parameter, in float32, beside its
+    value before the first step.
 
-    The penalty is a mean over random directions, drawn anew for each parameter at each step. Each worker computes the
-    share of its part of them; the shares add up to the same value and gradient on any number of workers.
+    Either the penalty is a sum over weights (`of_parts`): each worker hands over its part of a parameter, as one row.
+    Or it is a mean over random directions, drawn anew for each parameter at each step: each worker hands over the whole
+    parameter, and computes the share of its part of the directions. The shares add up to the same value and gradient on
+    any number of workers.
     """
 
-    directions: int = Field(default=100, ge=1)
+    of_parts: ClassVar[bool] = False
 
     @property
     def needs(self) -> Needs:
@@ -181,7 +188,14 @@ class ParameterRegularizer(Regularizer):
 
     @abstractmethod
     def penalty(self, initial_ND: Tensor, weight_ND: Tensor, directions_KD: Tensor) -> Tensor:
-        """The share of `directions_KD`, unit vectors and some of all `directions`, in the penalty of one parameter.
+        """The share of `directions_KD`, unit vectors and some of all `directions`, in the penalty of one parameter; of
+        a sum over weights, which has none, that of a part of it.
 
         N rows of D numbers: a vector is one row.
         """
+
+
+class ParameterRegularizer(ParameterTerm, Regularizer):
+    """Holds the weights themselves near what they were."""
+
+    directions: int = Field(default=100, ge=1)

@@ -1,4 +1,5 @@
-"""The weights as they were before the first step, for regularizers that hold the present ones near them.
+"""The weights as they were before the first step, for terms that compare the present ones with them, and the noise that
+one method adds to them.
 
 One parameter at a time is whole; what is kept of the initial weights is sharded as the model is, in float32: a quarter
 of what training holds anyway.
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
-from obliviate.methods import ParameterRegularizer
-from obliviate.train.shards import whole
+from obliviate.methods import ParameterRegularizer, ParameterTerm
+from obliviate.train.model import ScoredModel, reshard
+from obliviate.train.shards import local, mine, whole
 
 
 class InitialWeights:
@@ -22,12 +24,15 @@ class InitialWeights:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
 
-    def add_gradients(self, term: ParameterRegularizer, weight: float, seed: tuple[int, int]) -> float:
+    def add_gradients(self, term: ParameterTerm, weight: float, seed: tuple[int, int]) -> float:
         """Add the gradient of `weight` times the penalty to every parameter's; this worker's share of the penalty.
 
         `seed`, the run's and the step, draws the directions: the same on every worker. All workers call it together,
         after their backward passes.
         """
+        if term.of_parts:
+            return self._add_parts(term, weight)
+        assert isinstance(term, ParameterRegularizer)
         share = 0.0
         for index, (parameter, initial) in enumerate(zip(self._parameters, self._initial, strict=True)):
             now_ND = _rows(parameter).requires_grad_()
@@ -38,6 +43,31 @@ class InitialWeights:
             _add(parameter, gradient_ND.view(parameter.shape))
             share += float(value.detach())
         return share
+
+    def _add_parts(self, term: ParameterTerm, weight: float) -> float:
+        """Each worker of its own part."""
+        share = 0.0
+        for parameter, initial in zip(self._parameters, self._initial, strict=True):
+            now = local(parameter).detach().view(1, -1).requires_grad_()
+            value = term.penalty(local(initial).view(1, -1), now, now.new_empty(0, now.shape[1]))
+            (gradient,) = torch.autograd.grad(weight * value, now)
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            local(parameter.grad).add_(gradient.view_as(local(parameter)))
+            share += float(value.detach())
+        return share
+
+
+@torch.no_grad()
+def distort(model: ScoredModel, std: float, seed: int) -> None:
+    """Add N(0, std^2) to every trained weight. Of each parameter all is drawn, on the CPU, and a part of it used: it
+    depends on neither workers nor device. All workers call it."""
+    reshard(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for index, parameter in enumerate(trained):
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+        noise = torch.randn(parameter.shape, generator=generator)
+        local(parameter).add_(mine(noise, parameter).to(parameter.device), alpha=std)
 
 
 def directions(count: int, dimension: int, seed: tuple[int, ...]) -> Tensor:

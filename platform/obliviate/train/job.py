@@ -114,6 +114,10 @@ class Job:
         return next((term.ascent for term in self.terms if isinstance(term, ForgetObjective)), None)
 
     @property
+    def noise(self) -> float:
+        return next((term.noise for term in self.terms if isinstance(term, ForgetObjective)), 0.0)
+
+    @property
     def schedule(self) -> Schedule:
         of_retain = self.anchor.of == "retain"
         anchors = len(self.retain if of_retain else self.forget)

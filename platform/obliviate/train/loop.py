@@ -19,7 +19,7 @@ from torch.distributed import HashStore
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, ParameterRegularizer, Scores, Term, compares, union_of_needs
+from obliviate.methods import ForgetObjective, ParameterTerm, Scores, Term, compares, union_of_needs
 from obliviate.models import stop_ids
 from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint, export
@@ -27,7 +27,7 @@ from obliviate.train.batch import Batch, collate, micro_batches, texts_of
 from obliviate.train.constants import reference_of
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
-from obliviate.train.initial import InitialWeights
+from obliviate.train.initial import InitialWeights, distort
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
@@ -140,7 +140,7 @@ class _Trainer:
         torch.manual_seed(job.seed)
         self.model = _built(job, device)
         export.check(self.model, job.model)  # what an export needs is there, or nothing is trained
-        of_weights = any(isinstance(term, ParameterRegularizer) for term in self.terms)
+        of_weights = any(isinstance(term, ParameterTerm) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
         # From the starting model, before any checkpoint is loaded: a resumed run updates and measures as before. Its
         # forward passes, and those that follow, may leave gathered parameters behind.
@@ -154,6 +154,8 @@ class _Trainer:
         )
         selects = job.budget is not None or job.validation is not None
         self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
+        if job.noise:
+            distort(self.model, job.noise, job.seed)
 
     def resume(self) -> int:
         """Steps already done."""
@@ -223,7 +225,7 @@ class _Trainer:
     def _gradients(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
         """Add those of the phase's terms to what is there; each term's mean over the global batch, and the tokens."""
         terms = [self.terms[index] for index in phase.terms]
-        scored = [i for i, term in enumerate(terms) if not isinstance(term, ParameterRegularizer)]
+        scored = [i for i, term in enumerate(terms) if term.needs]
         mine = self._every_micro_batch(step)[self.rank :: self.world] if scored else []
         batches = [collate(self.texts, items, phase.needs, self.job.model.max_length).to(self.device) for items in mine]
         counts = self._counts([terms[i] for i in scored], phase, batches)
@@ -242,7 +244,7 @@ class _Trainer:
             sums[scored] += shares.detach()
             sums[-1] += batch.tokens
         for i, term in enumerate(terms):
-            if isinstance(term, ParameterRegularizer):
+            if isinstance(term, ParameterTerm):
                 assert self.initial is not None
                 sums[i] = self.initial.add_gradients(term, self.weights[phase.terms[i]], (self.job.seed, step))
         dist.all_reduce(sums)

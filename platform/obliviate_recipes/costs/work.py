@@ -20,7 +20,7 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
 from obliviate.fit import read_in_parts
 from obliviate.inference.limits import SAMPLES, room
-from obliviate.methods import ParameterRegularizer, Positions, union_of_needs
+from obliviate.methods import ParameterTerm, Positions, union_of_needs
 from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
@@ -98,7 +98,7 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
     of_reference = sum(visited if each.of == "retain" else len(corpus.forget) for each in compared)
     if config.projection is not None:
         of_reference += min(len(corpus.retain), config.projection.texts)
-    of_weights = any(isinstance(term, ParameterRegularizer) for term in config.terms)
+    of_weights = any(isinstance(term, ParameterTerm) for term in config.terms)
     states = 1 + max(update.optimizer for update in updates)
     return replace(
         work,
