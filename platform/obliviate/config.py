@@ -31,10 +31,12 @@ from obliviate.schema import (
     ModelSpec,
     OptimSpec,
     ProjectionSpec,
+    QuantisationSpec,
     RectificationSpec,
     Seed,
     SharpnessSpec,
     Spec,
+    later,
 )
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
@@ -78,7 +80,7 @@ class FinetuneRun(TrainingRun):
 
 
 # Keys that change how the forget objective's gradient becomes an update.
-OF_FORGET = ("updates", "forget_learning_rate", "sharpness", "projection", "rectification")
+OF_FORGET = ("updates", "forget_learning_rate", "sharpness", "projection", "rectification", "quantisation")
 REINFORCEMENT = OptimSpec(epochs=3)  # passes as published (arXiv:2310.02238)
 
 
@@ -158,6 +160,7 @@ class UnlearnOptions(Spec):
     sharpness: SharpnessSpec | None = None
     projection: ProjectionSpec | None = None
     rectification: RectificationSpec | None = None
+    quantisation: QuantisationSpec | None = later()
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -354,6 +357,15 @@ class UnlearnRun(Unlearning, TrainingRun):
             raise ValueError(f"{beside}: {name} has no optimiser's updates, which it would change; remove it")
         if self.model.lora is not None:
             raise ValueError(f"model.lora: {name} moves the weights, and adapters leave those alone; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _quantisation_fits(self) -> "UnlearnRun":
+        if self.quantisation is not None and self.method.negation is not None:
+            raise ValueError(
+                f"quantisation: {self.method.type} forgets by a subtraction after training, which rounding while it "
+                "trains would not see; remove it"
+            )
         return self
 
     @property

@@ -46,6 +46,11 @@ Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, per step
 FilePath = Annotated[str, AfterValidator(_on_a_file_system)]  # of what no object store can hold
 
 
+def later() -> Any:
+    """The default None of a key that came later: absent from hashes, so that what was made before it is found."""
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
 class Spec(BaseModel):
     """Complete, frozen, finite, and without unknown keys: a typo is an error, never a silently ignored option."""
 
@@ -191,6 +196,12 @@ class SharpnessSpec(Spec):
     """Sharpness-aware minimisation of the forget objective (arXiv:2502.05374)."""
 
     rho: float = Field(default=0.01, gt=0)  # how far the weights are moved, in the norm over all of them
+
+
+class QuantisationSpec(Spec):
+    """The forget objective of the weights as a deployment in few bits has them (after DurableUn, arXiv:2605.02196)."""
+
+    to: Literal["int4_g128", "int8"] = "int4_g128"  # formats of obliviate.quantise in which each output has own scales
 
 
 class ProjectionSpec(Spec):

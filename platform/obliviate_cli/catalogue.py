@@ -30,6 +30,10 @@ BESIDE_ANY = {
         "GRU: the forget gradient, less what of it runs against the regularizers'",
         "arXiv:2503.09117",
     ),
+    "quantisation.to=int4_g128": (
+        "the forget objective of weights rounded to 4 bits, straight through",
+        "arXiv:2605.02196",
+    ),
 }
 # Verbs and keys that do without a forget objective's training, or with one for each request.
 BESIDE = {

@@ -72,6 +72,7 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
         ({"updates": "dual"}, (2, 2, 2, 24)),
         (SHARP, (3, 3, 1, 16)),
         ({"rectification": {}}, (2, 2, 1, 24)),
+        ({"quantisation": {}}, (2, 2, 1, 16)),
         ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
         ({"method": "npo+gd+world+wasserstein"}, (3, 1, 1, 20)),
     ],

@@ -21,7 +21,7 @@ from obliviate.data.rows import Row
 from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
-from obliviate.schema import LoraSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
+from obliviate.schema import LoraSpec, ProjectionSpec, QuantisationSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.job import Budget, Job, Validation
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
@@ -43,6 +43,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "sharpness": {"sharpness": SharpnessSpec(rho=0.05)},
     "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
     "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},
+    "quantisation": {"quantisation": QuantisationSpec(), "sharpness": SharpnessSpec(rho=0.05)},
     "all": {"updates": "dual", "sharpness": SharpnessSpec(rho=0.05), "projection": ProjectionSpec(energy=0.8, texts=5)},
 }
 # Other kinds of layers: experts fused in one parameter, with adapters; Conv1D, sharded along what it reads.

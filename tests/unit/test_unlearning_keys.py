@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "sharpness": {"rho": 0.02},
     "projection": {"energy": 0.7},
     "rectification": None,  # excludes dual updates, and is asked for below
+    "quantisation": {"to": "int8"},
     "refusals": "refusals.txt",
     "reference": {"source": "some/base"},
     "alternatives": {"samples": 3, "engine": {"type": "hf"}},

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from obliviate.data.schedule import Item, Schedule
 from obliviate.errors import UserError
@@ -22,8 +21,9 @@ from obliviate.schema import LoraSpec
 from obliviate.scoring import Stat
 from obliviate.train.batch import Texts, collate, micro_batches
 from obliviate.train.job import Job
+from obliviate.train.lora import adapter_change
 from obliviate.train.model import ScoredModel, build, source_name
-from obliviate.train.shards import local, mine, whole
+from obliviate.train.shards import local, mine
 
 LORA = LoraSpec(rank=8, alpha=8, dropout=0)  # peft's defaults, which the authors' code takes
 
@@ -67,11 +67,7 @@ def _learned(job: Job, texts: Texts, rate: float, device: torch.device) -> dict[
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and module.lora_B["default"].weight.requires_grad:
-            out_OR, in_RD = (whole(side["default"].weight).detach() for side in (module.lora_B, module.lora_A))
-            change = module.scaling["default"] * out_OR @ in_RD
-            base = module.base_layer
-            change = change.T if isinstance(base, Conv1D) else change
-            found[source_name(f"{name}.weight")] = mine(change, base.weight).clone()
+            found[source_name(f"{name}.weight")] = mine(adapter_change(module), module.base_layer.weight).clone()
     del model
     gc.collect()  # FSDP2's models are cycles
     return found

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
 from obliviate.methods import Ascent, ForgetObjective, Pass, Term, Text
-from obliviate.schema import ModelSpec, OptimSpec, ProjectionSpec, RectificationSpec, SharpnessSpec
+from obliviate.schema import (
+    ModelSpec,
+    OptimSpec,
+    ProjectionSpec,
+    QuantisationSpec,
+    RectificationSpec,
+    SharpnessSpec,
+)
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
 
@@ -108,6 +115,8 @@ class Job:
     budget: Budget | None = None
     validation: Validation | None = None
     rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
+
+    quantisation: QuantisationSpec | None = None
 
     @property
     def ascent(self) -> Ascent | None:

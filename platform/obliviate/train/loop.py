@@ -32,7 +32,7 @@ from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import ScoredModel, build, check_layers, checked
-from obliviate.train.phases import Phase, plan_updates
+from obliviate.train.phases import APART, Phase, plan_updates
 from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
 from obliviate.train.signal import Slices, measure
@@ -134,7 +134,7 @@ class _Trainer:
         passes = list(dict.fromkeys((job.anchor, *(each.text for each in self.needs))))
         for step in range(self.schedule.steps):
             self.texts.encode(passes, self.schedule.step(step))
-        apart = job.sharpness is not None or job.rectification is not None
+        apart = any(getattr(job, key) is not None for key in APART)
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
         torch.manual_seed(job.seed)

@@ -13,6 +13,7 @@ from obliviate.adapter import Adapter
 from obliviate.errors import UserError
 from obliviate.linear import adapted_weights
 from obliviate.schema import LoraSpec
+from obliviate.train.shards import whole
 
 WEIGHT = ".weight"
 
@@ -53,6 +54,16 @@ def continue_adapter(model: Any, adapter: Adapter, spec: LoraSpec) -> Any:
         if isinstance(module, LoraLayer):
             module.lora_dropout["default"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
     return adapted
+
+
+@torch.no_grad()
+def adapter_change(layer: Any) -> torch.Tensor:
+    """What a LoRA layer of peft adds to its weight, s B A, whole and as the weight lies. Every worker calls it."""
+    from transformers.pytorch_utils import Conv1D
+
+    out_OR, in_RD = (whole(side["default"].weight) for side in (layer.lora_B, layer.lora_A))
+    change_OD: torch.Tensor = layer.scaling["default"] * out_OR @ in_RD
+    return change_OD.T if isinstance(layer.base_layer, Conv1D) else change_OD
 
 
 def _targets(model: nn.Module) -> tuple[list[str], list[str]]:

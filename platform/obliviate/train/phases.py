@@ -39,6 +39,10 @@ class Update:
         return all(phase.of_forget for phase in self.phases)
 
 
+# Keys of a run that look at the forget objective's gradient by itself, also where it shares an update with the others.
+APART = ("sharpness", "rectification", "quantisation")
+
+
 def plan_updates(terms: Sequence[Term], needs: Needs, updates: Updates, *, forget_apart: bool) -> list[Update]:
     """The updates of each step. `forget_apart`: the forget objective's gradient is wanted by itself, also where it
     shares an update with the others.

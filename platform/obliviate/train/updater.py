@@ -15,6 +15,7 @@ from obliviate.train.model import ScoredModel, reshard
 from obliviate.train.optimizer import adamw, clip
 from obliviate.train.phases import Phase, Update
 from obliviate.train.projection import retain_projection
+from obliviate.train.quantisation import Quantisation
 from obliviate.train.rectification import Rectification
 from obliviate.train.repselect import Selected
 from obliviate.train.sharpness import perturbed
@@ -36,6 +37,9 @@ class Updater:
         self.optimizers = [adamw(model, job.optim) for _ in range(states)]
         spec = job.rectification
         self.rectification = None if spec is None else Rectification(model, self.optimizers[0], spec.share)
+        self.quantisation = None if job.quantisation is None else Quantisation(
+            model, job.quantisation.to, merged=job.model.lora is not None and job.model.lora.merge
+        )  # fmt: skip
         self.projection = None if job.projection is None else retain_projection(
             model, texts, len(job.retain), job.projection, seed=job.seed, device=next(model.parameters()).device,
             size=job.optim.micro_batch_size, max_length=job.model.max_length,
@@ -64,6 +68,11 @@ class Updater:
         self.model.zero_grad()
         return parts, tokens, norm
 
+    def _seen(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
+        """The phase's gradients, of the weights as they are to be looked at."""
+        with self.quantisation.rounded() if phase.of_forget and self.quantisation is not None else nullcontext():
+            return self._gradients(step, phase)
+
     def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected:
         assert isinstance(ascent, Selection)
 
@@ -86,11 +95,11 @@ class Updater:
         parts: dict[int, float] = {}
         tokens = 0.0
         for phase in update.phases:
-            found, seen = self._gradients(step, phase)
+            found, seen = self._seen(step, phase)
             parts |= found
             if phase.of_forget and self.job.sharpness is not None:
                 with perturbed(self.model, self.job.sharpness.rho):
-                    seen += self._gradients(step, phase)[1]
+                    seen += self._seen(step, phase)[1]
             if phase.of_forget and self.rectification is not None:
                 self.rectification.hold()
             tokens += seen

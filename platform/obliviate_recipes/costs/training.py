@@ -13,10 +13,10 @@ floating-point operations (FLOPs).
   decided here by their mean). Texts count as if they shared nothing from their beginning on.
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 4
   where a term compares with the initial weight or a step's weights are kept, 8 for rectified gradients), 4 a frozen
-  one, over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of
-  one micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198,
-  section 4, without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of
-  text that are kept.
+  one, and 4 more of the body where forgetting sees rounded weights, over W; what is gathered in the compute dtype:
+  everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a token, layer and hidden
+  unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention matrix), with
+  checkpointing 2 of them and one whole layer; the logits of all kinds of text that are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -58,6 +58,7 @@ class TrainingWork:
     rounds: int = 1  # forward and backward passes that a step makes one after another, each over some of the texts
     updates: int = 1  # of the weights, in a step
     state_bytes: int = STATE_BYTES  # of a trained parameter
+    rounded_bytes: int = 0  # of a parameter of the body: a copy of what is rounded while a pass runs
     stored_bytes: int = 2  # of a weight in the model that is written
     in_parts: bool = True  # whether each worker reads its own weights; else the first one reads all
 
@@ -120,6 +121,7 @@ class TrainingWork:
         """Of one GPU."""
         size = self.size
         state = self.state_bytes * size.trained + MASTER_BYTES * (size.parameters - size.trained)
+        state += self.rounded_bytes * size.body
         ends = size.vocabulary * size.hidden_size * (1 if size.tied else 2)
         gathered = size.parameters if workers == 1 else ends + 2 * size.body / size.layers
         texts = self._micro_items(workers) * self.texts_per_item / self.rounds  # at a time

@@ -26,7 +26,7 @@ from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
 from obliviate.scoring import needs_reference
 from obliviate.source import export_dtype
-from obliviate.train.phases import plan_updates
+from obliviate.train.phases import APART, plan_updates
 from obliviate.train.reference import scored_at
 from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
@@ -34,7 +34,14 @@ from obliviate_eval.records import SCORED, Probe
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.costs.evaluation import InferenceWork
 from obliviate_recipes.costs.hosted import Requested
-from obliviate_recipes.costs.training import INITIAL_BYTES, MOMENT_BYTES, RECTIFIED_BYTES, STATE_BYTES, TrainingWork
+from obliviate_recipes.costs.training import (
+    INITIAL_BYTES,
+    MASTER_BYTES,
+    MOMENT_BYTES,
+    RECTIFIED_BYTES,
+    STATE_BYTES,
+    TrainingWork,
+)
 
 SAMPLE = 64  # texts whose length stands for all
 
@@ -69,7 +76,7 @@ def finetuning(optim: OptimSpec, seed: int, rows: tuple[Row, ...], model: ModelS
 
 def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> TrainingWork:
     needs = union_of_needs(config.terms)
-    apart = config.sharpness is not None or config.rectification is not None
+    apart = any(getattr(config, key) is not None for key in APART)
     updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
     phases = [phase for update in updates for phase in update.phases if phase.trained]
     # A sharpness-aware update runs over its texts a second time, with the weights moved.
@@ -105,6 +112,7 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
         reference_texts=of_reference,
         rounds=len(rounds),
         updates=len(updates),
+        rounded_bytes=0 if config.quantisation is None else MASTER_BYTES,
         state_bytes=STATE_BYTES
         + MOMENT_BYTES * (states - 1)
         + (INITIAL_BYTES if of_weights else 0)
