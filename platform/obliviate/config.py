@@ -33,6 +33,7 @@ from obliviate.schema import (
     ProjectionSpec,
     QuantisationSpec,
     RectificationSpec,
+    SanitisationSpec,
     Seed,
     SharpnessSpec,
     Spec,
@@ -161,6 +162,7 @@ class UnlearnOptions(Spec):
     projection: ProjectionSpec | None = None
     rectification: RectificationSpec | None = None
     quantisation: QuantisationSpec | None = later()
+    sanitisation: SanitisationSpec | None = later()  # after training
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -206,7 +208,7 @@ class Unlearning(UnlearnOptions):
 
     @property
     def needs_retain(self) -> bool:
-        return self.projection is not None or reads(self.terms, "retain")
+        return self.projection is not None or self.sanitisation is not None or reads(self.terms, "retain")
 
 
 class UnlearnRun(Unlearning, TrainingRun):
@@ -365,6 +367,14 @@ class UnlearnRun(Unlearning, TrainingRun):
             raise ValueError(
                 f"quantisation: {self.method.type} forgets by a subtraction after training, which rounding while it "
                 "trains would not see; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sanitisation_fits(self) -> "UnlearnRun":
+        if self.sanitisation is not None and self.model.lora is not None and not self.model.lora.merge:
+            raise ValueError(
+                "model.lora.merge: false keeps an adapter, and sanitisation changes whole weights; set merge: true"
             )
         return self
 

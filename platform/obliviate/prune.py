@@ -51,14 +51,14 @@ def without(weight_OD: "Tensor", scores_OD: "Tensor", share: float, *, by_output
     return weight_OD.flatten(-dimensions).scatter(-1, lowest, 0.0).view_as(weight_OD)
 
 
-def measured_layers(model: "PreTrainedModel") -> "dict[str, LinearWeight]":
+def measured_layers(model: "PreTrainedModel", advice: str = NOT_MEASURED) -> "dict[str, LinearWeight]":
     """By the name of the weight, those whose inputs are known. Raises UserError for experts that are fused."""
     from obliviate.linear import linear_weights
 
     weights = linear_weights(model)
     for name, weight in weights.items():
         if not weight.plain and model.get_parameter(name).ndim == 3:
-            raise UserError(f"model.source: {name} holds several experts, whose inputs are not known: {NOT_MEASURED}")
+            raise UserError(f"model.source: {name} holds several experts, whose inputs are not known: {advice}")
     return {name: weight for name, weight in weights.items() if weight.plain}
 
 

@@ -204,6 +204,14 @@ class QuantisationSpec(Spec):
     to: Literal["int4_g128", "int8"] = "int4_g128"  # formats of obliviate.quantise in which each output has own scales
 
 
+class SanitisationSpec(Spec):
+    """What the retain set's inputs see of a finished update, taken out of it (after SAGE, arXiv:2606.18309)."""
+
+    energy: float = Field(default=0.95, gt=0, le=1)  # share of the retain inputs' squared length that counts
+    strength: float = Field(default=1.0, gt=0)  # a direction of mean energy keeps 1 / (1 + strength) of the change
+    texts: int = Field(default=256, ge=1)  # retain rows that are read
+
+
 class ProjectionSpec(Spec):
     """Projected-gradient unlearning (arXiv:2312.04095): forget only where the retain set's inputs are not."""
 

@@ -34,6 +34,10 @@ BESIDE_ANY = {
         "the forget objective of weights rounded to 4 bits, straight through",
         "arXiv:2605.02196",
     ),
+    "sanitisation.strength=1": (
+        "after training: what the retain set's inputs see of the change, taken out of it",
+        "arXiv:2606.18309",
+    ),
 }
 # Verbs and keys that do without a forget objective's training, or with one for each request.
 BESIDE = {

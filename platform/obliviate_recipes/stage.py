@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obliviate import storage
-from obliviate.models import content_of, made_by, portable, require_weights
+from obliviate.models import content_of, made_by, portable, require_weights, weights_folder
 from obliviate.runs import DONE_FILE, RUN_FILE, Run, content_hash, record_of
 from obliviate.schema import ModelSpec
 from obliviate.source import locate
@@ -188,6 +188,11 @@ class ModelStage(Stage):
 def _at(place: ModelSpec, model: ModelSpec) -> ModelSpec:
     """The model, laid out as it is, where `place` says that its weights lie."""
     return model.model_copy(update={key: getattr(place, key) for key in ("source", "base", "revision")})
+
+
+def original_weights(model: ModelSpec, runs: str) -> Path:
+    """The folder that arithmetic with the model's weights reads: the model's own, or a copy among the runs."""
+    return weights_folder(model, storage.local(runs).absolute() / f"base-{content_of(model)[:10]}")
 
 
 def all_of(stages: Iterable[Stage]) -> Iterator[Stage]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from obliviate.config import UnlearnOptions, UnlearnRun, build
+from obliviate.errors import UserError
 from obliviate_recipes.comparison import CompareRun
 from obliviate_recipes.continual import ContinualRun
 from obliviate_recipes.fuse import FuseRun
@@ -29,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     "projection": {"energy": 0.7},
     "rectification": None,  # excludes dual updates, and is asked for below
     "quantisation": {"to": "int8"},
+    "sanitisation": None,  # excludes the adapters of fuse
     "refusals": "refusals.txt",
     "reference": {"source": "some/base"},
     "alternatives": {"samples": 3, "engine": {"type": "hf"}},
@@ -86,7 +88,7 @@ def test_the_options_are_all_there_are() -> None:
     assert set(OPTIONS) == set(UnlearnOptions.model_fields)
     defaults = build(UnlearnRun, {"model": MODEL, "data": PLACEHOLDER, "method": METHOD, "world": "w"}, where="test")
     differ = {key for key, value in OPTIONS.items() if value is not None and getattr(defaults, key) != value}
-    assert differ == set(OPTIONS) - {"rectification"}
+    assert differ == set(OPTIONS) - {"rectification", "sanitisation"}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
@@ -102,6 +104,15 @@ def test_and_the_one_that_excludes_others(job: Callable[[dict[str, Any]], Unlear
     found = job({"rectification": {"share": 0.3}, "world": "w.jsonl"})
     assert found.rectification is not None
     assert found.rectification.share == 0.3
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job is not fused], ids=lambda job: job.__name__)
+def test_and_the_one_that_fusing_excludes(job: Callable[[dict[str, Any]], UnlearnRun]) -> None:
+    found = job({"sanitisation": {"strength": 3}, "world": "w.jsonl"})
+    assert found.sanitisation is not None
+    assert found.sanitisation.strength == 3
+    with pytest.raises(UserError, match=r"model\.lora\.merge: false keeps an adapter, and sanitisation"):
+        fused({"sanitisation": {"strength": 3}, "world": "w.jsonl"})
 
 
 def test_an_entrys_own_comes_before_the_jobs() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from obliviate.data.schedule import Item
+from obliviate.directions import leading
 from obliviate.errors import UserError
 from obliviate.linear import fused
 from obliviate.methods import Positions, Text
@@ -112,14 +113,5 @@ def _summed(layers: Mapping[str, nn.Module], sums: Mapping[str, Tensor], batch: 
 
 
 def leading_directions(gram_DD: Tensor, energy: float) -> Tensor:
-    """Orthonormal [D, K]: the fewest eigenvectors of X^T X that hold the share `energy` of its trace.
-
-    Their squared singular values are the eigenvalues, so this is the basis that a singular value decomposition of X
-    gives, without X. Nothing where no input was ever anything but zero.
-    """
-    values_D, vectors_DD = torch.linalg.eigh(gram_DD.double())
-    values_D, vectors_DD = values_D.flip(0).clamp(min=0), vectors_DD.flip(1)
-    share_D = values_D.cumsum(0) / values_D.sum().clamp(min=torch.finfo(values_D.dtype).tiny)
-    kept = int((share_D < energy * (1 - 1e-12)).sum()) + 1 if values_D[0] > 0 else 0
-    directions_DK: Tensor = vectors_DD[:, :kept].float()
-    return directions_DK
+    """Orthonormal [D, K]: see `obliviate.directions`."""
+    return leading(gram_DD, energy).vectors_DK

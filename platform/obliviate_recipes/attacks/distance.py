@@ -9,8 +9,7 @@ from obliviate.errors import UserError
 from obliviate.runs import Run, write_json
 from obliviate_recipes.attacks.base import Target
 from obliviate_recipes.events import Events
-from obliviate_recipes.stage import Determined, Stage
-from obliviate_recipes.stages.training import original_weights
+from obliviate_recipes.stage import Determined, Stage, original_weights
 
 DISTANCE_FILE = "distance.json"
 

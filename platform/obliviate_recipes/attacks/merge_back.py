@@ -9,8 +9,7 @@ from obliviate.arithmetic import interpolate
 from obliviate.schema import ModelSpec
 from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target
 from obliviate_recipes.attacks.rewritten import Rewritten, Shares
-from obliviate_recipes.stage import Stage
-from obliviate_recipes.stages.training import original_weights
+from obliviate_recipes.stage import Stage, original_weights
 
 
 class MergeBack(Attack):

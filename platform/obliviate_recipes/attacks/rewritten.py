@@ -15,8 +15,7 @@ from obliviate.schema import ModelSpec
 from obliviate.source import file_of
 from obliviate_recipes.attacks.base import Target, each_once
 from obliviate_recipes.events import Events
-from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage
-from obliviate_recipes.stages.training import original_weights
+from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, original_weights
 
 # Of weights, or of a way
 Shares = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1), AfterValidator(each_once)]

@@ -151,6 +151,8 @@ def _what(verb: str, config: dict[str, Any]) -> str:
         learned = 1 + len(config["method"]["learning_rates"])
         agreed = f", where {learned} learnings agree on its sign," if learned > 1 else ""
         objective += f", and {config['method']['scale']:g} times the change of the weights{agreed} subtracted"
+    if (spec := config.get("sanitisation")) is not None:
+        objective += f", its change sanitised (strength {spec['strength']:g})"
     return (
         f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
         "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."

@@ -18,7 +18,6 @@ from obliviate.data.world import load_world
 from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, compares, union_of_needs
 from obliviate.models import (
-    content_of,
     date_warnings,
     load_tokenizer,
     materialise,
@@ -26,7 +25,6 @@ from obliviate.models import (
     require_same_vocabulary,
     skeleton,
     text_encoder,
-    weights_folder,
 )
 from obliviate.rows_needed import check_rows
 from obliviate.runs import EXPORT_FILE, Run, content_hash, write_whole
@@ -38,12 +36,13 @@ from obliviate.train.log import HELD_OUT, STEPS_FILE, read_steps
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
 from obliviate_recipes.events import Events
-from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage
+from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, original_weights
 from obliviate_recipes.stages import nearness
 from obliviate_recipes.stages.alternatives import Alternatives, missing_alternatives
 from obliviate_recipes.stages.card import write_card
 from obliviate_recipes.stages.filtering import Filter
 from obliviate_recipes.stages.judged import JUDGED
+from obliviate_recipes.stages.sanitisation import Sanitised
 from obliviate_recipes.stages.selecting import Chosen, HeldOut
 
 # Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
@@ -409,12 +408,22 @@ class Negation(ModelStage):
 
 def unlearning_stage(
     config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...] = (), train: Launch | None = None
-) -> Unlearn | Negation:
+) -> Unlearn | Negation | Sanitised:
     """What makes the model that has forgotten. `before`: stages that make models which the config names."""
+    if config.sanitisation is not None:
+        bare = config.model_copy(update={"sanitisation": None})
+        return Sanitised(config, corpus, unlearning_stage(bare, corpus, before, train))
     prepared = _prepared(config, corpus, before, train)
     if not _is_negated(config):
         return Unlearn(**prepared)
     return Negation(config, tuple(Learn(**{**prepared, "config": each}) for each in config.learnings))
+
+
+def trainings(stage: ModelStage) -> tuple[ModelStage, ...]:
+    """Those that an unlearning stage is made of."""
+    if isinstance(stage, Sanitised):
+        return trainings(stage.unlearned)
+    return stage.learned if isinstance(stage, Negation) else (stage,)
 
 
 def adapter_stage(config: UnlearnRun, corpus: Corpus) -> Adapter:
@@ -431,11 +440,6 @@ def _prepared(config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...], tra
         "config": config, "corpus": corpus, "before": before, "train": train, "filter": filtering,
         "alternatives": sampling, "reinforced": reinforced,
     }  # fmt: skip
-
-
-def original_weights(model: ModelSpec, runs: str) -> Path:
-    """The folder that arithmetic with the model's weights reads: the model's own, or a copy among the runs."""
-    return weights_folder(model, storage.local(runs).absolute() / f"base-{content_of(model)[:10]}")
 
 
 def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:

@@ -17,9 +17,8 @@ from obliviate.runs import Run
 from obliviate.schema import ModelSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.events import QUIET, Events
-from obliviate_recipes.stage import MODEL, Determined, ModelStage, perform
+from obliviate_recipes.stage import MODEL, Determined, ModelStage, original_weights, perform
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import original_weights
 from obliviate_recipes.sweeps.front import Pair
 from obliviate_recipes.sweeps.ranking import Ranked, choose
 from obliviate_recipes.sweeps.records import TrialRecord

@@ -32,7 +32,7 @@ from obliviate_recipes.recipe import OfData
 from obliviate_recipes.several import Models, judge_of
 from obliviate_recipes.stage import MODEL, ModelStage, Stage, all_of, perform
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import Negation, check_data, opened, unlearning_stage
+from obliviate_recipes.stages.training import check_data, opened, trainings, unlearning_stage
 from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
 from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import read_records
@@ -122,8 +122,7 @@ class Sweep(OfData[SweepRun, Result]):
 
     def _prepared(self, trial: ModelStage) -> list[Stage]:
         """What its trainings need beside the models."""
-        learned = trial.learned if isinstance(trial, Negation) else (trial,)
-        return [need for each in learned for need in each.needs if need not in self.models.before]
+        return [need for each in trainings(trial) for need in each.needs if need not in self.models.before]
 
     @property
     def at_a_time(self) -> int:
