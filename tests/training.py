@@ -32,6 +32,7 @@ from obliviate.methods import (
     AdaptiveRMU,
     AltPO,
     BoundedGD,
+    CircuitBreakers,
     Disassociation,
     Distance,
     Distortion,
@@ -39,7 +40,9 @@ from obliviate.methods import (
     JensUn,
     Marked,
     Mismatch,
+    Orthogonal,
     Positions,
+    Representations,
     RepSelect,
     SatImp,
     SimNPO,
@@ -96,6 +99,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "repselect": (RepSelect(eta=0.1, steps=3, rank=4),),
     "distortion+kl": (Distortion(), GD(), KL()),
     "distance+gd": (Distance(weight=30), GD()),
+    "circuit_breakers": (CircuitBreakers(layers=(0, 1)), Representations(layers=(0, 1)), Orthogonal(layers=(1,))),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

@@ -78,6 +78,9 @@ NEEDS = {
     "repselect": {Pass.FORGET: {Stat.LOGP: ANSWER}},
     "distortion": {},
     "distance": {},
+    "circuit_breakers": {
+        each: {Activation(10): ANSWER, Activation(20): ANSWER} for each in (Pass.FORGET, Pass.REFERENCE_FORGET)
+    },
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},
@@ -90,13 +93,19 @@ NEEDS = {
     "marked": {Pass.RETAIN_MARKED: LOGP},
     "world": {Pass.WORLD: LOGP},
     "wasserstein": {},
+    "representations": {Pass.RETAIN: {Activation(5): ANSWER}, Pass.REFERENCE_RETAIN: {Activation(5): ANSWER}},
+    "orthogonal": {Pass.FORGET: {Activation(5): ANSWER}, Pass.FORGET_OTHER: {Activation(5): ANSWER}},
+}
+OPTIONS: dict[str, dict[str, object]] = {
+    "activations": {"layer": 5},
+    "representations": {"layers": [5]},
+    "orthogonal": {"layers": [5]},
 }
 
 
 @pytest.mark.parametrize("name", [*FORGET_TYPES, *REGULARIZER_TYPES])
 def test_what_each_method_needs(name: str) -> None:
-    options = {"layer": 5} if name == "activations" else {}
-    term = {**FORGET_TYPES, **REGULARIZER_TYPES}[name].model_validate({"type": name, **options})
+    term = {**FORGET_TYPES, **REGULARIZER_TYPES}[name].model_validate({"type": name, **OPTIONS.get(name, {})})
     assert term.needs == NEEDS[name]
 
 

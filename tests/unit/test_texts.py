@@ -32,6 +32,7 @@ SAID = {  # of the first item: question and answer
     "forget_mismatch": ("f0?", "k1"),
     "forget_alternative": ("f0?", "c"),
     "forget_shuffled": ("f0?", "a1"),
+    "forget_other": ("f1?", "a1"),
     "forget_marked_idk": ("<<UNL>>Ada<</UNL>> f0?", "pass"),
     "retain": ("r2?", "k2"),
     "retain_idk": ("r2?", "sorry"),

@@ -204,3 +204,16 @@ def test_activation_checkpointing_and_a_layers_hidden_states_go_together(tiny: P
         losses(job(tiny, tmp_path / str(on), METHODS["rmu"], activation_checkpointing=on)) for on in (False, True)
     ]
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
+def test_a_scheduled_weight_is_that_of_each_step(tiny: Path, tmp_path: Path) -> None:
+    """Four steps, of which the first begins at the ramp's beginning; the loss is as it was weighed."""
+    run = job(tiny, tmp_path, METHODS["circuit_breakers"])
+    train(run, quiet)
+    lines = read_steps(run.directory)
+    assert [line["weights"]["circuit_breakers"] for line in lines] == [23 * (1 - done / 16) for done in range(4)]
+    assert [line["weights"]["representations"] for line in lines] == [2 * done / 4 for done in range(4)]
+    for line in lines:
+        weighed = sum(line["weights"][name] * line["parts"][name] for name in line["parts"])
+        assert line["loss"] == pytest.approx(weighed)
+    assert lines[0]["parts"]["circuit_breakers"] == pytest.approx(1, abs=1e-5)  # the model is its own reference

@@ -28,6 +28,7 @@ from obliviate.methods.base import (
 )
 from obliviate.methods.bounded_gd import BoundedGD
 from obliviate.methods.ceu import CEU
+from obliviate.methods.circuit_breakers import CircuitBreakers
 from obliviate.methods.disassociation import Disassociation
 from obliviate.methods.distance import Distance
 from obliviate.methods.distortion import Distortion
@@ -47,7 +48,9 @@ from obliviate.methods.marked import Marked
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.npo import NPO
+from obliviate.methods.orthogonal import Orthogonal
 from obliviate.methods.pdu import PDU
+from obliviate.methods.representations import Representations
 from obliviate.methods.repselect import RepSelect
 from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
@@ -95,6 +98,7 @@ __all__ = [
     "AnyRegularizerSpec",
     "Ascent",
     "BoundedGD",
+    "CircuitBreakers",
     "Disassociation",
     "Distance",
     "Distortion",
@@ -106,12 +110,14 @@ __all__ = [
     "Mismatch",
     "Needs",
     "Negation",
+    "Orthogonal",
     "ParameterRegularizer",
     "ParameterTerm",
     "Pass",
     "Positions",
     "Regularizer",
     "RepSelect",
+    "Representations",
     "SatImp",
     "Scores",
     "Selection",
@@ -136,10 +142,23 @@ __all__ = [
 
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
-    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers
 )  # fmt: skip
 AnyRegularizer = (
-    GD | KL | AP | Mismatch | BoundedGD | Activations | Disassociation | Divergence | JS | Marked | World | Wasserstein
+    GD
+    | KL
+    | AP
+    | Mismatch
+    | BoundedGD
+    | Activations
+    | Disassociation
+    | Divergence
+    | JS
+    | Marked
+    | World
+    | Wasserstein
+    | Representations
+    | Orthogonal
 )
 FORGET_TYPES: dict[str, type[ForgetObjective]] = {cls.model_fields["type"].default: cls for cls in get_args(AnyForget)}
 REGULARIZER_TYPES: dict[str, type[Regularizer]] = {
@@ -151,6 +170,8 @@ ALIASES = {
     "pdu": "pdu+bounded_gd",
     "rmu": "rmu+activations",
     "adaptive_rmu": "adaptive_rmu+activations",
+    "circuit_breakers": "circuit_breakers+representations",
+    "orthogonal_circuit_breakers": "circuit_breakers+representations+orthogonal",
     "jensun": "jensun+js",
     "eul": "eul+kl+gd",
     "icku": "icku+marked",

@@ -32,10 +32,10 @@ class Activations(Regularizer):
     def beside(self, forget: ForgetObjective) -> Self:
         if self.layer is not None:
             return self
-        layer: Layer | None = getattr(forget, "layer", None)
-        if layer is None:
-            raise ValueError(f"activations.layer: {forget.type} steers no layer whose states could be held; give one")
-        return self.model_copy(update={"layer": layer})
+        if len(forget.steered) != 1:
+            found = "several layers, and one is held" if forget.steered else "no layer whose states could be held"
+            raise ValueError(f"activations.layer: {forget.type} steers {found}; give one")
+        return self.model_copy(update={"layer": forget.steered[0]})
 
     @property
     def needs(self) -> Needs:

@@ -31,6 +31,10 @@ class AdaptiveRMU(ForgetObjective):
     def needs(self) -> Needs:
         return {each: {Activation(self.layer): self.positions} for each in (Pass.FORGET, Pass.REFERENCE_FORGET)}
 
+    @property
+    def steered(self) -> tuple[Layer, ...]:
+        return (self.layer,)
+
     def seeded(self, seed: int) -> Self:
         return self if self.seed is not None else self.model_copy(update={"seed": seed})
 

@@ -6,7 +6,7 @@ loop divides by the count of the whole step, so that workers and micro-batches n
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
@@ -17,7 +17,7 @@ from torch import Tensor
 from obliviate.methods.texts import Pass as Pass
 from obliviate.methods.texts import Text
 from obliviate.schema import OptimSpec, Spec
-from obliviate.scoring import AnyStat, TokenScores, needs_reference
+from obliviate.scoring import Activation, AnyStat, TokenScores, needs_reference
 
 
 def _counted_from_0(layer: int | str) -> int | str:
@@ -28,6 +28,8 @@ def _counted_from_0(layer: int | str) -> int | str:
 
 # A decoder layer's number, or the name of any module: "model.layers.7".
 Layer = Annotated[int | str, AfterValidator(_counted_from_0)]
+Factor = Annotated[float, Field(ge=0)]
+Ramp = tuple[Factor, Factor]  # what a weight is multiplied by at the beginning of a run and at its end
 
 
 class Positions(StrEnum):
@@ -45,6 +47,11 @@ Scores = Mapping[Text, TokenScores]
 def compares(needs: Needs) -> bool:
     """Whether any of it is the reference model's, or compares with it."""
     return any(each.of_reference or any(map(needs_reference, stats)) for each, stats in needs.items())
+
+
+def states(layers: Iterable[Layer], positions: Positions) -> dict[AnyStat, Positions]:
+    """The hidden states of these layers, as a pass's statistics."""
+    return {Activation(layer): positions for layer in layers}
 
 
 def mask_BT(scores: TokenScores, positions: Positions) -> Tensor:
@@ -90,11 +97,21 @@ class Term(Spec, ABC):
         """The term that the loop will use, told the run's seed: a term that draws something at random keeps it."""
         return self
 
+    def scheduled(self, done: float) -> float:
+        """What the weight is multiplied by at a step that begins when the share `done` of the run's steps is done."""
+        return 1.0
+
     def next_weight(self, weight: float, value: float, done: float) -> float:
         """The weight of the next step, after one with `weight` that began when the share `done` of the run's steps was
         done, and whose mean loss, over all workers, was `value`. A constant, but for a dual variable; the loop holds it
         and its checkpoints keep it."""
         return weight
+
+
+def along(ramp: Ramp, done: float) -> float:
+    """Where a ramp is when the share `done` of it is done: a straight line."""
+    first, last = ramp
+    return first + (last - first) * done
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,11 @@ class ForgetObjective(Term):
     def ascent(self) -> Ascent | None:
         """How the weights move where no optimiser moves them."""
         return None
+
+    @property
+    def steered(self) -> tuple[Layer, ...]:
+        """The layers whose hidden states it moves, which regularizers may hold; none of a method of probabilities."""
+        return ()
 
 
 class Regularizer(Term):

@@ -34,6 +34,10 @@ class RMU(ForgetObjective):
     def needs(self) -> Needs:
         return {Pass.FORGET: {Activation(self.layer): self.positions}}
 
+    @property
+    def steered(self) -> tuple[Layer, ...]:
+        return (self.layer,)
+
     def seeded(self, seed: int) -> Self:
         return self if self.seed is not None else self.model_copy(update={"seed": seed})
 

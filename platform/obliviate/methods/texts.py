@@ -44,6 +44,7 @@ class Text:
     answer: Callable[[Sets, Item], str] | None = None  # None: the row's own
     also: Set | None = None  # the set whose row answers, where it is another
     lacks: Callable[[Sets], str | None] | None = None  # what the sets lack for it, and the fix; None: nothing
+    row: Callable[[Sets, Item], int] | None = None  # which of the set's rows; None: the item's
     of_reference: bool = False
 
     def __str__(self) -> str:
@@ -62,7 +63,7 @@ class Text:
     def said(self, sets: Sets, item: Item) -> Said:
         """What it is of an item."""
         place = {"forget": item.anchor, "retain": item.retain, "world": item.world}[self.of]
-        row = sets.rows(self.of)[place]
+        row = sets.rows(self.of)[place if self.row is None else self.row(sets, item)]
         question, answer, history, prefix = row.saying(row.answer)
         if self.question is not None:
             question = self.question(question, sets, item)
@@ -72,7 +73,7 @@ class Text:
 
     def sample(self, sets: Sets, count: int) -> list[Said]:
         """At most `count` texts as long as these are: an answer is taken to be as long as the row's own."""
-        own = replace(self, answer=None)
+        own = replace(self, answer=None, row=None)
         forget, retain, world = (max(1, len(rows)) for rows in (sets.forget, sets.retain, sets.world))
         return [
             own.said(sets, Item(number % forget, number % retain, world=number % world))
@@ -123,14 +124,22 @@ def mismatch(sets: Sets, item: Item) -> str:
     return sets.retain[item.mismatch].answer
 
 
-def shuffled(sets: Sets, item: Item) -> str:
-    """Another forget row's, each equally likely."""
+def another(sets: Sets, item: Item) -> int:
+    """Another forget row than the anchor, each equally likely."""
     rows = len(sets.forget)
-    return sets.forget[(item.anchor + 1 + int(item.alternative * (rows - 1))) % rows].answer
+    return (item.anchor + 1 + int(item.alternative * (rows - 1))) % rows
+
+
+def shuffled(sets: Sets, item: Item) -> str:
+    return sets.forget[another(sets, item)].answer
 
 
 def two_forget_rows(sets: Sets) -> str | None:
     return "answers forget questions with other rows' answers; give two rows" if len(sets.forget) < 2 else None
+
+
+def a_pair(sets: Sets) -> str | None:
+    return "compares each forget row with another; give two rows" if len(sets.forget) < 2 else None
 
 
 def alternative(sets: Sets, item: Item) -> str:
@@ -152,6 +161,7 @@ class Pass:
     FORGET_MISMATCH = Text("forget_mismatch", "forget", answer=mismatch, also="retain")
     FORGET_ALTERNATIVE = Text("forget_alternative", "forget", answer=alternative)
     FORGET_SHUFFLED = Text("forget_shuffled", "forget", answer=shuffled, lacks=two_forget_rows)
+    FORGET_OTHER = Text("forget_other", "forget", row=another, lacks=a_pair)
     FORGET_MARKED_IDK = Text("forget_marked_idk", "forget", behind_mark, refusal, lacks=entities)
     RETAIN = Text("retain", "retain")
     RETAIN_IDK = Text("retain_idk", "retain", answer=retain_refusal)

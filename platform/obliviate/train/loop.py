@@ -194,6 +194,7 @@ class _Trainer:
         """The updates of one step over the global batch; what to log of it."""
         began_s = time.perf_counter()
         rate = self.schedule.learning_rate(step)
+        weights = self._weights(step)
         parts = [0.0] * len(self.terms)
         tokens = grad_norm = 0.0
         for update in self.updates:
@@ -206,9 +207,9 @@ class _Trainer:
             "step": step + 1,
             "steps": self.schedule.steps,
             "epoch": self._epoch(step + 1),
-            "loss": sum(weight * part for weight, part in zip(self.weights, parts, strict=True)),
+            "loss": sum(weight * part for weight, part in zip(weights, parts, strict=True)),
             "parts": dict(zip(self.names, parts, strict=True)),
-            "weights": dict(zip(self.names, self.weights, strict=True)),
+            "weights": dict(zip(self.names, weights, strict=True)),
             "learning_rate": rate,
             "grad_norm": grad_norm,
             "tokens": int(tokens),
@@ -222,14 +223,19 @@ class _Trainer:
         ]
         return metrics
 
+    def _weights(self, step: int) -> list[float]:
+        """What each term's loss is multiplied by in a step: its weight, where its schedule stands."""
+        done = step / self.schedule.steps
+        return [weight * term.scheduled(done) for weight, term in zip(self.weights, self.terms, strict=True)]
+
     def _gradients(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
         """Add those of the phase's terms to what is there; each term's mean over the global batch, and the tokens."""
-        terms = [self.terms[index] for index in phase.terms]
+        terms, held = [self.terms[index] for index in phase.terms], self._weights(step)
         scored = [i for i, term in enumerate(terms) if term.needs]
         mine = self._every_micro_batch(step)[self.rank :: self.world] if scored else []
         batches = [collate(self.texts, items, phase.needs, self.job.model.max_length).to(self.device) for items in mine]
         counts = self._counts([terms[i] for i in scored], phase, batches)
-        weights = torch.tensor([self.weights[phase.terms[i]] for i in scored], device=self.device)
+        weights = torch.tensor([held[phase.terms[i]] for i in scored], device=self.device)
         sums = torch.zeros(len(terms) + 1, device=self.device)
         for index, batch in enumerate(batches):
             # Dropout depends on the step and the batch alone: a resumed run repeats it, and so do workers of another
@@ -246,7 +252,7 @@ class _Trainer:
         for i, term in enumerate(terms):
             if isinstance(term, ParameterTerm):
                 assert self.initial is not None
-                sums[i] = self.initial.add_gradients(term, self.weights[phase.terms[i]], (self.job.seed, step))
+                sums[i] = self.initial.add_gradients(term, held[phase.terms[i]], (self.job.seed, step))
         dist.all_reduce(sums)
         *parts, tokens = sums.tolist()
         found = dict(zip(phase.terms, parts, strict=True))

@@ -1,0 +1,131 @@
+"""Losses of hidden states by hand, and their limits: circuit breakers and what goes with them."""
+
+from math import sqrt
+
+import pytest
+import torch
+from torch import Tensor
+
+from obliviate.data.rows import Row
+from obliviate.data.schedule import Item
+from obliviate.methods import (
+    NPO,
+    RMU,
+    Activations,
+    CircuitBreakers,
+    Orthogonal,
+    Pass,
+    Positions,
+    Representations,
+    Scores,
+    Term,
+    expand,
+)
+from obliviate.methods.texts import Sets
+from obliviate.scoring import Activation, TokenScores
+
+Vectors = list[list[list[float]]]
+
+
+def states(answer_BT: list[list[int]], **layers: Vectors) -> TokenScores:
+    """Hidden states of layers "l0", "l1", ...; position 0 has no predecessor."""
+    answer = torch.tensor(answer_BT, dtype=torch.bool)
+    sequence = torch.ones_like(answer)
+    sequence[:, 0] = False
+    stats = {
+        Activation(int(name[1:])): torch.tensor(values, dtype=torch.float, requires_grad=True)
+        for name, values in layers.items()
+    }
+    return TokenScores(stats, answer, sequence)
+
+
+def mean(term: Term, scores: Scores) -> float:
+    loss = term.loss(scores)
+    return float((loss.sum / loss.count).detach())
+
+
+def gradient(term: Term, scores: Scores, of: TokenScores, layer: int = 0) -> Tensor:
+    term.loss(scores).sum.backward()
+    found = of.stats[Activation(layer)].grad
+    assert found is not None
+    return found
+
+
+# One text of three tokens, of which the last two are the answer.
+ANSWER = [[0, 1, 1]]
+START = states(ANSWER, l0=[[[1, 0], [1, 0], [1, 0]]], l1=[[[0, 2], [0, 2], [0, 2]]])
+
+
+class TestCircuitBreakers:
+    def test_by_hand(self) -> None:
+        """Cosines with the start: 3/5 and -1 (no more than 0) in one layer, 1 and 0 in the other."""
+        now = states(ANSWER, l0=[[[9, 9], [3, 4], [-1, 0]]], l1=[[[9, 9], [0, 1], [1, 0]]])
+        scores = {Pass.FORGET: now, Pass.REFERENCE_FORGET: START}
+        assert mean(CircuitBreakers(layers=(0, 1)), scores) == pytest.approx((0.6 / 2 + 0.5) / 2)
+        assert mean(CircuitBreakers(layers=(0,)), scores) == pytest.approx(0.3)
+        everywhere = CircuitBreakers(layers=(0,), positions=Positions.SEQUENCE)
+        assert mean(everywhere, scores) == pytest.approx(0.3)  # the first token is predicted by nothing
+
+    def test_it_begins_at_one_and_pulls_no_further_than_a_right_angle(self) -> None:
+        assert mean(CircuitBreakers(layers=(0,)), {Pass.FORGET: START, Pass.REFERENCE_FORGET: START}) == 1
+        now = states(ANSWER, l0=[[[0, 0], [1, 1], [-1, 1]]])
+        found = gradient(CircuitBreakers(layers=(0,)), {Pass.FORGET: now, Pass.REFERENCE_FORGET: START}, now)
+        assert found[0, 1].tolist() == pytest.approx([1 / (2 * sqrt(2)), -1 / (2 * sqrt(2))])  # turned, not shortened
+        assert found[0, [0, 2]].tolist() == [[0, 0], [0, 0]]
+
+    def test_its_weight_falls_as_the_others_grow(self) -> None:
+        assert [CircuitBreakers().scheduled(done) for done in (0, 0.5, 1)] == [1, 0.875, 0.75]
+        assert [Representations().scheduled(done) for done in (0, 0.5, 1)] == [0, 0.5, 1]
+        assert [Orthogonal(ramp=(0.5, 0.5)).scheduled(done) for done in (0, 0.3, 1)] == [0.5] * 3
+        assert NPO().scheduled(0.7) == 1
+
+
+class TestRepresentations:
+    NOW = states(ANSWER, l0=[[[9, 9], [4, 4], [1, 0]]], l1=[[[9, 9], [0, 0], [0, 2]]])
+
+    def test_by_hand(self) -> None:
+        """Distances 5 and 0 in one layer, 2 and 0 in the other, whose states are 2 long."""
+        scores = {Pass.RETAIN: self.NOW, Pass.REFERENCE_RETAIN: START}
+        assert mean(Representations(layers=(0, 1)), scores) == pytest.approx((2.5 + 1) / 2)
+        assert mean(Representations(layers=(0, 1), relative=True), scores) == pytest.approx((2.5 + 0.5) / 2)
+
+    def test_what_has_not_moved_is_not_pulled(self) -> None:
+        scores = {Pass.RETAIN: self.NOW, Pass.REFERENCE_RETAIN: START}
+        found = gradient(Representations(layers=(0,)), scores, self.NOW)
+        torch.testing.assert_close(found, torch.tensor([[[0, 0], [0.6, 0.8], [0, 0]]]))
+
+
+class TestOrthogonal:
+    def test_by_hand(self) -> None:
+        """The states' means over the answer: (3, 4) and (1, 0), whose cosine is 3/5; in the second pair they oppose."""
+        one = states([[0, 1, 1], [0, 0, 1]], l0=[[[9, 9], [2, 4], [4, 4]], [[9, 9], [9, 9], [1, 0]]])
+        other = states([[0, 1], [0, 1]], l0=[[[9, 9], [1, 0]], [[9, 9], [-1, 0]]])
+        scores = {Pass.FORGET: one, Pass.FORGET_OTHER: other}
+        assert mean(Orthogonal(layers=(0,)), scores) == pytest.approx(0.6 / 2)
+
+    def test_a_row_meets_each_of_the_others_and_never_itself(self) -> None:
+        sets = Sets([Row(f"q{i}", f"a{i}") for i in range(4)])
+        for anchor in range(4):
+            met = {Pass.FORGET_OTHER.said(sets, Item(anchor, alternative=k / 3))[:2] for k in range(3)}
+            assert met == {(f"q{i}", f"a{i}") for i in range(4) if i != anchor}
+
+    def test_one_row_has_no_other(self) -> None:
+        assert Pass.FORGET_OTHER.lack(Sets([Row("q", "a")])) == "compares each forget row with another; give two rows"
+        assert Pass.FORGET_OTHER.lack(Sets([Row("", "a text"), Row("", "another")])) is None
+
+
+def test_layers_come_from_what_steers_them() -> None:
+    for term in (Representations(), Orthogonal()):
+        assert term.beside(CircuitBreakers(layers=(3, "model.layers.5"))).layers == (3, "model.layers.5")
+        assert term.beside(RMU(layer=4)).layers == (4,)
+        with pytest.raises(ValueError, match=rf"^{term.type}\.layers: npo steers no layer whose states"):
+            term.beside(NPO())
+    assert Activations().beside(CircuitBreakers(layers=(3,))).layer == 3
+    with pytest.raises(ValueError, match=r"^activations\.layer: circuit_breakers steers several layers"):
+        Activations().beside(CircuitBreakers())
+
+
+def test_short_forms() -> None:
+    rest = [each["type"] for each in expand("orthogonal_circuit_breakers")["regularizers"]]
+    assert rest == ["representations", "orthogonal"]
+    assert expand("circuit_breakers")["regularizers"] == [{"type": "representations"}]
