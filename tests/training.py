@@ -25,6 +25,7 @@ from obliviate.methods import (
     NPO,
     PDU,
     RMU,
+    SHRED,
     UNDIAL,
     WGA,
     WHP,
@@ -100,6 +101,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "distortion+kl": (Distortion(), GD(), KL()),
     "distance+gd": (Distance(weight=30), GD()),
     "circuit_breakers": (CircuitBreakers(layers=(0, 1)), Representations(layers=(0, 1)), Orthogonal(layers=(1,))),
+    "shred": (SHRED(top=20, skip=1),),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

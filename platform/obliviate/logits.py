@@ -18,6 +18,7 @@ from obliviate.scoring import (
     Stat,
     Statistics,
     TokenStat,
+    floors,
     logit_gradient,
     needs_reference,
     wanted_hidden,
@@ -55,8 +56,10 @@ class _Statistics(torch.autograd.Function):
     def forward(
         ctx: Any, z_NV: Tensor, labels_N: Tensor, stats: tuple[TokenStat, ...], reference_z_NV: Tensor | None
     ) -> tuple[Tensor, ...]:
-        gathered = Statistics(stats, labels_N)
-        gathered.add(z_NV, slice(0, z_NV.shape[-1]), reference_z_NV)
+        columns = slice(0, z_NV.shape[-1])
+        of_reference = () if reference_z_NV is None else ((columns, reference_z_NV),)
+        gathered = Statistics(stats, labels_N, floors(stats, labels_N, of_reference))
+        gathered.add(z_NV, columns, reference_z_NV)
         if Stat.REFERENCE_JS in stats:
             assert reference_z_NV is not None
             gathered.add_to_divergence(z_NV, reference_z_NV)

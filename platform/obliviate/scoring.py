@@ -12,7 +12,7 @@ Shapes: B texts, T tokens, D hidden size, V vocabulary, N wanted positions, U di
 nats, float32.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, log
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from obliviate.head import AnyHead, Head
-from obliviate.vocabulary import Softmax, add_at, log_ratio_to_mixture, place
+from obliviate.vocabulary import Largest, Softmax, add_at, log_ratio_to_mixture, place
 
 BLOCK_BYTES = 32 * 2**20  # of float32 logits
 KEPT_BYTES = 128 * 2**20  # of logits in the head's type, up to which they are kept for the backward pass
@@ -47,14 +47,19 @@ class Distilled:
     """Cross-entropy from a teacher's distribution to P_t, once the teacher's logit of y_t is lowered by `lowered`.
 
     At infinity y_t is left out of the teacher's distribution. The teacher gets no gradient: it is the frozen reference,
-    or the model itself as it is at this moment.
+    or the model itself as it is at this moment. With `top`, the reference's distribution is that of its so many
+    likeliest tokens alone, once y_t is lowered: one more product with its head.
     """
 
     teacher: Literal["reference", "self"]
     lowered: float  # nats
+    top: int | None = None  # None: all tokens
+
+    def __post_init__(self) -> None:
+        assert self.top is None or self.teacher == "reference", "the model's own logits are met only once"
 
     def __str__(self) -> str:
-        return f"distilled_{self.teacher}_{self.lowered}"
+        return f"distilled_{self.teacher}_{self.lowered}" + ("" if self.top is None else f"_top_{self.top}")
 
 
 @dataclass(frozen=True)
@@ -205,11 +210,12 @@ class Statistics:
     """Gathers the statistics of N positions from the blocks of their logits.
 
     `constants` holds, of each statistic, what its gradient needs beside the logits: the entropy itself, the logsumexp
-    of a teacher's logits, the place of the largest logit, of the divergence both the teacher's and KL(P || mixture).
+    of a teacher's logits and the least of them that counts, the place of the largest logit, of the divergence both the
+    teacher's and KL(P || mixture). `floors`: see there.
     """
 
-    def __init__(self, stats: Sequence[TokenStat], labels_N: Tensor) -> None:
-        self._stats, self._labels_N = stats, labels_N
+    def __init__(self, stats: Sequence[TokenStat], labels_N: Tensor, floors: Mapping[TokenStat, Tensor]) -> None:
+        self._stats, self._labels_N, self._floors = stats, labels_N, floors
         self._zeros_N = torch.zeros(labels_N.shape, device=labels_N.device)
         self._model = Softmax(self._zeros_N)
         taught = [stat for stat in stats if _compares(stat) or stat is Stat.REFERENCE_JS]
@@ -225,7 +231,7 @@ class Statistics:
         self._vocabulary += z_NV.shape[-1]
         self._model.add(z_NV, z_NV if Stat.ENTROPY in self._stats else None)
         for stat, teacher in self._teachers.items():
-            teacher_z_NV = _teacher_logits(stat, z_NV, self._labels_N, columns, reference_z_NV)
+            teacher_z_NV = _teacher_logits(stat, z_NV, self._labels_N, columns, reference_z_NV, self._floors.get(stat))
             # KL from differences: both means alone are large, and nearly cancel where the distributions are close.
             teacher.add(teacher_z_NV, teacher_z_NV - z_NV if stat is Stat.REFERENCE_KL else z_NV)
         if Stat.LOGP in self._stats:
@@ -285,6 +291,7 @@ class Statistics:
 
     def constants(self) -> dict[TokenStat, Tensor]:
         found = {stat: teacher.lse_N for stat, teacher in self._teachers.items()}
+        found |= {stat: torch.stack([found[stat], floor_N]) for stat, floor_N in self._floors.items()}
         if Stat.ENTROPY in self._stats:
             found[Stat.ENTROPY] = self._value(Stat.ENTROPY)
         if Stat.LOGIT_GAP in self._stats:
@@ -352,22 +359,46 @@ def logit_gradient(
             ratio_NV = log_ratio_to_mixture(own_NV, reference_z_NV - teacher_lse_N[:, None])
             dz_NV += own_NV.exp_() * (ratio_NV - to_mixture_N[:, None]) * (grad_N[:, None] / 2)
         elif _compares(stat):
-            teacher_z_NV = _teacher_logits(stat, z_NV, labels_N, columns, reference_z_NV)
-            dz_NV -= (teacher_z_NV - constants[stat][:, None]).exp_().mul_(grad_N[:, None])
+            teacher_lse_N, *floor = constants[stat] if _cut(stat) else (constants[stat],)
+            teacher_z_NV = _teacher_logits(stat, z_NV, labels_N, columns, reference_z_NV, *floor)
+            dz_NV -= (teacher_z_NV - teacher_lse_N[:, None]).exp_().mul_(grad_N[:, None])
     return dz_NV
 
 
+def floors(
+    stats: Sequence[TokenStat], labels_N: Tensor, reference_blocks: Iterable[tuple[slice, Tensor]]
+) -> dict[TokenStat, Tensor]:
+    """Of each statistic whose teacher is cut to its likeliest tokens, the least logit that counts, [N]; of equal ones
+    all do. A passage over the reference's logits of its own, which is made only where there is such a statistic."""
+    largest = {stat: Largest(stat.top) for stat in stats if isinstance(stat, Distilled) and stat.top is not None}
+    if largest:
+        for columns, reference_z_NV in reference_blocks:
+            for stat, found in largest.items():
+                found.add(_teacher_logits(stat, reference_z_NV, labels_N, columns, reference_z_NV))
+    return {stat: found.least_N for stat, found in largest.items()}
+
+
+def _cut(stat: TokenStat) -> bool:
+    return isinstance(stat, Distilled) and stat.top is not None
+
+
 def _teacher_logits(
-    stat: TokenStat, z_NV: Tensor, labels_N: Tensor, columns: slice, reference_z_NV: Tensor | None
+    stat: TokenStat,
+    z_NV: Tensor,
+    labels_N: Tensor,
+    columns: slice,
+    reference_z_NV: Tensor | None,
+    floor_N: Tensor | None = None,
 ) -> Tensor:
-    """Of the distribution to imitate, in one block."""
+    """Of the distribution to imitate, in one block; minus infinity below the floor."""
     own = isinstance(stat, Distilled) and stat.teacher == "self"
     teacher_z_NV = z_NV if own else reference_z_NV
     assert teacher_z_NV is not None
     if not isinstance(stat, Distilled):
         return teacher_z_NV
     lowered_N = torch.full_like(teacher_z_NV[:, 0], -stat.lowered)
-    return add_at(teacher_z_NV.clone(), labels_N, columns, lowered_N)
+    lowered_NV = add_at(teacher_z_NV.clone(), labels_N, columns, lowered_N)
+    return lowered_NV if floor_N is None else lowered_NV.masked_fill_(lowered_NV < floor_N[:, None], -inf)
 
 
 def _reference_logits(
@@ -394,10 +425,14 @@ class _BlockedStatistics(torch.autograd.Function):
         reference: tuple[Tensor, AnyHead] | None,
         keeps: bool,
     ) -> tuple[Tensor, ...]:
-        gathered = Statistics(stats, labels_N)
+        blocks = list(_blocks(len(weight_VD), len(labels_N)))
+        of_reference = () if reference is None else (
+            (columns, reference[1].block(columns).logits(reference[0])) for columns in blocks
+        )  # fmt: skip
+        gathered = Statistics(stats, labels_N, floors(stats, labels_N, of_reference))
         head = Head(weight_VD, bias_V, scale, softcap)
         products = []
-        for columns in _blocks(len(weight_VD), len(labels_N)):
+        for columns in blocks:
             block = head.block(columns)
             product_NV = block.product(hidden_ND)
             gathered.add(block.logits_of(product_NV), columns, _reference_logits(reference, columns, stats))
@@ -405,7 +440,7 @@ class _BlockedStatistics(torch.autograd.Function):
                 products.append(product_NV)
         if Stat.REFERENCE_JS in stats:
             assert reference is not None
-            for columns in _blocks(len(weight_VD), len(labels_N)):
+            for columns in blocks:
                 z_NV, other = head.block(columns).logits(hidden_ND), reference[1].block(columns).logits(reference[0])
                 gathered.add_to_divergence(z_NV, other)
         values, constants = gathered.values(), gathered.constants()

@@ -1,4 +1,4 @@
-"""Sums over the vocabulary that are gathered from block to block of it: softmax, and divergence of two softmaxes.
+"""What is gathered of the vocabulary from block to block: softmax, the divergence of two softmaxes, the largest values.
 
 Shapes: N positions, V columns of a block. float32, nats.
 """
@@ -33,6 +33,24 @@ class Softmax:
     @property
     def mean_N(self) -> Tensor:
         return self._weighted_N / self._total_N
+
+
+class Largest:
+    """The `count` largest values of each position, met block by block."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._largest_NK: Tensor | None = None
+
+    def add(self, z_NV: Tensor) -> None:
+        values_NV = z_NV if self._largest_NK is None else torch.cat([self._largest_NK, z_NV], -1)
+        self._largest_NK = values_NV.topk(min(self._count, values_NV.shape[-1]), -1).values
+
+    @property
+    def least_N(self) -> Tensor:
+        """Of those; of all values where there are fewer."""
+        assert self._largest_NK is not None, "a vocabulary has a block"
+        return self._largest_NK[:, -1]
 
 
 def log_ratio_to_mixture(logp_NV: Tensor, logq_NV: Tensor) -> Tensor:

@@ -21,7 +21,13 @@ from obliviate.scoring import (
 )
 
 B, T, D, V = 3, 6, 5, 11
-STATS: list[TokenStat] = [*Stat, Distilled("reference", 2.5), Distilled("self", inf), Generic(5.0)]
+STATS: list[TokenStat] = [
+    *Stat,
+    Distilled("reference", 2.5),
+    Distilled("self", inf),
+    Generic(5.0),
+    Distilled("reference", 1.0, 3),
+]
 
 
 @pytest.mark.parametrize("stats", [*({stat} for stat in STATS), set(STATS)], ids=[*map(str, STATS), "all"])

@@ -81,6 +81,10 @@ NEEDS = {
     "circuit_breakers": {
         each: {Activation(10): ANSWER, Activation(20): ANSWER} for each in (Pass.FORGET, Pass.REFERENCE_FORGET)
     },
+    "shred": {
+        Pass.FORGET: {Distilled("reference", 10.0, 100): SEQUENCE, Distilled("reference", 0.0, 100): SEQUENCE},
+        Pass.REFERENCE_FORGET: LOGP,
+    },
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},

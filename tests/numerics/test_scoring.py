@@ -13,8 +13,8 @@ from obliviate.scoring import Distilled, Generic, Stat, TokenStat, score_positio
 
 N, D, V = 7, 5, 11
 LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
-GENERIC = Generic(5.0)
-STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT, GENERIC]
+GENERIC, TOP = Generic(5.0), Distilled("reference", 1.5, top=3)
+STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT, GENERIC, TOP]
 
 
 def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tensor, Head]) -> dict[TokenStat, Tensor]:
@@ -25,9 +25,12 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
     true_NV = torch.nn.functional.one_hot(labels_N, V).bool()
     lowered_NV = (reference_z_NV - 2.5 * true_NV).softmax(-1)
     m_NV = ((logp_NV.exp() + q_NV.exp()) / 2).log()
+    cut_NV = reference_z_NV - 1.5 * true_NV
+    top_NV = cut_NV.masked_fill(cut_NV < cut_NV.sort(-1, descending=True).values[:, 2:3], -inf).softmax(-1)
     without_NV = z_NV.detach().masked_fill(true_NV, -inf).softmax(-1)
     return {
         LOWERED: -(lowered_NV * logp_NV).sum(-1),
+        TOP: -(top_NV * logp_NV).sum(-1),
         GENERIC: logp_NV.gather(-1, reference_z_NV.argmax(-1)[:, None])[:, 0],
         WITHOUT: -(without_NV * logp_NV).sum(-1),
         Stat.LOGIT_GAP: z_NV.amax(-1) - z_NV.mean(-1),
@@ -188,6 +191,26 @@ def test_distilled_statistics_by_hand() -> None:
     expected = (exp(1) * (total - 1) + total) / (exp(1) + 1)
     assert float(found[WITHOUT]) == pytest.approx(expected, rel=1e-6)
     assert float(found[Stat.LOGIT_GAP]) == pytest.approx(2 - 1)  # max 2, mean 1
+
+
+def test_a_teacher_cut_to_its_likeliest_tokens_by_hand() -> None:
+    """Four equally likely tokens for the model; the reference's logits are (3, 2, 1, 0), the true one first. Lowered by
+    1.5 it is second of (1.5, 2, 1, 0): of two tokens it has the odds e^-0.5, and of one none."""
+    reference = (torch.ones(1, 1), Head(torch.tensor([[3.0], [2.0], [1.0], [0.0]])))
+    head, label = Head(torch.zeros(4, 1).requires_grad_()), torch.zeros(1, dtype=torch.long)
+
+    def pull(top: int | None) -> list[float]:
+        """Of the loss on the logits: p - q."""
+        stat = Distilled("reference", 1.5, top)
+        value = token_statistics(torch.ones(1, 1), label, head, {stat}, reference)[stat]
+        assert float(value.detach()) == pytest.approx(log(4))
+        (found,) = torch.autograd.grad(value.sum(), head.weight_VD)
+        return [0.25 - float(each) for each in found[:, 0]]
+
+    share = exp(-0.5) / (1 + exp(-0.5))
+    assert pull(2) == pytest.approx([share, 1 - share, 0, 0], abs=1e-6)
+    assert pull(1) == pytest.approx([0, 1, 0, 0], abs=1e-6)
+    assert pull(9) == pytest.approx(pull(None), abs=1e-6)
 
 
 def test_a_token_that_is_certain_keeps_an_exact_target() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate.methods import CEU, GD, KL, PDU, RMU, UNDIAL, WHP, Activations, AltPO, BoundedGD
+from obliviate.methods import CEU, GD, KL, PDU, RMU, SHRED, UNDIAL, WHP, Activations, AltPO, BoundedGD, Positions
 from obliviate.methods.rmu import direction
 from obliviate.models import load_pretrained
 from obliviate.schema import LoraSpec, ModelSpec
@@ -217,3 +217,29 @@ def test_a_scheduled_weight_is_that_of_each_step(tiny: Path, tmp_path: Path) -> 
         weighed = sum(line["weights"][name] * line["parts"][name] for name in line["parts"])
         assert line["loss"] == pytest.approx(weighed)
     assert lines[0]["parts"]["circuit_breakers"] == pytest.approx(1, abs=1e-5)  # the model is its own reference
+
+
+def test_shred_lowers_the_tokens_that_the_start_finds_least_likely(tiny: Path, tmp_path: Path) -> None:
+    """On the answer alone, with a vocabulary that is not cut: half of each answer's tokens, rounded up, are lowered."""
+    run = job(
+        tiny, tmp_path, (SHRED(beta=3, share=0.5, top=10_000, positions=Positions.ANSWER),), batch_size=8, epochs=1
+    )
+    values = []
+    for z_TV, labels_T, _ in answers(run):
+        places = torch.arange(len(labels_T))
+        logp_T = z_TV.log_softmax(-1)[places, labels_T]
+        low = logp_T.argsort()[: -(-len(labels_T) // 2)]
+        target_TV = z_TV.clone()
+        target_TV[low, labels_T[low]] -= 3
+        values.append(-(target_TV.softmax(-1) * z_TV.log_softmax(-1)).sum(-1))
+    assert losses(run)[0] == pytest.approx(float(torch.cat(values).mean()), rel=1e-5)
+
+
+def test_shred_pulls_nowhere_but_at_the_lowered_tokens(tiny: Path, tmp_path: Path) -> None:
+    """Where next to nothing is lowered, every target is what the model says already, the prompt's tokens' too."""
+    norms = []
+    for beta in (1e-6, 3):
+        run = job(tiny, tmp_path / str(beta), (SHRED(beta=beta, top=10_000),))
+        train(run, quiet)
+        norms.append(read_steps(run.directory)[0]["grad_norm"])
+    assert norms[0] < 1e-4 * norms[1]

@@ -54,6 +54,7 @@ from obliviate.methods.representations import Representations
 from obliviate.methods.repselect import RepSelect
 from obliviate.methods.rmu import RMU
 from obliviate.methods.satimp import SatImp
+from obliviate.methods.shred import SHRED
 from obliviate.methods.simnpo import SimNPO
 from obliviate.methods.task_vector import TaskVector
 from obliviate.methods.texts import Set, Text, alternative
@@ -88,6 +89,7 @@ __all__ = [
     "REGULARIZER_DOOR",
     "REGULARIZER_TYPES",
     "RMU",
+    "SHRED",
     "UNDIAL",
     "WGA",
     "WHP",
@@ -142,7 +144,7 @@ __all__ = [
 
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
-    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers
+    | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
 )  # fmt: skip
 AnyRegularizer = (
     GD
