@@ -41,6 +41,7 @@ from obliviate.methods import (
     JensUn,
     Marked,
     Mismatch,
+    MLPBreaking,
     Orthogonal,
     Positions,
     Representations,
@@ -102,6 +103,11 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "distance+gd": (Distance(weight=30), GD()),
     "circuit_breakers": (CircuitBreakers(layers=(0, 1)), Representations(layers=(0, 1)), Orthogonal(layers=(1,))),
     "shred": (SHRED(top=20, skip=1),),
+    "mlp_breaking": (
+        MLPBreaking(layers=("model.layers.0.mlp", "model.layers.1.mlp"), without=3),
+        Representations(layers=(1,), relative=True, ramp=(1, 1)),
+    ),
+    "rmu+mcu": (RMU(layer=1, without=4, positions=Positions.SEQUENCE), Activations(layer=1)),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

@@ -77,13 +77,15 @@ class Generic:
 class Activation:
     """What a layer puts out at the token itself, not at the one before: a vector [D].
 
-    `layer` is a decoder layer's number, from 0, or the name of any module of the model, as "model.layers.7".
+    `layer` is a decoder layer's number, from 0, or the name of any module of the model, as "model.layers.7". So many
+    of the leading components of what it puts out for the forget set are taken out (obliviate.train.components).
     """
 
     layer: int | str
+    without: int = 0
 
     def __str__(self) -> str:
-        return f"activation_{self.layer}"
+        return f"activation_{self.layer}" + (f"_without_{self.without}" if self.without else "")
 
 
 TokenStat = Stat | Distilled | Generic  # a number for each token, of the distribution that predicts it
@@ -125,9 +127,9 @@ class TokenScores:
         """Answer tokens of each text."""
         return self.answer_BT.sum(-1)
 
-    def activation_BTD(self, layer: int | str) -> Tensor:
+    def activation_BTD(self, layer: int | str, without: int = 0) -> Tensor:
         """float32, whatever the model computes in: squared distances of bfloat16 would be coarse."""
-        return self.stats[Activation(layer)].float()
+        return self.stats[Activation(layer, without)].float()
 
 
 def token_statistics(

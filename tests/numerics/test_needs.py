@@ -85,6 +85,10 @@ NEEDS = {
         Pass.FORGET: {Distilled("reference", 10.0, 100): SEQUENCE, Distilled("reference", 0.0, 100): SEQUENCE},
         Pass.REFERENCE_FORGET: LOGP,
     },
+    "mlp_breaking": {
+        each: {Activation(f"model.layers.{number}.mlp", 32): ANSWER for number in range(6, 12)}
+        for each in (Pass.FORGET, Pass.REFERENCE_FORGET)
+    },
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},
@@ -129,6 +133,7 @@ def test_layers_are_counted_from_0_or_named() -> None:
 def test_options_change_what_is_needed() -> None:
     assert ME(direction="model_to_uniform", positions=PADDED).needs == {Pass.FORGET: {Stat.ENTROPY: PADDED}}
     assert KL(positions=ANSWER).needs == {Pass.RETAIN: {Stat.REFERENCE_KL: ANSWER}}
+    assert RMU(without=32).needs == {Pass.FORGET: {Activation(7, 32): ANSWER}}
     assert AdaptiveRMU(layer=2, positions=SEQUENCE).needs[Pass.REFERENCE_FORGET] == {Activation(2): SEQUENCE}
 
 

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "satimp": {"weight": 0.1, "beta1": 5, "beta2": 1},
     "undial": {"beta": 10},
     "ceu": {"skip": 1},
-    "rmu": {"layer": 7, "steering": 2, "positions": "answer", "seed": None},
+    "rmu": {"layer": 7, "steering": 2, "without": 0, "positions": "answer", "seed": None},
     "adaptive_rmu": {"layer": 7, "scale": 5, "positions": "answer", "seed": None},
     "altpo": {"beta": 0.1},
     "task_vector": {"scale": 1, "learning_rates": []},
@@ -34,6 +34,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "repselect": {"eta": 0.05, "steps": 10, "rank": 512, "adversary": 0.01, "trainable": MLP},
     "circuit_breakers": {"weight": 23, "ramp": [1, 0.75], "layers": [10, 20], "positions": "answer"},
     "shred": {"share": 0.3, "beta": 10, "top": 100, "skip": 0, "positions": "sequence"},
+    "mlp_breaking": {
+        "layers": [f"model.layers.{number}.mlp" for number in range(6, 12)],
+        "floor": 0,
+        "without": 32,
+        "positions": "answer",
+    },
     "representations": {"weight": 2, "ramp": [0, 1], "layers": None, "relative": False, "positions": "answer"},
     "orthogonal": {"weight": 10, "ramp": [0, 1], "layers": None, "positions": "answer"},
     "kl": {"positions": "sequence"},
@@ -89,6 +95,7 @@ def test_defaults(name: str) -> None:
 
 SMALL = 1e-9
 POSITIVE, NOT_NEGATIVE = ([SMALL], [0]), ([0], [-SMALL])  # what is taken, and what is refused
+OF_LAYERS = ("circuit_breakers", "representations", "orthogonal", "mlp_breaking")
 SHARE, FROM_1 = ([SMALL, 1], [0, 1 + SMALL]), ([1], [0])
 
 
@@ -121,8 +128,9 @@ SHARE, FROM_1 = ([SMALL, 1], [0, 1 + SMALL]), ([1], [0])
         ("bounded_gd", "epsilon", NOT_NEGATIVE),
         ("bounded_gd", "step", NOT_NEGATIVE),
         ("bounded_gd", "warmup", ([0, 1], [-SMALL, 1 + SMALL])),
-        *((n, "ramp", ([[0, 0]], [[-SMALL, 1]])) for n in ("circuit_breakers", "representations", "orthogonal")),
-        *((n, "layers", ([[0]], [[], [-1]])) for n in ("circuit_breakers", "representations", "orthogonal")),
+        *((name, "ramp", ([[0, 0]], [[-SMALL, 1]])) for name in OF_LAYERS if name != "mlp_breaking"),
+        *((name, "layers", ([[0]], [[], [-1]])) for name in OF_LAYERS),
+        *((name, "without", ([0], [-1])) for name in ("rmu", "mlp_breaking")),
         ("shred", "share", SHARE),
         ("shred", "top", FROM_1),
         ("shred", "skip", ([0], [-1])),

@@ -47,6 +47,7 @@ from obliviate.methods.kl import KL
 from obliviate.methods.marked import Marked
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
+from obliviate.methods.mlp_breaking import MLPBreaking
 from obliviate.methods.npo import NPO
 from obliviate.methods.orthogonal import Orthogonal
 from obliviate.methods.pdu import PDU
@@ -108,6 +109,7 @@ __all__ = [
     "ForgetObjective",
     "JensUn",
     "Loss",
+    "MLPBreaking",
     "Marked",
     "Mismatch",
     "Needs",
@@ -145,6 +147,7 @@ __all__ = [
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
+    | MLPBreaking
 )  # fmt: skip
 AnyRegularizer = (
     GD
@@ -174,6 +177,7 @@ ALIASES = {
     "adaptive_rmu": "adaptive_rmu+activations",
     "circuit_breakers": "circuit_breakers+representations",
     "orthogonal_circuit_breakers": "circuit_breakers+representations+orthogonal",
+    "mlp_breaking": "mlp_breaking+representations",
     "jensun": "jensun+js",
     "eul": "eul+kl+gd",
     "icku": "icku+marked",

@@ -49,9 +49,9 @@ def compares(needs: Needs) -> bool:
     return any(each.of_reference or any(map(needs_reference, stats)) for each, stats in needs.items())
 
 
-def states(layers: Iterable[Layer], positions: Positions) -> dict[AnyStat, Positions]:
-    """The hidden states of these layers, as a pass's statistics."""
-    return {Activation(layer): positions for layer in layers}
+def states(layers: Iterable[Layer], positions: Positions, without: int = 0) -> dict[AnyStat, Positions]:
+    """The hidden states of these layers, without so many leading components, as a pass's statistics."""
+    return {Activation(layer, without): positions for layer in layers}
 
 
 def mask_BT(scores: TokenScores, positions: Positions) -> Tensor:

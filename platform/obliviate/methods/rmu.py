@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, mask_BT
-from obliviate.scoring import Activation
+from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, mask_BT, states
 
 
 class RMU(ForgetObjective):
@@ -18,6 +17,9 @@ class RMU(ForgetObjective):
     (`positions: sequence`); the configuration of OpenUnlearning, whose defaults these are, trains everything and
     averages over the answer. Its code multiplies every text's sum by the mean of all texts' 1/tokens, where a batch has
     more than one; here each text is divided by its own.
+
+    With `without`, minor components alone are steered (MCU; arXiv:2605.11685): what forget texts' hidden states have
+    most in common, which is grammar rather than knowledge, is taken out before the distance is. Published with 32.
     """
 
     title: ClassVar = "RMU: steer one layer's hidden states on the forget set to a random vector"
@@ -27,12 +29,13 @@ class RMU(ForgetObjective):
     type: Literal["rmu"] = "rmu"
     layer: Layer = 7  # its output is steered
     steering: float = Field(default=2.0, gt=0)  # c: the length of the target; published: 2 to 20, 6.5 for Zephyr-7B
+    without: int = Field(default=0, ge=0)  # leading components of the forget set's hidden states that are left alone
     positions: Positions = Positions.ANSWER
     seed: int | None = Field(default=None, ge=0)  # of u; None: the run's
 
     @property
     def needs(self) -> Needs:
-        return {Pass.FORGET: {Activation(self.layer): self.positions}}
+        return {Pass.FORGET: states((self.layer,), self.positions, self.without)}
 
     @property
     def steered(self) -> tuple[Layer, ...]:
@@ -42,9 +45,9 @@ class RMU(ForgetObjective):
         return self if self.seed is not None else self.model_copy(update={"seed": seed})
 
     def loss(self, scores: Scores) -> Loss:
-        """Mean over texts of the mean over tokens of ||h - c u||^2 / D."""
+        """Mean over texts of the mean over tokens of ||h - c u||^2 / D, h less its leading components."""
         forget = scores[Pass.FORGET]
-        hidden_BTD = forget.activation_BTD(self.layer)
+        hidden_BTD = forget.activation_BTD(self.layer, self.without)
         target_D = self.steering * direction(self.seed, hidden_BTD)
         return Loss.mean(squared_distance_B(hidden_BTD, target_D, mask_BT(forget, self.positions)))
 

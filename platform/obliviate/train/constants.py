@@ -59,13 +59,15 @@ def _constants(
     """What another model (None: the starting one) leaves behind of each worker's items, and its output layer where
     hidden states stand for its distributions."""
     shared = None
-    if job.shared_reference is not None and len(items_of_worker) == 1:
+    # Components are of all forget rows, which a shared file does not know of.
+    if job.shared_reference is not None and len(items_of_worker) == 1 and not starting.components:
         shared = SharedReference(job.shared_reference, other or job.model, needs)
     known = Reference() if shared is None else shared.load()
     before = size(known)
     model = starting
     if other is not None:
         model = checked(build(other, seed=0, activation_checkpointing=False, device=device))
+        model.components = starting.components
     model.eval()
     kept = compute(
         model, texts, needs, items_of_worker, dist.get_rank(), size=job.optim.micro_batch_size,

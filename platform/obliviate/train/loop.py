@@ -19,11 +19,12 @@ from torch.distributed import HashStore
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, ParameterTerm, Scores, Term, compares, union_of_needs
+from obliviate.methods import ForgetObjective, ParameterTerm, Pass, Scores, Term, compares, union_of_needs
 from obliviate.models import stop_ids
 from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint, export
 from obliviate.train.batch import Batch, collate, micro_batches, texts_of
+from obliviate.train.components import leading_components
 from obliviate.train.constants import reference_of
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
@@ -146,6 +147,10 @@ class _Trainer:
         # forward passes, and those that follow, may leave gathered parameters behind.
         self.updater = Updater(job, self.model, self.texts, self.updates, self._gradients, self._not_finite)
         check_layers(self.terms, self.model)
+        self.model.components = leading_components(
+            self.model, self.texts, len(job.forget), self.needs.get(Pass.FORGET, {}), device=device,
+            size=job.optim.micro_batch_size, max_length=job.model.max_length,
+        )  # fmt: skip
         # For every text that this worker will visit, before any step or checkpoint.
         self.reference = (
             reference_of(job, self.model, self.texts, self.needs, self._visited(), device)

@@ -64,6 +64,7 @@ class ScoredModel(nn.Module):
         self.asked_alone = keeps_state(self.causal_lm) or self.rotates_by_text  # its prompts cannot be padded
         # Of each pass that compares; plain tensors, not parameters: neither sharded nor trained.
         self.reference_heads: dict[str, AnyHead] = {}
+        self.components: dict[Activation, Tensor] = {}  # orthonormal [D, K], of each that is wanted without them
 
     def forward(
         self,
@@ -90,7 +91,9 @@ class ScoredModel(nn.Module):
         out: dict[str, Tensor] = {}
         for name, (rows, wanted_BT, stats) in wanted.items():
             # Copies: FSDP2 hooks into outputs, and a hook on a view is easily lost.
-            out |= {f"{name}/{s}": activations[s.layer][rows].clone() for s in stats if isinstance(s, Activation)}
+            out |= {
+                f"{name}/{s}": self._without(s, activations[s.layer][rows]) for s in stats if isinstance(s, Activation)
+            }
             reference = None
             if any(map(needs_reference, stats)):
                 reference = (reference_ND[name], self.reference_heads[name])
@@ -103,6 +106,12 @@ class ScoredModel(nn.Module):
         for name, (rows, wanted_BT) in (keep_hidden or {}).items():
             out[f"{name}/hidden"] = wanted_hidden(hidden_BTD[rows], wanted_BT)
         return out
+
+    def _without(self, stat: Activation, found_BTD: Tensor) -> Tensor:
+        if not stat.without:
+            return found_BTD.clone()
+        basis_DK = self.components[stat]
+        return found_BTD.float() - (found_BTD.float() @ basis_DK) @ basis_DK.T
 
     def _read(self, input_ids_BT: Tensor, real_BT: Tensor, layers: Collection[int | str], *, packs: bool) -> Read:
         if packs:

@@ -20,11 +20,11 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
 from obliviate.fit import read_in_parts
 from obliviate.inference.limits import SAMPLES, room
-from obliviate.methods import ParameterTerm, Positions, union_of_needs
+from obliviate.methods import ParameterTerm, Pass, Positions, union_of_needs
 from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
-from obliviate.scoring import needs_reference
+from obliviate.scoring import Activation, needs_reference
 from obliviate.source import export_dtype
 from obliviate.train.phases import APART, plan_updates
 from obliviate.train.reference import scored_at
@@ -103,6 +103,8 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
     visited = min(len(corpus.retain), work.steps * work.items)
     compared = {each.text for each, stats in needs.items() if each.of_reference or any(map(needs_reference, stats))}
     of_reference = sum(visited if each.of == "retain" else len(corpus.forget) for each in compared)
+    if any(isinstance(stat, Activation) and stat.without for stat in needs.get(Pass.FORGET, {})):
+        of_reference += len(corpus.forget)
     if config.projection is not None:
         of_reference += min(len(corpus.retain), config.projection.texts)
     of_weights = any(isinstance(term, ParameterTerm) for term in config.terms)
