@@ -19,6 +19,7 @@ CONTROLLED = (
     "npo+gd",
     "{name: 'NPO+GD, dual', method: npo+gd, updates: dual}",
     "{name: 'NPO+GD, sharpness', method: npo+gd, sharpness: {}}",
+    "{name: 'NPO+GD, latent', method: npo+gd, latent: {layers: [10], steps: 4}}",
     "{name: 'NPO+GD, rectification', method: npo+gd, rectification: {}}",
     "{name: 'NPO+GD, dual and projection', method: npo+gd, updates: dual, projection: {}}",
     "{name: ICU, method: ga, regularizers: [{type: gd, weight: 0.5}, kl], pairing: nearest, "

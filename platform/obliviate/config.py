@@ -28,6 +28,7 @@ from obliviate.schema import (
     LAYOUT,
     ClusterSpec,
     EngineSpec,
+    LatentSpec,
     ModelSpec,
     OptimSpec,
     ProjectionSpec,
@@ -159,6 +160,7 @@ class UnlearnOptions(Spec):
     updates: Literal["joint", "alternating", "dual"] = "joint"
     forget_learning_rate: float | None = Field(default=None, gt=0)  # of updates of their own; None: optim.learning_rate
     sharpness: SharpnessSpec | None = None
+    latent: LatentSpec | None = None
     projection: ProjectionSpec | None = None
     rectification: RectificationSpec | None = None
     quantisation: QuantisationSpec | None = later()

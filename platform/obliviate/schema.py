@@ -192,10 +192,29 @@ class OptimSpec(Spec):
     activation_checkpointing: bool = False
 
 
+def _counted_from_0(layer: int | str) -> int | str:
+    if isinstance(layer, int) and layer < 0:
+        raise ValueError(f"is {layer}; layers are counted from 0")
+    return layer
+
+
+# A decoder layer's number, or the name of any module: "model.layers.7".
+Layer = Annotated[int | str, AfterValidator(_counted_from_0)]
+
+
 class SharpnessSpec(Spec):
     """Sharpness-aware minimisation of the forget objective (arXiv:2502.05374)."""
 
     rho: float = Field(default=0.01, gt=0)  # how far the weights are moved, in the norm over all of them
+
+
+class LatentSpec(Spec):
+    """Latent adversarial training of the forget objective (arXiv:2403.05030): hidden states are moved to where the
+    forget set is known best, and the objective is taken there."""
+
+    layers: tuple[Layer, ...] = Field(min_length=1)  # whose outputs are moved
+    epsilon: float = Field(default=0.1, gt=0)  # at most, in each dimension
+    steps: int = Field(default=8, ge=1)  # of projected gradient descent, each a pass over the forget texts
 
 
 class QuantisationSpec(Spec):

@@ -23,6 +23,7 @@ BESIDE_ANY = {
     "updates=alternating": ("one update on the forget objective, then one on the regularizers", "arXiv:2406.12329v3"),
     "updates=dual": ("DualOptim: an optimiser state each for forgetting and for the regularizers", "arXiv:2504.15827"),
     "sharpness.rho=0.01": ("sharpness-aware: the forget gradient where relearning is easiest", "arXiv:2502.05374"),
+    "latent.layers=[8]": ("latent adversarial: the forget objective where hidden states tell most", "arXiv:2403.05030"),
     "projection.energy=0.95": ("projected: forget only where the retain set's inputs are not", "arXiv:2312.04095"),
     "kl_budget.nats=0.01": ("ends with the last step whose KL to the start is within a budget", "arXiv:2606.17168"),
     "validation: {}": ("the model of the step that is best on held-out rows, with early stopping by patience", "ours"),

@@ -165,7 +165,7 @@ def test_what_goes_with_any_method_has_a_row_too(methods_table: ModuleType) -> N
     config = load(CompareRun, methods_table.CONFIG, [f"methods=[{methods}]", methods_table.AUTHORS])
     runs = [config.unlearning(each, "") for each in config.methods]
     assert len({run.name for run in runs}) == len(runs)
-    keys = ("sharpness", "projection", "rectification", "early_drop")
+    keys = ("sharpness", "latent", "projection", "rectification", "early_drop")
     assert all(any(getattr(run, key) is not None for run in runs) for key in keys)
     assert {run.updates for run in runs} == {"joint", "dual", "alternating"}
     assert {run.pairing for run in runs} == {"fresh", "nearest", "fixed"}

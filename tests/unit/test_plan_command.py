@@ -71,6 +71,8 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
         ({"updates": "alternating"}, (2, 2, 2, 16)),
         ({"updates": "dual"}, (2, 2, 2, 24)),
         (SHARP, (3, 3, 1, 16)),
+        ({"latent": {"layers": [0], "steps": 3}}, (5, 5, 1, 16)),
+        ({"latent": {"layers": [0], "steps": 3}, **SHARP}, (9, 9, 1, 16)),
         ({"rectification": {}}, (2, 2, 1, 24)),
         ({"quantisation": {}}, (2, 2, 1, 16)),
         ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
@@ -79,7 +81,8 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
 )
 def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], model: Path, tmp_path: Path) -> None:
     """Texts, rounds, updates, bytes of state. NPO and GD alternate in two rounds of one text each; DualOptim keeps 8
-    more bytes, as a rectified update does; a sharpness-aware update runs over its text twice; the distance to the
+    more bytes, as a rectified update does; a sharpness-aware update runs over its text twice; what moves
+    hidden states runs over it once a step before each time; the distance to the
     initial weights has no text, and keeps 4 more bytes."""
     world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
@@ -95,6 +98,8 @@ def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:
     values = {"method": "npo+gd", "updates": "dual", "projection": {"texts": 2}}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values))
     assert unlearning(config, config.data.load(), config.model).reference_texts == 3 + 2
+    config = load(UnlearnRun, unlearn_config(tmp_path, model, method={"type": "rmu", "layer": 0, "without": 4}))
+    assert unlearning(config, config.data.load(), config.model).reference_texts == 3  # its components
 
 
 def test_longer_texts_of_world_and_marked_rows(model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from obliviate.data.rows import Row
 from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
-from obliviate.schema import LoraSpec, ProjectionSpec, QuantisationSpec, RectificationSpec, SharpnessSpec
+from obliviate.schema import LatentSpec, LoraSpec, ProjectionSpec, QuantisationSpec, RectificationSpec, SharpnessSpec
 from obliviate.train.job import Budget, Job, Validation
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[LoraSpec | None, bool]] = {
 UPDATES: dict[str, dict[str, Any]] = {
     "dual": {"updates": "dual", "forget_learning_rate": 5e-4},
     "sharpness": {"sharpness": SharpnessSpec(rho=0.05)},
+    "latent": {"latent": LatentSpec(layers=(0, "model.layers.1.mlp"), epsilon=0.02, steps=2)},
     "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
     "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},
     "quantisation": {"quantisation": QuantisationSpec(), "sharpness": SharpnessSpec(rho=0.05)},

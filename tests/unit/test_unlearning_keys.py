@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "updates": "dual",
     "forget_learning_rate": 2e-5,
     "sharpness": {"rho": 0.02},
+    "latent": {"layers": [3], "steps": 2},
     "projection": {"energy": 0.7},
     "rectification": None,  # excludes dual updates, and is asked for below
     "quantisation": {"to": "int8"},

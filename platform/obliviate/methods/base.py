@@ -11,23 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from obliviate.methods.texts import Pass as Pass
 from obliviate.methods.texts import Text
+from obliviate.schema import Layer as Layer
 from obliviate.schema import OptimSpec, Spec
 from obliviate.scoring import Activation, AnyStat, TokenScores, needs_reference
 
-
-def _counted_from_0(layer: int | str) -> int | str:
-    if isinstance(layer, int) and layer < 0:
-        raise ValueError(f"is {layer}; layers are counted from 0")
-    return layer
-
-
-# A decoder layer's number, or the name of any module: "model.layers.7".
-Layer = Annotated[int | str, AfterValidator(_counted_from_0)]
 Factor = Annotated[float, Field(ge=0)]
 Ramp = tuple[Factor, Factor]  # what a weight is multiplied by at the beginning of a run and at its end
 

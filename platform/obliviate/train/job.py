@@ -12,6 +12,7 @@ from obliviate.data.rows import Row
 from obliviate.data.schedule import Schedule
 from obliviate.methods import Ascent, ForgetObjective, Pass, Term, Text
 from obliviate.schema import (
+    LatentSpec,
     ModelSpec,
     OptimSpec,
     ProjectionSpec,
@@ -111,6 +112,7 @@ class Job:
     updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
     forget_learning_rate: float | None = None  # of the former; None: that of `optim`
     sharpness: SharpnessSpec | None = None
+    latent: LatentSpec | None = None
     projection: ProjectionSpec | None = None
     budget: Budget | None = None
     validation: Validation | None = None

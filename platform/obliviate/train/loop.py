@@ -7,7 +7,7 @@ how many micro-batches a step has.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -30,6 +30,7 @@ from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights, distort
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
+from obliviate.train.latent import TRUE_ANSWERS, moved, moves
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import ScoredModel, build, check_layers, checked
@@ -146,7 +147,7 @@ class _Trainer:
         # From the starting model, before any checkpoint is loaded: a resumed run updates and measures as before. Its
         # forward passes, and those that follow, may leave gathered parameters behind.
         self.updater = Updater(job, self.model, self.texts, self.updates, self._gradients, self._not_finite)
-        check_layers(self.terms, self.model)
+        check_layers(self.terms, self.model, job.latent)
         self.model.components = leading_components(
             self.model, self.texts, len(job.forget), self.needs.get(Pass.FORGET, {}), device=device,
             size=job.optim.micro_batch_size, max_length=job.model.max_length,
@@ -246,12 +247,14 @@ class _Trainer:
             # Dropout depends on the step and the batch alone: a resumed run repeats it, and so do workers of another
             # number that cut the step into the same batches.
             place = self.rank + index * self.world
-            torch.manual_seed(int(np.random.SeedSequence([self.job.seed, step, place]).generate_state(1)[0]))
-            scores = self._scores(phase, batch)
-            shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
-            # FSDP2 averages gradients over workers; each worker's share is of the global sum.
-            if torch.is_grad_enabled():
-                (shares @ weights * self.world).backward()
+            seed = int(np.random.SeedSequence([self.job.seed, step, place]).generate_state(1)[0])
+            with self._moved(phase, mine[index], batch, seed):
+                torch.manual_seed(seed)
+                scores = self._scores(phase, batch)
+                shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
+                # FSDP2 averages gradients over workers; each worker's share is of the global sum.
+                if torch.is_grad_enabled():
+                    (shares @ weights * self.world).backward()
             sums[scored] += shares.detach()
             sums[-1] += batch.tokens
         for i, term in enumerate(terms):
@@ -263,6 +266,14 @@ class _Trainer:
         found = dict(zip(phase.terms, parts, strict=True))
         self._check_finite(step, found)
         return found, tokens
+
+    def _moved(self, phase: Phase, items: Sequence[Item], batch: Batch, seed: int) -> AbstractContextManager[None]:
+        """Around a pass of the forget objective: hidden states moved to where the items' true answers are likeliest."""
+        latent = self.job.latent
+        if latent is None or not phase.of_forget:
+            return nullcontext()
+        true = collate(self.texts, items, TRUE_ANSWERS, self.job.model.max_length).to(self.device)
+        return moved(self.model, moves(self.model, true, latent, seed), true, batch)
 
     def between(self, steps: int) -> dict[str, Any]:
         """What to log of the model after that many steps, beside the last of them."""

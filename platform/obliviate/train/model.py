@@ -33,7 +33,7 @@ from obliviate.decoder import (
 from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
 from obliviate.methods import Term
-from obliviate.schema import ModelSpec
+from obliviate.schema import LatentSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
 from obliviate.source import adapter_of, base_of
 from obliviate.train import dropout, packing, rotary
@@ -206,7 +206,7 @@ def layer_of(model: nn.Module, layer: int | str) -> nn.Module:
     return found
 
 
-def check_layers(terms: Sequence[Term], model: nn.Module) -> None:
+def check_layers(terms: Sequence[Term], model: nn.Module, latent: LatentSpec | None = None) -> None:
     """Raises UserError for a layer that the model lacks, or that puts out no vector for each token: with the nearest
     names of those that do. Every worker calls it. Of a model without weights (`obliviate.models.skeleton`) every module
     is taken to put one out."""
@@ -216,7 +216,7 @@ def check_layers(terms: Sequence[Term], model: nn.Module) -> None:
         for stats in term.needs.values()
         for stat in stats
         if isinstance(stat, Activation)
-    }
+    } | dict.fromkeys(() if latent is None else latent.layers, "latent")
     if not layers:
         return
     last, usable = len(decoder_layers(model)) - 1, list[str]()

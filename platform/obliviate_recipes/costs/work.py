@@ -24,7 +24,7 @@ from obliviate.methods import ParameterTerm, Pass, Positions, union_of_needs
 from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
-from obliviate.scoring import Activation, needs_reference
+from obliviate.scoring import Activation, Stat, needs_reference
 from obliviate.source import export_dtype
 from obliviate.train.phases import APART, plan_updates
 from obliviate.train.reference import scored_at
@@ -79,12 +79,16 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
     apart = any(getattr(config, key) is not None for key in APART)
     updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
     phases = [phase for update in updates for phase in update.phases if phase.trained]
-    # A sharpness-aware update runs over its texts a second time, with the weights moved.
-    rounds = [phase for phase in phases for _ in range(2 if phase.of_forget and config.sharpness is not None else 1)]
+    # A sharpness-aware update runs over its texts a second time, with the weights moved; what moves hidden states finds
+    # out how, each time.
+    again = 1 if config.sharpness is None else 2
+    rounds = [phase.trained for phase in phases for _ in range(again if phase.of_forget else 1)]
+    if config.latent is not None:
+        rounds += [{Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}] * (again * config.latent.steps)
     world = () if config.world is None else load_world(config.world)
     sets, lengths = Sets(corpus.forget, corpus.retain, world=world), list[tuple[float, float]]()
-    for phase in rounds:
-        for each, stats in phase.trained.items():
+    for read in rounds:
+        for each, stats in read.items():
             tokens, answers = _lengths(model, each.sample(sets, SAMPLE))
             where = scored_at(stats)
             if where is Positions.PADDED:  # the whole batch is as long as a text may be

@@ -275,7 +275,7 @@ class Unlearn(Training):
         self._check_model((*self.corpus.forget, *self.corpus.retain, *self.held_out.rows))
         from obliviate.train.model import check_layers  # transformers: a config is read without it
 
-        check_layers(config.terms, skeleton(self.at_hand(config.model)))
+        check_layers(config.terms, skeleton(self.at_hand(config.model)), config.latent)
         load_refusals(config.refusals)
         if config.reference is not None:
             reference = self.at_hand(config.reference)
@@ -312,6 +312,7 @@ class Unlearn(Training):
             updates=config.updates,
             forget_learning_rate=config.forget_learning_rate,
             sharpness=config.sharpness,
+            latent=config.latent,
             projection=config.projection,
             rectification=config.rectification,
             budget=self.held_out.budget,

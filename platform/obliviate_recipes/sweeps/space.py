@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from obliviate.errors import UserError
 from obliviate.methods import FORGET_DOOR, REGULARIZER_DOOR, expand
 from obliviate.runs import content_hash
-from obliviate.schema import LoraSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
+from obliviate.schema import LatentSpec, LoraSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
 from obliviate_recipes.stages.training import LEFT_OUT
 
 
@@ -150,6 +150,7 @@ def parameters(method: str) -> list[str]:
     names += [f"optim.{name}" for name in OptimSpec.model_fields if name not in LEFT_OUT["optim"]]
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
     names += [f"sharpness.{name}" for name in SharpnessSpec.model_fields]
+    names += [f"latent.{name}" for name in LatentSpec.model_fields]
     names += [f"projection.{name}" for name in ProjectionSpec.model_fields]
     names += [f"kl_budget.{name}" for name in ("nats", "rows", "every_steps")]
     return [*names, "pairing", "neighbours", "updates", "forget_learning_rate", "world"]
