@@ -17,7 +17,9 @@ LINE_EVERY_S = 15.0
 def progress(console: Console, title: str) -> Iterator[Update]:
     """Yields a function that shows how far the work has come. The work may have stages, each with its own total."""
     if not console.is_terminal:
-        yield _Lines(console, title).update
+        lines = _Lines(console, title)
+        yield lines.update
+        lines.end()
         return
     columns = (
         TextColumn("{task.description}", style="bold", markup=False),
@@ -41,7 +43,7 @@ class _Bar(Progress):
 
 
 class _Lines:
-    """A line every LINE_EVERY_S and at the end of each stage.
+    """A line every LINE_EVERY_S, at the end of each stage, and where the work ends before that.
 
     The time left follows the pace since the first update of the stage: what came before it was start-up.
     """
@@ -50,6 +52,7 @@ class _Lines:
         self._console, self._title = console, title
         self._printed_s = self._first_s = monotonic()
         self._first = self._done = self._total = 0
+        self._unprinted = ""
 
     def update(self, done: int, total: int, details: str) -> None:
         if total != self._total or done < self._done:
@@ -58,9 +61,14 @@ class _Lines:
             return
         self._done = done
         now_s = monotonic()
+        self._unprinted = f"{self._title}: {done}/{total} {details}"
         if done == total or now_s - self._printed_s >= LINE_EVERY_S:
-            self._printed_s = now_s
+            self._printed_s, self._unprinted = now_s, ""
             self._console.print(f"{self._title}: {done}/{total}{self._time_left(now_s)} {details}")
+
+    def end(self) -> None:
+        if self._unprinted:
+            self._console.print(self._unprinted)
 
     def _time_left(self, now_s: float) -> str:
         if not self._first < self._done < self._total:

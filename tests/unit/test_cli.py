@@ -300,6 +300,9 @@ class TestProgress:
     def test_a_resumed_run_does_not_count_the_steps_before_it(self, clock: dict[str, float]) -> None:
         assert self.lines(clock, {100: (51, 60), 120: (53, 60)}) == ["work: 51/60", "work: 53/60, 70 s left"]
 
+    def test_work_that_ends_early_says_where(self, clock: dict[str, float]) -> None:
+        assert self.lines(clock, {100: (1, 5), 105: (3, 5)}) == ["work: 1/5", "work: 3/5"]
+
     def test_a_terminal_keeps_its_bar_whatever_the_details(self) -> None:
         out = StringIO()
         with progress(Console(file=out, width=60, force_terminal=True), "unlearn [x]") as show:

@@ -178,7 +178,10 @@ def training_curve(index: int, look: Look, curve: Sequence[dict[str, Any]]) -> C
         f"Training curve of {look.name}: {', '.join(lines)} over {len(curve)} optimiser steps; "
         f"the loss goes from {lines['loss'][0]:.4g} to {lines['loss'][-1]:.4g}."
     )
-    return Chart(f"curve-{index}", look.name, alt, plain_figure(figure), height_px=300, model=index)
+    dropped = [(row["step"], len(found)) for row in curve if (found := row.get("early_drop", {}).get("dropped"))]
+    left_out = ", ".join(f"{count} after step {step}" for step, count in dropped)
+    title = f"{look.name}: forget rows left out on the way, {left_out}" if dropped else look.name
+    return Chart(f"curve-{index}", title, alt, plain_figure(figure), height_px=300, model=index)
 
 
 def error_bars(figures: Sequence[Figure]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 from obliviate_recipes.events import Events
+from obliviate_recipes.stages.dropping import dropped_section
 from obliviate_recipes.stages.judged import JUDGED, line
 from obliviate_recipes.stages.selecting import Chosen
 
@@ -61,6 +62,7 @@ def write_card(run: Run, folder: str) -> None:
             *_chosen(run),
             *_stored(run, folder),
             *_filtered(run),
+            *dropped_section(run.directory),
             *_measurements(run),
             *_attacks(run),
             "## How to reproduce it",

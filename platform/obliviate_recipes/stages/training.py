@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,7 @@ from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, origin
 from obliviate_recipes.stages import nearness
 from obliviate_recipes.stages.alternatives import Alternatives, missing_alternatives
 from obliviate_recipes.stages.card import write_card
+from obliviate_recipes.stages.dropping import write_dropped
 from obliviate_recipes.stages.filtering import Filter
 from obliviate_recipes.stages.judged import JUDGED
 from obliviate_recipes.stages.sanitisation import Sanitised
@@ -321,6 +323,15 @@ class Unlearn(Training):
             reference=None if config.reference is None else portable(config.reference),
             reinforced=reinforced,
         )
+
+    def written(self, run: Run, events: Events) -> dict[str, Any]:
+        if self.config.early_drop is not None:
+            storage.fetch_loose(run.directory)
+            rows = self.corpus.forget
+            if self.filter is not None:
+                rows = tuple(compress(rows, self.filter.kept))
+            events.said(write_dropped(run.directory, read_steps(run.directory), rows))
+        return super().written(run, events)
 
     @property
     def steps(self) -> TrainingWork:
