@@ -3,8 +3,9 @@
 
 A task is taught by k examples in the prompt instead of by training: those nearest to the centroids of all examples'
 embeddings. After each iteration a centroid is rounded to a lattice of spacing epsilon with a random phase, so that one
-example more or less seldom moves it. To forget an example is then to check, iteration by iteration, that no rounded
-centroid moves without it; if one does, the selection is made anew.
+example more or less moves it the less often, the wider the lattice and the larger its cluster. To forget an example is
+then to check, iteration by iteration, that no rounded centroid moves without it; if one does, the selection is made
+anew.
 
 Exactly the selection that would have been made without the example comes of it, in either case: embeddings are rounded
 to integers once, so that sums lose an example without rounding; each example draws its own place in the order of first
@@ -23,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIT = 2.0**-24  # an embedding's components are whole multiples of it
+SELDOM = 0.1  # share of the examples that may move a centroid, where the lattice is chosen for that
+WIDEST = 0.5  # lattice that is chosen: beyond it, centroids of unit vectors say more of the lattice than of the data
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -30,9 +33,23 @@ Integers = NDArray[np.int64]
 @dataclass(frozen=True)
 class Settings:
     examples: int  # K
-    epsilon: float  # spacing of the lattice, in the embeddings' own unit; unit vectors lie within 2 of each other
+    epsilon: float | None  # spacing of the lattice, in the embeddings' own unit (unit vectors); None: `spacing`
     iterations: int
     seed: int
+
+
+def spacing(examples: int, dimensions: int, settings: Settings) -> float:
+    """The lattice on which one of the examples moves a centroid with a chance of SELDOM, and WIDEST at most.
+
+    One of n examples of a cluster moves its mean by about 1/n in length and sqrt(D)/n over all dimensions, each of
+    which crosses a lattice of random phase with a chance of that way over epsilon; n is N/K, and there are as many
+    lattices as iterations. N counts as the power of two nearest to it: what is chosen hardly ever changes when examples
+    go, and when it does the selection is made anew, so that it stays the one without them.
+    """
+    if settings.epsilon is not None:
+        return settings.epsilon
+    size = 2.0 ** round(np.log2(examples)) / settings.examples
+    return float(min(WIDEST, settings.iterations * np.sqrt(dimensions) / (size * SELDOM)))
 
 
 @dataclass
@@ -84,12 +101,9 @@ class Selection:
 
     def forget(self, name: str) -> bool:
         """Whether the selection had to be made anew. Afterwards nothing of the example is left."""
+        moved = self.moves(name)
         point = self._points.pop(name)
         self.work.forgotten += 1
-        if name in self._first:
-            moved = True
-        else:
-            moved = any(_moves(each, name, point, self._lattice(t)) for t, each in enumerate(self._iterations))
         if moved:
             self.work.redone += 1
             self._run()
@@ -99,6 +113,22 @@ class Selection:
                 each.sums_KD[cluster] -= point
                 each.counts_K[cluster] -= 1
         return moved
+
+    def moves(self, name: str) -> bool:
+        """Whether the selection would be made anew without the example."""
+        if name in self._first or self._spacing(1) != self._spacing(0):
+            return True
+        point = self._points[name]
+        return any(_moves(each, name, point, self._lattice(t)) for t, each in enumerate(self._iterations))
+
+    @property
+    def epsilon(self) -> float:
+        """Spacing of the lattice."""
+        return self._spacing(0)
+
+    def _spacing(self, fewer: int) -> float:
+        size = len(next(iter(self._points.values())))
+        return spacing(max(1, len(self._points) - fewer), size, self._settings)
 
     def _run(self) -> None:
         names = sorted(self._points)
@@ -130,7 +160,7 @@ class Selection:
         """Spacing and random phase [D] of an iteration."""
         size = len(next(iter(self._points.values())))
         phase_D = np.random.default_rng([self._settings.seed, iteration]).uniform(-0.5, 0.5, size)
-        return self._settings.epsilon, phase_D
+        return self._spacing(0), phase_D
 
 
 def _rounded(sums_KD: Integers, counts_K: Integers, before_KD: Floats, lattice: tuple[float, Floats]) -> Floats:

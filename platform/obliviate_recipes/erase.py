@@ -35,7 +35,8 @@ class EraseRun(RunSpec):
     examples: str  # file of rows that teach the task
     forget: str | None = None  # file of rows among them, in the order in which they are asked to be forgotten
     shots: int = Field(default=4, ge=1)  # examples in the prompt
-    epsilon: float = Field(default=0.1, gt=0)  # spacing of the lattice; embeddings have length 1
+    # Spacing of the lattice; embeddings have length 1. None: as `obliviate.erase.spacing` finds for so many examples
+    epsilon: float | None = Field(default=None, gt=0)
     iterations: int = Field(default=10, ge=1)  # of k-means
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"  # of the examples' questions and answers
     questions_per_request: float = Field(default=1000.0, ge=0)  # asked between two requests to forget, for the cost
@@ -96,6 +97,7 @@ class Examples(Stage):
         vectors = {name: encoder.embed([f"{row.question}\n{row.answer}"])[0] for name, row in rows.items()}
         selection = Selection(vectors, Settings(config.shots, config.epsilon, config.iterations, config.seed))
         chosen_before, distances_before = selection.chosen, selection.work.distances
+        epsilon, moving = selection.epsilon, sum(map(selection.moves, rows))
         for name in forget:
             selection.forget(name)
         left = [rows[name] for name in selection.chosen]
@@ -109,6 +111,8 @@ class Examples(Stage):
             "chosen": {"before": list(chosen_before), "after": list(selection.chosen)},
             "forgotten": forget,
             "made_anew": selection.work.redone,
+            "epsilon": epsilon,
+            "moving": moving,
             "operations": {**asdict(cost), "inference": cost.inference, "total": cost.total, "retraining": retraining},
             "break_even_questions": cost.break_even(retraining) if left else None,
         }
@@ -181,6 +185,10 @@ def _tell(found: dict[str, Any], examples: int, events: Events) -> None:
     events.said(
         f"{len(found['chosen']['after'])} of {examples - len(found['forgotten'])} examples in the prompt; "
         f"{len(found['forgotten'])} forgotten, {found['made_anew']} times the selection was made anew"
+    )
+    events.said(
+        f"with a lattice of {found['epsilon']:.3g}, forgetting makes the selection anew for {found['moving']} of the "
+        f"{examples} examples (tried on each before any was forgotten); it is exact in either case"
     )
     events.shown(table)
     if (questions := found["break_even_questions"]) is not None:

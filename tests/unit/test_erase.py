@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from obliviate.config import build
 from obliviate.data.rows import Row, write_rows
-from obliviate.erase import HolisticCost, Selection, Settings
+from obliviate.erase import HolisticCost, Selection, Settings, spacing
 from obliviate.errors import UserError
 from obliviate.schema import ModelSpec
 from obliviate_recipes.erase import SELECTION, Erase, EraseRun
@@ -33,11 +33,11 @@ def state(selection: Selection) -> list[Any]:
 
 @given(
     count=st.integers(2, 12), shots=st.integers(1, 5), seed=st.integers(0, 99),
-    epsilon=st.sampled_from([1e-3, 0.1, 0.5, 3.0]), data=st.data(),
+    epsilon=st.sampled_from([1e-3, 0.1, 0.5, 3.0, None]), data=st.data(),
 )  # fmt: skip
 @settings(max_examples=25)
 def test_what_is_forgotten_might_never_have_been_there(
-    count: int, shots: int, seed: int, epsilon: float, data: st.DataObject
+    count: int, shots: int, seed: int, epsilon: float | None, data: st.DataObject
 ) -> None:
     """Bit for bit, after each of several requests, whether or not the selection was made anew."""
     vectors, how = points(count, seed), Settings(shots, epsilon, 4, seed)
@@ -75,6 +75,32 @@ def test_a_coarser_lattice_makes_forgetting_cheaper() -> None:
 
     assert redone(1e-6) == 40
     assert redone(1.0) < 20
+
+
+def test_the_lattice_follows_the_number_of_examples() -> None:
+    """4 iterations in 9 dimensions, clusters of 1024 / 2: 4 x 3 / (512 x 0.1), also for 2047 examples; of few, 0.5."""
+    how = Settings(2, None, 4, 0)
+    assert spacing(1024, 9, how) == spacing(1400, 9, how) == spacing(730, 9, how) == pytest.approx(12 / 51.2)
+    assert spacing(2048, 9, how) == pytest.approx(6 / 51.2)
+    assert spacing(20, 9, how) == 0.5
+    assert spacing(20, 9, Settings(2, 0.1, 4, 0)) == 0.1
+
+
+@pytest.mark.parametrize(("count", "size"), [(1024, 16), (3000, 48)])
+def test_where_there_are_examples_enough_few_move_a_centroid(count: int, size: int) -> None:
+    selection = Selection(points(count, 3, size), Settings(2, None, 3, 0))
+    assert selection.epsilon < 0.5
+    moving = sum(map(selection.moves, points(count, 3, size)))
+    assert 0 < moving < 0.2 * count
+
+
+def test_what_would_move_a_centroid_is_known_before(tmp_path: Path) -> None:
+    for epsilon in (0.3, None):
+        vectors = points(40, 2)
+        selection = Selection(vectors, Settings(2, epsilon, 3, 0))
+        for name in list(vectors)[:20]:
+            expected = selection.moves(name)
+            assert selection.forget(name) is expected
 
 
 def test_nothing_is_left_of_the_last_example() -> None:
