@@ -86,12 +86,15 @@ def test_the_lattice_follows_the_number_of_examples() -> None:
     assert spacing(20, 9, Settings(2, 0.1, 4, 0)) == 0.1
 
 
-@pytest.mark.parametrize(("count", "size"), [(1024, 16), (3000, 48)])
-def test_where_there_are_examples_enough_few_move_a_centroid(count: int, size: int) -> None:
-    selection = Selection(points(count, 3, size), Settings(2, None, 3, 0))
-    assert selection.epsilon < 0.5
-    moving = sum(map(selection.moves, points(count, 3, size)))
-    assert 0 < moving < 0.2 * count
+def test_where_there_are_examples_enough_few_move_a_centroid() -> None:
+    """Of ten sets on average: in one, a centroid that lies near a lattice's edge is moved by many."""
+    shares = []
+    for seed in range(10):
+        vectors = points(1024, seed, 16)
+        selection = Selection(vectors, Settings(2, None, 3, seed))
+        assert selection.epsilon < 0.5
+        shares.append(np.mean([selection.moves(name) for name in vectors]))
+    assert 0.02 < np.mean(shares) < 0.15
 
 
 def test_what_would_move_a_centroid_is_known_before(tmp_path: Path) -> None:
