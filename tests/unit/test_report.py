@@ -20,7 +20,7 @@ from obliviate_eval.paired import Difference, Differences
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.report.build import ModelReport, build_report, report_json
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, looks
-from obliviate_eval.report.terminal import Comparison, differences_table
+from obliviate_eval.report.terminal import Comparison, beyond_retain, differences_table
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
@@ -312,6 +312,20 @@ def test_terminal_table(models: list[ModelReport]) -> None:
     assert lines[place + 1] == ["", "", "0.61–0.67", "0.48–0.52", "KS 0.80", "0.10–0.15", "", "0.70–0.80", ""]
     before = next(line for line in lines if line[0] == "Before")
     assert before[:5] == ["Before", "–", "0.200", "0.700", "–"]
+
+
+def test_forget_efficacy_stands_beside_the_retain_models(models: list[ModelReport]) -> None:
+    never_knew = ModelReport("never knew", "retain", evaluation(0.63, 0.7))
+    console = Console(width=140, record=True, file=StringIO())
+    console.print(Comparison([*models, never_knew]))
+    text = console.export_text()
+    assert beyond_retain([*models, never_knew])["Erased"] == "\n+0.01"
+    assert "+0.01" in text
+    assert "FE also rewards answers less likely than a model that never knew gives" in text
+    assert beyond_retain(models) == {}
+    narrow = Console(width=80, record=True, file=StringIO())
+    narrow.print(Comparison([*models, never_knew]))
+    assert "+0.01" not in narrow.export_text()
 
 
 def test_terminal_takes_names_as_they_are() -> None:

@@ -14,6 +14,9 @@ from obliviate_eval.statistics import Figure
 NOTHING = "–"
 COLUMNS = {"forget_efficacy", "model_utility", "tofu_model_utility"}  # the aggregates that the comparison shows
 ROOM_FOR_INTERVALS = 100  # columns: a narrower terminal would cut them in two
+BEYOND = (
+    "FE also rewards answers less likely than a model that never knew gives: below it, how far it is from that one's"
+)
 
 
 class Comparison:
@@ -38,7 +41,8 @@ def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
     Model utility is the suite's own, or else TOFU's. Forget and retain show the first set of that role.
     """
     intervals = "below each figure its 95 % bootstrap interval" if roomy else "intervals: in the report"
-    table = Table(caption=f"{intervals}; below FQ's p-value the KS statistic")
+    beyond = beyond_retain(models) if roomy else {}
+    table = Table(caption=f"{intervals}; below FQ's p-value the KS statistic" + (f"\n{BEYOND}" if beyond else ""))
     table.add_column("Model", overflow="fold")
     says_more = any(model.method not in (None, model.name) for model in models)
     if says_more:
@@ -58,7 +62,7 @@ def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
             Text(model.name),
             *([Text(model.method or NOTHING)] if says_more else []),
             *([_cell(of_roles[0].get("key_said"), roomy)] if says else []),
-            _cell(found.get("forget_efficacy"), roomy),
+            _cell(found.get("forget_efficacy"), roomy).append(beyond.get(model.name, ""), style="dim"),
             _cell(found.get("model_utility", found.get("tofu_model_utility")), roomy),
             _quality(model),
             *(_cell(each.get(metric), roomy) for each in of_roles for metric in ("rouge", "probability")),
@@ -127,6 +131,15 @@ def _cell(figure: Figure | None, with_interval: bool) -> Text:
     if with_interval and seeds is not None and seeds.low is not None and seeds.high is not None:
         cell.append(f"\nseeds {seeds.low:.2f}–{seeds.high:.2f}", style="dim")
     return cell
+
+
+def beyond_retain(models: Sequence[ModelReport]) -> dict[str, str]:
+    """By the model's name: a line with its forget efficacy less the retain model's; empty where there is none."""
+    found = {model.name: model.evaluation.aggregates.get("forget_efficacy") for model in models}
+    values = {name: figure.value for name, figure in found.items() if figure is not None and figure.value is not None}
+    never_knew = next((values.get(model.name) for model in models if model.kind == "retain"), None)
+    others = [model.name for model in models if model.kind != "retain" and model.name in values]
+    return {} if never_knew is None else {name: f"\n{values[name] - never_knew:+.2f}" for name in others}
 
 
 def _quality(model: ModelReport) -> Text:
