@@ -314,18 +314,20 @@ def test_terminal_table(models: list[ModelReport]) -> None:
     assert before[:5] == ["Before", "–", "0.200", "0.700", "–"]
 
 
-def test_forget_efficacy_stands_beside_the_retain_models(models: list[ModelReport]) -> None:
-    never_knew = ModelReport("never knew", "retain", evaluation(0.63, 0.7))
-    console = Console(width=140, record=True, file=StringIO())
-    console.print(Comparison([*models, never_knew]))
-    text = console.export_text()
-    assert beyond_retain([*models, never_knew])["Erased"] == "\n+0.01"
-    assert "+0.01" in text
-    assert "FE also rewards answers less likely than a model that never knew gives" in text
-    assert beyond_retain(models) == {}
-    narrow = Console(width=80, record=True, file=StringIO())
-    narrow.print(Comparison([*models, never_knew]))
-    assert "+0.01" not in narrow.export_text()
+def test_forget_efficacy_stands_beside_the_retain_models() -> None:
+    models = [ModelReport(name, kind, evaluation(value, 0.7)) for name, kind, value in (
+        ("never knew", "retain", 0.63), ("before", "target", 0.2), ("after", "unlearned", 0.64),
+    )]  # fmt: skip
+    assert beyond_retain(models) == {"before": "\n-0.43", "after": "\n+0.01"}
+    assert beyond_retain(models[1:]) == {}
+    texts = []
+    for width in (140, 80):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(Comparison(models))
+        texts.append(console.export_text())
+    assert "-0.43" in texts[0]
+    assert "FE also rewards answers less likely than a model that never knew gives" in texts[0]
+    assert "-0.43" not in texts[1]
 
 
 def test_terminal_takes_names_as_they_are() -> None:
