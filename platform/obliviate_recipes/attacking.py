@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from obliviate.schema import ModelSpec
 from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_recipes.attacks.base import Scene, Target
+from obliviate_recipes.attacks.base import Attack, Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
 from obliviate_recipes.attacks.split import SplitSpec
@@ -29,38 +29,34 @@ ORIGINAL, RETAIN = "original", "retain"  # names of models in figures
 SUMMARY = "summary.md"  # for whoever answers for a deletion
 
 
-class AttackRun(UnlearnedModels):
-    """`obliviate attack`: is it really gone? Attacks on unlearned models, on the original, and on the retain model.
-
-    The unlearned models are those of `methods`, as `compare` makes them, and those of `models`.
-    """
+class AttackedModels(UnlearnedModels):
+    """Which models are attacked, beside which, and on what. The unlearned models are those of `methods`, as `compare`
+    makes them, and those of `models`."""
 
     models: dict[str, ModelSpec] = Field(default={})  # name -> a model that has forgotten
-    attacks: tuple[AttackSpec, ...] = Field(min_length=1)
     control: Literal["retain", "none"] = "retain"  # none: nothing tells what an attack teaches by itself
     split: SplitSpec = SplitSpec()
     budget: BudgetSpec = BudgetSpec()
     evaluation: EvaluationSpec = EvaluationSpec(suite="robustness")
 
     @model_validator(mode="after")
-    def _something_to_attack(self) -> "AttackRun":
+    def _something_to_attack(self) -> Self:
         if not self.methods and not self.models:
             raise ValueError("models: nothing to attack; give models that have forgotten, or methods that make them")
         names = [*self.models, *(self.unlearning(each, "").name for each in self.methods)]
         check_names(names)
         if taken := [name for name in (ORIGINAL, RETAIN) if name in names]:
             raise ValueError(f"models: {taken[0]} is what figures call the {taken[0]} model; give another name")
-        check_labels(self.attacks)
         return self
 
     @model_validator(mode="after")
-    def _asked_plainly(self) -> "AttackRun":
+    def _asked_plainly(self) -> Self:
         if self.evaluation.questions == "formats":
             raise ValueError("evaluation.questions: formats: here the attack `ask` asks in every form; leave it out")
         return self
 
     @model_validator(mode="after")
-    def _controlled(self) -> "AttackRun":
+    def _controlled(self) -> Self:
         if self.control == "retain" and self.retain_model is None and self.finetune is None:
             raise ValueError(
                 "retain_model: attacks are compared with a model that never saw the forget set; give one, train it "
@@ -69,34 +65,60 @@ class AttackRun(UnlearnedModels):
         return self
 
 
-class Attacks(OfData[AttackRun, Path]):
+class AttackRun(AttackedModels):
+    """`obliviate attack`: is it really gone? Attacks on unlearned models, on the original, and on the retain model."""
+
+    attacks: tuple[AttackSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        check_labels(self.attacks)
+        return self
+
+
+A = TypeVar("A", bound=AttackedModels)
+
+
+class Attacking(OfData[A, Path]):
     """Makes the models that are not there, attacks all of them alike, and says what came back."""
 
-    takes: ClassVar = AttackRun
     reports: ClassVar = True
+    within: ClassVar = False  # whether what this process holds is enough
 
     @cached_property
-    def stages(self) -> Sequence[Stage]:
-        config, corpus = self.config, self.corpus
-        models = Models.of(config, corpus)
+    def models(self) -> Models:
+        return Models.of(self.config, self.corpus)
+
+    @cached_property
+    def scene(self) -> Scene:
+        config, models = self.config, self.models
         control = models.retain if config.control == "retain" else None
         scene = Scene.of(
-            corpus,
+            self.corpus,
             config.split,
             config.evaluation,
             config,
             original=Target(ORIGINAL, models.target, models.before),
             retain=None if control is None else Target(RETAIN, control, models.before),
         )
-        made = [Target(each.name, each.model, (each.stage,)) for each in unlearned(config, models, corpus)]
-        ready = [Target(name, model) for name, model in config.models.items()]
-        robust = Robust(config.title, scene, config.attacks, (*made, *ready), config.budget.utility_drop)
-        return [*(Figures(scene.plain_records(target)) for target in robust.everyone), robust]
+        scene.measuring.within = self.within
+        return scene
 
-    def conclude(self, events: Events) -> Path:
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The unlearned models."""
+        made = [Target(m.name, m.model, (m.stage,)) for m in unlearned(self.config, self.models, self.corpus)]
+        return (*made, *(Target(name, model) for name, model in self.config.models.items()))
+
+    def robust(self, attacks: Sequence[Attack]) -> Robust:
+        return Robust(self.config.title, self.scene, tuple(attacks), self.targets, self.config.budget.utility_drop)
+
+    def plain(self, robust: Robust) -> list[Figures]:
+        """Of every model as it is, asked as usual."""
+        return [Figures(self.scene.plain_records(target)) for target in robust.everyone]
+
+    def reported(self, robust: Robust, events: Events) -> Path:
         """The path of the report, beside a page that sums it up."""
-        robust, folders = self.stages[-1], [stage.run.directory for stage in self.stages[:-1]]
-        assert isinstance(robust, Robust)
         result = Robustness.read(robust.run.directory / ROBUSTNESS_FILE)
         names = [target.name for target in robust.targets]
         folder = robust.run.directory
@@ -104,11 +126,25 @@ class Attacks(OfData[AttackRun, Path]):
         write_whole(folder / SUMMARY, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         for target in robust.targets:
             _onto_card(target, result, events)
-        models = [model_report(each) for each in folders]
+        models = [model_report(each.run.directory) for each in self.plain(robust)]
         write(self.config.title, models, folder / REPORT, events, [robustness_section(result, names)])
         events.shown(robustness_table(result, names))
         events.said(f"summary: {storage.name(folder / SUMMARY)}")
         return folder / REPORT
+
+
+class Attacks(Attacking[AttackRun]):
+    takes: ClassVar = AttackRun
+
+    @cached_property
+    def stages(self) -> Sequence[Stage]:
+        robust = self.robust(self.config.attacks)
+        return [*self.plain(robust), robust]
+
+    def conclude(self, events: Events) -> Path:
+        robust = self.stages[-1]
+        assert isinstance(robust, Robust)
+        return self.reported(robust, events)
 
 
 def _onto_card(target: Target, result: Robustness, events: Events) -> None:

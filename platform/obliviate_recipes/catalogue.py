@@ -28,6 +28,11 @@ class Entry:
 
 # A config with keys of several recipes is for the first of them.
 RECIPES: Mapping[str, Entry] = {
+    "sweep-attack": Entry(
+        "worst_case.recipe:WorstCase",
+        "Search an attack's settings for the worst case: what `sweep` does with kind: attack.",
+        ("kind",),
+    ),
     "attack": Entry(
         "attacking:Attacks", "Is it really gone? Attack unlearned models beside one that never knew.", ("attacks",)
     ),
@@ -96,5 +101,7 @@ def load(name: str, path: Path, overrides: Sequence[str]) -> "Recipe[Any, Any]":
     """What a config file comes to. `name` is one of RECIPES. Raises UserError."""
     from obliviate import config_file
 
+    if name == "sweep" and "kind" in config_file.read(path):
+        name = "sweep-attack"
     recipe = RECIPES[name].load()
     return recipe(config_file.load(recipe.takes, path, overrides))

@@ -224,7 +224,7 @@ def _concluded(recipe: "Recipe[Any, Any]", events: Events | None) -> Any:
     """What it makes, with its figures as tables where it has some."""
     made = recipe.perform(events or Bars())
     from obliviate_eval.robustness import ROBUSTNESS_FILE
-    from obliviate_recipes.attacking import Attacks
+    from obliviate_recipes.attacking import Attacking
     from obliviate_recipes.reporting import REPORT
     from obliviate_recipes.results import Attacked, Evaluated, Swept
     from obliviate_recipes.stages.measure import Figures
@@ -237,6 +237,6 @@ def _concluded(recipe: "Recipe[Any, Any]", events: Events | None) -> Any:
         return made
     (spec, *_) = (stage.records.shared.spec for stage in measured.values())
     folders = {name: stage.run.directory for name, stage in measured.items()}
-    if isinstance(recipe, Attacks):
+    if isinstance(recipe, Attacking):
         return Attacked(recipe.config, spec, folders, made, file=made.with_name(ROBUSTNESS_FILE))
     return Evaluated(recipe.config, spec, folders, made if isinstance(made, Path) else None)

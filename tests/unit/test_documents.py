@@ -31,6 +31,7 @@ from obliviate_recipes.questions import EntityRun
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.snap.spec import SnapRun
 from obliviate_recipes.sweeps.spec import SweepRun
+from obliviate_recipes.worst_case.spec import WorstCaseRun
 from obliviate_serve.spec import ServeRun
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,7 @@ KINDS: dict[str, type[RunSpec]] = {
     "evaluate": EvaluateRun,
     "serve": ServeRun,
     "sweep": SweepRun,
+    "sweep-attack": WorstCaseRun,
     "fuse": FuseRun,
     "erase": EraseRun,
     "continual": ContinualRun,

@@ -8,15 +8,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
-from math import floor
 from pathlib import Path
 from typing import ClassVar
 
 from obliviate import storage
-from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray
+from obliviate.cluster import ensure_ray
 from obliviate.data.rows import Corpus, require_training_texts
 from obliviate.data.schedule import Schedule
 from obliviate.models import content_of
@@ -41,23 +40,12 @@ from obliviate_recipes.sweeps.robust import ORIGINAL, RETAIN, attacked, compared
 from obliviate_recipes.sweeps.sampler import Sampler, open_sampler
 from obliviate_recipes.sweeps.spec import NoScheduler, OptunaSampler, SweepRun
 from obliviate_recipes.sweeps.trial import Shared, objectives, run_trial
+from obliviate_recipes.sweeps.tuning import TUNE_ENVIRONMENT, Places, place, tuned
 from obliviate_recipes.sweeps.watch import Watch
 
 # What changes how fast a sweep runs, or what is made of its trials, but not the trials.
 PLACEMENT = {"cluster", "runs", "concurrency", "max_failures", "node_cache", "mlflow", "choose", "calibrate",
              "calibrate_to"}  # fmt: skip
-TUNE = "tune"  # folder of Ray Tune's own files in that of the sweep
-DRIVER_BYTES = 2**29  # what a trial's process needs that only waits for workers of its own
-# Tune would log each result three times over to files that nobody reads, and its check knows nothing of a trial that
-# ends without a result. The last two are read by the trials' processes: paths in configs are relative to the folder
-# that the command runs in, and a trial that is stopped between two steps ends at once.
-TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 
 
 class Sweep(OfData[SweepRun, Result]):
@@ -218,39 +206,6 @@ def open_sweep(config: SweepRun, corpus: Corpus) -> Run:
     return Run.at(Path(config.runs), "sweep", config.title, spec, inputs).begin()
 
 
-@dataclass(frozen=True)
-class Places:
-    """What each training worker of a trial gets, and how many trials run at a time."""
-
-    cpus: float
-    gpus: float
-    workers: int
-    concurrency: int
-
-    def applied_to(self, config: SweepRun) -> SweepRun:
-        """The config with these in the place of nulls: a trial looks at no cluster to learn what it may have."""
-        cluster = config.cluster.model_copy(update={"cpus_per_worker": self.cpus, "gpus_per_worker": self.gpus})
-        engine = config.evaluation.engine
-        share = self.workers / engine.replicas
-        engine = engine.model_copy(
-            update={
-                "cpus_per_replica": engine.cpus_per_replica or self.cpus * share,
-                "gpus_per_replica": self.gpus * share if engine.gpus_per_replica is None else engine.gpus_per_replica,
-            }
-        )
-        evaluation = config.evaluation.model_copy(update={"engine": engine})
-        return config.model_copy(update={"cluster": cluster, "evaluation": evaluation})
-
-
-def place(config: SweepRun) -> Places:
-    """Raises UserError where the cluster cannot hold so many trials at a time."""
-    cluster, count = config.cluster, config.concurrency * config.cluster.workers
-    gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else min(1.0, cluster_gpus() / count)
-    cpus = cluster.cpus_per_worker or float(max(1, floor(cores_share(count, gpus))))
-    check_resources("concurrency", count, cpus, gpus)
-    return Places(cpus, gpus, cluster.workers, config.concurrency)
-
-
 def check_methods(config: SweepRun, corpus: Corpus) -> None:
     """Raises UserError where a method cannot run on the data, before anything is computed for its trials."""
     require_training_texts(corpus)
@@ -282,39 +237,17 @@ def _tune(shared: Shared, sampler: Sampler, places: Places, watch: Watch) -> Non
     from obliviate_recipes.sweeps.scheduler import open_scheduler
     from obliviate_recipes.sweeps.search import Search
 
-    config, folder = shared.config, shared.directory / TUNE
-    storage.remove(folder)
-    if config.in_process:
-        bundle = {"CPU": places.cpus, "GPU": places.gpus} if places.gpus else {"CPU": places.cpus}
-    else:
-        bundle = {"memory": DRIVER_BYTES}
-    trainable = tune.with_resources(
+    config = shared.config
+    tuned(
         tune.with_parameters(run_trial, shared=shared, folder=storage.name(shared.directory)),
-        tune.PlacementGroupFactory([bundle]),
+        Search(sampler, config.seeds),
+        sampler.count * len(config.seeds),
+        config,
+        places,
+        shared.directory,
+        watch,
+        scheduler=open_scheduler(config),
+        # Judges and libraries stay loaded from trial to trial; but a training on workers of its own only ends with the
+        # process that started it, which therefore a scheduler must be able to end.
+        reuse_actors=config.in_process or isinstance(config.scheduler, NoScheduler),
     )
-    storage_path, filesystem = storage.for_ray(folder)
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=Search(sampler, config.seeds),
-            scheduler=open_scheduler(config),
-            num_samples=sampler.count * len(config.seeds),
-            max_concurrent_trials=places.concurrency,
-            # Judges and libraries stay loaded from trial to trial; but a training on workers of its own only ends with
-            # the process that started it, which therefore a scheduler must be able to end.
-            reuse_actors=config.in_process or isinstance(config.scheduler, NoScheduler),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=storage_path,
-            storage_filesystem=filesystem,
-            failure_config=tune.FailureConfig(max_failures=config.max_failures),
-            callbacks=[watch],
-            verbose=0,
-        ),
-    )
-    try:
-        tuner.fit()
-    finally:
-        storage.remove(folder)

@@ -9,13 +9,28 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from obliviate_recipes.sweeps.front import Figures
-from obliviate_recipes.sweeps.space import Axis, Point, draws, grid
-from obliviate_recipes.sweeps.spec import OptunaSampler, RandomSampler, SweepRun
+from obliviate_recipes.sweeps.space import Axis, Point, Space, draws, grid
+from obliviate_recipes.sweeps.spec import AnySampler, OptunaSampler, RandomSampler
 
 if TYPE_CHECKING:
     import optuna
 
 REPEATS = 200  # draws in a row that bring nothing new: the space is taken to be used up
+
+
+class Searched(Protocol):
+    """What is searched, and how."""
+
+    @property
+    def space(self) -> Space: ...
+    @property
+    def sampler(self) -> AnySampler: ...
+    @property
+    def objective_count(self) -> int: ...
+
+    def canonical(self, point: Point) -> Point:
+        """The same point, with its values as they are used."""
+        ...
 
 
 class Sampler(Protocol):
@@ -32,7 +47,7 @@ class Sampler(Protocol):
         ...
 
 
-def open_sampler(config: SweepRun, known: Sequence[Point]) -> Sampler:
+def open_sampler(config: Searched, known: Sequence[Point]) -> Sampler:
     """`known`: points that an earlier run of the same sweep began, to come first. Raises UserError for a bad space."""
     match config.sampler:
         case OptunaSampler():
@@ -63,7 +78,7 @@ class Optuna:
     Resuming puts the known points in first, as if they had just been proposed: what was found of them is told again.
     """
 
-    def __init__(self, config: SweepRun, spec: OptunaSampler, known: Sequence[Point]) -> None:
+    def __init__(self, config: Searched, spec: OptunaSampler, known: Sequence[Point]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,6 +1,6 @@
 """The samplers as Ray Tune asks for them: a point becomes one trial for each seed, and is told once all have ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,8 +12,10 @@ from obliviate_recipes.sweeps.sampler import Sampler
 from obliviate_recipes.sweeps.space import Point
 
 
-def figures_in(result: Mapping[str, Any]) -> Figures:
-    """Of a trial, as it told them."""
+def figures_in(result: Mapping[str, Any]) -> Figures | None:
+    """Of an unlearning trial, as it told them."""
+    if "forget" not in result:
+        return None
     survives = () if result.get("survives") is None else (result["survives"],)
     return (result["forget"], result["utility"], *survives)
 
@@ -21,8 +23,15 @@ def figures_in(result: Mapping[str, Any]) -> Figures:
 class Search(Searcher):  # type: ignore[misc]
     """Tune's own state of it is not kept: a resumed sweep is proposed again, and what is on disk is not done again."""
 
-    def __init__(self, sampler: Sampler, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        seeds: Sequence[int],
+        figures: Callable[[Mapping[str, Any]], Figures | None] = figures_in,
+    ) -> None:
+        """`figures`: of what a trial told last; None where it ended without any."""
         super().__init__()
+        self._figures = figures
         self._sampler, self._seeds = sampler, seeds
         self._waiting: list[Trial] = []
         self._running: dict[str, Trial] = {}  # Tune's id -> ours
@@ -45,8 +54,7 @@ class Search(Searcher):  # type: ignore[misc]
         trial = self._running.pop(trial_id, None)
         if trial is None:
             return
-        told = not error and result is not None and "forget" in result
-        self._end(trial.point, figures_in(result) if told and result is not None else None)
+        self._end(trial.point, None if error or result is None else self._figures(result))
 
     def _end(self, point: Point, found: Figures | None) -> None:
         ended = self._found.setdefault(point.id, [])

@@ -90,8 +90,8 @@ class Space(Spec):
             return values
         if not methods:
             raise ValueError("methods: the space is empty; name at least one method, for example methods: [npo+gd]")
-        long = {name: _axes(axes or {}) for name, axes in methods.items()}
-        return {**values, "methods": long, "shared": _axes(values.get("shared") or {})}
+        long = {name: axes_of(axes or {}) for name, axes in methods.items()}
+        return {**values, "methods": long, "shared": axes_of(values.get("shared") or {})}
 
     def axes(self, method: str) -> dict[str, Axis]:
         """A method's own axis stands before a shared one of the same name."""
@@ -125,7 +125,7 @@ class Space(Spec):
                     )
 
 
-def _axes(axes: Any) -> Any:
+def axes_of(axes: Any) -> Any:
     if not isinstance(axes, Mapping):
         return axes
     return {name: _axis(axis) for name, axis in axes.items()}

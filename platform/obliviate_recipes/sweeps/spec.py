@@ -122,7 +122,26 @@ AnyScheduler = Annotated[NoScheduler | ASHAScheduler | MedianScheduler, Field(di
 AnyChoice = Annotated[Knee | UtilityAtLeast | WeightedSum, Field(discriminator="type")]
 
 
-class SweepRun(ComparedModels):
+class Trials(ComparedModels):
+    """Jobs of many trials, each in a process that Ray Tune gives it."""
+
+    concurrency: int = Field(default=1, ge=1)  # trials at a time
+    max_failures: int = Field(default=1, ge=0)  # times that a trial whose process died is started again
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a trial trains in its own process, and measures with what that holds."""
+        engine, gpus = self.evaluation.engine, self.cluster.gpus_per_worker
+        alike = engine.replicas == engine.tensor_parallel == 1 and engine.gpus_per_replica in (None, gpus)
+        return self.cluster.workers == 1 and (engine.type == "hf" or alike)
+
+    @property
+    def measures_here(self) -> bool:
+        """Whether the driver measures models itself: without GPUs an actor would only take seconds to start."""
+        return self.in_process and self.evaluation.engine.type == "hf" and not self.cluster.gpus_per_worker
+
+
+class SweepRun(Trials):
     """A search over methods and their parameters. `optim` and `model` hold what the space does not vary."""
 
     title: str = "Sweep"
@@ -137,8 +156,6 @@ class SweepRun(ComparedModels):
     choose: AnyChoice = Knee()
     calibrate: bool = False  # compare the methods' chosen points at equal utility, too
     calibrate_to: float = Field(default=0.95, gt=0, lt=1)  # share of the original's utility
-    concurrency: int = Field(default=1, ge=1)  # trials at a time
-    max_failures: int = Field(default=1, ge=0)  # times that a trial whose process died is started again
     node_cache: str | None = None  # folder on each node's own disk that models are copied to once; None: read in place
     mlflow: str | None = None  # tracking URL to log trials to as well
 
@@ -231,26 +248,14 @@ class SweepRun(ComparedModels):
     def canonical(self, point: Point) -> Point:
         """The same point with its values as the config holds them: 1e-5, "1e-5" and 0.00001 are one."""
         resolved = self.unlearning(point, 0, "").model_dump(mode="json")
-        return Point(point.method, {name: _at(resolved, name) for name in point.values})
+        return Point(point.method, {name: at(resolved, name) for name in point.values})
 
     @property
     def objective_count(self) -> int:
         return 2 if self.robustness is None else 3
 
-    @property
-    def in_process(self) -> bool:
-        """Whether a trial trains in its own process, and measures with what that holds."""
-        engine, gpus = self.evaluation.engine, self.cluster.gpus_per_worker
-        alike = engine.replicas == engine.tensor_parallel == 1 and engine.gpus_per_replica in (None, gpus)
-        return self.cluster.workers == 1 and (engine.type == "hf" or alike)
 
-    @property
-    def measures_here(self) -> bool:
-        """Whether the driver measures models itself: without GPUs an actor would only take seconds to start."""
-        return self.in_process and self.evaluation.engine.type == "hf" and not self.cluster.gpus_per_worker
-
-
-def _at(tree: Any, name: str) -> Any:
+def at(tree: Any, name: str) -> Any:
     for step in name.split("."):
         tree = tree[int(step)] if isinstance(tree, list) else tree[step]
     return tree
