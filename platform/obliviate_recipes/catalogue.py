@@ -28,11 +28,6 @@ class Entry:
 
 # A config with keys of several recipes is for the first of them.
 RECIPES: Mapping[str, Entry] = {
-    "sweep-attack": Entry(
-        "worst_case.recipe:WorstCase",
-        "Search an attack's settings for the worst case: what `sweep` does with kind: attack.",
-        ("kind",),
-    ),
     "attack": Entry(
         "attacking:Attacks", "Is it really gone? Attack unlearned models beside one that never knew.", ("attacks",)
     ),
@@ -45,6 +40,11 @@ RECIPES: Mapping[str, Entry] = {
     "sweep": Entry(
         "sweeps.recipe:Sweep", "Run the trials that are not done yet, and report the front. The same as sweep CONFIG.",
         ("space",),
+    ),
+    "sweep-attack": Entry(
+        "worst_case.recipe:WorstCase",
+        "Search an attack's settings for the worst case: what `sweep` does with kind: attack.",
+        (),
     ),
     "evaluate": Entry(
         "evaluation:Evaluate", "Measure models side by side: what was removed, what was kept.", ("models",)
@@ -89,6 +89,8 @@ def recipe_of(path: Path) -> str:
 
 def named_by(values: Mapping[str, Any], where: str) -> str:
     """As `recipe_of`, of a config's keys; `where` is named in errors."""
+    if _of_attack(values):
+        return "sweep-attack"
     found = next((name for name, entry in RECIPES.items() if any(key in values for key in entry.keys)), None)
     if found is None:
         raise UserError(f"{where}: no key tells which verb it is for; say --verb, one of {', '.join(RECIPES)}")
@@ -101,7 +103,12 @@ def load(name: str, path: Path, overrides: Sequence[str]) -> "Recipe[Any, Any]":
     """What a config file comes to. `name` is one of RECIPES. Raises UserError."""
     from obliviate import config_file
 
-    if name == "sweep" and "kind" in config_file.read(path):
+    if name == "sweep" and _of_attack(config_file.read(path)):
         name = "sweep-attack"
     recipe = RECIPES[name].load()
     return recipe(config_file.load(recipe.takes, path, overrides))
+
+
+def _of_attack(values: Mapping[str, Any]) -> bool:
+    """Whether a sweep's config searches the settings of an attack."""
+    return values.get("kind") == "attack"

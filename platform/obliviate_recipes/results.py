@@ -127,7 +127,7 @@ class Swept:
 
     @cached_property
     def configurations(self) -> pd.DataFrame:
-        """A row a configuration, the best first: its values, and both objectives, means over seeds with 95 % intervals.
+        """A row a configuration, the best first: its values, and its objectives, means over seeds with 95 % intervals.
 
         `trial` is the id by which `obliviate sweep keep` finds the model of its first seed.
         """
@@ -139,6 +139,7 @@ class Swept:
                     **each.point.values,
                     **_objective("forget", each.forget),
                     **_objective("utility", each.utility),
+                    **({} if each.survives is None else _objective("survives", each.survives)),
                     "seeds": len(each.trials),
                     "on_front": each.on_front,
                     "chosen": each is self.result.chosen,
@@ -150,7 +151,7 @@ class Swept:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The configurations that no other beats in both objectives."""
+        """The configurations that no other beats in all objectives."""
         found = self.configurations
         return found[found["on_front"]].drop(columns="on_front") if len(found) else found
 
