@@ -38,6 +38,7 @@ from obliviate.schema import (
     Seed,
     SharpnessSpec,
     Spec,
+    StabilitySpec,
     later,
 )
 
@@ -82,7 +83,7 @@ class FinetuneRun(TrainingRun):
 
 
 # Keys that change how the forget objective's gradient becomes an update.
-OF_FORGET = ("updates", "forget_learning_rate", "sharpness", "projection", "rectification", "quantisation")
+OF_FORGET = ("updates", "forget_learning_rate", "sharpness", "projection", "rectification", "stability", "quantisation")
 REINFORCEMENT = OptimSpec(epochs=3)  # passes as published (arXiv:2310.02238)
 
 
@@ -156,13 +157,14 @@ class UnlearnOptions(Spec):
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     world: str | None = None  # file of general instructions with answers, for the term `world`
     # One update on all terms; or, as Opt-Out's code does, one on the forget objective and then one on the regularizers,
-    # which share AdamW's state, or have one each (DualOptim).
-    updates: Literal["joint", "alternating", "dual"] = "joint"
+    # which share AdamW's state, or have one each (DualOptim), or a shared one with what they differ by (DualOptim+).
+    updates: Literal["joint", "alternating", "dual", "dual_plus"] = "joint"
     forget_learning_rate: float | None = Field(default=None, gt=0)  # of updates of their own; None: optim.learning_rate
     sharpness: SharpnessSpec | None = None
     latent: LatentSpec | None = None
     projection: ProjectionSpec | None = None
     rectification: RectificationSpec | None = None
+    stability: StabilitySpec | None = later()
     quantisation: QuantisationSpec | None = later()
     sanitisation: SanitisationSpec | None = later()  # after training
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
@@ -261,6 +263,8 @@ class UnlearnRun(Unlearning, TrainingRun):
     def _forget_updates_fit(self) -> "UnlearnRun":
         if self.rectification is not None:
             self._check_rectification()
+        if self.stability is not None:
+            self._check_stability()
         together = self.updates == "joint" and self.regularizers
         if together and self.forget_learning_rate is not None:
             raise ValueError(
@@ -272,6 +276,17 @@ class UnlearnRun(Unlearning, TrainingRun):
                 "the regularizers; set updates: dual or alternating"
             )
         return self
+
+    def _check_stability(self) -> None:
+        if not self.regularizers:
+            raise ValueError(f"stability: {self.label} has no regularizer that forgetting could give way to; add gd")
+        if self.updates != "joint":
+            raise ValueError(
+                f"stability: joins both gradients in one update, where updates: {self.updates} makes two; set updates: "
+                "joint"
+            )
+        if other := next((key for key in ("sharpness", "rectification") if getattr(self, key) is not None), None):
+            raise ValueError(f"stability: has a perturbation and a projection of its own; remove {other}")
 
     def _check_rectification(self) -> None:
         if not self.regularizers:

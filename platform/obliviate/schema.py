@@ -217,6 +217,13 @@ class LatentSpec(Spec):
     steps: int = Field(default=8, ge=1)  # of projected gradient descent, each a pass over the forget texts
 
 
+class StabilitySpec(Spec):
+    """Forgetting at several points of the weights' neighbourhood at once (after StableUN, arXiv:2509.20230)."""
+
+    rho: float = Field(default=0.01, gt=0)  # how far off the second point is, in the norm over all weights
+    feedback: float = Field(default=1.0, gt=0)  # weight of the forget gradient there
+
+
 class QuantisationSpec(Spec):
     """The forget objective of the weights as a deployment in few bits has them (after DurableUn, arXiv:2605.02196)."""
 

@@ -22,6 +22,7 @@ BESIDE_ANY = {
     ),
     "updates=alternating": ("one update on the forget objective, then one on the regularizers", "arXiv:2406.12329v3"),
     "updates=dual": ("DualOptim: an optimiser state each for forgetting and for the regularizers", "arXiv:2504.15827"),
+    "updates=dual_plus": ("DualOptim+: a base that both share, and what each differs by", "arXiv:2605.21539"),
     "sharpness.rho=0.01": ("sharpness-aware: the forget gradient where relearning is easiest", "arXiv:2502.05374"),
     "latent.layers=[8]": ("latent adversarial: the forget objective where hidden states tell most", "arXiv:2403.05030"),
     "projection.energy=0.95": ("projected: forget only where the retain set's inputs are not", "arXiv:2312.04095"),
@@ -38,6 +39,10 @@ BESIDE_ANY = {
     "sanitisation.strength=1": (
         "after training: what the retain set's inputs see of the change, taken out of it",
         "arXiv:2606.18309",
+    ),
+    "stability.rho=0.01": (
+        "StableUN: forget here and nearby, less what runs against the regularizers",
+        "arXiv:2509.20230",
     ),
 }
 # Verbs and keys that do without a forget objective's training, or with one for each request.

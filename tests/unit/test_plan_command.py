@@ -75,6 +75,8 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
         ({"latent": {"layers": [0], "steps": 3}, **SHARP}, (9, 9, 1, 16)),
         ({"rectification": {}}, (2, 2, 1, 24)),
         ({"quantisation": {}}, (2, 2, 1, 16)),
+        ({"updates": "dual_plus"}, (2, 2, 2, 32)),
+        ({"stability": {}}, (3, 3, 1, 20)),
         ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
         ({"method": "npo+gd+world+wasserstein"}, (3, 1, 1, 20)),
     ],

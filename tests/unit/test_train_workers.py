@@ -21,7 +21,15 @@ from obliviate.data.rows import Row
 from obliviate.decoder import decoder_layers
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD, Term
-from obliviate.schema import LatentSpec, LoraSpec, ProjectionSpec, QuantisationSpec, RectificationSpec, SharpnessSpec
+from obliviate.schema import (
+    LatentSpec,
+    LoraSpec,
+    ProjectionSpec,
+    QuantisationSpec,
+    RectificationSpec,
+    SharpnessSpec,
+    StabilitySpec,
+)
 from obliviate.train.job import Budget, Job, Validation
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
@@ -44,7 +52,8 @@ UPDATES: dict[str, dict[str, Any]] = {
     "latent": {"latent": LatentSpec(layers=(0, "model.layers.1.mlp"), epsilon=0.02, steps=2)},
     "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
     "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},
-    "quantisation": {"quantisation": QuantisationSpec(), "sharpness": SharpnessSpec(rho=0.05)},
+    "dual_plus": {"updates": "dual_plus", "forget_learning_rate": 5e-4},
+    "stability, quantisation": {"stability": StabilitySpec(rho=0.05, feedback=0.5), "quantisation": QuantisationSpec()},
     "all": {"updates": "dual", "sharpness": SharpnessSpec(rho=0.05), "projection": ProjectionSpec(energy=0.8, texts=5)},
 }
 # Other kinds of layers: experts fused in one parameter, with adapters; Conv1D, sharded along what it reads.

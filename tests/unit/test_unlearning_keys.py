@@ -30,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     "latent": {"layers": [3], "steps": 2},
     "projection": {"energy": 0.7},
     "rectification": None,  # excludes dual updates, and is asked for below
+    "stability": None,  # so does this, and dual updates
     "quantisation": {"to": "int8"},
     "sanitisation": None,  # excludes the adapters of fuse
     "refusals": "refusals.txt",
@@ -89,7 +90,7 @@ def test_the_options_are_all_there_are() -> None:
     assert set(OPTIONS) == set(UnlearnOptions.model_fields)
     defaults = build(UnlearnRun, {"model": MODEL, "data": PLACEHOLDER, "method": METHOD, "world": "w"}, where="test")
     differ = {key for key, value in OPTIONS.items() if value is not None and getattr(defaults, key) != value}
-    assert differ == set(OPTIONS) - {"rectification", "sanitisation"}
+    assert differ == set(OPTIONS) - {"rectification", "stability", "sanitisation"}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
@@ -105,6 +106,13 @@ def test_and_the_one_that_excludes_others(job: Callable[[dict[str, Any]], Unlear
     found = job({"rectification": {"share": 0.3}, "world": "w.jsonl"})
     assert found.rectification is not None
     assert found.rectification.share == 0.3
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
+def test_and_stability(job: Callable[[dict[str, Any]], UnlearnRun]) -> None:
+    found = job({"stability": {"feedback": 0.5}, "world": "w.jsonl"})
+    assert found.stability is not None
+    assert found.stability.feedback == 0.5
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job is not fused], ids=lambda job: job.__name__)

@@ -19,6 +19,7 @@ from obliviate.schema import (
     QuantisationSpec,
     RectificationSpec,
     SharpnessSpec,
+    StabilitySpec,
 )
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
@@ -118,6 +119,7 @@ class Job:
     validation: Validation | None = None
     rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
 
+    stability: StabilitySpec | None = None  # with joint updates
     quantisation: QuantisationSpec | None = None
 
     @property

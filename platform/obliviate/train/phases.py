@@ -11,7 +11,7 @@ from typing import Literal
 
 from obliviate.methods import ForgetObjective, Needs, Term, union_of_needs
 
-Updates = Literal["joint", "alternating", "dual"]
+Updates = Literal["joint", "alternating", "dual", "dual_plus"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Update:
 
 
 # Keys of a run that look at the forget objective's gradient by itself, also where it shares an update with the others.
-APART = ("sharpness", "latent", "rectification", "quantisation")
+APART = ("sharpness", "latent", "stability", "rectification", "quantisation")
 
 
 def plan_updates(terms: Sequence[Term], needs: Needs, updates: Updates, *, forget_apart: bool) -> list[Update]:
@@ -58,7 +58,7 @@ def plan_updates(terms: Sequence[Term], needs: Needs, updates: Updates, *, forge
     phases = [_phase(terms, needs, indices) for indices in (of_forget, rest) if indices]
     if updates == "joint":
         return [Update(tuple(phases))]
-    return [Update((phase,), number if updates == "dual" else 0) for number, phase in enumerate(phases)]
+    return [Update((phase,), 0 if updates == "alternating" else number) for number, phase in enumerate(phases)]
 
 
 def _phase(terms: Sequence[Term], needs: Needs, indices: Sequence[int]) -> Phase:

@@ -48,8 +48,8 @@ class Rectification:
             if parameter.grad is not None:  # else no text's loss reaches it
                 mean.add_(parameter.grad, alpha=self._share)
         pairs = [(forget, mean) for forget, mean in zip(self._forget, means, strict=True) if forget is not None]
-        along = _product(pairs) if pairs else 0.0
-        square = _product(zip(means, means, strict=True)) if along < 0 else 0.0
+        along = product(pairs) if pairs else 0.0
+        square = product(zip(means, means, strict=True)) if along < 0 else 0.0
         # A mean so short that its square underflows says nothing of a direction.
         excess = along / square if square > torch.finfo(torch.float32).tiny else 0.0
         for parameter, forget, mean in zip(self._trained, self._forget, means, strict=True):
@@ -59,7 +59,7 @@ class Rectification:
         self._forget = []
 
 
-def _product(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+def product(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Inner product over all pairs, and over the shards of all workers."""
     shares = [(local(one) * local(other)).sum(dtype=torch.float64) for one, other in pairs]
     total = torch.stack(shares).sum()

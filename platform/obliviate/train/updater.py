@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from math import isfinite
 from typing import NoReturn
 
 import torch
+from torch.optim import Optimizer
 
 from obliviate.methods import Ascent, Selection
 from obliviate.train.adversary import adversary
@@ -18,7 +20,9 @@ from obliviate.train.projection import retain_projection
 from obliviate.train.quantisation import Quantisation
 from obliviate.train.rectification import Rectification
 from obliviate.train.repselect import Selected
+from obliviate.train.shared_base import SharedBase
 from obliviate.train.sharpness import perturbed
+from obliviate.train.stability import Stability
 
 # Of a step and a phase: add its gradients to what is there; each term's mean over the global batch, and the tokens.
 Gradients = Callable[[int, Phase], tuple[dict[int, float], float]]
@@ -34,9 +38,10 @@ class Updater:
         self.job, self.model = job, model
         self._gradients, self._stop = gradients, stop
         states = 1 + max(update.optimizer for update in updates) if job.ascent is None else 0
-        self.optimizers = [adamw(model, job.optim) for _ in range(states)]
+        self.optimizers = _optimizers(model, job, states)
         spec = job.rectification
         self.rectification = None if spec is None else Rectification(model, self.optimizers[0], spec.share)
+        self.stability = None if job.stability is None else Stability(model, job.stability)
         self.quantisation = None if job.quantisation is None else Quantisation(
             model, job.quantisation.to, merged=job.model.lora is not None and job.model.lora.merge
         )  # fmt: skip
@@ -100,9 +105,20 @@ class Updater:
             if phase.of_forget and self.job.sharpness is not None:
                 with perturbed(self.model, self.job.sharpness.rho):
                     seen += self._seen(step, phase)[1]
+            if phase.of_forget and self.stability is not None:
+                seen += self.stability.look_around(partial(self._seen, step, phase))
             if phase.of_forget and self.rectification is not None:
                 self.rectification.hold()
             tokens += seen
         if self.rectification is not None:
             self.rectification.rectify()
+        if self.stability is not None:
+            self.stability.join()
         return parts, tokens
+
+
+def _optimizers(model: ScoredModel, job: Job, states: int) -> list[Optimizer]:
+    if job.updates != "dual_plus":
+        return [adamw(model, job.optim) for _ in range(states)]
+    first = SharedBase(model, job.optim)
+    return [first, *(SharedBase(model, job.optim, first) for _ in range(states - 1))]

@@ -11,12 +11,13 @@ floating-point operations (FLOPs).
 - Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
   trained, and for recomputation where the logits of a kind of text are not small enough to be kept (obliviate.scoring;
   decided here by their mean). Texts count as if they shared nothing from their beginning on.
-- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 4
-  where a term compares with the initial weight or a step's weights are kept, 8 for rectified gradients), 4 a frozen
-  one, and 4 more of the body where forgetting sees rounded weights, over W; what is gathered in the compute dtype:
-  everything at W = 1, else two layers and the head; activations of one micro-batch, 34 bytes a token, layer and hidden
-  unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the attention matrix), with
-  checkpointing 2 of them and one whole layer; the logits of all kinds of text that are kept.
+- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8 for a
+  base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for rectified
+  gradients, 4 for a held one), 4 a frozen one, and 4 more of the body where forgetting sees rounded weights, over W;
+  what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of one
+  micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4,
+  without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of text that
+  are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -39,6 +40,7 @@ MASTER_BYTES, STATE_BYTES = 4, 16  # of a frozen parameter; of a trained one
 MOMENT_BYTES, INITIAL_BYTES = 8, 4  # of a trained parameter: a further state of Adam; its first value, kept
 CHOSEN_BYTES = 4  # of a trained parameter: its value after the step that is chosen so far
 RECTIFIED_BYTES = 8  # of a trained parameter: its forget gradient, held, and the running mean of the regularizers'
+HELD_BYTES = 4  # of a trained parameter: its forget gradient, held while the regularizers' is computed
 SCORING_BYTES = 4 * 32 * 2**20  # a few blocks of logits
 
 

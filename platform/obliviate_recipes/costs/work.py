@@ -35,6 +35,7 @@ from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.costs.evaluation import InferenceWork
 from obliviate_recipes.costs.hosted import Requested
 from obliviate_recipes.costs.training import (
+    HELD_BYTES,
     INITIAL_BYTES,
     MASTER_BYTES,
     MOMENT_BYTES,
@@ -79,9 +80,9 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
     apart = any(getattr(config, key) is not None for key in APART)
     updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
     phases = [phase for update in updates for phase in update.phases if phase.trained]
-    # A sharpness-aware update runs over its texts a second time, with the weights moved; what moves hidden states finds
-    # out how, each time.
-    again = 1 if config.sharpness is None else 2
+    # A sharpness-aware or stable update runs over its texts a second time, with the weights moved; what moves hidden
+    # states finds out how, each time.
+    again = 1 if config.sharpness is None and config.stability is None else 2
     rounds = [phase.trained for phase in phases for _ in range(again if phase.of_forget else 1)]
     if config.latent is not None:
         rounds += [{Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}] * (again * config.latent.steps)
@@ -122,6 +123,8 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
         state_bytes=STATE_BYTES
         + MOMENT_BYTES * (states - 1)
         + (INITIAL_BYTES if of_weights else 0)
+        + (MOMENT_BYTES if config.updates == "dual_plus" else 0)
+        + (HELD_BYTES if config.stability is not None else 0)
         + (RECTIFIED_BYTES if config.rectification is not None else 0),
     )
 

@@ -319,6 +319,7 @@ class Unlearn(Training):
             rectification=config.rectification,
             budget=self.held_out.budget,
             validation=self.held_out.validation,
+            stability=config.stability,
             quantisation=config.quantisation,
             reference=None if config.reference is None else portable(config.reference),
             reinforced=reinforced,
