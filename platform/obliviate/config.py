@@ -11,6 +11,7 @@ from obliviate.errors import UserError
 from obliviate.methods import (
     AnyForgetSpec,
     AnyRegularizerSpec,
+    Curvature,
     ParameterTerm,
     Term,
     check_texts,
@@ -29,6 +30,7 @@ from obliviate.schema import (
     ClusterSpec,
     EngineSpec,
     LatentSpec,
+    LayersSpec,
     ModelSpec,
     OptimSpec,
     ProjectionSpec,
@@ -166,6 +168,7 @@ class UnlearnOptions(Spec):
     rectification: RectificationSpec | None = None
     stability: StabilitySpec | None = later()
     quantisation: QuantisationSpec | None = later()
+    layers: LayersSpec | None = later()  # of trainings, one after another
     sanitisation: SanitisationSpec | None = later()  # after training
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
@@ -212,7 +215,8 @@ class Unlearning(UnlearnOptions):
 
     @property
     def needs_retain(self) -> bool:
-        return self.projection is not None or self.sanitisation is not None or reads(self.terms, "retain")
+        curved = isinstance(self.method.ascent, Curvature)
+        return curved or self.projection is not None or self.sanitisation is not None or reads(self.terms, "retain")
 
 
 class UnlearnRun(Unlearning, TrainingRun):
@@ -389,9 +393,14 @@ class UnlearnRun(Unlearning, TrainingRun):
 
     @model_validator(mode="after")
     def _sanitisation_fits(self) -> "UnlearnRun":
-        if self.sanitisation is not None and self.model.lora is not None and not self.model.lora.merge:
+        kept = self.model.lora is not None and not self.model.lora.merge
+        if self.sanitisation is not None and kept:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter, and sanitisation changes whole weights; set merge: true"
+            )
+        if self.layers is not None and kept:
+            raise ValueError(
+                "model.lora.merge: false keeps an adapter, and the next of layers starts from a whole model; set true"
             )
         return self
 

@@ -230,6 +230,12 @@ class QuantisationSpec(Spec):
     to: Literal["int4_g128", "int8"] = "int4_g128"  # formats of obliviate.quantise in which each output has own scales
 
 
+class LayersSpec(Spec):
+    """Layered unlearning (arXiv:2505.09500): one fold of the forget set after another, those to come kept."""
+
+    folds: int = Field(default=3, ge=2)
+
+
 class SanitisationSpec(Spec):
     """What the retain set's inputs see of a finished update, taken out of it (after SAGE, arXiv:2606.18309)."""
 

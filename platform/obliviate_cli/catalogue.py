@@ -44,6 +44,10 @@ BESIDE_ANY = {
         "StableUN: forget here and nearby, less what runs against the regularizers",
         "arXiv:2509.20230",
     ),
+    "layers.folds=3": (
+        "layered: one fold of the forget set after another, those to come kept",
+        "arXiv:2505.09500",
+    ),
 }
 # Verbs and keys that do without a forget objective's training, or with one for each request.
 BESIDE = {

@@ -89,6 +89,7 @@ NEEDS = {
         each: {Activation(f"model.layers.{number}.mlp", 32): ANSWER for number in range(6, 12)}
         for each in (Pass.FORGET, Pass.REFERENCE_FORGET)
     },
+    "kfade": {Pass.FORGET: LOGP},
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},

@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     "rectification": None,  # excludes dual updates, and is asked for below
     "stability": None,  # so does this, and dual updates
     "quantisation": {"to": "int8"},
+    "layers": None,  # as does this
     "sanitisation": None,  # excludes the adapters of fuse
     "refusals": "refusals.txt",
     "reference": {"source": "some/base"},
@@ -90,7 +91,7 @@ def test_the_options_are_all_there_are() -> None:
     assert set(OPTIONS) == set(UnlearnOptions.model_fields)
     defaults = build(UnlearnRun, {"model": MODEL, "data": PLACEHOLDER, "method": METHOD, "world": "w"}, where="test")
     differ = {key for key, value in OPTIONS.items() if value is not None and getattr(defaults, key) != value}
-    assert differ == set(OPTIONS) - {"rectification", "stability", "sanitisation"}
+    assert differ == set(OPTIONS) - {"rectification", "stability", "layers", "sanitisation"}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
@@ -117,7 +118,9 @@ def test_and_stability(job: Callable[[dict[str, Any]], UnlearnRun]) -> None:
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job is not fused], ids=lambda job: job.__name__)
 def test_and_the_one_that_fusing_excludes(job: Callable[[dict[str, Any]], UnlearnRun]) -> None:
-    found = job({"sanitisation": {"strength": 3}, "world": "w.jsonl"})
+    found = job({"sanitisation": {"strength": 3}, "layers": {"folds": 4}, "world": "w.jsonl"})
+    assert found.layers is not None
+    assert found.layers.folds == 4
     assert found.sanitisation is not None
     assert found.sanitisation.strength == 3
     with pytest.raises(UserError, match=r"model\.lora\.merge: false keeps an adapter, and sanitisation"):

@@ -12,6 +12,7 @@ from obliviate.methods.altpo import AltPO
 from obliviate.methods.ap import AP
 from obliviate.methods.base import (
     Ascent,
+    Curvature,
     ForgetObjective,
     Loss,
     Needs,
@@ -43,6 +44,7 @@ from obliviate.methods.idk import IDK
 from obliviate.methods.ihl import IHL
 from obliviate.methods.jensun import JensUn
 from obliviate.methods.js import JS
+from obliviate.methods.kfade import KFADE
 from obliviate.methods.kl import KL
 from obliviate.methods.marked import Marked
 from obliviate.methods.me import ME
@@ -83,6 +85,7 @@ __all__ = [
     "IDK",
     "IHL",
     "JS",
+    "KFADE",
     "KL",
     "ME",
     "NPO",
@@ -102,6 +105,7 @@ __all__ = [
     "Ascent",
     "BoundedGD",
     "CircuitBreakers",
+    "Curvature",
     "Disassociation",
     "Distance",
     "Distortion",
@@ -147,7 +151,7 @@ __all__ = [
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
-    | MLPBreaking
+    | MLPBreaking | KFADE
 )  # fmt: skip
 AnyRegularizer = (
     GD

@@ -141,6 +141,15 @@ class Selection(Ascent):
     adversary: float
 
 
+@dataclass(frozen=True)
+class Curvature(Ascent):
+    """Along the present gradient, divided by the curvature that `texts` retain rows give each layer of the starting
+    model; `damping`, relative to the mean curvature, is added to it."""
+
+    damping: float
+    texts: int
+
+
 class ForgetObjective(Term):
     """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
     it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""

@@ -40,6 +40,8 @@ def _weakened(gradient_OD: Tensor, directions_DK: Tensor, strength_K: Tensor) ->
 class Selected:
     """The steps of RepSelect: all along what `find` leaves on the parameters before the first of them."""
 
+    again = False  # one gradient for all steps
+
     def __init__(self, model: ScoredModel, rank: int, find: Callable[[], object]) -> None:
         find()
         linear = linear_weights(model.causal_lm)

@@ -9,9 +9,10 @@ from typing import NoReturn
 import torch
 from torch.optim import Optimizer
 
-from obliviate.methods import Ascent, Selection
+from obliviate.methods import Ascent, Curvature, Selection
 from obliviate.train.adversary import adversary
 from obliviate.train.batch import Texts
+from obliviate.train.curvature import Curved
 from obliviate.train.job import Job
 from obliviate.train.model import ScoredModel, reshard
 from obliviate.train.optimizer import adamw, clip
@@ -78,7 +79,9 @@ class Updater:
         with self.quantisation.rounded() if phase.of_forget and self.quantisation is not None else nullcontext():
             return self._gradients(step, phase)
 
-    def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected:
+    def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected | Curved:
+        if isinstance(ascent, Curvature):
+            return Curved(self.job, self.model, texts, ascent)
         assert isinstance(ascent, Selection)
 
         def find() -> None:
@@ -88,9 +91,9 @@ class Updater:
         return Selected(self.model, ascent.rank, find)
 
     def _rise(
-        self, ascent: Selected, step: int, update: Update, length: float
+        self, ascent: Selected | Curved, step: int, update: Update, length: float
     ) -> tuple[dict[int, float], float, float]:
-        with torch.no_grad():
+        with nullcontext() if ascent.again else torch.no_grad():
             parts, tokens = self._found(step, update)
         reshard(self.model)
         return parts, tokens, ascent.step(length)

@@ -11,10 +11,10 @@ floating-point operations (FLOPs).
 - Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
   trained, and for recomputation where the logits of a kind of text are not small enough to be kept (obliviate.scoring;
   decided here by their mean). Texts count as if they shared nothing from their beginning on.
-- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8 for a
-  base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for rectified
-  gradients, 4 for a held one), 4 a frozen one, and 4 more of the body where forgetting sees rounded weights, over W;
-  what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of one
+- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8
+  for a base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for
+  rectified gradients, 4 for a held one), 4 a frozen one, and 4 more of the body where forgetting sees rounded weights,
+  over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of one
   micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4,
   without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of text that
   are kept.

@@ -44,6 +44,7 @@ from obliviate_recipes.stages.card import write_card
 from obliviate_recipes.stages.dropping import write_dropped
 from obliviate_recipes.stages.filtering import Filter
 from obliviate_recipes.stages.judged import JUDGED
+from obliviate_recipes.stages.layers import layer, layered
 from obliviate_recipes.stages.sanitisation import Sanitised
 from obliviate_recipes.stages.selecting import Chosen, HeldOut
 
@@ -426,10 +427,25 @@ def unlearning_stage(
     if config.sanitisation is not None:
         bare = config.model_copy(update={"sanitisation": None})
         return Sanitised(config, corpus, unlearning_stage(bare, corpus, before, train))
+    if config.layers is not None:
+        return _layered(config, corpus, before, train)
     prepared = _prepared(config, corpus, before, train)
     if not _is_negated(config):
         return Unlearn(**prepared)
     return Negation(config, tuple(Learn(**{**prepared, "config": each}) for each in config.learnings))
+
+
+def _layered(
+    config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...], train: Launch | None
+) -> Unlearn | Negation | Sanitised:
+    """The last of the trainings, which needs the others."""
+    assert config.layers is not None
+    source, stage = "", None
+    for number, part in enumerate(layered(corpus, config.layers.folds, config.seed), 1):
+        stage = unlearning_stage(layer(config, number, source), part, before, train)
+        source, before = stage.model.source, (*before, stage)
+    assert stage is not None
+    return stage
 
 
 def trainings(stage: ModelStage) -> tuple[ModelStage, ...]:

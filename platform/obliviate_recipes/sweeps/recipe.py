@@ -31,7 +31,7 @@ from obliviate_recipes.recipe import OfData
 from obliviate_recipes.several import Models, judge_of
 from obliviate_recipes.stage import MODEL, ModelStage, Stage, all_of, perform
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import check_data, opened, trainings, unlearning_stage
+from obliviate_recipes.stages.training import Negation, Unlearn, check_data, opened, trainings, unlearning_stage
 from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
 from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import read_records
@@ -110,7 +110,8 @@ class Sweep(OfData[SweepRun, Result]):
 
     def _prepared(self, trial: ModelStage) -> list[Stage]:
         """What its trainings need beside the models."""
-        return [need for each in trainings(trial) for need in each.needs if need not in self.models.before]
+        needs = [need for each in trainings(trial) for need in each.needs if need not in self.models.before]
+        return [need for need in needs if not isinstance(need, Unlearn | Negation)]  # layers, which each trial trains
 
     @property
     def at_a_time(self) -> int:
