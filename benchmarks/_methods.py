@@ -9,6 +9,7 @@ METHODS = (
     "wga+gd", "satimp+gd", "undial", "ceu", "pdu", "rmu", "adaptive_rmu", "llmu",
     "flat", "jensun", "ihl+gd", "unilogit+gd", "whp+gd", "task_vector", "sku", "eul",
     "orthogonal_circuit_breakers", "shred", "mlp_breaking",
+    "repselect", "kfade", "distortion+gd", "distance+gd",
 )  # fmt: skip
 INSTRUCTIONS = Path(__file__).parents[1] / "configs" / "methods" / "texts" / "instructions.jsonl"
 # What goes with any method, each around NPO+GD; what needs more than forget and retain rows: iterative contrastive

@@ -46,7 +46,7 @@ class Curved:
         count, size, length = len(job.retain), job.optim.micro_batch_size, job.model.max_length
         chosen = np.random.default_rng([job.seed, count]).permutation(count)[: spec.texts]
         items = [Item(retain=int(index)) for index in chosen]
-        of_outputs = _output_grams(model, layers, texts, items, size, length, device)
+        of_outputs = _output_grams(model, layers, texts, items, length, device)
         of_inputs = grams(model, layers, texts, Pass.RETAIN, items, size=size, max_length=length, device=device)
         self._model = model
         self._inverse = {
@@ -76,18 +76,20 @@ def _output_grams(
     layers: Mapping[str, nn.Module],
     texts: Texts,
     items: Sequence[Item],
-    size: int,
     max_length: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Sum of g g^T [O, O] over the tokens of retain rows: g the gradient, in a layer's output at a token, of the sum of
-    log p over the row's answer. The same on every worker."""
+    log p over the row's answer. The same on every worker.
+
+    A row at a time: of several, tokens that they begin with alike are read once, and their gradients added up.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
     sums = {name: torch.zeros(_outputs(layer), _outputs(layer), device=device) for name, layer in layers.items()}
     texts.encode((Pass.RETAIN,), items)
     model.eval()
-    for turn in range(-(-len(items) // (size * world))):
-        own = items[(turn * world + rank) * size :][:size]
+    for turn in range(-(-len(items) // world)):
+        own = items[turn * world + rank :][:1]
         batch = collate(texts, own or items[:1], NEEDS, max_length).to(device)
         wanted = {str(Pass.RETAIN): (batch.rows[Pass.RETAIN], batch.answer_BT, (Stat.LOGP,))}
         with _summed(layers, sums if own else {}):
