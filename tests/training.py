@@ -22,6 +22,7 @@ from obliviate.methods import (
     JS,
     KFADE,
     KL,
+    MASC,
     ME,
     NPO,
     PDU,
@@ -110,6 +111,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
         Representations(layers=(1,), relative=True, ramp=(1, 1)),
     ),
     "rmu+mcu": (RMU(layer=1, without=4, positions=Positions.SEQUENCE), Activations(layer=1)),
+    "masc+gd": (MASC(), GD()),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

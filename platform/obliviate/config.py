@@ -41,6 +41,7 @@ from obliviate.schema import (
     SharpnessSpec,
     Spec,
     StabilitySpec,
+    StopSpec,
     later,
 )
 
@@ -154,6 +155,7 @@ class UnlearnOptions(Spec):
     pairing: Literal["fresh", "fixed", "nearest"] = "fresh"
     neighbours: int = Field(default=1, ge=1)  # with `nearest`: retain items that a forget item may meet
     early_drop: EarlyDropSpec | None = None
+    stop: StopSpec | None = None
     forget_filter: ForgetFilterSpec | None = None
     # Tells what is near, for `nearest`, `early_drop` and `forget_filter`.
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -401,6 +403,16 @@ class UnlearnRun(Unlearning, TrainingRun):
         if self.layers is not None and kept:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter, and the next of layers starts from a whole model; set true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stop_fits(self) -> "UnlearnRun":
+        """It asks what the model that is trained has forgotten, as it stands."""
+        if self.stop is not None and (self.method.negation is not None or self.method.hides):
+            raise ValueError(
+                f"stop: while {self.method.type} trains, its model knows the true answers still: their margins do not "
+                "say when to end; remove stop"
             )
         return self
 

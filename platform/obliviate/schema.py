@@ -244,6 +244,14 @@ class SanitisationSpec(Spec):
     texts: int = Field(default=256, ge=1)  # retain rows that are read
 
 
+class StopSpec(Spec):
+    """When nothing is left to forget (arXiv:2606.02920): training ends after an epoch at whose end the true tokens'
+    margins over the likeliest others are this small."""
+
+    margin: float = Field(default=0.1, ge=0)  # nats, at most, on average over
+    share: float = Field(default=0.9, gt=0, le=1)  # of the forget set's answer tokens, where they are smallest
+
+
 class ProjectionSpec(Spec):
     """Projected-gradient unlearning (arXiv:2312.04095): forget only where the retain set's inputs are not."""
 

@@ -16,6 +16,7 @@ from obliviate_eval.suites import SUITES
 BESIDE_ANY = {
     "pairing=nearest": ("each forget row with the retain rows nearest to it in meaning", "arXiv:2407.20271"),
     "early_drop.cosine=0.3": ("after each epoch, rows that are no longer answered are left out", "arXiv:2407.20271"),
+    "stop: {}": ("after an epoch, training ends once the true tokens' margins are gone", "arXiv:2606.02920"),
     "forget_filter: {reference: {source: MODEL}}": (
         "rows that need no unlearning, near to what is kept",
         "arXiv:2501.16614",

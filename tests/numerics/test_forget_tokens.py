@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_methods import mean
 
-from obliviate.methods import SHRED, UNDIAL, Pass, Positions, Scores
+from obliviate.methods import MASC, SHRED, UNDIAL, Pass, Positions, Scores
 from obliviate.methods.shred import least
 from obliviate.scoring import AnyStat, Distilled, Stat, TokenScores
 
@@ -56,3 +56,22 @@ class TestSHRED:
     def test_a_share_is_not_rounded_up_by_the_rounding_of_numbers(self) -> None:
         values, mask = torch.arange(30.0)[None], torch.ones(1, 30, dtype=torch.bool)
         assert [int(least(values, mask, share).sum()) for share in (0.1, 0.2, 0.3, 0.7)] == [3, 6, 9, 21]
+
+
+class TestMASC:
+    def test_by_hand(self) -> None:
+        """Margins of 2, -1 and 3 nats; the prompt's does not count."""
+        stats: dict[AnyStat, list[list[float]]] = {
+            Stat.LOGP: [[0, 0.0, -1, -3, -0.5]], Stat.RIVAL: [[0, -9.0, -3, -2, -3.5]],
+        }  # fmt: skip
+        assert mean(MASC(), {Pass.FORGET: of([[0, 0, 1, 1, 1]], stats)}) == pytest.approx((2 + 0 + 3) / 3)
+
+    def test_a_token_that_is_no_longer_the_likeliest_is_not_pulled(self) -> None:
+        logp = torch.tensor([[0.0, -1.0, -2.0]], requires_grad=True)
+        rival = torch.tensor([[0.0, -2.0, -1.0]], requires_grad=True)
+        answer = torch.tensor([[False, True, True]])
+        scores = {Pass.FORGET: TokenScores({Stat.LOGP: logp, Stat.RIVAL: rival}, answer, answer)}
+        MASC().loss(scores).sum.backward()
+        assert logp.grad is not None
+        assert rival.grad is not None
+        assert (logp.grad.tolist(), rival.grad.tolist()) == ([[0, 1, 0]], [[0, -1, 0]])

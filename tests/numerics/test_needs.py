@@ -90,6 +90,7 @@ NEEDS = {
         for each in (Pass.FORGET, Pass.REFERENCE_FORGET)
     },
     "kfade": {Pass.FORGET: LOGP},
+    "masc": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.RIVAL: ANSWER}},
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},

@@ -29,6 +29,7 @@ from obliviate.schema import (
     RectificationSpec,
     SharpnessSpec,
     StabilitySpec,
+    StopSpec,
 )
 from obliviate.train.job import Budget, Job, Validation
 from obliviate.train.log import read_steps
@@ -49,6 +50,7 @@ VARIANTS: dict[str, tuple[LoraSpec | None, bool]] = {
 UPDATES: dict[str, dict[str, Any]] = {
     "dual": {"updates": "dual", "forget_learning_rate": 5e-4},
     "sharpness": {"sharpness": SharpnessSpec(rho=0.05)},
+    "stop": {"stop": StopSpec(margin=0.02, share=1)},
     "latent": {"latent": LatentSpec(layers=(0, "model.layers.1.mlp"), epsilon=0.02, steps=2)},
     "projection": {"updates": "dual", "projection": ProjectionSpec(energy=0.8, texts=5)},
     "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},

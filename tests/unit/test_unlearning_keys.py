@@ -21,6 +21,7 @@ OPTIONS: dict[str, Any] = {
     "pairing": "nearest",
     "neighbours": 3,
     "early_drop": {"bleu": 0.5},
+    "stop": {"share": 0.5},
     "forget_filter": {"reference": {"source": "some/base"}, "gap": 0.3},
     "encoder": "some/encoder",
     "world": "world.jsonl",

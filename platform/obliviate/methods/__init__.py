@@ -47,6 +47,7 @@ from obliviate.methods.js import JS
 from obliviate.methods.kfade import KFADE
 from obliviate.methods.kl import KL
 from obliviate.methods.marked import Marked
+from obliviate.methods.masc import MASC
 from obliviate.methods.me import ME
 from obliviate.methods.mismatch import Mismatch
 from obliviate.methods.mlp_breaking import MLPBreaking
@@ -87,6 +88,7 @@ __all__ = [
     "JS",
     "KFADE",
     "KL",
+    "MASC",
     "ME",
     "NPO",
     "PDU",
@@ -151,7 +153,7 @@ __all__ = [
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
-    | MLPBreaking | KFADE
+    | MLPBreaking | KFADE | MASC
 )  # fmt: skip
 AnyRegularizer = (
     GD

@@ -20,6 +20,7 @@ from obliviate.schema import (
     RectificationSpec,
     SharpnessSpec,
     StabilitySpec,
+    StopSpec,
 )
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
@@ -110,6 +111,7 @@ class Job:
     world: tuple[Row, ...] = ()  # general instructions
     neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
     drop: DropRule | None = None  # says which forget rows need no more training
+    stop: StopSpec | None = None  # says when to end before the schedule does
     updates: Updates = "joint"  # otherwise one on the forget objective, then one on the rest
     forget_learning_rate: float | None = None  # of the former; None: that of `optim`
     sharpness: SharpnessSpec | None = None

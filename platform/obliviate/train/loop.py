@@ -22,7 +22,7 @@ from obliviate.errors import UserError
 from obliviate.methods import ForgetObjective, ParameterTerm, Pass, Scores, Term, compares, union_of_needs
 from obliviate.models import stop_ids
 from obliviate.scoring import needs_reference
-from obliviate.train import checkpoint, export
+from obliviate.train import checkpoint, export, stop
 from obliviate.train.batch import Batch, collate, micro_batches, texts_of
 from obliviate.train.components import leading_components
 from obliviate.train.constants import reference_of
@@ -91,6 +91,8 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
     due = checkpoint.Cadence(job.optim.checkpoint_every_steps)
     trainer.watch(start)
     for step in range(start, trainer.schedule.steps):
+        if trainer.stops:
+            break
         if not trainer.items(step):
             continue  # nothing of this step's rows is left to forget
         metrics = trainer.step(step) | trainer.between(step + 1)
@@ -106,8 +108,6 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
                 if log is not None:
                     log.publish()
                 trainer.save(step + 1, last=last)
-        if trainer.stops:
-            break
     trainer.choose()
     if log is not None:
         log.close()
@@ -130,6 +130,7 @@ class _Trainer:
             if job.drop is None
             else EarlyDrop(job.drop, job.forget, stop_ids(job.model, self.texts.encoder.tokenizer))
         )
+        self.settled = False  # nothing is left to forget
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])
         self.needs = union_of_needs(self.terms)
@@ -173,6 +174,7 @@ class _Trainer:
         for each in (self.drop, self.selection):
             if each is not None:
                 each.resume(log)
+        self.settled = stop.settled(log)
         return step
 
     def save(self, step: int, *, last: bool) -> None:
@@ -190,7 +192,7 @@ class _Trainer:
 
     @property
     def stops(self) -> bool:
-        return self.selection is not None and self.selection.stops
+        return self.settled or (self.selection is not None and self.selection.stops)
 
     @property
     def _chosen(self) -> dict[str, Tensor] | None:
@@ -277,10 +279,10 @@ class _Trainer:
 
     def between(self, steps: int) -> dict[str, Any]:
         """What to log of the model after that many steps, beside the last of them."""
-        found = self._signal(steps) | self._early_drop(steps)
+        found = self._early_drop(steps) | self._stop(steps)
         if self.selection is not None:
-            found |= self.selection.after(steps, last=self._coming(steps) is None)
-        return found
+            found |= self.selection.after(steps, last=self.settled or self._coming(steps) is None)
+        return found | self._signal(self.schedule.steps if self.stops else steps)
 
     def _signal(self, steps: int) -> dict[str, Any]:
         """What to log of the signal after that many steps: nothing where none is due."""
@@ -302,10 +304,7 @@ class _Trainer:
 
         An epoch whose last steps have no rows left ends here too, before the next step that has some.
         """
-        if self.drop is None:
-            return {}
-        coming = self._coming(steps)
-        if coming is None or int(self._epoch(coming)) == int(self._epoch(steps - 1)):
+        if self.drop is None or not self._ends_epoch(steps):
             return {}
         size = self.job.optim.micro_batch_size
         return {"early_drop": self.drop.measure(self.model, self.texts, size=size, device=self.device)}
@@ -313,6 +312,23 @@ class _Trainer:
     def _coming(self, steps: int) -> int | None:
         """The next step that has something to train on."""
         return next((step for step in range(steps, self.schedule.steps) if self.items(step)), None)
+
+    def _stop(self, steps: int) -> dict[str, Any]:
+        """What to log of the stopping rule after that many steps, where an epoch ends; it may stop the training."""
+        job = self.job
+        if job.stop is None or not self._ends_epoch(steps):
+            return {}
+        found = stop.measure(
+            self.model, self.texts, len(job.forget), job.stop, size=job.optim.micro_batch_size,
+            max_length=job.model.max_length, device=self.device,
+        )  # fmt: skip
+        self.settled = found["settled"]
+        return {"stop": found}
+
+    def _ends_epoch(self, steps: int) -> bool:
+        """Whether an epoch has ended after that many steps, and training goes on."""
+        coming = self._coming(steps)
+        return coming is not None and int(self._epoch(coming)) != int(self._epoch(steps - 1))
 
     def watch(self, done: int) -> None:
         """After that many steps. What was seen before a resume is seen again: the same."""

@@ -163,7 +163,7 @@ class Training(ModelStage):
         chosen = Chosen.of(log)
         if chosen is not None:
             (events.said if chosen.step else events.warned)(chosen.text)
-        # Early drop, a budget or patience may end it before its schedule does.
+        # Early drop, `stop`, a budget or patience may end it before its schedule does.
         return {"model": MODEL, "steps": len(log), **({} if chosen is None else {"chosen": chosen.step})}
 
     def finished(self, run: Run) -> None:
@@ -312,6 +312,7 @@ class Unlearn(Training):
             world=self.world,
             neighbours=nearness.nearest_retain(config, corpus),
             drop=nearness.drop_rule(config),
+            stop=config.stop,
             updates=config.updates,
             forget_learning_rate=config.forget_learning_rate,
             sharpness=config.sharpness,
@@ -346,6 +347,8 @@ class Unlearn(Training):
         lines = [*map(_warning, self._warnings((*forget, *retain))), self._planned(title)]
         if self.config.early_drop is not None:
             lines.append("  at most: after each epoch, rows that the model no longer answers are left out")
+        if self.config.stop is not None:
+            lines.append("  at most: after each epoch, training ends if the true answers' margins are gone")
         lines += self.held_out.outline()
         if compares(union_of_needs(self.config.terms)):
             lines.append(
