@@ -46,6 +46,7 @@ from obliviate.methods import (
     MLPBreaking,
     Orthogonal,
     Positions,
+    RepNoise,
     Representations,
     RepSelect,
     SatImp,
@@ -112,6 +113,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     ),
     "rmu+mcu": (RMU(layer=1, without=4, positions=Positions.SEQUENCE), Activations(layer=1)),
     "masc+gd": (MASC(), GD()),
+    "repnoise": (RepNoise(layers=("model.layers.0.mlp", 1), noise=0.5), GD()),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

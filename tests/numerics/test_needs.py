@@ -91,6 +91,10 @@ NEEDS = {
     },
     "kfade": {Pass.FORGET: LOGP},
     "masc": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.RIVAL: ANSWER}},
+    "repnoise": {
+        Pass.FORGET: {**{Activation(f"model.layers.{number}.mlp"): ANSWER for number in range(4, 28, 4)}, **LOGP},
+        Pass.FORGET_OTHER: {Activation(f"model.layers.{number}.mlp"): ANSWER for number in range(4, 28, 4)},
+    },
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},

@@ -1,6 +1,6 @@
 """Losses of hidden states by hand, and their limits: circuit breakers and what goes with them."""
 
-from math import sqrt
+from math import exp, log, sqrt
 
 import pytest
 import torch
@@ -16,13 +16,14 @@ from obliviate.methods import (
     Orthogonal,
     Pass,
     Positions,
+    RepNoise,
     Representations,
     Scores,
     Term,
     expand,
 )
 from obliviate.methods.texts import Sets
-from obliviate.scoring import Activation, TokenScores
+from obliviate.scoring import Activation, AnyStat, Stat, TokenScores
 
 Vectors = list[list[list[float]]]
 
@@ -32,7 +33,7 @@ def states(answer_BT: list[list[int]], **layers: Vectors) -> TokenScores:
     answer = torch.tensor(answer_BT, dtype=torch.bool)
     sequence = torch.ones_like(answer)
     sequence[:, 0] = False
-    stats = {
+    stats: dict[AnyStat, Tensor] = {
         Activation(int(name[1:])): torch.tensor(values, dtype=torch.float, requires_grad=True)
         for name, values in layers.items()
     }
@@ -112,6 +113,46 @@ class TestOrthogonal:
     def test_one_row_has_no_other(self) -> None:
         assert Pass.FORGET_OTHER.lack(Sets([Row("q", "a")])) == "compares each forget row with another; give two rows"
         assert Pass.FORGET_OTHER.lack(Sets([Row("", "a text"), Row("", "another")])) is None
+
+
+class TestRepNoise:
+    @staticmethod
+    def scores(one: Vectors, other: Vectors, logp: list[float]) -> Scores:
+        """Every token is of the answer; the first text's log-probabilities are given."""
+        now = states([[1] * len(one[0])], l0=one)
+        now = TokenScores({**now.stats, Stat.LOGP: torch.tensor([logp])}, now.answer_BT, now.sequence_BT)
+        return {Pass.FORGET: now, Pass.FORGET_OTHER: states([[1] * len(other[0])], l0=other)}
+
+    def test_by_hand(self) -> None:
+        """One dimension, states 1 and 3 against 0; surprises 1 and 3, whose mean is 2. Kernels of width 1/2 to 8."""
+        scores = self.scores([[[1], [3]]], [[[0]]], [-1, -3])
+        expected = 0.0
+        for b in (0.5, 1, 2, 4, 8):
+            alike = (exp(-1 / b) + exp(-9 / b)) / 2
+            noisy = (exp(-1 / (b + 2)) + exp(-9 / (b + 2))) / 2 / sqrt(1 + 2 / b)
+            expected += alike - 2 * noisy + 1 / sqrt(1 + 4 / b)
+        assert mean(RepNoise(layers=(0,), noise=1, ascent=0), scores) == pytest.approx(expected, rel=1e-5)
+        assert mean(RepNoise(layers=(0,), noise=0, ascent=2), scores) == pytest.approx(-2 * log(3))
+        both = mean(RepNoise(layers=(0,)), scores)
+        assert both == pytest.approx(0.001 * expected - log(3), rel=1e-5)
+
+    def test_only_answer_tokens_are_compared(self) -> None:
+        one = states([[0, 1]], l0=[[[9], [1]]])
+        one = TokenScores({**one.stats, Stat.LOGP: torch.zeros(1, 2)}, one.answer_BT, one.sequence_BT)
+        masked = {Pass.FORGET: one, Pass.FORGET_OTHER: states([[0, 1, 0]], l0=[[[7], [0], [5]]])}
+        term = RepNoise(layers=(0,), noise=1)
+        assert mean(term, masked) == pytest.approx(mean(term, self.scores([[[1]]], [[[0]]], [0])))
+
+    def test_noise_is_no_distance_from_noise(self) -> None:
+        """Of many draws nearly nothing is left; of others, however near the mean, more."""
+        torch.manual_seed(0)
+        one, other = (torch.randn(1, 400, 8).tolist() for _ in range(2))
+        term = RepNoise(layers=(0,), noise=1, ascent=0)
+        noise = abs(mean(term, self.scores(one, other, [0.0] * 400)))
+        assert noise < 0.01
+        for scale in (0.0, 3.0):
+            far = [[[scale * number for number in state] for state in text] for text in (one[0], other[0])]
+            assert mean(term, self.scores([far[0]], [far[1]], [0.0] * 400)) > 10 * noise
 
 
 def test_layers_come_from_what_steers_them() -> None:

@@ -54,6 +54,7 @@ from obliviate.methods.mlp_breaking import MLPBreaking
 from obliviate.methods.npo import NPO
 from obliviate.methods.orthogonal import Orthogonal
 from obliviate.methods.pdu import PDU
+from obliviate.methods.repnoise import RepNoise
 from obliviate.methods.representations import Representations
 from obliviate.methods.repselect import RepSelect
 from obliviate.methods.rmu import RMU
@@ -126,6 +127,7 @@ __all__ = [
     "Pass",
     "Positions",
     "Regularizer",
+    "RepNoise",
     "RepSelect",
     "Representations",
     "SatImp",
@@ -153,7 +155,7 @@ __all__ = [
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
-    | MLPBreaking | KFADE | MASC
+    | MLPBreaking | KFADE | MASC | RepNoise
 )  # fmt: skip
 AnyRegularizer = (
     GD
@@ -184,6 +186,7 @@ ALIASES = {
     "circuit_breakers": "circuit_breakers+representations",
     "orthogonal_circuit_breakers": "circuit_breakers+representations+orthogonal",
     "mlp_breaking": "mlp_breaking+representations",
+    "repnoise": "repnoise+gd",
     "jensun": "jensun+js",
     "eul": "eul+kl+gd",
     "icku": "icku+marked",
