@@ -12,6 +12,7 @@ from obliviate.methods import (
     AP,
     CEU,
     DPO,
+    ELM,
     EUL,
     FLAT,
     GA,
@@ -114,6 +115,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "rmu+mcu": (RMU(layer=1, without=4, positions=Positions.SEQUENCE), Activations(layer=1)),
     "masc+gd": (MASC(), GD()),
     "repnoise": (RepNoise(layers=("model.layers.0.mlp", 1), noise=0.5), GD()),
+    "elm": (ELM(eta=3, novice="For a child.", expert="For an expert."), KL()),
     "opt_out": (NPO(reduction="mean"), GD(), World(), Wasserstein()),
 }
 

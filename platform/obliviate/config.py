@@ -256,9 +256,9 @@ class UnlearnRun(Unlearning, TrainingRun):
             return self
         if self.early_drop is not None:
             raise ValueError(f"early_drop: {name} reads no forget text that it could leave out; remove it")
-        if self.method.noise and self.model.lora is not None:
+        if self.method.initial_noise and self.model.lora is not None:
             raise ValueError(f"model.lora: {name} adds noise to the weights, which no adapter holds; remove it")
-        if self.method.noise and (beside := next((key for key in OF_FORGET if self._given(key)), None)):
+        if self.method.initial_noise and (beside := next((key for key in OF_FORGET if self._given(key)), None)):
             raise ValueError(f"{beside}: {name} has no forget gradient, which it would change; remove it")
         return self
 

@@ -62,4 +62,20 @@ class GenericHead(NamedTuple):
         return z_NV - self.alpha * (self.reinforced.logits(other_ND) - z_NV).relu()
 
 
-AnyHead = Head | GenericHead
+class SteeredHead(NamedTuple):
+    """Of one model's hidden states behind nothing, a novice's prompt and an expert's, side by side, [N, 3 D]: the first
+    one's logits, and `eta` times what the second one's are above the third's (arXiv:2410.02760)."""
+
+    model: Head
+    eta: float
+
+    def block(self, columns: slice) -> "SteeredHead":
+        return self._replace(model=self.model.block(columns))
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """float32 [N, V]."""
+        own_NV, novice_NV, expert_NV = (self.model.logits(each_ND) for each_ND in hidden_ND.tensor_split(3, dim=-1))
+        return own_NV + self.eta * (novice_NV - expert_NV)
+
+
+AnyHead = Head | GenericHead | SteeredHead

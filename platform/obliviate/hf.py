@@ -45,6 +45,7 @@ from obliviate.scoring import (
     AnyStat,
     Distilled,
     Stat,
+    Steered,
     TokenScores,
     needs_reference,
     wanted_hidden,
@@ -298,7 +299,7 @@ def _out_of_reach(term: Term) -> str | None:
     """Why a compute_loss_func, which sees the logits of one model, cannot train it."""
     if isinstance(term, ParameterTerm):
         return "compares weights with the initial ones, and a compute_loss_func sees none"
-    if isinstance(term, ForgetObjective) and term.noise:
+    if isinstance(term, ForgetObjective) and term.initial_noise:
         return "adds noise to the weights before training"
     if isinstance(term, ForgetObjective) and term.negation is not None:
         return "is half of a negation, which subtracts weights once training is done"
@@ -308,6 +309,8 @@ def _out_of_reach(term: Term) -> str | None:
         return "has a weight that moves with each step's loss, which a trainer's checkpoint would forget"
     if any(isinstance(stat, Activation) for wanted in term.needs.values() for stat in wanted):
         return "reads hidden states, and a compute_loss_func gets logits"
+    if any(isinstance(stat, Steered) for wanted in term.needs.values() for stat in wanted):
+        return "compares with the model as it was behind other prompts, which the trainer's batches have not"
     if needs_reinforced([term]):
         return "learns from a second model, which has learned the forget set again"
     return None

@@ -74,6 +74,19 @@ class Generic:
 
 
 @dataclass(frozen=True)
+class Steered:
+    """Cross-entropy to P_t from the frozen reference's distribution, steered towards what it says behind one prompt and
+    away from what it says behind another: z_ref + eta (z_novice - z_expert) (obliviate.head.SteeredHead)."""
+
+    novice: str
+    expert: str
+    eta: float
+
+    def __str__(self) -> str:
+        return f"steered_{self.eta}_{self.novice}_{self.expert}"
+
+
+@dataclass(frozen=True)
 class Activation:
     """What a layer puts out at the token itself, not at the one before: a vector [D].
 
@@ -88,7 +101,7 @@ class Activation:
         return f"activation_{self.layer}" + (f"_without_{self.without}" if self.without else "")
 
 
-TokenStat = Stat | Distilled | Generic  # a number for each token, of the distribution that predicts it
+TokenStat = Stat | Distilled | Generic | Steered  # a number for each token, of the distribution that predicts it
 AnyStat = TokenStat | Activation
 
 
@@ -96,7 +109,7 @@ def needs_reference(stat: AnyStat) -> bool:
     """Whether the statistic compares with the frozen model's distribution."""
     return (
         stat in (Stat.REFERENCE_KL, Stat.REFERENCE_JS)
-        or isinstance(stat, Generic)
+        or isinstance(stat, Generic | Steered)
         or (isinstance(stat, Distilled) and stat.teacher == "reference")
     )
 
@@ -205,7 +218,7 @@ def _blocks(vocabulary: int, positions: int) -> Iterator[slice]:
 
 def _compares(stat: TokenStat) -> bool:
     """Whether the statistic is a cross-entropy from a teacher's distribution, less at most a constant."""
-    return stat is Stat.REFERENCE_KL or isinstance(stat, Distilled)
+    return stat is Stat.REFERENCE_KL or isinstance(stat, Distilled | Steered)
 
 
 class Statistics:
@@ -286,7 +299,7 @@ class Statistics:
                 return torch.full_like(self._zeros_N, log(self._vocabulary))
             case Stat.LOGIT_GAP:
                 return self._largest_N - self._sum_N / self._vocabulary
-            case Distilled():
+            case Distilled() | Steered():
                 return self.lse_N - self._teachers[stat].mean_N
             case Generic():
                 return self._of_generic_N - self.lse_N

@@ -8,6 +8,7 @@ import torch
 from obliviate.errors import UserError
 from obliviate.methods import (
     AP,
+    ELM,
     FORGET_TYPES,
     GA,
     GD,
@@ -47,7 +48,7 @@ from obliviate.methods import (
     union_of_needs,
     widest,
 )
-from obliviate.scoring import Activation, Distilled, Generic, Stat
+from obliviate.scoring import Activation, Distilled, Generic, Stat, Steered
 
 ANSWER, SEQUENCE, PADDED = Positions
 LOGP = {Stat.LOGP: ANSWER}
@@ -95,6 +96,7 @@ NEEDS = {
         Pass.FORGET: {**{Activation(f"model.layers.{number}.mlp"): ANSWER for number in range(4, 28, 4)}, **LOGP},
         Pass.FORGET_OTHER: {Activation(f"model.layers.{number}.mlp"): ANSWER for number in range(4, 28, 4)},
     },
+    "elm": {Pass.FORGET: {Steered(ELM().novice, ELM().expert, 1000.0): ANSWER}},
     "gd": {Pass.RETAIN: LOGP},
     "kl": {Pass.RETAIN: {Stat.REFERENCE_KL: SEQUENCE}},
     "ap": {Pass.RETAIN: LOGP, Pass.RETAIN_IDK: LOGP},

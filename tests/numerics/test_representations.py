@@ -131,8 +131,8 @@ class TestRepNoise:
             alike = (exp(-1 / b) + exp(-9 / b)) / 2
             noisy = (exp(-1 / (b + 2)) + exp(-9 / (b + 2))) / 2 / sqrt(1 + 2 / b)
             expected += alike - 2 * noisy + 1 / sqrt(1 + 4 / b)
-        assert mean(RepNoise(layers=(0,), noise=1, ascent=0), scores) == pytest.approx(expected, rel=1e-5)
-        assert mean(RepNoise(layers=(0,), noise=0, ascent=2), scores) == pytest.approx(-2 * log(3))
+        assert mean(RepNoise(layers=(0,), noise=1, surprise=0), scores) == pytest.approx(expected, rel=1e-5)
+        assert mean(RepNoise(layers=(0,), noise=0, surprise=2), scores) == pytest.approx(-2 * log(3))
         both = mean(RepNoise(layers=(0,)), scores)
         assert both == pytest.approx(0.001 * expected - log(3), rel=1e-5)
 
@@ -147,7 +147,7 @@ class TestRepNoise:
         """Of many draws nearly nothing is left; of others, however near the mean, more."""
         torch.manual_seed(0)
         one, other = (torch.randn(1, 400, 8).tolist() for _ in range(2))
-        term = RepNoise(layers=(0,), noise=1, ascent=0)
+        term = RepNoise(layers=(0,), noise=1, surprise=0)
         noise = abs(mean(term, self.scores(one, other, [0.0] * 400)))
         assert noise < 0.01
         for scale in (0.0, 3.0):

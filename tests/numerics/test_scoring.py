@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from obliviate import scoring
-from obliviate.head import GenericHead, Head
-from obliviate.scoring import Distilled, Generic, Stat, TokenStat, score_positions, token_statistics
+from obliviate.head import GenericHead, Head, SteeredHead
+from obliviate.scoring import Distilled, Generic, Stat, Steered, TokenStat, score_positions, token_statistics
 
 N, D, V = 7, 5, 11
 LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
-GENERIC, TOP = Generic(5.0), Distilled("reference", 1.5, top=3)
-STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT, GENERIC, TOP]
+GENERIC, TOP, STEERED = Generic(5.0), Distilled("reference", 1.5, top=3), Steered("a", "b", 2.0)
+STATS: list[TokenStat] = [*Stat, LOWERED, WITHOUT, GENERIC, TOP, STEERED]
 
 
 def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tensor, Head]) -> dict[TokenStat, Tensor]:
@@ -30,6 +30,7 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
     without_NV = z_NV.detach().masked_fill(true_NV, -inf).softmax(-1)
     return {
         LOWERED: -(lowered_NV * logp_NV).sum(-1),
+        STEERED: -(q_NV.exp() * logp_NV).sum(-1),  # of whatever the reference's head makes
         TOP: -(top_NV * logp_NV).sum(-1),
         GENERIC: logp_NV.gather(-1, reference_z_NV.argmax(-1)[:, None])[:, 0],
         WITHOUT: -(without_NV * logp_NV).sum(-1),
@@ -191,6 +192,13 @@ def test_distilled_statistics_by_hand() -> None:
     expected = (exp(1) * (total - 1) + total) / (exp(1) + 1)
     assert float(found[WITHOUT]) == pytest.approx(expected, rel=1e-6)
     assert float(found[Stat.LOGIT_GAP]) == pytest.approx(2 - 1)  # max 2, mean 1
+
+
+def test_steered_logits_by_hand() -> None:
+    """States 1, 2 and 3 of one dimension, two tokens of weights 1 and -2: ten times 2 - 3 is added to 1."""
+    head, hidden_ND = SteeredHead(Head(torch.tensor([[1.0], [-2.0]])), eta=10.0), torch.tensor([[1.0, 2.0, 3.0]])
+    assert head.logits(hidden_ND).tolist() == [[1 - 10, -2 + 20]]
+    assert head.block(slice(1, 2)).logits(hidden_ND).tolist() == [[18]]
 
 
 def test_a_teacher_cut_to_its_likeliest_tokens_by_hand() -> None:

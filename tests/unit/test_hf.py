@@ -38,7 +38,7 @@ from training import FORGET, METHODS, REFUSALS, RETAIN, WORLD, job, quiet, weigh
 REFUSED = {
     *("rmu", "adaptive_rmu", "whp", "task_vector", "repselect", "kfade", "distortion", "distance"),
     *("activations", "wasserstein", "bounded_gd", "divergence"),
-    *("circuit_breakers", "representations", "orthogonal", "mlp_breaking", "repnoise"),
+    *("circuit_breakers", "representations", "orthogonal", "mlp_breaking", "repnoise", "elm"),
 }
 
 

@@ -102,6 +102,8 @@ def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:
     assert unlearning(config, config.data.load(), config.model).reference_texts == 3 + 2
     config = load(UnlearnRun, unlearn_config(tmp_path, model, method={"type": "rmu", "layer": 0, "without": 4}))
     assert unlearning(config, config.data.load(), config.model).reference_texts == 3  # its components
+    config = load(UnlearnRun, unlearn_config(tmp_path, model, method="elm+gd"))
+    assert unlearning(config, config.data.load(), config.model).reference_texts == 3 * 3  # behind two prompts as well
 
 
 def test_longer_texts_of_world_and_marked_rows(model: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from obliviate.methods.distance import Distance
 from obliviate.methods.distortion import Distortion
 from obliviate.methods.divergence import Divergence
 from obliviate.methods.dpo import DPO
+from obliviate.methods.elm import ELM
 from obliviate.methods.eul import EUL
 from obliviate.methods.flat import FLAT
 from obliviate.methods.ga import GA
@@ -77,6 +78,7 @@ __all__ = [
     "AP",
     "CEU",
     "DPO",
+    "ELM",
     "EUL",
     "FLAT",
     "FORGET_DOOR",
@@ -155,7 +157,7 @@ __all__ = [
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
-    | MLPBreaking | KFADE | MASC | RepNoise
+    | MLPBreaking | KFADE | MASC | RepNoise | ELM
 )  # fmt: skip
 AnyRegularizer = (
     GD
@@ -188,6 +190,7 @@ ALIASES = {
     "mlp_breaking": "mlp_breaking+representations",
     "repnoise": "repnoise+gd",
     "jensun": "jensun+js",
+    "elm": "elm+kl",
     "eul": "eul+kl+gd",
     "icku": "icku+marked",
     "sku": "task_vector+disassociation+divergence",

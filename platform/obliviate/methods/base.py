@@ -164,7 +164,7 @@ class ForgetObjective(Term):
         return None
 
     @property
-    def noise(self) -> float:
+    def initial_noise(self) -> float:
         """Standard deviation of what is added to the weights before the first step."""
         return 0.0
 

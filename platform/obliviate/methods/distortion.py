@@ -23,7 +23,7 @@ class Distortion(ForgetObjective):
     std: float = Field(default=0.02, gt=0)  # of the noise
 
     @property
-    def noise(self) -> float:
+    def initial_noise(self) -> float:
         return self.std
 
     @property

@@ -33,7 +33,7 @@ class RepNoise(ForgetObjective):
         default=tuple(f"model.layers.{number}.mlp" for number in range(4, 28, 4)), min_length=1
     )
     noise: float = Field(default=0.001, ge=0)  # beta, of the discrepancy
-    ascent: float = Field(default=1.0, ge=0)  # alpha, of log(1 + surprise)
+    surprise: float = Field(default=1.0, ge=0)  # alpha, of log(1 + surprise)
 
     @property
     def needs(self) -> Needs:
@@ -45,11 +45,11 @@ class RepNoise(ForgetObjective):
         return self.layers
 
     def loss(self, scores: Scores) -> Loss:
-        """Mean over texts of noise x MMD^2, averaged over layers, - ascent x log(1 + mean over tokens of -log p)."""
+        """Mean over texts of noise x MMD^2, averaged over layers, - surprise x log(1 + mean over tokens of -log p)."""
         forget, other = scores[Pass.FORGET], scores[Pass.FORGET_OTHER]
         away_B = torch.stack([discrepancy_B(forget, other, layer) for layer in self.layers]).mean(0)
         surprise_B = -forget.logp_B / forget.tokens_B.clamp(min=1)
-        return Loss.mean(self.noise * away_B - self.ascent * surprise_B.log1p())
+        return Loss.mean(self.noise * away_B - self.surprise * surprise_B.log1p())
 
 
 def discrepancy_B(one: TokenScores, other: TokenScores, layer: Layer) -> Tensor:

@@ -45,6 +45,7 @@ class Text:
     also: Set | None = None  # the set whose row answers, where it is another
     lacks: Callable[[Sets], str | None] | None = None  # what the sets lack for it, and the fix; None: nothing
     row: Callable[[Sets, Item], int] | None = None  # which of the set's rows; None: the item's
+    plain: bool = False  # whether its question goes with a plain text too, which asks nothing itself
     of_reference: bool = False
 
     def __str__(self) -> str:
@@ -83,7 +84,7 @@ class Text:
     def lack(self, sets: Sets) -> str | None:
         """What the rows lack for it, and the fix. Another answer, or a prompt, needs a question: a plain text asks
         nothing. Alternatives are a row's own and may be such texts too."""
-        if self.question is not None or self.answer not in (None, alternative):
+        if not self.plain and (self.question is not None or self.answer not in (None, alternative)):
             plain = next((number for number, row in enumerate(sets.rows(self.of), 1) if not row.question), None)
             if plain is not None:
                 return (
@@ -91,6 +92,20 @@ class Text:
                     f"it a question, or take {INSTEAD.get(self.of, 'another method')}"
                 )
         return None if self.lacks is None else self.lacks(sets)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The question behind a prompt; of a plain text the prompt alone."""
+
+    prompt: str
+
+    def __call__(self, question: str, sets: Sets, item: Item) -> str:
+        return f"{self.prompt}\n\n{question}".rstrip()
+
+
+def behind(each: Text, prompt: str) -> Text:
+    return replace(each, name=f"{each.name}_behind", question=Behind(prompt), plain=True)
 
 
 def behind_mark(question: str, sets: Sets, item: Item) -> str:

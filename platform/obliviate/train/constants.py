@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from obliviate.data.schedule import Item
-from obliviate.head import GenericHead, Head
+from obliviate.head import GenericHead, Head, SteeredHead
 from obliviate.methods import Needs
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Generic
@@ -19,6 +19,7 @@ from obliviate.train.job import Job
 from obliviate.train.model import DTYPES, ScoredModel, build, checked
 from obliviate.train.reference import Reference, compute, reference_needs
 from obliviate.train.shared_reference import SharedReference, size
+from obliviate.train.steered import further_needs, put_beside, steered_texts
 
 
 def reference_of(
@@ -34,8 +35,12 @@ def reference_of(
     def of(other: ModelSpec | None, needs: Needs) -> tuple[Reference, Head | None]:
         return _constants(job, other, model, texts, needs, items_of_worker, device)
 
-    kept, head = of(job.reference, needs)
+    kept, head = of(job.reference, {**needs, **further_needs(needs)})
     model.reference_heads = dict.fromkeys(map(str, reference_needs(needs)[1]), head) if head else {}
+    put_beside(kept, texts, needs, items_of_worker[dist.get_rank()])
+    for each, steered, _ in steered_texts(needs):
+        assert head is not None
+        model.reference_heads[str(each)] = SteeredHead(head, steered.eta)
     generic = {each: stat for each, stats in needs.items() for stat in stats if isinstance(stat, Generic)}
     for each, stat in generic.items():
         assert head is not None

@@ -129,8 +129,8 @@ class Job:
         return next((term.ascent for term in self.terms if isinstance(term, ForgetObjective)), None)
 
     @property
-    def noise(self) -> float:
-        return next((term.noise for term in self.terms if isinstance(term, ForgetObjective)), 0.0)
+    def initial_noise(self) -> float:
+        return next((term.initial_noise for term in self.terms if isinstance(term, ForgetObjective)), 0.0)
 
     @property
     def schedule(self) -> Schedule:

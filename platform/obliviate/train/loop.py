@@ -38,6 +38,7 @@ from obliviate.train.phases import APART, Phase, plan_updates
 from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
 from obliviate.train.signal import Slices, measure
+from obliviate.train.steered import check_alike, further_needs
 from obliviate.train.updater import Updater
 
 
@@ -134,9 +135,10 @@ class _Trainer:
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])
         self.needs = union_of_needs(self.terms)
-        passes = list(dict.fromkeys((job.anchor, *(each.text for each in self.needs))))
+        passes = list(dict.fromkeys((job.anchor, *(each.text for each in (*self.needs, *further_needs(self.needs))))))
         for step in range(self.schedule.steps):
             self.texts.encode(passes, self.schedule.step(step))
+            check_alike(self.texts, self.needs, self.schedule.step(step))
         apart = any(getattr(job, key) is not None for key in APART)
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
@@ -161,8 +163,8 @@ class _Trainer:
         )
         selects = job.budget is not None or job.validation is not None
         self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
-        if job.noise:
-            distort(self.model, job.noise, job.seed)
+        if job.initial_noise:
+            distort(self.model, job.initial_noise, job.seed)
 
     def resume(self) -> int:
         """Steps already done."""

@@ -28,6 +28,7 @@ from obliviate.scoring import Activation, Stat, needs_reference
 from obliviate.source import export_dtype
 from obliviate.train.phases import APART, plan_updates
 from obliviate.train.reference import scored_at
+from obliviate.train.steered import further_needs
 from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
 from obliviate_eval.records import SCORED, Probe
@@ -110,6 +111,7 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
     of_reference = sum(visited if each.of == "retain" else len(corpus.forget) for each in compared)
     if any(isinstance(stat, Activation) and stat.without for stat in needs.get(Pass.FORGET, {})):
         of_reference += len(corpus.forget)
+    of_reference += len(corpus.forget) * len(further_needs(needs))
     if config.projection is not None:
         of_reference += min(len(corpus.retain), config.projection.texts)
     if isinstance(ascent, Curvature):  # forward for the inputs; forward and backward for the outputs
