@@ -16,8 +16,10 @@ from obliviate.hf import Unlearner
 from obliviate.methods import (
     FORGET_TYPES,
     GA,
+    GD,
     ICKU,
     KL,
+    MASC,
     ME,
     NPO,
     PDU,
@@ -80,6 +82,7 @@ CASES: dict[str, tuple[Term, ...]] = {
     name: terms for name, terms in METHODS.items() if not {term.type for term in terms} & REFUSED
 }
 CASES["me+kl over padding"] = (ME(positions=Positions.PADDED), KL())
+CASES["masc+gd"] = (MASC(), GD())
 CASES["npo+world"] = (NPO(reduction="mean"), World())
 CASES["pdu+disassociation"] = (PDU(), Disassociation())
 
