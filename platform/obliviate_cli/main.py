@@ -40,8 +40,10 @@ class ReportFormat(StrEnum):
 
 @app.command()
 def demo(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Forget two fictitious people, and measure it: `compare` on a built-in config."""
-    follow(load("compare", Path(__file__).with_name("demo.yaml"), overrides or []), dry_run)
+    """Forget two fictitious people, measure it, and attack the models: `compare` and `attack` on built-in configs."""
+    for verb, config in (("compare", "demo.yaml"), ("attack", "demo_attacks.yaml")):
+        follow(load(verb, Path(__file__).with_name(config), overrides or []), dry_run)
+        typer.echo()
 
 
 for name in RECIPES:

@@ -151,6 +151,8 @@ def test_every_config_does_what_its_comment_says(path: Path, monkeypatch: pytest
 def test_the_demos_config_is_valid() -> None:
     run = load(CompareRun, ROOT / "platform" / "obliviate_cli" / "demo.yaml")
     assert [run.unlearning(method, "m").label for method in run.methods] == ["ME+GD", "IDK+AP"]
+    attacked = load(AttackRun, ROOT / "platform" / "obliviate_cli" / "demo_attacks.yaml")
+    assert (attacked.methods, attacked.optim, attacked.runs) == (run.methods, run.optim, run.runs)  # the same models
 
 
 def test_the_published_settings() -> None:

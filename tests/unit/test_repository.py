@@ -78,6 +78,7 @@ def test_files_that_the_package_needs_at_run_time_are_in_it() -> None:
     """They lie inside a package, where the wheel takes them from."""
     for name in (
         "platform/obliviate_cli/demo.yaml",
+        "platform/obliviate_cli/demo_attacks.yaml",
         "platform/obliviate_recipes/requests/certificate.html.j2",
         "evaluation/obliviate_eval/report/template.html.j2",
     ):
