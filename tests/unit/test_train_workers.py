@@ -93,6 +93,10 @@ class Unreadable:
         raise UserError("encoder: /nowhere: no folder with a model")
 
 
+# Trained by four workers as well, more than a micro-batch of each step: one of each kind of what is computed together.
+BY_FOUR = ("ga+gd", "npo+kl", "idk+ap", "pdu", "sku", "whp+kl", "kfade", "circuit_breakers", "elm", "opt_out")
+
+
 def dropping(folder: Path, world: int) -> Job:
     """Two epochs, of which the second has two rows."""
     run = three_steps(folder, folder / f"dropping {world}", METHODS["npo+kl"])
@@ -138,6 +142,8 @@ def dies(metrics: Mapping[str, Any]) -> None:
 
 def trained_in_a_group(folder: Path, world: int) -> None:
     for name, terms in METHODS.items():
+        if world == 4 and name not in BY_FOUR:
+            continue
         metrics: list[Mapping[str, Any]] = []
         train(three_steps(folder, folder / f"{name} {world}", terms), metrics.append)
         held = [step["weights"] for step in metrics]
@@ -213,8 +219,7 @@ def curve(directory: Path) -> list[float]:
     return [part for line in read_steps(directory) for part in line["parts"].values()]
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "world"), [*((name, 2) for name in METHODS), *((name, 4) for name in BY_FOUR)])
 def test_every_loss_of_every_step_is_that_of_one_worker(groups: Path, name: str, world: int) -> None:
     one = curve(groups / f"{name} 1")
     assert len(one) == STEPS * len(METHODS[name])
