@@ -147,6 +147,26 @@ def test_failures_are_tried_again_and_what_was_answered_is_kept(hosted: Hosted, 
     assert left == [(3,), (4,)][: len(left)]
 
 
+def test_a_prompt_that_is_refused_for_good_is_an_empty_answer(hosted: Hosted, tiny: Path) -> None:
+    """By a filter, say: it is asked once, the others are answered, and what was said is kept for a warning."""
+    hosted.refuses = lambda _, body: 400 if body["prompt"][:1] == [3] else None
+    found = engine(hosted, tiny)
+    said = found.generate([(1,), (3,), (2,)], GREEDY)
+    assert [each.text for (each,) in said] == [SAID, "", SAID]
+    assert [body["prompt"] for body in hosted.bodies[1:]].count([3]) == 1
+    scored = found.score([Encoded((5, 6, 7, 8), 2), Encoded((3, 6, 7, 8), 2)])
+    assert [len(each.logp) for each in scored] == [2, 0]
+    assert ["Error code: 400" in each for each in found._server.refused] == [True, True]
+
+
+def test_a_server_that_refuses_every_prompt_is_told(hosted: Hosted, tiny: Path) -> None:
+    found = engine(hosted, tiny)
+    hosted.refuses = lambda _, body: 422
+    with pytest.raises(UserError, match=r"hosted at http://127.*422"):
+        found.generate([(1,), (2,)], GREEDY)
+    assert found._server.refused == []
+
+
 ASKING = """
 import sys
 from pathlib import Path

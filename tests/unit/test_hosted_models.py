@@ -68,6 +68,22 @@ def test_a_hosted_model_is_evaluated_once_however_fast(hosted: Hosted, tiny: Pat
     assert recorded["config"]["engine"] == {"max_model_len": EngineSpec().max_model_len}
 
 
+def test_refused_texts_are_counted_in_a_warning(hosted: Hosted, tiny: Path, tmp_path: Path) -> None:
+    config = values(hosted, tiny, tmp_path)
+    prompts: list[list[int]] = []
+
+    def refuses(_: str, body: dict[str, Any]) -> int | None:
+        if "echo" in body or len(prompts) > 2:
+            return None
+        prompts.append(body["prompt"])
+        return 400 if len(prompts) == 2 else None  # the first is the trial
+
+    hosted.refuses = refuses
+    told = Told()
+    evaluate(config).perform(told)
+    assert "behind: 1 texts were refused for good, and count as empty answers or as unscored" in told.text
+
+
 def test_a_run_that_was_broken_off_asks_only_for_what_is_missing(hosted: Hosted, tiny: Path, tmp_path: Path) -> None:
     config = values(hosted, tiny, tmp_path, price_per_million=PRICES, budget=0.0025)  # twelve requests and the trial
     with pytest.raises(UserError, match=r"model.endpoint.budget: 0.0025: is used up"):

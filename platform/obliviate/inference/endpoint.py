@@ -13,7 +13,7 @@ from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.limits import SAMPLES, reject_unscorable, request_seed, room
-from obliviate.inference.server import KEY, PLAIN, TRIAL, WAYS, Server, Way
+from obliviate.inference.server import KEY, PLAIN, TRIAL, WAYS, RefusedError, Server, Way
 from obliviate.models import load_tokenizer, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 
@@ -65,7 +65,8 @@ class EndpointEngine:
     """Satisfies WhiteBox, but refuses what needs weights.
 
     A generation's token ids are its text's, tokenised again, where the server gives the text alone (vLLM gives them).
-    Raises UserError where the server does not take a trial request.
+    A prompt that the server refuses for good (a filter of content) gets an empty answer, or no scores, and is told of
+    in `server.refused`, unless it refuses all of them. Raises UserError where the server takes no trial request.
     """
 
     def __init__(
@@ -114,13 +115,14 @@ class EndpointEngine:
         def tokens(_: tuple[int, ...], said: list[Generation]) -> int:
             return sum(len(each.token_ids) for each in said)
 
-        return self._each(prompts, lambda prompt: self._said(prompt, sampling), tokens, on_chunk)
+        silence = [Generation("", (), False)] * sampling.samples
+        return self._each(prompts, lambda prompt: self._said(prompt, sampling), tokens, on_chunk, silence)
 
     def score(self, texts: Sequence[Encoded], on_chunk: "OnChunk | None" = None) -> list[ScoredText]:
         """A text is without any statistics where the server gives no log-probabilities, or counts other tokens."""
         reject_unscorable(texts, self._limit)
         _ = self.scores  # tried once, not by every thread
-        return self._each(texts, self._scored, lambda text, _: len(text.answer_ids), on_chunk)
+        return self._each(texts, self._scored, lambda text, _: len(text.answer_ids), on_chunk, ScoredText((), ()))
 
     def moments(self, texts: Sequence[Encoded], on_chunk: "OnChunk | None" = None) -> list[ScoredText]:
         raise UserError(f"{KEY}: the whole distribution of each token (moments) {WEIGHTS}")
@@ -196,9 +198,12 @@ class EndpointEngine:
         ask: Callable[[Item], Result],
         tokens_of: Callable[[Item, Result], int],
         on_chunk: "OnChunk | None",
+        nothing: Result,
     ) -> list[Result]:
-        """The items' answers. Where one fails, those that are under way are still waited for: they have been paid."""
+        """The items' answers; `nothing` of those that are refused, where others are taken. Where one fails, those that
+        are under way are still waited for: they have been paid."""
         results: dict[int, Result] = {}
+        refused: dict[int, RefusedError] = {}
         failed: BaseException | None = None
         tokens = 0
         with ThreadPoolExecutor(self._server.spec.concurrency) as threads:
@@ -207,7 +212,10 @@ class EndpointEngine:
                 for future in as_completed(places):
                     if future.cancelled():
                         continue
-                    if (error := future.exception()) is not None:
+                    if isinstance(error := future.exception(), RefusedError):
+                        refused[places[future]] = error
+                        continue
+                    if error is not None:
                         failed = failed or error
                         for each in places:
                             each.cancel()
@@ -222,6 +230,13 @@ class EndpointEngine:
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
+        if failed is None and refused and not results:
+            failed = next(iter(refused.values()))
         if failed is not None:
             raise failed
+        self._server.refused += map(str, refused.values())
+        for place in refused:
+            results[place] = nothing
+            if on_chunk is not None:
+                on_chunk([place], [nothing])
         return [results[place] for place in range(len(items))]

@@ -20,6 +20,10 @@ OF_THE_WAY = {400, 404, 405, 415, 422, 500, 501}  # may be about how it was aske
 PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
 
 
+class RefusedError(UserError):
+    """This request is not taken, however often it is sent: a filter of content, say. The next one may be."""
+
+
 @dataclass(frozen=True)
 class Way:
     """How a prompt is sent: as chat messages, as token ids, or as their text. `plain`: with more keys than OpenAI's."""
@@ -84,16 +88,20 @@ class Server:
         self._lock, self.requests, self.spent = Lock(), 0, 0.0
         self.way: Way | None = None  # once it is known
         self.reading: int | None = None  # which of the engine's READINGS it answers; -1: none
+        self.refused: list[str] = []  # what was said of prompts that were not taken
 
     def post(self, chat: bool, body: dict[str, Any], tokens: int) -> list[Any]:
         """The choices of the answer. `tokens`: of the prompt, for servers that do not count.
 
-        Raises UserError where the budget is used up, and where no answer comes.
+        Raises RefusedError for a request that is not taken as it is, UserError where the budget is used up, and where
+        no answer comes.
         """
         import openai
 
         try:
             choices = self._post(chat, body, tokens)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            raise RefusedError(str(self.told(error))) from error
         except (openai.APIError, ValueError) as error:
             raise self.told(error) from error
         if not choices:

@@ -60,6 +60,17 @@ def warnings(
     ]
 
 
+def refusals(server: Server) -> list[str]:
+    """A warning where prompts were refused since it was last asked for one."""
+    refused, server.refused = server.refused, []
+    if not refused:
+        return []
+    return [
+        f"{len(refused)} texts were refused for good, and count as empty answers or as unscored: a filter that lets no "
+        f"question through says nothing of what the model knows. The first: {refused[0]}"
+    ]
+
+
 def longest(model: ModelSpec, engine: EngineSpec) -> int:
     """Tokens of prompt and answer together. How many positions a hosted model has, its server knows."""
     return engine.max_model_len if model.endpoint is not None else context_limit(engine, load_config(model))

@@ -226,6 +226,9 @@ class Records(Stage):
             with self.shared.engine(model, run.directory / ANSWERS, pace) as engine:
                 tasks = self._tasks(engine, encoder)
                 records(engine, encoder, corpus.evaluation, spec, run.directory, pace.begin)
+        if model.endpoint is not None:
+            for warning in hosted.refusals(self.shared.servers[model.endpoint]):
+                events.warned(f"{self.name}: {warning}")
         write_json(run.directory / TASKS_FILE, TASKS.dump_python(tasks, mode="json"))
         return {"records": RECORDS_FILE, "tasks": TASKS_FILE}
 
