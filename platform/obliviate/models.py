@@ -12,6 +12,7 @@ from obliviate import companions, storage
 from obliviate.data.chat import FIXED_DATE
 from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
+from obliviate.fingerprint import fingerprint
 from obliviate.layout import in_files
 from obliviate.linear import adapted_weights, linear_weights
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, record_of, whole_folder
@@ -69,7 +70,7 @@ def _text(file: Path) -> str:
 
 
 def _content_of_weights(spec: ModelSpec) -> str:
-    """Of what a run's record says that it was made of, of the files' sizes and times, or of the hub id."""
+    """Of what a run's record says that it was made of, of what the files hold, or of the hub id."""
     located = Path(locate(spec.source))
     if not located.exists() and spec.base is None:
         return content_hash([spec.source, spec.revision])
@@ -82,7 +83,8 @@ def _content_of_weights(spec: ModelSpec) -> str:
         return made_by(found or content_hash([file.read_text(encoding="utf-8") for file in record]), located.name)
     files = sorted(located.rglob("*")) if located.is_dir() else [located]
     files = [file for file in files if file.is_file() and file.name != storage.MARK]
-    listed: list[Any] = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    root = located if located.is_dir() else located.parent
+    listed: list[Any] = [[file.relative_to(root).as_posix(), fingerprint(file)] for file in files]
     return content_hash([*listed, *([] if base is None else [_content_of_weights(base)])])
 
 

@@ -235,9 +235,13 @@ def remove(path: Path) -> None:
                     files.delete_file(each)
 
 
+def user_cache() -> Path:
+    """What may be lost without harm lies here."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "obliviate"
+
+
 def _stores() -> Path:
-    cache_folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return cache_folder.absolute() / "obliviate" / "stores"
+    return user_cache() / "stores"
 
 
 @cache

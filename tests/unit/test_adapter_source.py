@@ -132,6 +132,12 @@ def test_another_base_is_another_model(adapter: Path) -> None:
     before = content_of(spec)
     assert content_of(spec) == before
     os.utime(adapter.parent / "base" / "model.safetensors", (1, 1))
+    assert content_of(spec) == before  # the same bytes
+    with (adapter.parent / "base" / "model.safetensors").open("r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        last = handle.read(1)[0]
+        handle.seek(-1, os.SEEK_END)
+        handle.write(bytes([last ^ 1]))
     assert content_of(spec) != before
 
 
