@@ -16,6 +16,7 @@ from obliviate.schema import ModelSpec
 from obliviate.train.log import read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.model import Kind, ModelReport
+from obliviate_eval.report.still_said import still_said
 from obliviate_eval.report.terminal import Comparison, beyond_retain
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.events import Events
@@ -89,10 +90,13 @@ def write(
             "Forget efficacy also rewards answers less likely than a model that never knew them gives. From the retain "
             f"model's: {distances}."
         )
+    notes += still_said(models)
     reported = [replace(model, provenance={**model.provenance, "machine": machine()}) for model in models]
     build_report(title, reported, notes, path, sections)
     write_json(path.with_suffix(".json"), report_json(reported))
     events.shown(Comparison(models))
+    for line in still_said(models):
+        events.warned(line)
     events.said(f"on {machine()}; another processor rounds otherwise, and may train other models of the same seed")
     events.said(f"report: {storage.name(path)}")
 

@@ -19,7 +19,9 @@ from obliviate_eval.forget_quality import ForgetQuality
 from obliviate_eval.paired import Difference, Differences
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.report.build import ModelReport, build_report, report_json
+from obliviate_eval.report.model import Kind
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, looks
+from obliviate_eval.report.still_said import still_said
 from obliviate_eval.report.terminal import Comparison, beyond_retain, differences_table
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
@@ -328,6 +330,20 @@ def test_forget_efficacy_stands_beside_the_retain_models() -> None:
     assert "-0.43" in texts[0]
     assert "FE also rewards answers less likely than a model that never knew gives" in texts[0]
     assert "-0.43" not in texts[1]
+
+
+def test_what_is_still_said_is_counted_beside_the_retain_model() -> None:
+    def model(name: str, kind: Kind, said: float) -> ModelReport:
+        found = evaluation(0.5, 0.5)
+        of_forget = {**found.sets["forget"], "key_said": Figure(value=said, low=None, high=None, scored=20, unscored=0)}
+        return ModelReport(name, kind, found.model_copy(update={"sets": {**found.sets, "forget": of_forget}}))
+
+    never_knew = model("retain", "retain", 0.1)
+    models = [model("before", "target", 1.0), model("half", "unlearned", 0.35), model("gone", "unlearned", 0.1)]
+    [line] = still_said([never_knew, *models])
+    assert line.startswith("half still says 7 of the 20 facts it was to forget, the retain model 2: raise optim.epochs")
+    assert [each.split()[0] for each in still_said(models)] == ["half", "gone"]  # nothing says what is chance
+    assert still_said([ModelReport("x", "unlearned", evaluation(0.5, 0.5))]) == []  # a suite without key facts
 
 
 def test_terminal_takes_names_as_they_are() -> None:
