@@ -105,7 +105,13 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "kfade": (KFADE(eta=0.1, steps=3, damping=1.0, texts=5),),
     "distortion+kl": (Distortion(), GD(), KL()),
     "distance+gd": (Distance(weight=30), GD()),
-    "circuit_breakers": (CircuitBreakers(layers=(0, 1)), Representations(layers=(0, 1)), Orthogonal(layers=(1,))),
+    # Where it starts, a cosine of 1 has no gradient but rounding's, which AdamW would make a whole step of: so with GD.
+    "circuit_breakers+gd": (
+        CircuitBreakers(layers=(0, 1)),
+        Representations(layers=(0, 1)),
+        Orthogonal(layers=(1,)),
+        GD(),
+    ),
     "shred": (SHRED(top=20, skip=1),),
     "mlp_breaking": (
         MLPBreaking(layers=("model.layers.0.mlp", "model.layers.1.mlp"), without=3),

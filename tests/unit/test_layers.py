@@ -9,7 +9,7 @@ import pytest
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
-from obliviate_recipes.stages import training as stages
+from obliviate.train import launch as trainer
 from obliviate_recipes.stages.layers import layered
 from recipes import unlearned
 from tiny import tiny_model_folder
@@ -41,7 +41,7 @@ def test_the_trainings_are_a_chain_and_each_is_made_once(
         tiny_model_folder(folder, seed=len(jobs) + 1)
         jobs.append((job, folder))
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
 
     def unlearn(*overrides: str) -> Path:
         values = {

@@ -311,7 +311,7 @@ class TestMistakes:
     def test_an_unknown_name_lists_those_of_packages(self, site: Path) -> None:
         assert mistake(method={"type": "cappd"}) == "run.yaml: method.type: 'cappd' is not known; did you mean capped?"
         assert mistake(method="zzz").endswith(", opt_out, snap, capped")
-        assert mistake(method="npo+zzz").endswith(", world, wasserstein, keep")
+        assert mistake(method="npo+zzz").endswith(", representations, orthogonal, keep")
         assert mistake(method="npo", data={"type": "zzz"}).endswith(", pistol, towns")
 
     def test_a_value_that_the_class_refuses(self, site: Path) -> None:

@@ -17,7 +17,7 @@ from obliviate.errors import UserError
 from obliviate.models import load_pretrained
 from obliviate.sanitise import retained_directions, sanitised
 from obliviate.schema import ModelSpec
-from obliviate_recipes.stages import training as stages
+from obliviate.train import launch as trainer
 from recipes import unlearned
 from tiny import tiny_model_folder
 
@@ -87,7 +87,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         shutil.copytree(other, folder)
         folders.append(folder)
 
-    monkeypatch.setattr(stages, "launch", launch)
+    monkeypatch.setattr(trainer, "launch", launch)
     return folders
 
 

@@ -16,7 +16,8 @@ from obliviate.train.produce import train_and_write
 from obliviate_eval.report.plots import held_out_curve, looks
 from obliviate_recipes.costs.training import CHOSEN_BYTES
 from obliviate_recipes.stage import perform
-from obliviate_recipes.stages.selecting import Chosen, HeldOut
+from obliviate_recipes.stages.chosen import Chosen
+from obliviate_recipes.stages.selecting import HeldOut
 from obliviate_recipes.stages.training import Unlearn, unlearning_stage
 from recipes import Told
 

@@ -208,7 +208,7 @@ def test_activation_checkpointing_and_a_layers_hidden_states_go_together(tiny: P
 
 def test_a_scheduled_weight_is_that_of_each_step(tiny: Path, tmp_path: Path) -> None:
     """Four steps, of which the first begins at the ramp's beginning; the loss is as it was weighed."""
-    run = job(tiny, tmp_path, METHODS["circuit_breakers"])
+    run = job(tiny, tmp_path, METHODS["circuit_breakers+gd"])
     train(run, quiet)
     lines = read_steps(run.directory)
     assert [line["weights"]["circuit_breakers"] for line in lines] == [23 * (1 - done / 16) for done in range(4)]

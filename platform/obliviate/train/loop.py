@@ -93,7 +93,8 @@ def _take_steps(trainer: "_Trainer", start: int, report: Reporter | None) -> Non
     trainer.watch(start)
     for step in range(start, trainer.schedule.steps):
         if trainer.stops:
-            break
+            trainer.watch(step + 1)  # nothing moves any longer: that is how the model would be
+            continue
         if not trainer.items(step):
             continue  # nothing of this step's rows is left to forget
         metrics = trainer.step(step) | trainer.between(step + 1)

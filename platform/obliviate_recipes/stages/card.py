@@ -16,9 +16,9 @@ from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 from obliviate_recipes.events import Events
+from obliviate_recipes.stages.chosen import Chosen
 from obliviate_recipes.stages.dropping import dropped_section
 from obliviate_recipes.stages.judged import JUDGED, line
-from obliviate_recipes.stages.selecting import Chosen
 
 CARD = "README.md"
 MEASURED = "measured.json"  # beside the model's folder: what each suite measured, the last time

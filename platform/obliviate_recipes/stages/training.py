@@ -41,12 +41,13 @@ from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, origin
 from obliviate_recipes.stages import nearness
 from obliviate_recipes.stages.alternatives import Alternatives, missing_alternatives
 from obliviate_recipes.stages.card import write_card
+from obliviate_recipes.stages.chosen import Chosen
 from obliviate_recipes.stages.dropping import write_dropped
 from obliviate_recipes.stages.filtering import Filter
 from obliviate_recipes.stages.judged import JUDGED
 from obliviate_recipes.stages.layers import layer, layered
 from obliviate_recipes.stages.sanitisation import Sanitised
-from obliviate_recipes.stages.selecting import Chosen, HeldOut
+from obliviate_recipes.stages.selecting import HeldOut
 
 # Left out of a run's content hash: what changes where and how fast it computes, but not what; and what says where texts
 # come from, which enter by their content. So a changed evaluation set, or its limit, trains nothing again. With dropout
