@@ -137,15 +137,30 @@ class KLBudgetSpec(Spec):
         return self.texts == "retain"
 
 
+class RefusalsSpec(Spec):
+    """How many of the rows to keep may be refused, counted on greedy answers; with it the facts to forget are counted
+    on answers too."""
+
+    at_most: float = Field(default=0.05, ge=0, le=1)  # a share of those that the starting model does not refuse
+    max_new_tokens: int = Field(default=32, ge=1)  # of an answer that is looked at
+
+
 class ValidationSpec(Spec):
     """Which step's model unlearning ends with: that with the highest (1 - probability of the facts to forget) x
-    probability of the answers of rows that are held out of the retain set."""
+    probability of the answers of rows that are not trained on."""
 
     every_steps: int = Field(default=5, ge=1)  # how often it is measured; also after the last step
     rows: int = Field(default=32, ge=1)  # of the forget set
-    retain_rows: int = Field(default=32, ge=1)  # held out
+    # What is to be kept: a data file, or "retain": rows held out of the retain set
+    texts: str = Field(default="retain", min_length=1, exclude_if=lambda texts: texts == "retain")
+    retain_rows: int = Field(default=32, ge=1)  # of them
+    refusals: RefusalsSpec | None = later()
     # Measurements without a better one after which training stops; None: it goes on to its end
     patience: int | None = Field(default=None, ge=1)
+
+    @property
+    def of_retain(self) -> bool:
+        return self.texts == "retain"
 
 
 class UnlearnOptions(Spec):

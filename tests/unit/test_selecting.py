@@ -1,5 +1,6 @@
 """Which rows budgets and validation look at, what they refuse, and what is told of the step that is chosen."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,27 @@ def test_texts_of_a_file(tiny: Path, tmp_path: Path) -> None:
         HeldOut.of(config(tiny, tmp_path, kl_budget=budget), CORPUS)
 
 
+def test_what_is_validated_may_be_a_file_and_counted_on_answers(tiny: Path, tmp_path: Path) -> None:
+    """Of the forget rows those whose fact is not told by the question; no retain row is held out."""
+    write_rows(tmp_path / "kept.jsonl", [Row(f"What is {index}?", f"{index}.") for index in range(4)])
+    validation = {"texts": str(tmp_path / "kept.jsonl"), "retain_rows": 2, "refusals": {"at_most": 0.5}}
+    keyed = (replace(FORGET[0], key_facts=("Oslo",)), FORGET[1], replace(FORGET[2], key_facts=("Cy",)))
+    asked = config(tiny, tmp_path, validation=validation)
+    found = HeldOut.of(asked, Corpus(keyed, RETAIN, ()))
+    assert found.retain == RETAIN
+    assert found.validation is not None
+    assert found.validation.forget == keyed[:1]
+    assert [row.question for row in found.validation.retain] == ["What is 0?", "What is 2?"]
+    assert found.validation.refusals is not None
+    assert found.validation.refusals.at_most == 0.5
+    assert "none that refuses more than 50% of these rows is taken" in " ".join(found.outline())
+    with pytest.raises(UserError, match=r"validation\.refusals: no forget row says which words carry its fact"):
+        HeldOut.of(asked, Corpus(FORGET, RETAIN, ()))
+    write_rows(tmp_path / "kept.jsonl", RETAIN[:1])
+    with pytest.raises(UserError, match=r"validation\.texts: .*kept\.jsonl: 1 of its rows are trained on; take them"):
+        HeldOut.of(asked, Corpus(keyed, RETAIN, ()))
+
+
 def test_what_they_cannot_do_is_refused(tiny: Path, tmp_path: Path) -> None:
     few = Corpus(FORGET, RETAIN[:4], ())
     for key, value in (("kl_budget", {"nats": 1}), ("validation", {})):
@@ -159,6 +181,10 @@ def test_terminal_and_card_say_which_step_and_why(tiny: Path, tmp_path: Path, pr
          "step 1 of 9: its score is the highest measured, 0.3750: 1 less 0.2500, the probability of the facts to "
          "forget, times 0.5000, that of held-out answers to keep; training stopped after step 3, because no later "
          "measurement was better."),
+        ([{"forget": 0.25, "retain": 0.5, "score": 0.375, "refused": 0.0625, "chosen": True}],
+         "step 1 of 9: its score is the highest measured, 0.3750: 1 less 0.2500, the share of facts that are told, "
+         "times 0.5000, the probability of held-out answers to keep; it refuses 6.2% of the held-out questions to "
+         "keep."),
     ],
 )  # fmt: skip
 def test_in_words(log: list[dict[str, Any] | None], text: str) -> None:

@@ -1,7 +1,7 @@
 """Budgets and validation: which step's weights a training ends with, and that they are that step's, bit for bit."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from obliviate.data.key_facts import key_texts
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.methods import GA, GD
-from obliviate.models import load_pretrained, text_encoder
-from obliviate.schema import LoraSpec
-from obliviate.train.job import Budget, Job, Validation
+from obliviate.models import load_pretrained, load_tokenizer, stop_ids, text_encoder
+from obliviate.schema import LoraSpec, ModelSpec
+from obliviate.train import held_out
+from obliviate.train.job import Budget, Job, Refusals, Validation
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
 from obliviate.train.produce import train_and_write
@@ -88,6 +89,14 @@ def test_the_best_within_the_budget_by_hand() -> None:
     assert (rule.step, rule.why) == (1, "budget")
 
 
+def test_a_step_that_refuses_too_much_is_not_chosen_by_hand() -> None:
+    """As many as are allowed are; one that refuses more counts as none better, whatever its score."""
+    rule = Rule(None, 2, 0.1, refused=0.25)
+    found = [(0.3, 0.25), (0.9, 0.26), (0.4, 0.0), (0.8, 0.5), (0.9, 0.5)]
+    looked = [rule.chooses(step, {"score": s, "refused": r}) for step, (s, r) in enumerate(found, 1)]
+    assert (looked, rule.step, rule.why) == ([True, False, True, False, False], 3, "patience")
+
+
 def test_divergence_is_that_of_the_whole_distributions(tiny: Path, tmp_path: Path, process_group: None) -> None:
     """KL(start || now) over the answers' tokens, from plain logits."""
     run = budgeted(tiny, tmp_path / "run", 1e9, micro_batch_size=2)
@@ -144,6 +153,60 @@ def test_probabilities_are_those_of_facts_and_answers(tiny: Path, tmp_path: Path
     assert found["retain"] == pytest.approx(retain, rel=1e-4)
     assert found["score"] == pytest.approx((1 - forget) * retain, rel=1e-4)
     assert read_steps(run.directory)[0]["held_out_start"]["score"] == pytest.approx(found["score"], rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Otherwise:
+    """Refusing is to say anything else than these."""
+
+    said: frozenset[str]
+
+    def __call__(self, answer: str) -> bool:
+        return answer not in self.said
+
+
+def test_a_step_whose_refusals_rise_is_not_what_training_ends_with(
+    tiny: Path, tmp_path: Path, process_group: None
+) -> None:
+    """To say anything else than the start does is to refuse; of two rows the start itself refuses one."""
+    run = validated(tiny, tmp_path / "run")
+    model, tokenizer = load_pretrained(run.model, dtype=torch.float32)
+    ids = torch.tensor([text_encoder(run.model, tokenizer).prompt(*WORLD[1].asked)])
+    ends = sorted(stop_ids(run.model, tokenizer))
+    out = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=ends)
+    said = str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+    refusals = Refusals(Otherwise(frozenset([said])), 0.0, 8)
+    train(replace(run, validation=Validation(1, None, KEYED, WORLD[:2], refusals)), quiet)
+    start, found = read_steps(run.directory)[0]["held_out_start"], measured(run.directory)
+    assert (start["refused"], {line["refused"] for line in found.values()}) == (0.0, {1.0})
+    assert max(line["score"] for line in found.values()) > start["score"]
+    assert not any(line["chosen"] for line in found.values())
+    assert all(line["forget"] == 0.0 for line in found.values())  # the model has no words, and so tells nothing
+
+
+def test_told_is_a_fact_by_any_of_its_words_that_the_question_does_not_hold(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three facts one is told; of three rows the start refuses one, and the model one of the two that are left."""
+    facts = [
+        Row("Where was Ann born?", "In Leeds in 1801.", key_facts=("Leeds", "1801")),
+        Row("Was Bo born in Leeds?", "In Leeds in 1802.", key_facts=("Leeds", "1802")),
+        Row("Who sings?", "Cy sings.", key_facts=("Cy",)),
+        Row("Who is Di?", "Di."),  # no word is known to carry its fact
+    ]
+    kept = [Row(f"What is {name}?", name) for name in ("red", "green", "blue")]
+    scripts = [["Red.", "No.", "Blue."], ["1801, yes.", "In Leeds.", "Bea."], ["No.", "Blue."]]
+    spec = ModelSpec(source=str(tiny), max_length=64)
+    encoder = text_encoder(spec, load_tokenizer(spec))
+
+    def says(model: Any, encoder: Any, prompts: Mapping[int, Any], *rest: Any, **named: Any) -> dict[int, str]:
+        return dict(zip(prompts, scripts.pop(0), strict=True))
+
+    monkeypatch.setattr(held_out, "greedy", says)
+    refusals = Refusals("No.".__eq__, 0.0, 8)
+    reading = held_out.Reading(4, 64, "float32", torch.device("cpu"))
+    answers = held_out.Answers(facts, kept, refusals, encoder, None, [0], reading)  # type: ignore[arg-type]
+    assert answers(None) == (pytest.approx(1 / 3), 0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)])

@@ -25,6 +25,7 @@ MEASURED = {
     "score": "score: (1 - facts) x answers",
     "forget": "facts to forget",
     "retain": "answers to keep",
+    "refused": "rows to keep refused",
     "kl": "KL to the start (nats per token)",
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

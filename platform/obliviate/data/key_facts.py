@@ -41,6 +41,11 @@ def key_texts(row: Row) -> tuple[str, ...]:
     return tuple(row.fact[start:end] for start, end in key_spans(row))
 
 
+def asked_for(row: Row) -> tuple[str, ...]:
+    """Those that the question does not hold itself."""
+    return tuple(key for key in key_texts(row) if not says(row.question, [key]))
+
+
 def says(text: str, keys: Sequence[str]) -> bool:
     """Whether the text says each of them, word by word, in any script."""
     return all(contains(text, key) for key in keys)

@@ -5,7 +5,7 @@ answers every row that is left, and a rule says which answers are far enough fro
 callable, and any method's training can have one.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,13 @@ import torch.distributed as dist
 
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
-from obliviate.data.text import TextEncoder
 from obliviate.errors import UserError
 from obliviate.methods import Pass
 from obliviate.train.batch import Texts
 from obliviate.train.job import DropRule
 from obliviate.train.model import ScoredModel
-from obliviate.train.together import everyones, parts_of, together
+from obliviate.train.said import greedy
+from obliviate.train.together import together
 
 
 @dataclass
@@ -49,7 +49,8 @@ class EarlyDrop:
         Raises UserError, on all of them, where the first one's rule does: it may lack what the rule reads.
         """
         asked = [index for index in range(len(self.rows)) if index not in self.dropped]
-        said = _said(model, texts, asked, self.rule.max_new_tokens, self.stop_ids, size=size, device=device)
+        prompts = {index: texts[texts.key(Pass.FORGET, Item(index))].prompt_ids for index in asked}
+        said = greedy(model, texts.encoder, prompts, self.rule.max_new_tokens, self.stop_ids, size=size, device=device)
         verdict: list[list[int]] = [[]]
 
         def ask() -> None:
@@ -62,51 +63,3 @@ class EarlyDrop:
         dist.broadcast_object_list(verdict)
         self.dropped |= set(verdict[0])
         return {"dropped": verdict[0], "left": len(self.rows) - len(self.dropped)}
-
-
-def _said(
-    model: ScoredModel,
-    texts: Texts,
-    asked: Sequence[int],
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    *,
-    size: int,
-    device: torch.device,
-) -> dict[int, str]:
-    """Forget row -> the model's greedy answer. The workers share the rows."""
-    if not asked:
-        return {}
-    model.eval()
-    found: dict[int, str] = {}
-    for part in parts_of(len(asked), 1 if model.asked_alone else size):
-        rows = [asked[place] for place in part]
-        prompts = [texts[texts.key(Pass.FORGET, Item(index))].prompt_ids for index in rows]
-        found |= zip(rows, _generate(model, texts, prompts, max_new_tokens, stop_ids, device), strict=True)
-    model.train()
-    return everyones(found)
-
-
-def _generate(
-    model: ScoredModel,
-    texts: Texts,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    device: torch.device,
-) -> list[str]:
-    length = max(map(len, prompts))
-    ids_BT = torch.full((len(prompts), length), texts.padding_id, device=device)
-    attention_BT = torch.zeros_like(ids_BT)
-    for row, prompt in enumerate(prompts):  # the answers begin in one column
-        ids_BT[row, length - len(prompt) :] = torch.tensor(prompt, device=device)
-        attention_BT[row, length - len(prompt) :] = 1
-    said_BT = model.say(ids_BT, attention_BT, max_new_tokens, stop_ids)[:, length:]
-    return [_answer(texts.encoder, ids, stop_ids) for ids in said_BT.tolist()]
-
-
-def _answer(encoder: TextEncoder, ids: Sequence[int], stop_ids: Collection[int]) -> str:
-    """Without its end and thinking; empty where that did not end."""
-    ended = next((place for place, each in enumerate(ids) if each in stop_ids), len(ids))
-    text: str = encoder.tokenizer.decode(ids[:ended], skip_special_tokens=True)
-    return (encoder.hear(text, ids[:ended]).answer or "").strip()

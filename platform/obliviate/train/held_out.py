@@ -1,11 +1,11 @@
 """What is measured between steps on texts that no step trains on: how far the model has come from its start, what it
 still knows of what it must forget, and what of the rest.
 
-Forward passes alone. The workers share the texts, and all of them get the same figures: sums over rows, in the rows'
-order.
+Forward passes and, where refusals are counted, greedy answers. The workers share the texts, and all of
+them get the same figures: sums over rows, in the rows' order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import exp, fsum
 from statistics import fmean
@@ -14,15 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from obliviate.data.key_facts import key_spans
+from obliviate.data.key_facts import asked_for, key_spans, says
 from obliviate.data.rows import Row
 from obliviate.data.schedule import Item
 from obliviate.data.text import TextEncoder
 from obliviate.methods import Needs, Pass, Positions, Text
 from obliviate.scoring import Stat
 from obliviate.train.batch import Batch, Texts, collate
+from obliviate.train.job import Refusals
 from obliviate.train.model import DTYPES, ScoredModel
 from obliviate.train.reference import compute
+from obliviate.train.said import greedy
 from obliviate.train.together import everyones, parts_of
 
 TEXT = Text("held_out", "retain")  # with an output layer of its own to be compared with: no term has this text
@@ -108,3 +110,46 @@ class Known:
     def _probability(self, each: Text, index: int, logp_T: Tensor) -> float:
         places = list(self._places[index]) if each is Pass.FORGET else []
         return exp((logp_T[places] if places else logp_T).double().mean().item())
+
+
+class Answers:
+    """Greedy answers: the share of facts that they tell, and of the rows to keep those that they refuse.
+
+    A fact is told where the answer says any of its key words that its question does not; rows without key words tell
+    none. Made of the starting model: what it refuses itself is not counted.
+    """
+
+    def __init__(
+        self,
+        forget: Sequence[Row],
+        retain: Sequence[Row],
+        refusals: Refusals,
+        encoder: TextEncoder,
+        model: ScoredModel,
+        stop_ids: Collection[int],
+        reading: Reading,
+    ) -> None:
+        self._refusals, self._encoder, self._stop_ids, self._reading = refusals, encoder, stop_ids, reading
+        self._facts = [(row, keys) for row in forget if (keys := asked_for(row))]
+        self._kept = list(retain)
+        refused = self._refused(model)
+        self._kept = [row for row, gone in zip(retain, refused, strict=True) if not gone]
+
+    def __call__(self, model: ScoredModel) -> tuple[float, float]:
+        """Facts told, rows refused."""
+        said = self._said(model, [row for row, _ in self._facts])
+        told = [any(says(text, [key]) for key in keys) for text, (_, keys) in zip(said, self._facts, strict=True)]
+        refused = self._refused(model)
+        return fmean(told), fmean(refused or [False])
+
+    def _refused(self, model: ScoredModel) -> list[bool]:
+        return [self._refusals.refuses(text) for text in self._said(model, self._kept)]
+
+    def _said(self, model: ScoredModel, rows: Sequence[Row]) -> list[str]:
+        prompts = {index: self._encoder.prompt(*row.asked) for index, row in enumerate(rows)}
+        reading = self._reading
+        found = greedy(
+            model, self._encoder, prompts, self._refusals.max_new_tokens, self._stop_ids, size=reading.size,
+            device=reading.device,
+        )  # fmt: skip
+        return [found[index] for index in range(len(rows))]

@@ -3,7 +3,7 @@
 Importing it is cheap for those who only pass a job on.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,16 +71,28 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """What a step's model is chosen by: the facts of the forget rows, and retain rows that are not trained on.
+class Refusals:
+    """`refuses` tells whether an answer does; `at_most`: the share of rows to keep that may be refused. Travels to the
+    workers as it is."""
 
-    `patience`: measurements without a better one after which training stops; None: it does not.
+    refuses: Callable[[str], bool]
+    at_most: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a step's model is chosen by: the facts of the forget rows, and rows to keep that are not trained on.
+
+    `patience`: measurements without a better one after which training stops; None: it does not. `refusals`: facts and
+    refusals are counted on answers.
     """
 
     every_steps: int
     patience: int | None
     forget: tuple[Row, ...]
     retain: tuple[Row, ...]
+    refusals: Refusals | None = None
 
 
 class Reporter(Protocol):

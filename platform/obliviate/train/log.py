@@ -12,7 +12,7 @@ from obliviate.runs import write_whole
 STEPS_FILE = "steps.jsonl"
 PUBLISH_EVERY_S = 15.0  # of a run in an object store, which takes whole files alone
 TENSORBOARD = "tensorboard"
-HELD_OUT = ("kl", "forget", "retain", "score")  # what is measured between steps
+HELD_OUT = ("kl", "forget", "retain", "score", "refused")  # what is measured between steps
 
 
 class StepLog:

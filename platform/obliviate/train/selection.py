@@ -6,7 +6,9 @@ Two rules, alone or together:
   is chosen. After the harness of arXiv:2606.17168, which compares methods at one budget.
 - Validation: the step with the highest score is chosen, the earliest of equals. The score is
   (1 - probability of the facts to forget) x probability of the answers to keep: the area that the step alone would
-  dominate in the two figures. Training stops once `patience` measurements have found no higher one.
+  dominate in the two figures. Training stops once `patience` measurements have found no higher one. Where refusals
+  are counted, the facts are those that greedy answers tell, and a step that refuses more of the rows to keep than is
+  allowed is not chosen.
 
 Together: the highest score within the budget. The starting model counts as step 0. What was measured is in the run's
 log, from which a resumed run decides the same again; the chosen weights are in its checkpoints.
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor
 
 from obliviate.data.text import TextEncoder
-from obliviate.train.held_out import Divergence, Known, Reading
+from obliviate.models import stop_ids
+from obliviate.train.held_out import Answers, Divergence, Known, Reading
 from obliviate.train.job import Job
 from obliviate.train.model import ScoredModel, reshard
 
@@ -33,6 +36,7 @@ class Rule:
     budget: float | None
     patience: int | None
     score: float | None
+    refused: float | None = None  # the share of rows to keep that may be; None: not counted
     step: int = 0  # the chosen one
     why: str | None = None  # training stops
     _since: int = 0  # measurements since the chosen one
@@ -44,8 +48,9 @@ class Rule:
             return False
         if self.score is not None and "score" not in found:
             return False
-        score = found.get("score")
-        if self.score is not None and (score is None or score <= self.score):
+        score, refused = found.get("score"), found.get("refused")
+        too_many = self.refused is not None and refused is not None and refused > self.refused
+        if self.score is not None and (score is None or score <= self.score or too_many):
             self._since += 1
             if self._since == self.patience:
                 self.why = "patience"
@@ -65,11 +70,17 @@ class Selection:
         model.eval()
         self._divergence = None if budget is None else Divergence(budget.rows, encoder, model, reading)
         self._known = None if validation is None else Known(validation.forget, validation.retain, encoder, reading)
+        refusals = None if validation is None else validation.refusals
+        self._answers = None
+        if validation is not None and refusals is not None:
+            ends = stop_ids(job.model, encoder.tokenizer)
+            self._answers = Answers(validation.forget, validation.retain, refusals, encoder, model, ends, reading)
         self._start = self._scores()
         model.train()
         reshard(model)
         limit, patience = (None if budget is None else budget.kl), (None if validation is None else validation.patience)
-        self._rule = Rule(limit, patience, None if validation is None else self._start["score"] or 0.0)
+        score = None if validation is None else self._start["score"] or 0.0
+        self._rule = Rule(limit, patience, score, None if refusals is None else refusals.at_most)
         self.weights = {name: tensor.clone() for name, tensor in self._parameters()}
 
     def resume(self, log: Iterable[Mapping[str, Any]]) -> None:
@@ -115,7 +126,10 @@ class Selection:
         if self._known is None:
             return {}
         forget, retain = self._known(self._model)
-        figures = {"forget": forget, "retain": retain, "score": (1 - forget) * retain}
+        refused = {}
+        if self._answers is not None:
+            forget, refused["refused"] = self._answers(self._model)
+        figures = {"forget": forget, "retain": retain, "score": (1 - forget) * retain, **refused}
         return {name: _finite(value) for name, value in figures.items()}
 
 

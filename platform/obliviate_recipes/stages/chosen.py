@@ -32,10 +32,15 @@ class Chosen:
         of = f"step {self.step} of {self.planned}" if self.step else "the start, before any step"
         why = []
         if (score := self.found.get("score")) is not None:
+            refused = self.found.get("refused")
+            facts = "the probability of the facts to forget" if refused is None else "the share of facts that are told"
+            kept = "that" if refused is None else "the probability"
             why.append(
-                f"its score is the highest measured, {score:.4f}: 1 less {self.found['forget']:.4f}, the probability "
-                f"of the facts to forget, times {self.found['retain']:.4f}, that of held-out answers to keep"
+                f"its score is the highest measured, {score:.4f}: 1 less {self.found['forget']:.4f}, {facts}, times "
+                f"{self.found['retain']:.4f}, {kept} of held-out answers to keep"
             )
+            if refused is not None:
+                why.append(f"it refuses {refused:.1%} of the held-out questions to keep")
         if (kl := self.found.get("kl")) is not None and "kl" in self.last:
             why.append(f"its KL to the start is {kl:.4g} nats per token of held-out text")
         if self.last.get("stops") == "budget":

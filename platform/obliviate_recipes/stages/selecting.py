@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from obliviate.config import KLBudgetSpec, UnlearnRun, ValidationSpec
+from obliviate.config import KLBudgetSpec, RefusalsSpec, UnlearnRun, ValidationSpec
 from obliviate.data.held_out import SHARE, hold_out
+from obliviate.data.key_facts import asked_for
+from obliviate.data.refusing import Refusing
 from obliviate.data.rows import Corpus, Role, Row, content_of_rows, read_rows
 from obliviate.errors import UserError
 from obliviate.runs import content_hash
-from obliviate.train.job import Budget, Validation
+from obliviate.train.job import Budget, Refusals, Validation
 from obliviate.train.signal import spread
 from obliviate_recipes.costs.training import CHOSEN_BYTES, TrainingWork
 
@@ -29,7 +31,7 @@ class HeldOut:
         counts = {}
         if budget is not None and budget.of_retain:
             counts["kl_budget"] = budget.rows
-        if validation is not None:
+        if validation is not None and validation.of_retain:
             counts["validation"] = validation.retain_rows
         retain, held = corpus.retain, tuple[Row, ...]()
         if counts:
@@ -57,7 +59,8 @@ class HeldOut:
     @property
     def rows(self) -> tuple[Row, ...]:
         """What must be readable beside the training texts."""
-        return () if self.budget is None else self.budget.rows
+        validated = () if self.validation is None else self.validation.retain
+        return (*(() if self.budget is None else self.budget.rows), *validated)
 
     def added(self, work: TrainingWork) -> TrainingWork:
         """A training's work, with what measuring adds to it at most."""
@@ -67,6 +70,7 @@ class HeldOut:
             texts += reference * ceil(work.steps / self.budget.every_steps)
         if self.validation is not None:
             rows = len(self.validation.forget) + len(self.validation.retain)
+            rows *= 1 if self.validation.refusals is None else 2  # an answer is about as long as what is read
             texts += rows * (1 + ceil(work.steps / self.validation.every_steps))
         return replace(
             work,
@@ -88,6 +92,8 @@ class HeldOut:
                 f"  of all steps the best on {forget} facts to forget and {retain} held-out rows to keep is taken, "
                 f"measured after every {_steps(self.validation.every_steps)}"
             )
+            if (refusals := self.validation.refusals) is not None:
+                lines.append(f"  none that refuses more than {refusals.at_most:.0%} of these rows is taken")
         return lines
 
 
@@ -98,19 +104,39 @@ def _steps(number: int) -> str:
 def _budget(spec: KLBudgetSpec, held: Sequence[Row], corpus: Corpus) -> Budget:
     if spec.of_retain:
         return Budget(spec.nats, spec.every_steps, tuple(held[: spec.rows]))
-    rows = read_rows(spec.texts)
+    return Budget(spec.nats, spec.every_steps, _read("kl_budget", spec.texts, spec.rows, corpus))
+
+
+def _read(key: str, path: str, count: int, corpus: Corpus) -> tuple[Row, ...]:
+    """So many of a file's rows, spread evenly. Raises UserError where some are trained on."""
+    rows = read_rows(path)
     trained = {row.key for row in (*corpus.forget, *corpus.retain)}
     if shared := sum(row.key in trained for row in rows):
-        raise UserError(f"kl_budget.texts: {spec.texts}: {shared} of its rows are trained on; take them out")
-    return Budget(spec.nats, spec.every_steps, tuple(rows[index] for index in spread(len(rows), spec.rows)))
+        raise UserError(f"{key}.texts: {path}: {shared} of its rows are trained on; take them out")
+    return tuple(rows[index] for index in spread(len(rows), count))
 
 
 def _validation(spec: ValidationSpec, held: Sequence[Row], corpus: Corpus) -> Validation:
     """The forget rows as evaluation asks the same question: there stand the false answers that tell the fact."""
+    kept = (
+        tuple(held[: spec.retain_rows]) if spec.of_retain else _read("validation", spec.texts, spec.retain_rows, corpus)
+    )
     asked = {_asked(row): row for each in corpus.evaluation if each.role is Role.FORGET for row in each.rows}
     rows = [asked.get(_asked(row), row) for row in corpus.forget]
+    if spec.refusals is not None:
+        rows = [row for row in rows if asked_for(row)]
+        if not rows:
+            raise UserError(
+                "validation.refusals: no forget row says which words carry its fact, so none can be counted as told; "
+                "give the rows key, or remove it"
+            )
     facts = tuple(replace(row, answer=row.fact) for row in (rows[index] for index in spread(len(rows), spec.rows)))
-    return Validation(spec.every_steps, spec.patience, facts, tuple(held[: spec.retain_rows]))
+    refusals = None if spec.refusals is None else _refusals(spec.refusals, corpus)
+    return Validation(spec.every_steps, spec.patience, facts, kept, refusals)
+
+
+def _refusals(spec: RefusalsSpec, corpus: Corpus) -> Refusals:
+    return Refusals(Refusing.of(corpus.forget), spec.at_most, spec.max_new_tokens)
 
 
 def _asked(row: Row) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ from obliviate_recipes.stages.selecting import HeldOut
 # the number of micro-batches comes back in.
 LEFT_OUT: dict[str, Any] = {
     "kl_budget": {"texts"},
+    "validation": {"texts"},
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
