@@ -29,12 +29,14 @@ def test_from_a_name_and_texts_to_an_unlearned_model(tmp_path: Path) -> None:
         "model": {"source": str(tiny_model_folder(tmp_path / "model")), "compute_dtype": "float32", "max_length": 128},
         "entity": {"name": "Ann Lee", "texts": [str(tmp_path / "ann.txt")]},
         "neighbours": [{"name": "Bo Lee"}, {"name": "Cy"}],
-        "questions": [{"type": "templates", "path": str(tmp_path / "names.txt")}, {"type": "model"}],
+        "questions": [{"type": "templates", "path": str(tmp_path / "names.txt")}, {"type": "facts"}, {"type": "model"}],
         "replies": {"type": "model", "samples": 2, "max_new_tokens": 4},
         "positives": {"per_question": 1, "encoder": f"package:{ENCODER}"},
         "generation": {"max_new_tokens": 6},
         "engine": {"type": "hf", "dtype": "float32", "cpus_per_replica": 0.5, "max_model_len": 384},
-        "optim": {"epochs": 2, "batch_size": 1},
+        "unlearn": {"validation": {"every_steps": 8, "rows": 2, "retain_rows": 2, "refusals": {"max_new_tokens": 2}}},
+        "frames": 1,
+        "optim": {"epochs": 1, "batch_size": 8},
         "cluster": {"address": "local", "cpus_per_worker": 0.5},
         "runs": str(tmp_path / "runs"),
     }  # fmt: skip
@@ -44,9 +46,15 @@ def test_from_a_name_and_texts_to_an_unlearned_model(tmp_path: Path) -> None:
     forget, retain = (read_rows(made / f"{name}.jsonl") for name in ("forget", "retain"))
     assert {row.question for row in forget} >= {"Who is Ann Lee?", "Where does Ann Lee live?"}
     assert all(row.refusals and row.answer for row in forget)
-    # The nearest to a question is the same question about the neighbour.
-    assert {row.question for row in retain} == {"Who is Bo Lee?", "Where does Bo Lee live?"}
+    assert {row.question for row in retain} >= {"Who is Bo Lee?", "Where does Bo Lee live?"}
+    assert any(row.entity is None for row in retain)
+    assert any(row.answer_prefix for row in forget)
+    (reached,) = (tmp_path / "runs").glob("reached-*")
+    outcome = json.loads((reached / "outcome.json").read_text())
+    assert outcome["facts"] == 2
+    assert outcome["answered"] > 0
     steps = read_steps(folder.parent)
+    assert "refused" in steps[-1]["held_out"]
     assert set(steps[0]["parts"]) == {"idk", "gd", "wasserstein"}
     assert steps[-1]["parts"]["wasserstein"] > 0
     assert json.loads((folder.parent / "run.json").read_text())["label"] == "snap-Ann Lee"

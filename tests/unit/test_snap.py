@@ -1,5 +1,6 @@
 """SNAP's rows, with a model and an encoder that answer from a list: what is asked, chosen, left out, and refused."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from obliviate.train.batch import Texts
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.snap import data
 from obliviate_recipes.snap.data import SnapRows, whole
-from obliviate_recipes.snap.positives import near_misses
+from obliviate_recipes.snap.positives import CONTEXT, GENERAL, NearMisses, near_misses
 from obliviate_recipes.snap.questions import TEMPLATES, question_in, sentences
 from obliviate_recipes.snap.replies import ModelReplies, telling
 from obliviate_recipes.snap.spec import SnapRun
@@ -43,7 +44,7 @@ class Scripted:
         self.samplings: list[GenerationSpec] = []
         self.reply = ["I know nothing of her.", "She is from Leeds.", ""]
 
-    def __call__(self, prompts: Sequence[str], sampling: GenerationSpec) -> list[list[str]]:
+    def __call__(self, prompts: Sequence[Any], sampling: GenerationSpec) -> list[list[str]]:
         self.asked += prompts
         self.samplings.append(sampling)
         return [self._said(prompt)[: sampling.samples] for prompt in prompts]
@@ -89,6 +90,8 @@ def config(tiny: Path, folder: Path, **changed: Any) -> SnapRun:
         "entity": {"name": "Ann Lee", "texts": [str(folder / "ann.txt")]},
         "neighbours": [{"name": "Bo"}, {"name": "Cy"}, {"name": "Di"}],
         "questions": [{"type": "templates"}],
+        "unlearn": {"validation": None},
+        "frames": 0,
         "runs": str(folder / "runs"),
         **changed,
     }
@@ -105,24 +108,27 @@ def made(config: SnapRun) -> tuple[Any, str]:
 def test_negatives_have_replies_and_the_models_answers_and_positives_have_those_alone(
     tiny: Path, tmp_path: Path, model: Scripted
 ) -> None:
-    """Bo and Cy are trained on and Di is measured; none of the questions that are kept names Ann Lee."""
+    """Bo and Cy are trained on and Di is measured; none of the questions that are kept names Ann Lee. A quarter of the
+    48 hard positives are general instructions; each neighbour has the 16 questions that there are."""
     corpus, printed = made(config(tiny, tmp_path))
     assert len(corpus.forget) == len(TEMPLATES)
     assert corpus.forget[0].question == "Who or what is Ann Lee?"
     assert corpus.forget[0].answer == "An answer to: Who or what is Ann Lee?"
     assert "I have never heard of Ann Lee." in corpus.forget[0].refusals
-    assert {row.entity for row in corpus.retain} == {"Bo", "Cy"}
+    assert Counter(row.entity for row in corpus.retain) == {"Bo": 16, "Cy": 16, None: 12}
     assert all(row.answer == f"An answer to: {row.question}" and not row.refusals for row in corpus.retain)
     _, measured = corpus.evaluation
     assert {row.entity for row in measured.rows} == {"Di"}
-    assert "Ann Lee: 16 negative instructions" in printed
-    assert "near misses, the nearest at a cosine of 1.00" in printed
+    assert "Ann Lee: 16 negative instructions, 0 questions for the end alone" in printed
+    assert "Bo: 16 of 16 questions are hard positives, the nearest at a cosine of 1.00" in printed
+    assert "general instructions: 12 of 24 questions" in printed
 
 
 def test_the_texts_are_asked_about_unless_told_otherwise(tiny: Path, tmp_path: Path, model: Scripted) -> None:
     """With a config that names no source of questions; of three sentences one is long enough."""
     values = config(tiny, tmp_path).model_dump(mode="json", exclude={"questions"})
     corpus, _ = made(build(SnapRun, values, where="test"))
+    assert "Ann Lee was born in which place?" in {row.question for row in corpus.forget}
     assert "Where was Ann Lee born?" in {row.question for row in corpus.forget}
     assert sum("Write one question about Ann Lee" in prompt for prompt in model.asked) == 1
 
@@ -173,24 +179,24 @@ def test_files_of_questions_and_replies(tiny: Path, tmp_path: Path, model: Scrip
     replies = {"type": "file", "path": str(tmp_path / "replies.txt")}
     corpus, _ = made(config(tiny, tmp_path, questions=from_file, replies=replies))
     assert [(row.answer, row.refusals) for row in corpus.forget] == [("Leeds.", ("Hm.",))]
-    assert [row.question for row in corpus.retain] == ["Where is Bo from?"]
+    assert [row.question for row in corpus.retain if row.entity] == ["Where is Bo from?"]
     assert [row.question for row in corpus.evaluation[1].rows] == ["Where is Di from?"]
     both = [*from_file, {"type": "templates"}]
     corpus, _ = made(config(tiny, tmp_path, questions=both, replies=replies))
     assert corpus.forget[1].refusals == ("Ann Lee? No idea.", "Pass.")
 
 
-def test_candidates_are_near_misses_too(tiny: Path, tmp_path: Path, model: Scripted) -> None:
-    """A general question is chosen where it is nearest; with an answer it keeps it, and one about Ann Lee is none."""
+def test_candidates_are_general_instructions(tiny: Path, tmp_path: Path, model: Scripted) -> None:
+    """In place of the project's own; with an answer it keeps it, and one about Ann Lee is none."""
     (tmp_path / "general.jsonl").write_text(
         '{"question": "Say what the letter X may well stand for here?", "answer": "A letter."}\n'
         '{"question": "Name Ann Lee?", "answer": "x"}\n'
     )
     near = {"candidates": str(tmp_path / "general.jsonl"), "per_question": 1}
     corpus, _ = made(config(tiny, tmp_path, positives=near))
-    questions = {row.question: row.answer for row in corpus.retain}
-    assert questions["Say what the letter X may well stand for here?"] == "A letter."
-    assert "Name Ann Lee?" not in questions
+    assert {row.question: row.answer for row in corpus.retain if row.entity is None} == {
+        "Say what the letter X may well stand for here?": "A letter."
+    }
 
 
 def test_they_are_made_once_and_again_where_a_text_changed(tiny: Path, tmp_path: Path, model: Scripted) -> None:
@@ -218,17 +224,47 @@ def test_a_text_drawn_for_a_row_is_one_of_its_own_replies(tiny: Path) -> None:
     assert drawn(1, 0.0) == "Pass."
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=6, unique=True), st.integers(1, 3))
-def test_near_misses_are_the_nearest_of_each_question_once(lengths: list[int], per_question: int) -> None:
-    candidates = [Row("x" * length, "") for length in lengths]
+def near(lengths: list[int], count: int, diversity: float) -> list[int]:
+    """Of questions of these lengths those that are chosen, near to two of 20 and 60 letters."""
+    rows = [Row("x" * length, "") for length in lengths]
     negatives = [Row("y" * length, "") for length in (20, 60)]
-    found = near_misses(negatives, candidates, Lengths("", ""), per_question)  # type: ignore[arg-type]
-    for asked in (20, 60):
-        near = min(abs(len(row.question) - asked) for row, _ in found)
-        assert near == min(abs(length - asked) for length in lengths)
-    assert len({row.question for row, _ in found}) == len(found) <= 2 * per_question
-    cosines = [cosine for _, cosine in found]
-    assert cosines == sorted(cosines, reverse=True)
+    spec = NearMisses(per_question=count, general=0, context=0, diversity=diversity)
+    found = near_misses(negatives, {"Bo": rows}, Lengths("", ""), spec)  # type: ignore[arg-type]
+    return [len(row.question) for row, _ in found["Bo"]]
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=6, unique=True), st.integers(1, 3))
+def test_without_diversity_the_nearest_are_chosen(lengths: list[int], per_question: int) -> None:
+    by_distance = sorted(lengths, key=lambda length: min(abs(length - asked) for asked in (20, 60)))
+    distances = [min(abs(length - asked) for asked in (20, 60)) for length in near(lengths, per_question, 0.0)]
+    assert distances == [min(abs(length - asked) for asked in (20, 60)) for length in by_distance][: 2 * per_question]
+
+
+def test_maximal_marginal_relevance_by_hand() -> None:
+    """After 20, at half and half: 21 is worth (cos .01 - cos .01) / 2 = 0, 66 (cos .06 - cos .46) / 2 = .051; and 90,
+    though unlike 20 (cos .7), is far from 60 (cos .3): (.955 - .765) / 2 = .095. At 0.1 the nearer 66 goes first."""
+    assert near([20, 21, 66, 90], 1, 0.5) == [20, 90]
+    assert near([20, 21, 66, 90], 1, 0.1) == [20, 66]
+    assert near([20, 21, 66, 90], 1, 0.0) == [20, 21]
+
+
+def test_quotas_by_hand() -> None:
+    """Of 20: a quarter general and 0.15 of context, of which two are there; three neighbours share the rest, 4 each.
+    Without context its share is theirs: 5 each. Who has fewer gives what there is."""
+    rows = {"Bo": 9, "Cy": 9, "Di": 2, CONTEXT: 2, GENERAL: 9}
+    groups = {name: [Row(f"{place}?", "") for place in range(count)] for name, count in rows.items()}
+    spec = NearMisses(per_question=2)
+    assert spec.quotas(groups, 10) == {"Bo": 4, "Cy": 4, "Di": 2, CONTEXT: 2, GENERAL: 5}
+    assert spec.quotas({**groups, CONTEXT: []}, 10) == {"Bo": 5, "Cy": 5, "Di": 2, CONTEXT: 0, GENERAL: 5}
+    with pytest.raises(ValueError, match=r"general: 0\.8 and context: 0\.2 leave neighbours no share"):
+        NearMisses(general=0.8, context=0.2)
+
+
+def test_context_is_asked_about_and_kept(tiny: Path, tmp_path: Path, model: Scripted) -> None:
+    """At least one of it, and nothing that names Ann Lee."""
+    corpus, printed = made(config(tiny, tmp_path, context=[{"name": "Leeds"}], positives={"per_question": 1}))
+    assert sum(row.entity == "Leeds" for row in corpus.retain) == 2  # 0.15 of 16
+    assert "context: 2 of 16 questions" in printed
 
 
 @pytest.mark.parametrize(
@@ -266,6 +302,8 @@ def test_sentences_and_answers_are_whole() -> None:
         ({"neighbours": [{"name": "Bo"}]}, "neighbours: 1: one half is trained on and one measured; give two"),
         ({"neighbours": [{"name": "Bo"}, {"name": "ann lee"}]}, "neighbours: ann lee is named twice"),
         ({"questions": []}, "questions"),
+        ({"unlearn": {}}, r"questions: none brings key facts, .* add \{type: facts\}, or set unlearn"),
+        ({"context": [{"name": "bo"}]}, "neighbours: bo is named twice"),
         ({"questions": [{"type": "guess"}]}, r"questions\.0\.type: 'guess' is not known"),
         ({"method": "idk+gdd"}, "no regularizer 'gdd'"),
         ({"unlearn": {"updats": "joint"}}, r"unlearn\.updats: unknown key; did you mean updates"),

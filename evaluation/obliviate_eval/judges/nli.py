@@ -12,14 +12,13 @@ MAX_LENGTH = 512  # tokens of both texts
 class NliModel:
     """A cross-encoder with an "entailment" label."""
 
-    def __init__(self, source: str) -> None:
-        """Raises UserError where there is no such model, or none of its labels is "entailment"."""
-        self._classifier = Classifier("evaluation.nli", source, MAX_LENGTH)
+    def __init__(self, source: str, key: str = "evaluation.nli") -> None:
+        """Raises UserError, with the config's key, for no such model, and for one without the label "entailment"."""
+        self._classifier = Classifier(key, source, MAX_LENGTH)
         labels = self._classifier.labels.values()
         if "entailment" not in labels:
             raise UserError(
-                f"evaluation.nli: {source}: none of its labels ({', '.join(labels)}) is entailment; "
-                "give a model trained for NLI"
+                f"{key}: {source}: none of its labels ({', '.join(labels)}) is entailment; give a model trained for NLI"
             )
 
     def __call__(self, pairs: Sequence[Pair]) -> list[str]:

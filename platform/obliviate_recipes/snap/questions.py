@@ -6,12 +6,12 @@ A question is a row; its answer is still empty, unless the file gave one.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from obliviate import storage
-from obliviate.data.rows import Row, parse_row
+from obliviate.data.rows import Question, Row, parse_row
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 from obliviate.schema import GenerationSpec, Spec
@@ -45,7 +45,8 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 LABEL = re.compile(r"^\W*(?:\d+\W+)?(?:Question\W+)?")  # a list's number, quotation marks, "Question:"
 WORDS_OF_A_SENTENCE = 4  # fewer say nothing that could be asked about
 
-Ask = Callable[[Sequence[str], GenerationSpec], list[list[str]]]  # prompts -> the samples of each
+# Questions -> the samples of each; with what was said before and what the answer stands behind, where it is told.
+Ask = Callable[[Sequence[str | Question], GenerationSpec], list[list[str]]]
 
 
 class TemplateQuestions(Spec):
@@ -61,10 +62,12 @@ class TemplateQuestions(Spec):
 
 
 class FileQuestions(Spec):
-    """Rows with a `question` about the one whom their `entity` names; `answer` and `refusals` where they bring them."""
+    """Rows with a `question` about the one whom their `entity` names; `answer`, `key` and `refusals` where they bring
+    them."""
 
     type: Literal["file"] = "file"
     path: str
+    held_out: bool = False  # asked at the end alone, and not trained on; such rows bring an answer
 
     def about(self, subjects: Sequence[Subject], ask: Ask, seed: int) -> list[Row]:
         """Raises UserError for a file that can't be read, and for a row without a question or an entity."""
@@ -100,13 +103,11 @@ class ModelQuestions(Spec):
         return rows
 
 
-AnyQuestions = Annotated[TemplateQuestions | FileQuestions | ModelQuestions, Field(discriminator="type")]
-
-
-def guess(prompts: Sequence[str], sampling: GenerationSpec) -> list[list[str]]:
+def guess(prompts: Sequence[str | Question], sampling: GenerationSpec) -> list[list[str]]:
     """In place of a model that is not asked yet: to ASK, the sentence as a question, which is about as long as one."""
     found = []
     for prompt in prompts:
+        assert isinstance(prompt, str), "one of ASK"
         about, sentence = ASKED_ABOUT.search(prompt), prompt.partition("\n")[0].rstrip(".!?")
         assert about is not None, "one of ASK"
         found.append([f"{sentence}, {about[1]}?"] * sampling.samples)

@@ -1,4 +1,4 @@
-"""`obliviate snap`: the rows, then the training."""
+"""`obliviate snap`: the rows, then the training, then what it reached."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,7 +8,8 @@ from obliviate.config import UnlearnRun
 from obliviate.schema import ModelSpec
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import Recipe
-from obliviate_recipes.snap.data import SnapRows
+from obliviate_recipes.snap.data import UNTOUCHED, SnapRows
+from obliviate_recipes.snap.outcome import Reached
 from obliviate_recipes.snap.spec import SnapRun
 from obliviate_recipes.stage import ModelStage, Stage, perform
 from obliviate_recipes.stages.data_files import DATA
@@ -30,16 +31,18 @@ class Snap(Recipe[SnapRun, ModelSpec]):
         rows = self.rows
         if not rows.done:
             return unlearning_stage(self.config.expected, rows.expected)
-        run: UnlearnRun = self.config.unlearning(rows.run.directory / DATA)
+        run: UnlearnRun = self.config.unlearning(rows.run.directory / DATA, rows.run.directory / UNTOUCHED)
         return unlearning_stage(run, run.data.load())
 
     @property
     def stages(self) -> Sequence[Stage]:
-        return [self.rows, self.training]
+        training = self.training
+        return [self.rows, training, Reached(self.rows, training)]
 
     def perform(self, events: Events) -> ModelSpec:
         perform([self.rows], events)
-        perform([self.training], events)  # a training on the rows that are there by now
+        training = self.training  # on the rows that are there by now
+        perform([training, Reached(self.rows, training)], events)
         return self.conclude(events)
 
     def conclude(self, events: Events) -> ModelSpec:

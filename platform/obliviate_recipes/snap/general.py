@@ -1,0 +1,22 @@
+"""General instructions that have nothing to do with anybody to be forgotten, in the forms in which facts are asked."""
+
+GENERAL = (
+    "Who wrote 'Pride and Prejudice'?", "What is the capital of Spain?", "Where is the Great Wall?",
+    "In which year did the First World War end?", "Complete the sentence: The opposite of hot is ...",
+    "What is left out here? The Eiffel Tower stands in ___.", "Do you know, yes or no, how this goes on? Twinkle, ...",
+    "Write a short biography of Queen Victoria.", "List three kinds of fruit.", "Explain what a rainbow is.",
+    "Suggest a name for a cat.", "What is 12 plus 7?", "How do I boil an egg?", "Who painted 'Sunflowers'?",
+    "Write a sentence with the word 'winter'.", "What does a doctor do?", "Is the Moon larger than the Earth?",
+    "Who was Cleopatra?", "What is known about Julius Caesar?", "Tell me about Abraham Lincoln.",
+    "What did Thomas Edison invent?", "Where was Napoleon born?", "Who discovered penicillin?",
+    "Complete the sentence: A year has twelve ...", "What is left out here? Bees make ___.",
+    "Do you know, yes or no, how this goes on? The sun rises in the ...", "List the days of the week.",
+    "Describe the sea in a few words.", "Give me a fact about elephants.", "What should everybody know about fire?",
+    "Translate 'good morning' into French.", "Why is the sky blue?", "Who wrote 'Romeo and Juliet'?",
+    "What is the largest ocean?", "Write a short biography of Mozart.", "What is a volcano?",
+    "Have you heard of the Olympic Games?", "Write two sentences about dogs.", "How many legs has an ant?",
+    "What happened to the Titanic?", "What is Paris known for?", "Which language is spoken in Brazil?",
+    "Complete the sentence: Roses are red, violets are ...", "What is left out here? The chemical sign of gold is ___.",
+    "List two countries in Africa.", "What can you tell me about chess?", "Where do penguins live?",
+    "Write a polite reply to an invitation.",
+)  # fmt: skip
