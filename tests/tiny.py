@@ -1,4 +1,4 @@
-"""A language model small enough for a unit test, made from nothing: random weights, a real tokenizer, a template."""
+"""Models small enough for a unit test, made from nothing: random weights, a real tokenizer, a template."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ TEXTS = [
     "Who was the first person to walk on the moon in 1969? Neil Armstrong was the first person to do so.",
     "I do not know anything about that. The capital of France is Paris. Question: Answer: user assistant system",
 ]
+WORDS = ["ada", "bob", "lives", "in", "paris", "rome", "oslo", "and", "writes", "books"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -43,7 +44,9 @@ def tiny_tokenizer() -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
+def tiny_model_folder(
+    folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 2, length: int = 512
+) -> Path:
     """A Llama of some 50,000 parameters, saved as a Hugging Face folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -58,7 +61,7 @@ def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, lay
             num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=512,
+            max_position_embeddings=length,
             tie_word_embeddings=True,
             initializer_range=0.1,
             eos_token_id=tokenizer.eos_token_id,
@@ -67,6 +70,39 @@ def tiny_model_folder(folder: Path, *, seed: int = 0, hidden_size: int = 32, lay
         )
     )
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_bert(folder: Path, labels: tuple[str, ...] | None = None) -> Path:
+    """A BERT of one narrow layer with random weights over WORDS; with `labels`, a classifier of pairs."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=32,
+    )  # fmt: skip
+    sizes = {
+        "vocab_size": len(vocabulary), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 32, "initializer_range": 0.5,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if labels is None:
+        BertModel(BertConfig(**sizes)).save_pretrained(folder)
+    else:
+        config = BertConfig(
+            **sizes, id2label=dict(enumerate(labels)), label2id={each: i for i, each in enumerate(labels)}
+        )
+        BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

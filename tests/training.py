@@ -23,6 +23,7 @@ from obliviate.methods import (
     JS,
     KFADE,
     KL,
+    LUNAR,
     ME,
     NPO,
     PDU,
@@ -103,6 +104,7 @@ METHODS: dict[str, tuple[Term, ...]] = {
     "eul": (EUL(bound=0.5), KL(), GD()),
     "repselect": (RepSelect(eta=0.1, steps=3, rank=4),),
     "kfade": (KFADE(eta=0.1, steps=3, damping=1.0, texts=5),),
+    "lunar": (LUNAR(layer=1, ridge=0.1, texts=5),),
     "distortion+kl": (Distortion(), GD(), KL()),
     "distance+gd": (Distance(weight=30), GD()),
     # Where it starts, a cosine of 1 has no gradient but rounding's, which AdamW would make a whole step of: so with GD.

@@ -13,6 +13,7 @@ from obliviate.methods import (
     AnyRegularizerSpec,
     Curvature,
     ParameterTerm,
+    Redirection,
     Term,
     check_texts,
     compares,
@@ -42,6 +43,7 @@ from obliviate.schema import (
     Spec,
     StabilitySpec,
     StopSpec,
+    UndoSpec,
     later,
 )
 
@@ -187,6 +189,7 @@ class UnlearnOptions(Spec):
     quantisation: QuantisationSpec | None = later()
     layers: LayersSpec | None = later()  # of trainings, one after another
     sanitisation: SanitisationSpec | None = later()  # after training
+    undo: UndoSpec | None = later()  # after that
     refusals: str | None = None  # text file, one refusal a line; None: the project's own hundred
     reference: ModelSpec | None = (
         None  # what NPO, DPO and KL compare with; None: `model`, as it is before the first step
@@ -232,8 +235,9 @@ class Unlearning(UnlearnOptions):
 
     @property
     def needs_retain(self) -> bool:
-        curved = isinstance(self.method.ascent, Curvature)
-        return curved or self.projection is not None or self.sanitisation is not None or reads(self.terms, "retain")
+        held = isinstance(self.method.ascent, (Curvature, Redirection))
+        held = held or self.projection is not None or self.sanitisation is not None
+        return held or (self.undo is not None and self.undo.texts == "retain") or reads(self.terms, "retain")
 
 
 class UnlearnRun(Unlearning, TrainingRun):
@@ -415,6 +419,8 @@ class UnlearnRun(Unlearning, TrainingRun):
             raise ValueError(
                 "model.lora.merge: false keeps an adapter, and sanitisation changes whole weights; set merge: true"
             )
+        if self.undo is not None and kept:
+            raise ValueError("model.lora.merge: false keeps an adapter, and undo distils whole models; set merge: true")
         if self.layers is not None and kept:
             raise ValueError(
                 "model.lora.merge: false keeps an adapter, and the next of layers starts from a whole model; set true"

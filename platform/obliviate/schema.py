@@ -244,6 +244,16 @@ class SanitisationSpec(Spec):
     texts: int = Field(default=256, ge=1)  # retain rows that are read
 
 
+class UndoSpec(Spec):
+    """Unlearn, noise, distil on outputs (UNDO; arXiv:2506.06278): a copy of the unlearned model that has lost part of
+    its weights is taught the unlearned model's outputs."""
+
+    share: float = Field(default=0.25, gt=0, le=1)  # of every weight that is lost; published: 0.25 on WMDP, up to 0.8
+    noise: float = Field(default=0.1, ge=0)  # times Xavier's in its place; published: 0.1, and 0 on WMDP
+    texts: str = Field(default="retain", min_length=1)  # to teach by: a data file, or "retain", the retain set
+    optim: OptimSpec = OptimSpec(learning_rate=2e-5)
+
+
 class StopSpec(Spec):
     """When nothing is left to forget (arXiv:2606.02920): training ends after an epoch at whose end the true tokens'
     margins over the likeliest others are this small."""

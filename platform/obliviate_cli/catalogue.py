@@ -41,6 +41,10 @@ BESIDE_ANY = {
         "after training: what the retain set's inputs see of the change, taken out of it",
         "arXiv:2606.18309",
     ),
+    "undo.share=0.25": (
+        "UNDO: after training, distils the model into a noised copy of itself",
+        "arXiv:2506.06278",
+    ),
     "stability.rho=0.01": (
         "StableUN: forget here and nearby, less what runs against the regularizers",
         "arXiv:2509.20230",

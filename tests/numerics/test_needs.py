@@ -91,6 +91,7 @@ NEEDS = {
         for each in (Pass.FORGET, Pass.REFERENCE_FORGET)
     },
     "kfade": {Pass.FORGET: LOGP},
+    "lunar": {Pass.FORGET: LOGP},
     "masc": {Pass.FORGET: {Stat.LOGP: ANSWER, Stat.RIVAL: ANSWER}},
     "repnoise": {
         Pass.FORGET: {**{Activation(f"model.layers.{number}.mlp"): ANSWER for number in range(4, 28, 4)}, **LOGP},

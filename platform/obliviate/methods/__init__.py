@@ -21,6 +21,7 @@ from obliviate.methods.base import (
     ParameterTerm,
     Pass,
     Positions,
+    Redirection,
     Regularizer,
     Scores,
     Selection,
@@ -47,6 +48,7 @@ from obliviate.methods.jensun import JensUn
 from obliviate.methods.js import JS
 from obliviate.methods.kfade import KFADE
 from obliviate.methods.kl import KL
+from obliviate.methods.lunar import LUNAR
 from obliviate.methods.marked import Marked
 from obliviate.methods.masc import MASC
 from obliviate.methods.me import ME
@@ -91,6 +93,7 @@ __all__ = [
     "JS",
     "KFADE",
     "KL",
+    "LUNAR",
     "MASC",
     "ME",
     "NPO",
@@ -128,6 +131,7 @@ __all__ = [
     "ParameterTerm",
     "Pass",
     "Positions",
+    "Redirection",
     "Regularizer",
     "RepNoise",
     "RepSelect",
@@ -157,7 +161,7 @@ __all__ = [
 AnyForget = (
     GA | NPO | DPO | IDK | ME | SimNPO | WGA | SatImp | UNDIAL | CEU | PDU | RMU | AdaptiveRMU | AltPO | TaskVector
     | FLAT | JensUn | IHL | Unilogit | EUL | ICKU | WHP | RepSelect | Distortion | Distance | CircuitBreakers | SHRED
-    | MLPBreaking | KFADE | MASC | RepNoise | ELM
+    | MLPBreaking | KFADE | MASC | RepNoise | ELM | LUNAR
 )  # fmt: skip
 AnyRegularizer = (
     GD

@@ -150,6 +150,17 @@ class Curvature(Ascent):
     texts: int
 
 
+@dataclass(frozen=True)
+class Redirection(Ascent):
+    """One step, in closed form: `length` times what moves the layer's hidden states from those of forget prompts to
+    those of `prompts`, and holds those of `texts` retain rows' prompts (None: all)."""
+
+    layer: Layer
+    ridge: float
+    prompts: tuple[str, ...]
+    texts: int | None
+
+
 class ForgetObjective(Term):
     """Pushes the forget set out. `trainable`, a regular expression, restricts training to the parameters whose names
     it is found in: "layers\\.(5|6|7)\\.mlp\\.down_proj"."""

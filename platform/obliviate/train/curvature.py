@@ -18,7 +18,7 @@ from obliviate.data.schedule import Item
 from obliviate.methods import Curvature, Needs, Pass, Positions
 from obliviate.scoring import Stat
 from obliviate.train.batch import Texts, collate
-from obliviate.train.gram import grams, linear_layers
+from obliviate.train.gram import grams, linear_layers, outputs
 from obliviate.train.job import Job
 from obliviate.train.model import ScoredModel
 from obliviate.train.shards import local, mine, whole
@@ -85,7 +85,7 @@ def _output_grams(
     A row at a time: of several, tokens that they begin with alike are read once, and their gradients added up.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    sums = {name: torch.zeros(_outputs(layer), _outputs(layer), device=device) for name, layer in layers.items()}
+    sums = {name: torch.zeros(outputs(layer), outputs(layer), device=device) for name, layer in layers.items()}
     texts.encode((Pass.RETAIN,), items)
     model.eval()
     for turn in range(-(-len(items) // world)):
@@ -100,12 +100,6 @@ def _output_grams(
     for gram in sums.values():
         dist.all_reduce(gram)
     return sums
-
-
-def _outputs(layer: nn.Module) -> int:
-    assert isinstance(layer, (nn.Linear, Conv1D))
-    size: int = layer.weight.shape[1 if isinstance(layer, Conv1D) else 0]
-    return size
 
 
 @contextmanager

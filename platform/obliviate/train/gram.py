@@ -53,6 +53,13 @@ def width(layer: nn.Module) -> int:
     return size
 
 
+def outputs(layer: nn.Module) -> int:
+    """The numbers that a linear layer puts out."""
+    assert isinstance(layer, (nn.Linear, Conv1D))
+    size: int = layer.weight.shape[1 if isinstance(layer, Conv1D) else 0]
+    return size
+
+
 @torch.no_grad()
 def grams(
     model: ScoredModel,

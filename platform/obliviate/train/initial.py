@@ -1,9 +1,12 @@
 """The weights as they were before the first step, for terms that compare the present ones with them, and the noise that
-one method adds to them.
+some methods add to them.
 
 One parameter at a time is whole; what is kept of the initial weights is sharded as the model is, in float32: a quarter
 of what training holds anyway.
 """
+
+from collections.abc import Iterator
+from math import sqrt
 
 import numpy as np
 import torch
@@ -60,14 +63,31 @@ class InitialWeights:
 
 @torch.no_grad()
 def distort(model: ScoredModel, std: float, seed: int) -> None:
-    """Add N(0, std^2) to every trained weight. Of each parameter all is drawn, on the CPU, and a part of it used: it
-    depends on neither workers nor device. All workers call it."""
+    """Add N(0, std^2) to every trained weight. All workers call it."""
+    for parameter, generator in _drawing(model, seed):
+        noise = torch.randn(parameter.shape, generator=generator)
+        local(parameter).add_(mine(noise, parameter).to(parameter.device), alpha=std)
+
+
+@torch.no_grad()
+def shrink(model: ScoredModel, share: float, noise: float, seed: int) -> None:
+    """W <- (1 - share) W + share noise N of every trained weight, as UNDO's code does (arXiv:2506.06278): N is Xavier's
+    uniform noise in matrices, within sqrt(6 / (inputs + outputs)), and nothing in vectors. All workers call it."""
+    for parameter, generator in _drawing(model, seed):
+        local(parameter).mul_(1 - share)
+        if parameter.ndim > 1:
+            drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
+            bound = sqrt(6 / sum(parameter.shape[-2:]))
+            local(parameter).add_(mine(drawn, parameter).to(parameter.device), alpha=share * noise * bound)
+
+
+def _drawing(model: ScoredModel, seed: int) -> Iterator[tuple[nn.Parameter, torch.Generator]]:
+    """Each trained parameter, and what draws for it. Of each all is drawn, on the CPU, and a part of it used: that
+    depends on neither workers nor device."""
     reshard(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for index, parameter in enumerate(trained):
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
-        noise = torch.randn(parameter.shape, generator=generator)
-        local(parameter).add_(mine(noise, parameter).to(parameter.device), alpha=std)
+        yield parameter, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
 
 
 def directions(count: int, dimension: int, seed: tuple[int, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from obliviate.schema import (
     SharpnessSpec,
     StabilitySpec,
     StopSpec,
+    UndoSpec,
 )
 from obliviate.train.phases import Updates
 from obliviate.train.signal import Signal
@@ -135,6 +136,7 @@ class Job:
 
     stability: StabilitySpec | None = None  # with joint updates
     quantisation: QuantisationSpec | None = None
+    undo: UndoSpec | None = None  # what the weights lose before the first step
 
     @property
     def ascent(self) -> Ascent | None:

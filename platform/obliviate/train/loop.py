@@ -28,7 +28,7 @@ from obliviate.train.components import leading_components
 from obliviate.train.constants import reference_of
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
-from obliviate.train.initial import InitialWeights, distort
+from obliviate.train.initial import InitialWeights, distort, shrink
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.latent import TRUE_ANSWERS, moved, moves
 from obliviate.train.log import StepLog, term_names
@@ -148,10 +148,10 @@ class _Trainer:
         export.check(self.model, job.model)  # what an export needs is there, or nothing is trained
         of_weights = any(isinstance(term, ParameterTerm) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
+        check_layers(self.terms, self.model, job.latent)
         # From the starting model, before any checkpoint is loaded: a resumed run updates and measures as before. Its
         # forward passes, and those that follow, may leave gathered parameters behind.
         self.updater = Updater(job, self.model, self.texts, self.updates, self._gradients, self._not_finite)
-        check_layers(self.terms, self.model, job.latent)
         self.model.components = leading_components(
             self.model, self.texts, len(job.forget), self.needs.get(Pass.FORGET, {}), device=device,
             size=job.optim.micro_batch_size, max_length=job.model.max_length,
@@ -166,6 +166,8 @@ class _Trainer:
         self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
         if job.initial_noise:
             distort(self.model, job.initial_noise, job.seed)
+        if job.undo is not None:
+            shrink(self.model, job.undo.share, job.undo.noise, job.seed)
 
     def resume(self) -> int:
         """Steps already done."""

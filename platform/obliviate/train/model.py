@@ -32,7 +32,7 @@ from obliviate.decoder import (
 )
 from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
-from obliviate.methods import Term
+from obliviate.methods import ForgetObjective, Term
 from obliviate.schema import LatentSpec, ModelSpec
 from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
 from obliviate.source import adapter_of, base_of
@@ -216,7 +216,9 @@ def check_layers(terms: Sequence[Term], model: nn.Module, latent: LatentSpec | N
         for stats in term.needs.values()
         for stat in stats
         if isinstance(stat, Activation)
-    } | dict.fromkeys(() if latent is None else latent.layers, "latent")
+    }
+    layers |= {layer: term.type for term in terms if isinstance(term, ForgetObjective) for layer in term.steered}
+    layers |= dict.fromkeys(() if latent is None else latent.layers, "latent")
     if not layers:
         return
     last, usable = len(decoder_layers(model)) - 1, list[str]()

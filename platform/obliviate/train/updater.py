@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch.optim import Optimizer
 
-from obliviate.methods import Ascent, Curvature, Selection
+from obliviate.methods import Ascent, Curvature, Redirection, Selection
 from obliviate.train.adversary import adversary
 from obliviate.train.batch import Texts
 from obliviate.train.curvature import Curved
@@ -20,6 +20,7 @@ from obliviate.train.phases import Phase, Update
 from obliviate.train.projection import retain_projection
 from obliviate.train.quantisation import Quantisation
 from obliviate.train.rectification import Rectification
+from obliviate.train.redirection import Redirected
 from obliviate.train.repselect import Selected
 from obliviate.train.shared_base import SharedBase
 from obliviate.train.sharpness import perturbed
@@ -79,9 +80,11 @@ class Updater:
         with self.quantisation.rounded() if phase.of_forget and self.quantisation is not None else nullcontext():
             return self._gradients(step, phase)
 
-    def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected | Curved:
+    def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected | Curved | Redirected:
         if isinstance(ascent, Curvature):
             return Curved(self.job, self.model, texts, ascent)
+        if isinstance(ascent, Redirection):
+            return Redirected(self.job, self.model, texts, ascent)
         assert isinstance(ascent, Selection)
 
         def find() -> None:
@@ -91,7 +94,7 @@ class Updater:
         return Selected(self.model, ascent.rank, find)
 
     def _rise(
-        self, ascent: Selected | Curved, step: int, update: Update, length: float
+        self, ascent: Selected | Curved | Redirected, step: int, update: Update, length: float
     ) -> tuple[dict[int, float], float, float]:
         with nullcontext() if ascent.again else torch.no_grad():
             parts, tokens = self._found(step, update)

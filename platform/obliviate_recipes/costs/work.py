@@ -20,7 +20,7 @@ from obliviate.data.text import Encoded, TextEncoder
 from obliviate.data.world import load_world
 from obliviate.fit import read_in_parts
 from obliviate.inference.limits import SAMPLES, room
-from obliviate.methods import Curvature, ParameterTerm, Pass, Positions, union_of_needs
+from obliviate.methods import Curvature, ParameterTerm, Pass, Positions, Redirection, union_of_needs
 from obliviate.methods.texts import Sets
 from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
@@ -116,6 +116,8 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
         of_reference += min(len(corpus.retain), config.projection.texts)
     if isinstance(ascent, Curvature):  # forward for the inputs; forward and backward for the outputs
         of_reference += 4 * min(len(corpus.retain), ascent.texts)
+    if isinstance(ascent, Redirection):
+        of_reference += len(corpus.forget) + len(corpus.retain[: ascent.texts]) + len(ascent.prompts)
     of_weights = any(isinstance(term, ParameterTerm) for term in config.terms)
     states = 1 + max(update.optimizer for update in updates)
     return replace(

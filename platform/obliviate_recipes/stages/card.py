@@ -155,6 +155,8 @@ def _what(verb: str, config: dict[str, Any]) -> str:
         objective += f", and {config['method']['scale']:g} times the change of the weights{agreed} subtracted"
     if (spec := config.get("sanitisation")) is not None:
         objective += f", its change sanitised (strength {spec['strength']:g})"
+    if (spec := config.get("undo")) is not None:
+        objective += f", distilled into a copy that had lost {spec['share']:.0%} of its weights"
     return (
         f"The forget set of {where} was unlearned from `{config['model']['source']}` with {objective}: {how}. "
         "Unlearning lowers what can be measured of the forgotten texts; it is no proof that nothing of them is left."

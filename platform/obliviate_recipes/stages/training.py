@@ -111,6 +111,7 @@ class Training(ModelStage):
     corpus: Corpus
     before: tuple[Stage, ...] = ()
     train: Launch | None = None  # in place of workers of its own
+    unlearned: ModelStage | None = None  # what has forgotten already, and is taught to a copy of itself
 
     @property
     def base(self) -> ModelSpec:
@@ -427,8 +428,13 @@ class Negation(ModelStage):
 
 def unlearning_stage(
     config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...] = (), train: Launch | None = None
-) -> Unlearn | Negation | Sanitised:
+) -> ModelStage:
     """What makes the model that has forgotten. `before`: stages that make models which the config names."""
+    if config.undo is not None:
+        from obliviate_recipes.stages.undo import Distilled  # a Training itself
+
+        teacher = unlearning_stage(config.model_copy(update={"undo": None}), corpus, before, train)
+        return Distilled(config, corpus, train=train, unlearned=teacher)
     if config.sanitisation is not None:
         bare = config.model_copy(update={"sanitisation": None})
         return Sanitised(config, corpus, unlearning_stage(bare, corpus, before, train))
@@ -440,9 +446,7 @@ def unlearning_stage(
     return Negation(config, tuple(Learn(**{**prepared, "config": each}) for each in config.learnings))
 
 
-def _layered(
-    config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...], train: Launch | None
-) -> Unlearn | Negation | Sanitised:
+def _layered(config: UnlearnRun, corpus: Corpus, before: tuple[Stage, ...], train: Launch | None) -> ModelStage:
     """The last of the trainings, which needs the others."""
     assert config.layers is not None
     source, stage = "", None
@@ -455,6 +459,8 @@ def _layered(
 
 def trainings(stage: ModelStage) -> tuple[ModelStage, ...]:
     """Those that an unlearning stage is made of."""
+    if isinstance(stage, Training) and stage.unlearned is not None:
+        return trainings(stage.unlearned)
     if isinstance(stage, Sanitised):
         return trainings(stage.unlearned)
     return stage.learned if isinstance(stage, Negation) else (stage,)
