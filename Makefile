@@ -1,6 +1,6 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
 # make test-cluster: the tests of a minute or more: several nodes, an object store, killed workers and drivers, whole scenarios.
-# make notebooks: runs those of examples/.
+# make notebooks: runs those of examples/.   make configs: those of configs/, on a tiny model.
 # make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
 # make mutants: whether the tests notice broken formulas, see docs/mutants.md. MUTANTS="obliviate.methods.npo*" for some.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
@@ -17,7 +17,7 @@ TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test notebooks test-cluster test-families models mutants check bench lock install clean
+.PHONY: demo test notebooks configs test-cluster test-families models mutants check bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
@@ -27,6 +27,9 @@ test: install
 
 notebooks: install
 	$(RUN_OFFLINE) $(BIN)/python -m pytest -m cluster tests/unit/test_notebooks.py --numprocesses $(TEST_PROCESSES)
+
+configs: install
+	$(RUN_OFFLINE) $(BIN)/python -m pytest tests/integration/test_every_config.py --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 # One after the other: each starts nodes of its own.
 test-cluster: install

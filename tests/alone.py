@@ -8,7 +8,7 @@ import pytest
 
 from obliviate import cluster
 from obliviate.errors import UserError
-from obliviate.inference import pool, task
+from obliviate.inference import on_demand, pool, task  # noqa: F401 - on_demand keeps the ensure_ray of its import
 from obliviate.inference.hf import HFEngine
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate.train import adapters, here, launch
@@ -53,7 +53,7 @@ def _in_task(spec: EngineSpec, address: str | None, function: Any, *arguments: A
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, of recipes whose engine is Hugging Face's."""
+    """From now on, of recipes that are loaded already and whose engine is Hugging Face's."""
     monkeypatch.setattr(cluster, "ensure_ray", lambda *_, **__: None)
     monkeypatch.setattr(launch, "launch", _launch)
     monkeypatch.setattr(launch, "launch_watched", _watched)
