@@ -1,5 +1,5 @@
 """Configs of configs/ to their ends, by the commands that their comments name, on a tiny model and small data: all but
-sweeps and servers."""
+those of ELSEWHERE."""
 
 import json
 import re
@@ -31,11 +31,13 @@ CONFIGS = {
     if (match := COMMAND.search(path.read_text(encoding="utf-8"))) is not None
 }
 QUICK = ("unlearn", "finetune", "evaluate", "erase")  # a second or two each
-# Sweeps need Ray's own processes, and a server does not end; both have tests of their own.
+# Left to tests of their own: sweeps, which need Ray's processes, servers, which do not end, attacks, and what needs a
+# model that knows or writes something.
+ELSEWHERE = ("sweep", "sweep-attack", "serve", "request run", "attack", "make-questions", "probe-knowledge")
 RECIPES = [
     pytest.param(name, marks=() if verb in QUICK else pytest.mark.cluster)
     for name, verb in CONFIGS.items()
-    if verb not in ("sweep", "sweep-attack", "serve", "request run")
+    if verb not in ELSEWHERE
 ]
 # Below keys of these names, wherever they are.
 SMALL: dict[str, dict[str, Any]] = {
@@ -59,7 +61,8 @@ OWN: dict[str, dict[str, Any]] = {
     "continual/llama2_forget05.yaml": CUT,
     "continual/llama2_forget10.yaml": CUT,
     "continual/smollm2_forget01.yaml": {"data.tasks": [1, 2]},
-    "real_world/probe_smollm2.yaml": {"nli": "nli"},
+    # A model that knows no row better than its reference filters all of them.
+    "methods/forget_filter.yaml": {"forget_filter.reference.source": "other", "forget_filter.gap": 0},
 }
 
 
@@ -79,6 +82,7 @@ def fill(folder: Path) -> None:
     tiny_model_folder(
         folder / "tiny", hidden_size=16, layers=32, length=4096
     )  # as many as the largest model that a config names has
+    tiny_model_folder(folder / "other", seed=3)
     tiny_bert(folder / "bert")
     tiny_bert(folder / "nli", ("neutral", "entailment", "contradiction"))
     for name, lay_out in LAYOUTS.items():
