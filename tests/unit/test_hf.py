@@ -38,7 +38,7 @@ from tiny import tiny_sources
 from training import FORGET, METHODS, REFUSALS, RETAIN, WORLD, job, quiet, weights
 
 REFUSED = {
-    *("rmu", "adaptive_rmu", "whp", "task_vector", "repselect", "kfade", "distortion", "distance"),
+    *("rmu", "adaptive_rmu", "whp", "task_vector", "repselect", "kfade", "lunar", "distortion", "distance"),
     *("activations", "wasserstein", "bounded_gd", "divergence"),
     *("circuit_breakers", "representations", "orthogonal", "mlp_breaking", "repnoise", "elm"),
 }

@@ -94,7 +94,19 @@ class Unreadable:
 
 
 # Trained by four workers as well, more than a micro-batch of each step: one of each kind of what is computed together.
-BY_FOUR = ("ga+gd", "npo+kl", "idk+ap", "pdu", "sku", "whp+kl", "kfade", "circuit_breakers+gd", "elm", "opt_out")
+BY_FOUR = (
+    "ga+gd",
+    "lunar",
+    "npo+kl",
+    "idk+ap",
+    "pdu",
+    "sku",
+    "whp+kl",
+    "kfade",
+    "circuit_breakers+gd",
+    "elm",
+    "opt_out",
+)
 
 
 def dropping(folder: Path, world: int) -> Job:

@@ -33,7 +33,7 @@ from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.latent import TRUE_ANSWERS, moved, moves
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
-from obliviate.train.model import ScoredModel, build, check_layers, checked
+from obliviate.train.model import ScoredModel, build, check_layers, checked, reshard
 from obliviate.train.phases import APART, Phase, plan_updates
 from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
@@ -149,6 +149,7 @@ class _Trainer:
         of_weights = any(isinstance(term, ParameterTerm) for term in self.terms)
         self.initial = InitialWeights(self.model) if of_weights else None
         check_layers(self.terms, self.model, job.latent)
+        reshard(self.model)  # that was a forward pass, and optimisers hold shards
         # From the starting model, before any checkpoint is loaded: a resumed run updates and measures as before. Its
         # forward passes, and those that follow, may leave gathered parameters behind.
         self.updater = Updater(job, self.model, self.texts, self.updates, self._gradients, self._not_finite)
