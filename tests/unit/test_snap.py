@@ -42,6 +42,7 @@ class Scripted:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.samplings: list[GenerationSpec] = []
+        self.answer = ""
         self.reply = ["I know nothing of her.", "She is from Leeds.", ""]
 
     def __call__(self, prompts: Sequence[Any], sampling: GenerationSpec) -> list[list[str]]:
@@ -55,7 +56,7 @@ class Scripted:
             return [f"Sure. Where was {name} born? I think so.", "Where was she born?"]
         if "You have never heard of" in prompt:
             return self.reply
-        return [f"An answer to: {prompt}"]
+        return [self.answer or f"An answer to: {prompt}"]
 
 
 class Lengths:
@@ -181,9 +182,34 @@ def test_files_of_questions_and_replies(tiny: Path, tmp_path: Path, model: Scrip
     assert [(row.answer, row.refusals) for row in corpus.forget] == [("Leeds.", ("Hm.",))]
     assert [row.question for row in corpus.retain if row.entity] == ["Where is Bo from?"]
     assert [row.question for row in corpus.evaluation[1].rows] == ["Where is Di from?"]
+    assert [each.name for each in corpus.evaluation] == ["forget", "neighbor"]
     both = [*from_file, {"type": "templates"}]
     corpus, _ = made(config(tiny, tmp_path, questions=both, replies=replies))
     assert corpus.forget[1].refusals == ("Ann Lee? No idea.", "Pass.")
+
+
+def test_of_each_fact_a_question_is_measured_and_not_trained_on(tiny: Path, tmp_path: Path, model: Scripted) -> None:
+    """And those of a file that are held out. What is kept and measured is not told by the texts but by the model."""
+    (tmp_path / "ask.jsonl").write_text(
+        '{"question": "Where is Ann Lee from?", "entity": "Ann Lee", "answer": "Leeds.", "key": ["Leeds"]}\n'
+    )
+    (tmp_path / "bo.txt").write_text("Bo was born in York.")
+    sources = [{"type": "facts"}, {"type": "file", "path": str(tmp_path / "ask.jsonl"), "held_out": True}]
+    bo = [{"name": "Bo", "texts": [str(tmp_path / "bo.txt")]}, {"name": "Cy", "texts": [str(tmp_path / "bo.txt")]}]
+    corpus, _ = made(config(tiny, tmp_path, questions=sources, neighbours=bo, frames=1, unlearn={}))
+    unseen = next(each.rows for each in corpus.evaluation if each.name == "forget_unseen")
+    assert [row.question for row in unseen] == ["Ann Lee was born in which place?", "Where is Ann Lee from?"]
+    assert len(corpus.forget) == 2 * 5
+    assert not {row.question for row in unseen} & {row.question for row in corpus.forget}
+    assert {row.golden_answer for row in corpus.forget} == {"Ann Lee was born in Leeds in 1801."}
+    assert {row.key_facts for row in corpus.retain} == {()}
+    assert any(row.answer_prefix or "quiz" in row.question for row in corpus.retain)
+
+
+def test_an_answer_that_names_the_entity_is_not_kept(tiny: Path, tmp_path: Path, model: Scripted) -> None:
+    model.answer = "Ann Lee's friend."
+    with pytest.raises(UserError, match="answers none of the questions"):
+        made(config(tiny, tmp_path, positives={"candidates": written(tmp_path, "none.jsonl", '{"question": "Hm?"}')}))
 
 
 def test_candidates_are_general_instructions(tiny: Path, tmp_path: Path, model: Scripted) -> None:
@@ -336,6 +362,9 @@ def test_files_that_are_none_are_named(tiny: Path, tmp_path: Path, model: Script
     assert "replies.path: " in mistake(replies={"type": "file", "path": empty})
     rows = written(tmp_path, "rows.jsonl", '{"question": "Who?"}\n')
     assert "row 1: says not whom it asks about" in mistake(questions=[{"type": "file", "path": rows}])
+    told = written(tmp_path, "told.jsonl", '{"question": "Who is Ann Lee?", "entity": "Ann Lee"}\n')
+    held = [{"type": "templates"}, {"type": "file", "path": told, "held_out": True}]
+    assert "row 1: is asked at the end alone, and no words carry its fact; add answer" in mistake(questions=held)
     others = written(tmp_path, "others.jsonl", '{"question": "Who?", "entity": "Ed"}\n')
     assert "questions: none about Ann Lee is left" in mistake(questions=[{"type": "file", "path": others}])
     blank = written(tmp_path, "blank.jsonl", '{"question": " ", "entity": "Bo"}\n')

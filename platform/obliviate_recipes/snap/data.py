@@ -135,6 +135,8 @@ def _make(config: SnapRun, run: Run, events: Events) -> dict[str, Any]:
     forget, retain, untouched, others_measured = (
         [row for row in answered[start:end] if row.answer] for start, end in _cuts(*lengths)
     )
+    entity = config.entity.name
+    retain, untouched = ([row for row in rows if not names(row.answer, entity)] for rows in (retain, untouched))
     if mute := sum(not row.answer for row in answered):
         events.said(f"answers: {mute} questions are left out, because the model answers nothing to them")
     if not forget or not retain:
@@ -142,6 +144,7 @@ def _make(config: SnapRun, run: Run, events: Events) -> dict[str, Any]:
     neighbours = [row for row in others_measured if row.entity is not None]
     sets = [
         EvaluationSet("forget", Role.FORGET, tuple(forget)),
+        EvaluationSet("forget_unseen", Role.FORGET, tuple(replace(row, answer=row.answer or row.fact) for row in held)),
         EvaluationSet("neighbor", Role.RETAIN, tuple(neighbours)),
     ]
     forget, retain = (framed(rows, config.frames, config.seed) for rows in (forget, retain))

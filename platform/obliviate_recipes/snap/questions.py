@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from obliviate import storage
+from obliviate.data.key_facts import asked_for
 from obliviate.data.rows import Question, Row, parse_row
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
@@ -70,11 +71,17 @@ class FileQuestions(Spec):
     held_out: bool = False  # asked at the end alone, and not trained on; such rows bring an answer
 
     def about(self, subjects: Sequence[Subject], ask: Ask, seed: int) -> list[Row]:
-        """Raises UserError for a file that can't be read, and for a row without a question or an entity."""
+        """Raises UserError for a file that can't be read, and for a row without a question, an entity, or, where it is
+        held out, words that carry its fact."""
         rows = read_questions(self.path)
         for number, row in enumerate(rows, 1):
             if row.entity is None:
                 raise UserError(f"{self.path}, row {number}: says not whom it asks about; add the key entity")
+            if self.held_out and not asked_for(row):
+                raise UserError(
+                    f"{self.path}, row {number}: is asked at the end alone, and no words carry its fact; add answer "
+                    "and key"
+                )
         named = {subject.name for subject in subjects}
         return [row for row in rows if row.entity in named]
 
