@@ -194,8 +194,8 @@ def test_models_are_measured_as_the_suite_asks(model: Path, tmp_path: Path, caps
 
 
 def test_an_entity_is_estimated_before_there_are_questions_about_it(model: Path, tmp_path: Path) -> None:
-    """16 templates and one question of the text's one sentence; of each the answers are asked for, those about two of
-    three others are trained on: 3 a question at most, 32 in all, and as many are measured."""
+    """As many as may come of the templates, of the text's one sentence in its forms, and of their frames: about the
+    entity, and about the others."""
     text = tmp_path / "ann.txt"
     text.write_text("Ann Lee was a singer in York.")
     values = {
@@ -205,7 +205,7 @@ def test_an_entity_is_estimated_before_there_are_questions_about_it(model: Path,
     asked, trained = Snap(build(SnapRun, values, where="test")).estimate(CLUSTER)
     assert (asked.title, asked.repeats, trained.repeats) == ("ask the model", 1, 1)
     rows = SnapRows(build(SnapRun, values, where="test")).expected
-    assert (len(rows.forget), len(rows.retain)) == (17, 32)
+    assert (len(rows.forget), len(rows.retain)) == (69, 168)
     assert rows.forget[-1].question == "Ann Lee was a singer in York, Ann Lee?"
 
 
