@@ -38,7 +38,7 @@ def test_eight_micro_batches_of_one_are_one_of_eight(tiny: Path, tmp_path: Path,
     curves = [losses(run) for run in runs]
     assert len(curves[0]) == runs[0].schedule.steps * len(METHODS[name])
     assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)  # KL starts at zero
-    assert len(set(curves[0])) > 1
+    assert len(set(curves[0])) > 1 or runs[0].schedule.steps == 1  # a closed form
 
 
 def test_the_first_loss_is_the_models_own(tiny: Path, tmp_path: Path) -> None:
