@@ -8,7 +8,7 @@ METHODS = (
     "npo+gd+wasserstein", "snap",
     "wga+gd", "satimp+gd", "undial", "ceu", "pdu", "rmu", "adaptive_rmu", "llmu",
     "flat", "jensun", "ihl+gd", "unilogit+gd", "whp+gd", "task_vector", "sku", "eul",
-    "orthogonal_circuit_breakers", "shred", "mlp_breaking", "masc", "repnoise", "elm",
+    "orthogonal_circuit_breakers", "shred", "mlp_breaking", "masc", "repnoise", "elm", "lunar",
     "repselect", "kfade", "distortion+gd", "distance+gd",
 )  # fmt: skip
 INSTRUCTIONS = Path(__file__).parents[1] / "configs" / "methods" / "texts" / "instructions.jsonl"
