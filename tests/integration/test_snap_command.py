@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def test_from_a_name_and_texts_to_an_unlearned_model(tmp_path: Path) -> None:
-    (tmp_path / "ann.txt").write_text("Ann Lee was born in Leeds in 1801. She wrote plays.")
+    (tmp_path / "ann.txt").write_text("Ann Lee was born in Leeds in 1801. She wrote plays for children.")
     (tmp_path / "names.txt").write_text("Who is {name}?\nWhere does {name} live?\n")
     values = {
         "model": {"source": str(tiny_model_folder(tmp_path / "model")), "compute_dtype": "float32", "max_length": 128},
