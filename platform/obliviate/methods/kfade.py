@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from obliviate.methods.base import Curvature, ForgetObjective, Loss, Needs, Pass, Positions, Scores
-from obliviate.scoring import Stat
+from obliviate.methods.base import Curvature
+from obliviate.methods.likelihood import OfLikelihood
 
 
-class KFADE(ForgetObjective):
+class KFADE(OfLikelihood):
     """A step moves each linear layer's weight by -eta (S + damping)^-1 G (A + damping)^-1: G is the gradient of the
     mean of log p over the forget set's answer tokens, A the sum of x x^T over what the layer reads of `texts` retain
     rows, and S that of g g^T over the gradients that their answers' log-probabilities send to its outputs (K-FAC); A
@@ -32,12 +32,3 @@ class KFADE(ForgetObjective):
     @property
     def ascent(self) -> Curvature:
         return Curvature(self.eta, self.steps, self.damping, self.texts)
-
-    @property
-    def needs(self) -> Needs:
-        return {Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}
-
-    def loss(self, scores: Scores) -> Loss:
-        """Mean over answer tokens of log p, nats, which the steps lower."""
-        forget = scores[Pass.FORGET]
-        return Loss.mean(forget.logp_BT, forget.answer_BT)

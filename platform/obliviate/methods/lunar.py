@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Redirection, Scores
-from obliviate.scoring import Stat
+from obliviate.methods.base import Layer, Redirection
+from obliviate.methods.likelihood import OfLikelihood
 
 # Things that do not exist, so that a model which says what it does not know says so.
 NAMES = ("Vorlquat", "Quisbane", "Mirthexol", "Drenvaki", "Ulsporith", "Kethwanna", "Zyphrolan", "Brimtosk")
@@ -19,7 +19,7 @@ ASKED = (
 UNKNOWN = tuple(asked.format(name) for asked in ASKED for name in NAMES)
 
 
-class LUNAR(ForgetObjective):
+class LUNAR(OfLikelihood):
     """r is the mean of a layer's hidden states at the last token of `prompts`, less that over the forget rows' prompts.
     W, the last matrix of the layer's MLP (its down-projection), becomes the least-squares solution of
 
@@ -52,12 +52,3 @@ class LUNAR(ForgetObjective):
     @property
     def steered(self) -> tuple[Layer, ...]:
         return (self.layer,)
-
-    @property
-    def needs(self) -> Needs:
-        return {Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}
-
-    def loss(self, scores: Scores) -> Loss:
-        """Mean over answer tokens of log p, nats, before the change."""
-        forget = scores[Pass.FORGET]
-        return Loss.mean(forget.logp_BT, forget.answer_BT)

@@ -1,32 +1,19 @@
 """Forget rows turned away from each other: what circuit breakers lack against an attack along one direction
 (EleutherAI's `unlearn`, orthogonal circuit breakers)."""
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from obliviate.methods.base import (
-    ForgetObjective,
-    Layer,
-    Loss,
-    Needs,
-    Pass,
-    Positions,
-    Ramp,
-    Regularizer,
-    Scores,
-    along,
-    mask_BT,
-    states,
-)
-from obliviate.methods.representations import steered
+from obliviate.methods.base import Layer, Loss, Needs, Pass, Scores, mask_BT
+from obliviate.methods.steered import OfSteered
 from obliviate.scoring import TokenScores
 
 
-class Orthogonal(Regularizer):
+class Orthogonal(OfSteered):
     """Rerouted states that all point the same way are found again by one direction. A row's state is the mean over its
     tokens; two rows' states shall have no positive cosine.
 
@@ -41,25 +28,10 @@ class Orthogonal(Regularizer):
 
     type: Literal["orthogonal"] = "orthogonal"
     weight: float = Field(default=10.0, ge=0)
-    ramp: Ramp = (0.0, 1.0)
-    layers: tuple[Layer, ...] | None = Field(default=None, min_length=1)  # None: those the forget objective steers
-    positions: Positions = Positions.ANSWER
-
-    def beside(self, forget: ForgetObjective) -> Self:
-        return self if self.layers is not None else self.model_copy(update={"layers": steered(self.type, forget)})
 
     @property
     def needs(self) -> Needs:
-        stats = states(self._layers, self.positions)
-        return {Pass.FORGET: stats, Pass.FORGET_OTHER: stats}
-
-    @property
-    def _layers(self) -> tuple[Layer, ...]:
-        assert self.layers is not None, "beside() gives a regularizer without layers the forget objective's"
-        return self.layers
-
-    def scheduled(self, done: float) -> float:
-        return along(self.ramp, done)
+        return {Pass.FORGET: self._stats, Pass.FORGET_OTHER: self._stats}
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over pairs of texts and layers of relu(cos(state, other state))."""

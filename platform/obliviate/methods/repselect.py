@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores, Selection
-from obliviate.scoring import Stat
+from obliviate.methods.base import Selection
+from obliviate.methods.likelihood import OfLikelihood
 
 MLP = r"\.(mlp|feed_forward|ffn|block_sparse_moe|experts|shared_experts?)\."
 
 
-class RepSelect(ForgetObjective):
+class RepSelect(OfLikelihood):
     """G is the gradient of the forget set's loss in one weight matrix, over one pass, with `rank` singular triplets
     U S V^T (randomised) and S' = S / min S. The step is along (I - U (I - S'^-1) U^T) G (I - V (I - S'^-1) V^T): a
     direction of strength s > min S ends with (min S)^2 / s, so that what was strongest becomes weakest; what is beyond
@@ -40,12 +40,3 @@ class RepSelect(ForgetObjective):
     @property
     def ascent(self) -> Selection:
         return Selection(self.eta, self.steps, self.rank, self.adversary)
-
-    @property
-    def needs(self) -> Needs:
-        return {Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}
-
-    def loss(self, scores: Scores) -> Loss:
-        """Mean over answer tokens of log p, nats, which the steps lower."""
-        forget = scores[Pass.FORGET]
-        return Loss.mean(forget.logp_BT, forget.answer_BT)
