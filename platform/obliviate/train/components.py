@@ -18,6 +18,7 @@ from obliviate.methods import Pass, Positions
 from obliviate.scoring import Activation, AnyStat
 from obliviate.train.batch import Texts, collate
 from obliviate.train.model import ScoredModel
+from obliviate.train.together import turns_of
 
 
 @torch.no_grad()
@@ -33,25 +34,22 @@ def leading_components(
 ) -> dict[Activation, Tensor]:
     """Of each activation of the forget texts that is wanted without some: orthonormal [D, K], the same on every worker.
 
-    All of them call it; they share the rows, and one that has fewer repeats one without counting it. D^2 numbers are
-    held for each layer.
+    All of them call it, and share the rows. D^2 numbers are held for each layer.
     """
     wanted = {stat: at for stat, at in stats.items() if isinstance(stat, Activation) and stat.without}
     if not wanted:
         return {}
     plain = {Activation(stat.layer): at for stat, at in wanted.items()}
-    items, rank, world = [Item(row) for row in range(rows)], dist.get_rank(), dist.get_world_size()
     sums: dict[Activation, Tensor] = {}
     model.eval()
-    for turn in range(-(-rows // (size * world))):
-        mine = items[(turn * world + rank) * size :][:size]
-        batch = collate(texts, mine or items[:1], {Pass.FORGET: stats}, max_length).to(device)
+    for part, counted in turns_of([Item(row) for row in range(rows)], size):
+        batch = collate(texts, part, {Pass.FORGET: stats}, max_length).to(device)
         everything = (batch.rows[Pass.FORGET], batch.wanted_BT(Pass.FORGET, Positions.SEQUENCE), tuple(plain))
         out = model(batch.input_ids_BT, batch.attention_BT, {str(Pass.FORGET): everything}, {})
         for stat, at in plain.items():
             x_ND = out[f"{Pass.FORGET}/{stat}"][batch.wanted_BT(Pass.FORGET, at)].double()
             # With a one beside every state, X^T X holds their sum and their number as well.
-            x_ND = torch.cat([x_ND, torch.ones_like(x_ND[:, :1])], -1) * bool(mine)
+            x_ND = torch.cat([x_ND, torch.ones_like(x_ND[:, :1])], -1) * counted
             sums[stat] = sums.get(stat, 0) + x_ND.T @ x_ND
     model.train()
     for gram in sums.values():

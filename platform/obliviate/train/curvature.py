@@ -22,6 +22,7 @@ from obliviate.train.gram import grams, linear_layers, outputs
 from obliviate.train.job import Job
 from obliviate.train.model import ScoredModel
 from obliviate.train.shards import local, mine, whole
+from obliviate.train.together import turns_of
 
 NEEDS: Needs = {Pass.RETAIN: {Stat.LOGP: Positions.ANSWER}}
 
@@ -84,15 +85,13 @@ def _output_grams(
 
     A row at a time: of several, tokens that they begin with alike are read once, and their gradients added up.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
     sums = {name: torch.zeros(outputs(layer), outputs(layer), device=device) for name, layer in layers.items()}
     texts.encode((Pass.RETAIN,), items)
     model.eval()
-    for turn in range(-(-len(items) // world)):
-        own = items[turn * world + rank :][:1]
-        batch = collate(texts, own or items[:1], NEEDS, max_length).to(device)
+    for part, counted in turns_of(items, 1):
+        batch = collate(texts, part, NEEDS, max_length).to(device)
         wanted = {str(Pass.RETAIN): (batch.rows[Pass.RETAIN], batch.answer_BT, (Stat.LOGP,))}
-        with _summed(layers, sums if own else {}):
+        with _summed(layers, sums if counted else {}):
             out = model(batch.input_ids_BT, batch.attention_BT, wanted, {})
             (out[f"{Pass.RETAIN}/{Stat.LOGP}"] * batch.answer_BT).sum().backward()
         model.zero_grad()

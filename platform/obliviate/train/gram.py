@@ -24,6 +24,7 @@ from obliviate.methods import Positions, Text
 from obliviate.scoring import Stat
 from obliviate.train.batch import Batch, Texts, collate
 from obliviate.train.model import ScoredModel
+from obliviate.train.together import turns_of
 
 
 def linear_layers(model: ScoredModel) -> dict[str, nn.Module]:
@@ -74,18 +75,14 @@ def grams(
 ) -> dict[str, Tensor]:
     """X^T X [D, D] of each layer, float32, over the texts of a pass; the same on every worker, which all call it.
 
-    The workers share the items; one that has fewer repeats one without counting it, since all must make the same
-    number of forward passes. D^2 numbers are held for each layer, 64 MiB at D = 4096: restrict what is trained.
+    The workers share the items. D^2 numbers are held for each layer, 64 MiB at D = 4096: restrict what is trained.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
     found = {name: torch.zeros(width(layer), width(layer), device=device) for name, layer in layers.items()}
-    rounds = -(-len(items) // (size * world))
     texts.encode((each,), items)
     model.eval()
-    for turn in range(rounds):
-        mine = items[(turn * world + rank) * size :][:size]
-        batch = collate(texts, mine or items[:1], {each: {Stat.LOGP: Positions.ANSWER}}, max_length).to(device)
-        with _summed(layers, found if mine else {}, batch):
+    for part, counted in turns_of(items, size):
+        batch = collate(texts, part, {each: {Stat.LOGP: Positions.ANSWER}}, max_length).to(device)
+        with _summed(layers, found if counted else {}, batch):
             model(batch.input_ids_BT, batch.attention_BT, {}, {})
     model.train()
     for gram in found.values():

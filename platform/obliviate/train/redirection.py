@@ -23,6 +23,7 @@ from obliviate.train.gram import linear_layers, outputs, width
 from obliviate.train.job import Job
 from obliviate.train.model import ScoredModel, layer_of, reshard
 from obliviate.train.shards import local, mine
+from obliviate.train.together import turns_of
 
 Prompt = Sequence[int]
 
@@ -72,16 +73,13 @@ class Redirected:
 
     @torch.no_grad()
     def _see(self, prompts: Sequence[Prompt]) -> Seen:
-        """The workers share the prompts; one that has fewer repeats one without counting it."""
-        rank, world = dist.get_rank(), dist.get_world_size()
         inputs, hidden = width(self._matrix), self._model.causal_lm.config.get_text_config().hidden_size
         zeros = [torch.zeros(shape, dtype=torch.float64, device=self._device) for shape in
                  ((inputs, inputs), (inputs,), (), (hidden,))]  # fmt: skip
         seen = Seen(*zeros)
         self._model.eval()
-        for turn in range(-(-len(prompts) // (self._size * world))):
-            own = prompts[(turn * world + rank) * self._size :][: self._size]
-            self._add(seen, own or prompts[:1], counted=bool(own))
+        for part, counted in turns_of(prompts, self._size):
+            self._add(seen, part, counted=counted)
         self._model.train()
         reshard(self._model)
         for total in zeros:

@@ -12,7 +12,6 @@ from math import ceil
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from obliviate.data.schedule import Item
 from obliviate.methods import Needs, Pass, Positions
@@ -20,6 +19,7 @@ from obliviate.schema import StopSpec
 from obliviate.scoring import Stat
 from obliviate.train.batch import Texts, collate
 from obliviate.train.model import ScoredModel
+from obliviate.train.together import everyones, parts_of
 
 MARGINS: Needs = {Pass.FORGET: {Stat.LOGP: Positions.ANSWER, Stat.RIVAL: Positions.ANSWER}}
 
@@ -31,40 +31,23 @@ def left(margins: Sequence[float], share: float) -> float:
     return sum(counted) / len(counted)
 
 
+@torch.no_grad()
 def measure(
     model: ScoredModel, texts: Texts, rows: int, spec: StopSpec, *, size: int, max_length: int, device: torch.device
 ) -> dict[str, Any]:
     """What to log: the margin that is left, and whether training stops; the same on every worker. All call it."""
-    margins = _everywhere(_margins(model, texts, rows, size=size, max_length=max_length, device=device))
-    margin = left(margins, spec.share)
-    return {"margin": margin, "settled": margin <= spec.margin}
-
-
-@torch.no_grad()
-def _margins(
-    model: ScoredModel, texts: Texts, rows: int, *, size: int, max_length: int, device: torch.device
-) -> list[float]:
-    """Of the answer tokens of this worker's share of the forget rows. One that has fewer rows repeats one without
-    counting it: all make the same number of forward passes."""
-    items, rank, world = [Item(row) for row in range(rows)], dist.get_rank(), dist.get_world_size()
-    found: list[float] = []
+    found: dict[int, list[float]] = {}
     model.eval()
-    for turn in range(-(-rows // (size * world))):
-        mine = items[(turn * world + rank) * size :][:size]
-        batch = collate(texts, mine or items[:1], MARGINS, max_length).to(device)
+    for part in parts_of(rows, size):
+        batch = collate(texts, [Item(row) for row in part], MARGINS, max_length).to(device)
         wanted = (batch.rows[Pass.FORGET], batch.answer_BT, tuple(MARGINS[Pass.FORGET]))
         out = model(batch.input_ids_BT, batch.attention_BT, {str(Pass.FORGET): wanted}, {})
         margin_BT = out[f"{Pass.FORGET}/{Stat.LOGP}"] - out[f"{Pass.FORGET}/{Stat.RIVAL}"]
-        found += margin_BT[batch.answer_BT].tolist() if mine else []
+        for row, margin_T, answer_T in zip(part, margin_BT, batch.answer_BT, strict=True):
+            found[row] = margin_T[answer_T].tolist()
     model.train()
-    return found
-
-
-def _everywhere(mine: list[float]) -> list[float]:
-    """All workers' values together."""
-    found: list[list[float]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return [value for each in found for value in each]
+    margin = left([value for margins in everyones(found).values() for value in margins], spec.share)
+    return {"margin": margin, "settled": margin <= spec.margin}
 
 
 def settled(log: Iterable[Mapping[str, Any]]) -> bool:

@@ -1,6 +1,6 @@
 """What all workers of a training do as one: where one of them can't, all know, and none waits for it further on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -34,6 +34,15 @@ def parts_of(count: int, size: int) -> list[list[int]]:
     mine = list(range(rank, count, world)) or [count - 1]
     turns = range(-(-count // (world * size)))
     return [mine[turn * size : (turn + 1) * size] or mine[-1:] for turn in turns]
+
+
+def turns_of(things: Sequence[T], size: int) -> Iterator[tuple[Sequence[T], bool]]:
+    """Of sums over all workers: this worker's things of each turn, at most `size`, and whether they count. All workers
+    have equally many turns; one that has nothing left repeats the first thing without counting it."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for turn in range(-(-len(things) // (size * world))):
+        mine = things[(turn * world + rank) * size :][:size]
+        yield mine or things[:1], bool(mine)
 
 
 def everyones(found: Mapping[int, T]) -> dict[int, T]:
