@@ -10,7 +10,7 @@ m <- share x (the step's own gradient) + (1 - share) x m begins at zero, which s
 it. It lies in the optimiser's state: sharded as the weights are, and kept in checkpoints.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -48,15 +48,20 @@ class Rectification:
             if parameter.grad is not None:  # else no text's loss reaches it
                 mean.add_(parameter.grad, alpha=self._share)
         pairs = [(forget, mean) for forget, mean in zip(self._forget, means, strict=True) if forget is not None]
-        along = product(pairs) if pairs else 0.0
-        square = product(zip(means, means, strict=True)) if along < 0 else 0.0
-        # A mean so short that its square underflows says nothing of a direction.
-        excess = along / square if square > torch.finfo(torch.float32).tiny else 0.0
+        excess = opposed(pairs, means)
         for parameter, forget, mean in zip(self._trained, self._forget, means, strict=True):
             parameter.grad = forget
             if excess:
                 parameter.grad = mean * -excess if forget is None else forget.sub_(mean, alpha=excess)
         self._forget = []
+
+
+def opposed(pairs: Sequence[tuple[Tensor, Tensor]], direction: Sequence[Tensor]) -> float:
+    """<f, d> / <d, d> of the pairs (f, d) where f runs against d, <f, d> < 0; else 0. `direction`: all of d."""
+    along = product(pairs) if pairs else 0.0
+    square = product(zip(direction, direction, strict=True)) if along < 0 else 0.0
+    # One so short that its square underflows says nothing of a direction.
+    return along / square if square > torch.finfo(torch.float32).tiny else 0.0
 
 
 def product(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:

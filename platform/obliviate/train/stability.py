@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from obliviate.schema import StabilitySpec
-from obliviate.train.rectification import product
+from obliviate.train.rectification import opposed
 from obliviate.train.sharpness import perturbed
 
 
@@ -39,12 +39,8 @@ class Stability:
     @torch.no_grad()
     def join(self) -> None:
         """The regularizers' gradients are there: add the forget gradients, less what runs against them."""
-        pairs = [(f, p.grad) for f, p in zip(self._forget, self._trained, strict=True) if f is not None]
-        along = product([(f, r) for f, r in pairs if r is not None]) if pairs else 0.0
-        kept = [p.grad for p in self._trained if p.grad is not None]
-        square = product(zip(kept, kept, strict=True)) if along < 0 else 0.0
-        # A gradient so short that its square underflows says nothing of a direction.
-        excess = along / square if square > torch.finfo(torch.float32).tiny else 0.0
+        gradients = [(f, p.grad) for f, p in zip(self._forget, self._trained, strict=True) if p.grad is not None]
+        excess = opposed([(f, r) for f, r in gradients if f is not None], [r for _, r in gradients])
         for parameter, forget in zip(self._trained, self._forget, strict=True):
             if parameter.grad is None:
                 parameter.grad = forget
