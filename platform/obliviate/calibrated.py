@@ -8,29 +8,24 @@ that rests on small changes may go on the way, or stay where rounding to the nea
 Shapes: O outputs, D inputs of a layer; T tokens of a text; G inputs that share a step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from obliviate.decoder import decoder_layers, decoder_of
+from obliviate.decoder import decoder_layers
+from obliviate.inputs import grams_of
 from obliviate.prune import measured_layers
 from obliviate.quantise import INTEGERS, Format, largest_of, nearest_integer, quantised
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 By = Literal["gptq", "awq"]
 
 DAMPING = 0.01  # of the mean squared input, added to each: GPTQ's own
 EXPONENTS = [step / 20 for step in range(20)]  # of the inputs' sizes, AWQ's own grid
-
-
-class _ReachedError(Exception):
-    """The layer that was waited for has read its inputs."""
 
 
 @torch.no_grad()
@@ -46,8 +41,10 @@ def calibrated(model: "PreTrainedModel", texts: Sequence[Sequence[int]], to: For
     rounding = {"gptq": gptq, "awq": awq}[by]
     for layer in decoder_layers(model):
         inside = [names[id(module)] for module in layer.modules()]
-        layers = {name: model.get_submodule(name) for name in inside if f"{name}.weight" in weights}
-        for name, gram_DD in _grams(model, layer, layers, texts).items():
+        inputs = {name: weights[f"{name}.weight"].inputs for name in inside if f"{name}.weight" in weights}
+        for name, gram_DD in grams_of(model, texts, inputs, until=layer).items():
+            if not gram_DD.any():
+                continue  # an expert that no text reaches
             weight = model.get_parameter(f"{name}.weight")
             turned = weights[f"{name}.weight"].transposed
             rows_OD = weight.mT if turned else weight
@@ -95,40 +92,3 @@ def awq(weight_OD: Tensor, gram_DD: Tensor, to: Format) -> Tensor:
         if error < least:
             best_OD, least = found_OD, error
     return best_OD
-
-
-def _grams(
-    model: "PreTrainedModel", last: "nn.Module", layers: "dict[str, nn.Module]", texts: Sequence[Sequence[int]]
-) -> dict[str, Tensor]:
-    """X^T X [D, D] of what each of these layers, all in `last`, reads over all tokens of the texts."""
-    found: dict[str, Tensor] = {}
-    with _hooked(layers, last, found):
-        for ids in texts:
-            ids_1T = torch.tensor([list(ids)], device=model.device)
-            try:
-                decoder_of(model)(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), use_cache=False)
-            except _ReachedError:
-                continue
-    return found
-
-
-@contextmanager
-def _hooked(layers: "dict[str, nn.Module]", last: "nn.Module", found: dict[str, Tensor]) -> Iterator[None]:
-    def adding(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        def add(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            x_TD = inputs[0].flatten(end_dim=-2).float()
-            gram_DD = x_TD.T @ x_TD
-            found[name] = found[name] + gram_DD if name in found else gram_DD
-
-        return add
-
-    def reached(*_: Any) -> None:
-        raise _ReachedError
-
-    handles = [each.register_forward_pre_hook(adding(name)) for name, each in layers.items()]
-    handles.append(last.register_forward_hook(reached))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,9 +7,9 @@ come back when the weights that mask it go.
 Shapes: O outputs, D inputs of a layer; T tokens of a text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from obliviate.arithmetic import combine
 from obliviate.errors import UserError
@@ -71,30 +71,16 @@ def input_norms(model: "PreTrainedModel", texts: Iterable[Sequence[int]]) -> "di
     """
     import torch
 
-    from obliviate.decoder import decoder_of
+    from obliviate.inputs import read_by
 
     layers = measured_layers(model)
     sums_D = {name: torch.zeros(each.inputs, dtype=torch.float64, device=model.device) for name, each in layers.items()}
-    handles = [
-        model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_adding(sum_D))
-        for name, sum_D in sums_D.items()
-    ]
-    try:
-        with torch.inference_mode():
-            for ids in texts:
-                ids_1T = torch.tensor([list(ids)], device=model.device)
-                decoder_of(model)(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    read_by(model, texts, {name.rpartition(".")[0]: _adding(sum_D) for name, sum_D in sums_D.items()})
     for name, sum_D in sums_D.items():
         if not sum_D.any():
             raise UserError(f"model.source: {name} reads nothing of the texts: {NOT_MEASURED}")
     return {name: sum_D.sqrt().float().cpu() for name, sum_D in sums_D.items()}
 
 
-def _adding(sum_D: "Tensor") -> Any:
-    def add(_: Any, inputs: "tuple[Tensor, ...]") -> None:
-        sum_D.add_(inputs[0].detach().flatten(end_dim=-2).float().square().sum(0))
-
-    return add
+def _adding(sum_D: "Tensor") -> "Callable[[Tensor], object]":
+    return lambda x_ND: sum_D.add_(x_ND.square().sum(0))

@@ -15,14 +15,14 @@ Shapes: O outputs, D inputs of a layer, K directions, N tokens.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from obliviate.arithmetic import combine
-from obliviate.decoder import decoder_of
 from obliviate.directions import Directions, leading
+from obliviate.inputs import grams_of
 from obliviate.matrices import matrices
 from obliviate.prune import measured_layers
 
@@ -69,13 +69,15 @@ def retained_directions(
     A text is read at a time, so that none is padded. Raises UserError for experts that are fused.
     """
     read = list(texts)
+    layers = measured_layers(model, NOT_MEASURED)
+    inputs = {name.removesuffix(".weight"): each.inputs for name, each in layers.items()}
     found: dict[str, Directions] = {}
-    for group in _groups({name: each.inputs for name, each in measured_layers(model, NOT_MEASURED).items()}):
-        for name, gram_DD in _grams(model, read, group).items():
+    for group in _groups(inputs):
+        for module, gram_DD in grams_of(model, read, group).items():
             mean = gram_DD.trace() / len(gram_DD)
             strongest = leading(gram_DD, energy)
             relative_K = strongest.energy_K / mean.clamp(min=torch.finfo(mean.dtype).tiny)
-            found[name] = Directions(relative_K.cpu(), strongest.vectors_DK.cpu())
+            found[f"{module}.weight"] = Directions(relative_K.cpu(), strongest.vectors_DK.cpu())
     return found
 
 
@@ -87,29 +89,3 @@ def _groups(inputs: Mapping[str, int]) -> Iterator[dict[str, int]]:
             group = {}
         group[name] = size
     yield group
-
-
-@torch.inference_mode()
-def _grams(model: "PreTrainedModel", texts: Iterable[Sequence[int]], inputs: Mapping[str, int]) -> dict[str, Tensor]:
-    """X^T X [D, D] of each layer."""
-    sums = {name: torch.zeros(size, size, device=model.device) for name, size in inputs.items()}
-    handles = [
-        model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_adding(gram_DD))
-        for name, gram_DD in sums.items()
-    ]
-    try:
-        for ids in texts:
-            ids_1T = torch.tensor([list(ids)], device=model.device)
-            decoder_of(model)(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sums
-
-
-def _adding(gram_DD: Tensor) -> Any:
-    def add(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        x_ND = inputs[0].flatten(end_dim=-2).float()
-        gram_DD.addmm_(x_ND.T, x_ND)
-
-    return add
