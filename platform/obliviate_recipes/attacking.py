@@ -13,7 +13,7 @@ from obliviate.schema import ModelSpec
 from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.spec import EvaluationSpec
-from obliviate_recipes.attacks.base import Attack, Scene, Target
+from obliviate_recipes.attacks.base import ORIGINAL, RETAIN, Attack, Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
 from obliviate_recipes.attacks.split import SplitSpec
@@ -25,7 +25,6 @@ from obliviate_recipes.stage import Stage
 from obliviate_recipes.stages.card import Attacked, add_attacks, onto_card
 from obliviate_recipes.stages.measure import Figures
 
-ORIGINAL, RETAIN = "original", "retain"  # names of models in figures
 SUMMARY = "summary.md"  # for whoever answers for a deletion
 
 

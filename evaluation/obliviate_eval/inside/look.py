@@ -5,6 +5,7 @@ Shapes: L layers, P predicting places of an item, D hidden size, A answers of a 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -190,14 +191,12 @@ def with_embeddings(
     first = torch.tensor(tokenizer(START, add_special_tokens=False).input_ids[-1:], device=model.device)
     steps = optimised(model, texts, controls, embedding(first)[0], how.step, engine.batch_tokens)
     found = {}
-    for iteration, vectors_KD in enumerate(steps, 1):
+    for iteration, vectors_KD in enumerate(islice(steps, max(how.iterations)), 1):
         if iteration in how.iterations:
             with embedded(model, controls, vectors_KD):
                 plain = HFEngine(model, tokenizer, engine, stop_ids(target, tokenizer))
                 told = Controlled(plain, controls)
                 found[iteration] = collect(told, encoder, sets, suite, sampling, lambda stage, done, total: None)
-        if iteration == max(how.iterations):
-            break
     return found
 
 
@@ -216,13 +215,12 @@ def with_suffix(
     model, tokenizer = opened(target, engine)
     asked_by = HFEngine(model, tokenizer, engine, stop_ids(target, tokenizer))
     found = {}
-    for iteration, suffix in enumerate(suffixes(model, encoder, rows, how, engine.batch_tokens), 1):
+    search = suffixes(model, encoder, rows, how, engine.batch_tokens)
+    for iteration, suffix in enumerate(islice(search, max(how.iterations)), 1):
         if iteration in how.iterations:
             behind = [replace(each, rows=tuple(asking(row, suffix) for row in each.rows)) for each in sets]
             records = collect(asked_by, encoder, behind, suite, sampling, lambda stage, done, total: None)
             found[iteration] = (suffix, records)
-        if iteration == max(how.iterations):
-            break
     return found
 
 

@@ -26,6 +26,7 @@ from obliviate_recipes.stages.measure import Measuring, Records
 
 T = TypeVar("T")
 
+ORIGINAL, RETAIN = "original", "retain"  # names of models in figures
 # What every suite that measures a fact may have, larger where it is known, the headline first.
 MEASURES = ("key_probability", "key_said", "probability", "extraction_strength", "rouge")
 

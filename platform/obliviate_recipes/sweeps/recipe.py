@@ -22,7 +22,7 @@ from obliviate.models import content_of
 from obliviate.runs import Run
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.summary import METRICS_FILE, Evaluation
-from obliviate_recipes.attacks.base import Attack, Target
+from obliviate_recipes.attacks.base import ORIGINAL, RETAIN, Attack, Target
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.costs.estimate import Part, estimate
 from obliviate_recipes.costs.hardware import Cluster
@@ -36,7 +36,7 @@ from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
 from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import read_records
 from obliviate_recipes.sweeps.result import Result, write_result
-from obliviate_recipes.sweeps.robust import ORIGINAL, RETAIN, attacked, compared
+from obliviate_recipes.sweeps.robust import attacked, compared
 from obliviate_recipes.sweeps.sampler import Sampler, open_sampler
 from obliviate_recipes.sweeps.spec import NoScheduler, OptunaSampler, SweepRun
 from obliviate_recipes.sweeps.trial import Shared, objectives, run_trial

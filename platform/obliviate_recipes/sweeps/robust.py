@@ -10,12 +10,11 @@ from dataclasses import replace
 
 from obliviate.data.rows import Corpus
 from obliviate_eval.robustness import ANY, HEADLINE, ROBUSTNESS_FILE, ModelFigures, Robustness
-from obliviate_recipes.attacks.base import Attack, Scene, Target
+from obliviate_recipes.attacks.base import ORIGINAL, RETAIN, Attack, Scene, Target
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.stages.measure import Measuring
 from obliviate_recipes.sweeps.spec import SweepRun
 
-ORIGINAL, RETAIN = "original", "retain"
 SUITE = "robustness"  # measures facts alone, whatever the sweep's own suite is
 
 

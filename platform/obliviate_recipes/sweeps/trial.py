@@ -27,7 +27,7 @@ from obliviate.train.log import read_steps
 from obliviate.train.signal import Signal
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
-from obliviate_recipes.attacks.base import Target
+from obliviate_recipes.attacks.base import ORIGINAL, RETAIN, Target
 from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import ModelStage
@@ -35,7 +35,7 @@ from obliviate_recipes.stage import perform as perform_stages
 from obliviate_recipes.stages.measure import Measuring
 from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.sweeps.records import Trial, TrialRecord
-from obliviate_recipes.sweeps.robust import ORIGINAL, RETAIN, attacked, compared, surviving
+from obliviate_recipes.sweeps.robust import attacked, compared, surviving
 from obliviate_recipes.sweeps.robust import figures as figures_of
 from obliviate_recipes.sweeps.space import Point
 from obliviate_recipes.sweeps.spec import FORGET_QUALITY, SweepRun
