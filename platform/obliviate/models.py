@@ -169,6 +169,15 @@ def stop_ids(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> frozenset
     return frozenset(token for token in ends if token is not None)
 
 
+def load_to_read(spec: ModelSpec, dtype: str) -> "tuple[PreTrainedModel, TextEncoder]":
+    """The model, on a GPU where this process sees one, and what lays out the texts that it reads."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = load_pretrained(spec, dtype=getattr(torch, dtype), device=device)
+    return model, text_encoder(spec, tokenizer)
+
+
 def load_pretrained(
     spec: ModelSpec, *, dtype: "torch.dtype", device: str = "cpu"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":

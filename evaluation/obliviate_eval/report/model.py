@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from obliviate.data.rows import Role
 from obliviate_eval.records import Record
+from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 
 Kind = Literal["original", "target", "retain", "unlearned"]
@@ -25,3 +27,8 @@ class ModelReport:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[dict[str, Any]] = ()
     records: Sequence[Record] = ()
+
+    def figures_of(self, role: Role) -> Mapping[str, Figure]:
+        """Those of the first set of that role."""
+        sets, roles = self.evaluation.sets, self.evaluation.roles
+        return next((figures for name, figures in sets.items() if roles[name] is role), {})

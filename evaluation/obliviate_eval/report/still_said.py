@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from obliviate.data.rows import Role
 from obliviate_eval.report.model import ModelReport
-from obliviate_eval.statistics import Figure
 
 
 def still_said(models: Sequence[ModelReport]) -> list[str]:
     """A line for each unlearned model that says more of the facts of its first forget set, when it is asked, than the
     retain model does, or any where there is none."""
-    figures = {model.name: _said(model) for model in models}
+    figures = {model.name: model.figures_of(Role.FORGET).get("key_said") for model in models}
     never_knew = next((figures[model.name] for model in models if model.kind == "retain"), None)
     by_chance = 0.0 if never_knew is None or never_knew.value is None else never_knew.value
     lines = []
@@ -24,10 +23,3 @@ def still_said(models: Sequence[ModelReport]) -> list[str]:
                 "with the step that forgets most for what it keeps"
             )
     return lines
-
-
-def _said(model: ModelReport) -> Figure | None:
-    """`key_said` of the first forget set."""
-    roles = model.evaluation.roles
-    forget = next((row for name, row in model.evaluation.sets.items() if roles[name] is Role.FORGET), {})
-    return forget.get("key_said")

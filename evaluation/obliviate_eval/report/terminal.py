@@ -47,7 +47,7 @@ def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
     says_more = any(model.method not in (None, model.name) for model in models)
     if says_more:
         table.add_column("Method", overflow="fold")
-    means = [[_means(model, role) for role in (Role.FORGET, Role.RETAIN)] for model in models]
+    means = [[model.figures_of(role) for role in (Role.FORGET, Role.RETAIN)] for model in models]
     says = any("key_said" in forget for forget, _ in means)
     if says:
         table.add_column("Facts\nsaid ↓", justify="right")
@@ -114,11 +114,6 @@ def _counted(figure: Figure | None) -> Text:
         return Text(NOTHING)
     counts = f"n {figure.scored}" + (f", {figure.unscored} unscored" if figure.unscored else "")
     return _cell(figure, with_interval=True).append(f"\n{counts}", style="dim")
-
-
-def _means(model: ModelReport, role: Role) -> dict[str, Figure]:
-    roles = model.evaluation.roles
-    return next((figures for name, figures in model.evaluation.sets.items() if roles[name] is role), {})
 
 
 def _cell(figure: Figure | None, with_interval: bool) -> Text:

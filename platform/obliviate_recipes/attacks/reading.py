@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
-from obliviate.models import load_pretrained, text_encoder
+from obliviate.models import load_to_read
 from obliviate.runs import content_hash
 from obliviate.schema import ModelSpec
 from obliviate_recipes.attacks.base import Scene
@@ -30,11 +30,7 @@ class Reading(NamedTuple):
 
     def opened(self, spec: ModelSpec) -> "tuple[PreTrainedModel, list[tuple[int, ...]]]":
         """The model, on a GPU where there is one, and the texts' token ids."""
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, tokenizer = load_pretrained(spec, dtype=getattr(torch, self.dtype), device=device)
-        encoder = text_encoder(spec, tokenizer)
+        model, encoder = load_to_read(spec, self.dtype)
         return model, [encoder.encode_row(row).input_ids for row in self.texts]
 
 

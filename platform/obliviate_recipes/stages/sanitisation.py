@@ -11,7 +11,7 @@ import numpy as np
 from obliviate import storage
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus, Row
-from obliviate.models import load_pretrained, skeleton, text_encoder
+from obliviate.models import load_to_read, skeleton
 from obliviate.prune import measured_layers
 from obliviate.runs import Run, content_hash, write_whole
 from obliviate.sanitise import NOT_MEASURED, retained_directions, sanitise
@@ -73,12 +73,8 @@ class Sanitised(ModelStage):
         measured_layers(skeleton(self.at_hand(self.base)), NOT_MEASURED)
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
-        import torch
-
         base = self.base.model_copy(update={"lora": None})
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, tokenizer = load_pretrained(base, dtype=getattr(torch, base.compute_dtype), device=device)
-        encoder = text_encoder(base, tokenizer)
+        model, encoder = load_to_read(base, base.compute_dtype)
         with events.progressing(self.title) as show:
 
             def texts() -> Iterator[tuple[int, ...]]:

@@ -159,15 +159,19 @@ class Training(ModelStage):
     def written(self, run: Run, events: Events) -> dict[str, Any]:
         """Of a run whose model is trained and written: its card, what there is to warn of, its summary."""
         storage.fetch_loose(run.directory)  # the steps, where a worker on another node has logged them
+        log = read_steps(run.directory)
+        self.logged(run, log, events)
         write_card(run, MODEL)
         for warning in exported(run.directory).get("warnings", ()):
             events.warned(warning)
-        log = read_steps(run.directory)
         chosen = Chosen.of(log)
         if chosen is not None:
             (events.said if chosen.step else events.warned)(chosen.text)
         # Early drop, `stop`, a budget or patience may end it before its schedule does.
         return {"model": MODEL, "steps": len(log), **({} if chosen is None else {"chosen": chosen.step})}
+
+    def logged(self, run: Run, log: Sequence[Mapping[str, Any]], events: Events) -> None:
+        """Write and tell what else the log says, before the card is written."""
 
     def finished(self, run: Run) -> None:
         storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use
@@ -330,14 +334,12 @@ class Unlearn(Training):
             reinforced=reinforced,
         )
 
-    def written(self, run: Run, events: Events) -> dict[str, Any]:
+    def logged(self, run: Run, log: Sequence[Mapping[str, Any]], events: Events) -> None:
         if self.config.early_drop is not None:
-            storage.fetch_loose(run.directory)
             rows = self.corpus.forget
             if self.filter is not None:
                 rows = tuple(compress(rows, self.filter.kept))
-            events.said(write_dropped(run.directory, read_steps(run.directory), rows))
-        return super().written(run, events)
+            events.said(write_dropped(run.directory, log, rows))
 
     @property
     def steps(self) -> TrainingWork:

@@ -17,9 +17,7 @@ from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import finetuning
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, ModelStage, Stage
-from obliviate_recipes.stages.training import Training
-
-PLACEMENT = {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"}
+from obliviate_recipes.stages.training import LEFT_OUT, Training
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Distilled(Training):
         return FinetuneRun(**shared, model=self.teacher.model, optim=self.spec.optim, name=self.label)
 
     def determined(self) -> Determined:
-        config = {"undo": self.spec.model_dump(mode="json", exclude={"texts": True, "optim": PLACEMENT}),
+        config = {"undo": self.spec.model_dump(mode="json", exclude={"texts": True, "optim": LEFT_OUT["optim"]}),
                   "seed": self.config.seed}  # fmt: skip
         inputs = {"texts": content_of_rows(self.rows), "unlearned": self.teacher.run.content}
         # A card tells of the whole run.
