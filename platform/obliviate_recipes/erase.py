@@ -15,7 +15,7 @@ from obliviate import storage
 from obliviate.config import RunSpec
 from obliviate.data.rows import Row, read_rows
 from obliviate.erase import HolisticCost, Selection, Settings
-from obliviate.errors import UserError
+from obliviate.errors import UserError, under
 from obliviate.models import load_tokenizer, model_size, text_encoder
 from obliviate.runs import Run, content_hash, write_json, write_whole
 from obliviate.schema import ModelSpec
@@ -136,7 +136,8 @@ def prompt_of(examples: list[Row], system_prompt: str | None) -> str | None:
 
 def _rows(config: EraseRun) -> tuple[Mapping[str, Row], list[str]]:
     """The examples by the hash of what they say, equal ones once, and the names of those to forget."""
-    given = read_rows(config.examples)
+    with under("examples"):
+        given = read_rows(config.examples)
     for number, row in enumerate(given, 1):
         if not row.question:
             raise UserError(
@@ -146,7 +147,8 @@ def _rows(config: EraseRun) -> tuple[Mapping[str, Row], list[str]]:
     rows = {_name(row): row for row in given}
     if len(rows) < config.shots:
         raise UserError(f"shots: {config.shots}: {config.examples} has only {len(rows)} different examples; lower it")
-    asked = () if config.forget is None else read_rows(config.forget)
+    with under("forget"):
+        asked = () if config.forget is None else read_rows(config.forget)
     for index, row in enumerate(asked):
         if _name(row) not in rows:
             raise UserError(

@@ -202,6 +202,13 @@ class TestBadInput:
         message = mistake(cli("unlearn", config, "refusals=nowhere.txt", *dry_run))
         assert message.startswith("nowhere.txt: no such file of refusals; give ")
 
+    @pytest.mark.parametrize("given", ["kl_budget={nats: 1, %s}", "validation={%s}", "undo={%s}"])
+    def test_further_texts_that_are_not_there(self, cli: Cli, config: Path, given: str) -> None:
+        message = mistake(cli("unlearn", config, given % "texts: nowhere.jsonl", "--dry-run"))
+        assert message.removeprefix(f"{config}: ").startswith(
+            f"{given.split('=')[0]}.texts: nowhere.jsonl: no such file; give a "
+        )
+
     @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
     def test_a_method_that_needs_a_retain_set_without_one(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:
         message = mistake(cli("unlearn", config, "data.retain=null", *dry_run))
