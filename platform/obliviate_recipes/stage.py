@@ -36,6 +36,7 @@ class Stage(ABC):
 
     kind: ClassVar[str]  # prefix of the run folder's name
     asks_only: ClassVar[bool] = False  # whether a hosted model would do: no weights are read
+    beside_engines: ClassVar[bool] = False  # whether engines may stay open: it takes nothing of the cluster
 
     @property
     @abstractmethod
@@ -79,6 +80,10 @@ class Stage(ABC):
 
     def finished(self, run: Run) -> None:  # noqa: B027 - most stages have none
         """Delete what a finished run no longer needs."""
+
+    def release(self) -> None:  # noqa: B027 - most stages have none
+        """Let go of what making it left open for stages like it. Called before one that is not `beside_engines`, and at
+        the end."""
 
     def told(self, run: Run, events: Events) -> None:  # noqa: B027 - most stages have none
         """Report on a finished run, whenever it was made. Raises UserError if the run is of no use."""
@@ -219,9 +224,12 @@ def perform(stages: Iterable[Stage], events: Events) -> None:
     # What a stage is made of is known of all of them before the first asks a server whether it is there.
     for stage in [stage for stage in all_of(stage for stage in wanted if not stage.done) if not stage.done]:
         stage.check()
-    told: set[Path] = set()
-    for stage in wanted:
-        _made(stage, events, told)
+    made = _Made()
+    try:
+        for stage in wanted:
+            made.make(stage, events)
+    finally:
+        made.release()
 
 
 @contextmanager
@@ -239,18 +247,36 @@ def finish(stage: Stage, **summary: Any) -> None:
     stage.finished(stage.run)
 
 
-def _made(stage: Stage, events: Events, told: set[Path]) -> None:
-    run = stage.run
-    if stage.done:
+class _Made:
+    """What has been made and told of so far."""
+
+    def __init__(self) -> None:
+        self._told: set[Path] = set()
+        self._open: list[Stage] = []
+
+    def make(self, stage: Stage, events: Events) -> None:
+        run, told = stage.run, self._told
+        if stage.done:
+            if run.directory not in told:
+                events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
+        else:
+            self._make_room(stage)
+            told.update(each.run.directory for each in stage.prepare(events))
+            for need in stage.needs:
+                self.make(need, events)
+            with unmade(stage) as held:
+                if held is not None:
+                    self._make_room(stage)
+                    self._open.append(stage)
+                    finish(stage, **stage.make(held, events))
         if run.directory not in told:
-            events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
-    else:
-        told.update(each.run.directory for each in stage.prepare(events))
-        for need in stage.needs:
-            _made(need, events, told)
-        with unmade(stage) as held:
-            if held is not None:
-                finish(stage, **stage.make(held, events))
-    if run.directory not in told:
-        told.add(run.directory)
-        stage.told(run, events)
+            told.add(run.directory)
+            stage.told(run, events)
+
+    def _make_room(self, stage: Stage) -> None:
+        if not stage.beside_engines:
+            self.release()
+
+    def release(self) -> None:
+        while self._open:
+            self._open.pop().release()

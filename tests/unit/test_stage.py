@@ -131,6 +131,35 @@ def test_a_mistake_in_the_last_stage_is_told_before_the_first_is_made(tmp_path: 
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
 
 
+@dataclass(frozen=True)
+class Asking(Toy):
+    beside_engines: ClassVar = True
+
+    def release(self) -> None:
+        self.log.append(f"close {self.name}")
+
+
+def test_engines_stay_open_until_a_stage_needs_what_they_hold(tmp_path: Path) -> None:
+    log: list[str] = []
+    a, b, c, d = (
+        kind(name, str(tmp_path), log) for kind, name in ((Asking, "a"), (Asking, "b"), (Toy, "c"), (Asking, "d"))
+    )
+    perform([a, b, c, d], QUIET)
+    assert log == ["a", "b", "close b", "close a", "c", "d", "close d"]
+
+
+def test_and_are_closed_where_a_stage_fails(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Failing(Asking):
+        def make(self, run: Run, events: Events) -> dict[str, Any]:
+            raise UserError("full")
+
+    log: list[str] = []
+    with pytest.raises(UserError, match="full"):
+        perform([Asking("a", str(tmp_path), log), Failing("b", str(tmp_path), log)], QUIET)
+    assert log == ["a", "close b", "close a"]
+
+
 def test_a_models_content_is_known_before_it_is_there(tmp_path: Path) -> None:
     maker = ToyModel("m", str(tmp_path))
     user = Toy("u", str(tmp_path), before=(maker,))

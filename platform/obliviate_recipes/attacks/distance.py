@@ -17,6 +17,7 @@ DISTANCE_FILE = "distance.json"
 @dataclass(frozen=True)
 class Distance(Stage):
     kind: ClassVar = "distance"
+    beside_engines: ClassVar = True
 
     target: Target
     original: Target
