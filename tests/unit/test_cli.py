@@ -165,7 +165,7 @@ class TestDryRun:
         ]
         attacks = out.split("\n\n")[3].strip().split("\n")
         for model in ("original", "retain", "ME+GD", "IDK+AP"):
-            for attack in ("relearn forget", "int4_g128", "ask"):
+            for attack in ("relearn forget", "int8", "ask"):
                 assert any(line.startswith(f"attack {model}: {attack}") for line in attacks), (model, attack)
         assert "target: fine-tune on 40 rows (all): " in out
         assert "ME+GD: unlearn 10 rows with ME+GD, retain set of 30: " in out
