@@ -16,7 +16,7 @@ from obliviate.config import RunSpec
 from obliviate.data.rows import Row, read_rows
 from obliviate.erase import HolisticCost, Selection, Settings
 from obliviate.errors import UserError, under
-from obliviate.models import load_tokenizer, model_size, text_encoder
+from obliviate.models import encoder_of, model_size
 from obliviate.runs import Run, content_hash, write_json, write_whole
 from obliviate.schema import ModelSpec
 from obliviate_recipes.events import Events
@@ -163,16 +163,16 @@ def _name(row: Row) -> str:
 
 
 def _cost(config: EraseRun, examples: list[Row], unlearning: float) -> HolisticCost:
-    encoder = text_encoder(config.model, load_tokenizer(config.model))
+    encoder = encoder_of(config.model)
     bare = len(encoder.prompt("?"))
     prompted = config.model.model_copy(update={"system_prompt": prompt_of(examples, config.model.system_prompt)})
-    with_examples = len(text_encoder(prompted, encoder.tokenizer).prompt("?"))
+    with_examples = len(encoder_of(prompted).prompt("?"))
     size = model_size(config.model)
     return HolisticCost(size.parameters - size.idle, with_examples - bare, config.questions_per_request, unlearning)
 
 
 def _tokens(model: ModelSpec, rows: list[Row]) -> int:
-    encoder = text_encoder(model, load_tokenizer(model))
+    encoder = encoder_of(model)
     return sum(len(encoder.encode_row(row).input_ids) for row in rows)
 
 

@@ -18,7 +18,7 @@ from obliviate.data.schedule import Item
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.methods import Needs, Positions, Text
 from obliviate.methods.texts import Sets
-from obliviate.models import load_tokenizer, text_encoder
+from obliviate.models import encoder_of
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, TokenScores
 
@@ -171,7 +171,7 @@ def _texts(
     world: tuple[Row, ...],
 ) -> Texts:
     """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
-    return Texts(text_encoder(model, load_tokenizer(model)), forget, retain, refusals, world)
+    return Texts(encoder_of(model), forget, retain, refusals, world)
 
 
 def texts_of(job: "Job") -> Texts:

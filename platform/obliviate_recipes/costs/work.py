@@ -22,7 +22,7 @@ from obliviate.fit import read_in_parts
 from obliviate.inference.limits import SAMPLES, room
 from obliviate.methods import Curvature, ParameterTerm, Pass, Positions, Redirection, union_of_needs
 from obliviate.methods.texts import Sets
-from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
+from obliviate.models import ModelSize, encoder_of, model_size
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
 from obliviate.scoring import Activation, Stat, needs_reference
 from obliviate.source import export_dtype
@@ -280,7 +280,7 @@ def _lengths(model: ModelSpec, texts: Sequence[Said]) -> tuple[float, float]:
 
 @cache  # several stages have one model, and a GGUF's tokenizer takes seconds to read
 def _encoder(model: ModelSpec) -> TextEncoder:
-    return text_encoder(model, load_tokenizer(model))
+    return encoder_of(model)
 
 
 @cache

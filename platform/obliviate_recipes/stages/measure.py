@@ -15,7 +15,7 @@ from obliviate import fit, plugins, storage
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
-from obliviate.models import date_warnings, load_tokenizer, text_encoder
+from obliviate.models import date_warnings, encoder_of
 from obliviate.runs import Run, content_hash, write_json
 from obliviate.schema import HostedSpec, ModelSpec
 from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
@@ -214,7 +214,7 @@ class Records(Stage):
         spec, corpus, model = self.shared.spec, self.corpus, self.model
         if self._maker(model) is not None:  # it was not there when the stage was checked
             fit.check(model)
-        encoder = text_encoder(model, load_tokenizer(model))
+        encoder = encoder_of(model)
         of_model = [*cautions.of_dtype(self.name, model, spec.engine.dtype), *date_warnings(model, encoder)]
         known = model.source in self.shared.told
         for warning in (*([] if known else of_model), *cautions.of_texts(encoder, corpus, spec, model)):

@@ -20,12 +20,11 @@ from obliviate.errors import UserError
 from obliviate.methods import GD, Pass, compares, union_of_needs
 from obliviate.models import (
     date_warnings,
-    load_tokenizer,
+    encoder_of,
     materialise,
     portable,
     require_same_vocabulary,
     skeleton,
-    text_encoder,
 )
 from obliviate.rows_needed import check_rows
 from obliviate.runs import EXPORT_FILE, Run, content_hash, write_whole
@@ -527,7 +526,7 @@ def _label(config: UnlearnRun) -> str:
 
 def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
     """Of training texts that the model never sees whole, and of a template that was given a made-up date."""
-    encoder = text_encoder(model, load_tokenizer(model))
+    encoder = encoder_of(model)
     cut = sum(encoder.cuts(*row.saying(row.answer)) for row in rows)
     longer = f"{cut} of {len(rows)} training texts are cut at {model.max_length} tokens: raise model.max_length, or "
     return [*([f"{longer}split them"] if cut else []), *date_warnings(model, encoder)]
