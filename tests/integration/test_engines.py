@@ -191,6 +191,12 @@ def test_vllm_that_cannot_start_says_why(tmp_path: Path) -> None:
         EnginePool(ModelSpec(source=str(folder)), spec("vllm")).__enter__()
 
 
+@needs_vllm
+def test_heads_that_vllm_has_no_kernel_for_are_told_at_its_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"its attention heads have 8 dimensions, .* take 32, .*; try engine.type=hf$"):
+        EnginePool(ModelSpec(source=str(tiny_model_folder(tmp_path))), spec("vllm")).__enter__()
+
+
 def replicas() -> list[psutil.Process]:
     """The title of a replica at work goes on with the name of what it is doing."""
     return descendants("ray::Replica")
