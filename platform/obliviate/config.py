@@ -43,6 +43,7 @@ from obliviate.schema import (
     Spec,
     StabilitySpec,
     StopSpec,
+    TamperingSpec,
     UndoSpec,
     later,
 )
@@ -88,7 +89,10 @@ class FinetuneRun(TrainingRun):
 
 
 # Keys that change how the forget objective's gradient becomes an update.
-OF_FORGET = ("updates", "forget_learning_rate", "sharpness", "projection", "rectification", "stability", "quantisation")
+OF_FORGET = (
+    "updates", "forget_learning_rate", "sharpness", "projection", "rectification", "stability", "quantisation",
+    "tampering",
+)  # fmt: skip
 REINFORCEMENT = OptimSpec(epochs=3)  # passes as published (arXiv:2310.02238)
 
 
@@ -187,6 +191,7 @@ class UnlearnOptions(Spec):
     rectification: RectificationSpec | None = None
     stability: StabilitySpec | None = later()
     quantisation: QuantisationSpec | None = later()
+    tampering: TamperingSpec | None = later()
     layers: LayersSpec | None = later()  # of trainings, one after another
     sanitisation: SanitisationSpec | None = later()  # after training
     undo: UndoSpec | None = later()  # after that
@@ -404,11 +409,18 @@ class UnlearnRun(Unlearning, TrainingRun):
         return self
 
     @model_validator(mode="after")
-    def _quantisation_fits(self) -> "UnlearnRun":
-        if self.quantisation is not None and self.method.negation is not None:
+    def _what_is_done_to_the_model_fits(self) -> "UnlearnRun":
+        """What training imagines is done to the model that has forgotten: rounding, and attacks."""
+        for key in ("quantisation", "tampering"):
+            if getattr(self, key) is not None and self.method.negation is not None:
+                raise ValueError(
+                    f"{key}: {self.method.type} forgets by a subtraction after training, which {key} while it trains "
+                    "would not see; remove it"
+                )
+        if self.tampering is not None and self.tampering.batch_size < self.cluster.workers:
             raise ValueError(
-                f"quantisation: {self.method.type} forgets by a subtraction after training, which rounding while it "
-                "trains would not see; remove it"
+                f"tampering.batch_size: {self.tampering.batch_size} is less than cluster.workers: "
+                f"{self.cluster.workers}; every worker needs a row of each batch"
             )
         return self
 

@@ -33,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "rectification": None,  # excludes dual updates, and is asked for below
     "stability": None,  # so does this, and dual updates
     "quantisation": {"to": "int8"},
+    "tampering": {"steps": 8, "learning_rates": [1e-5]},
     "layers": None,  # as does this
     "sanitisation": None,  # excludes the adapters of fuse
     "undo": None,  # as does this

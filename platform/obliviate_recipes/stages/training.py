@@ -330,6 +330,7 @@ class Unlearn(Training):
             validation=self.held_out.validation,
             stability=config.stability,
             quantisation=config.quantisation,
+            tampering=config.tampering,
             reference=None if config.reference is None else portable(config.reference),
             reinforced=reinforced,
         )
@@ -496,6 +497,11 @@ def rows_to_learn(config: FinetuneRun, corpus: Corpus) -> tuple[Row, ...]:
 def check_data(config: UnlearnRun, corpus: Corpus) -> None:
     """Raises UserError where a term needs what the data does not have."""
     check_rows(config.terms, corpus.forget, corpus.retain, needs_retain=config.needs_retain)
+    if config.tampering is not None and len(corpus.forget) <= config.optim.batch_size:
+        raise UserError(
+            f"optim.batch_size: {config.optim.batch_size}: tampering attacks with forget rows that are not of the "
+            f"step's batch, and there are {len(corpus.forget)} in all; lower it"
+        )
 
 
 def resolved(config: TrainingRun) -> dict[str, Any]:
