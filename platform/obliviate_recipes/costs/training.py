@@ -9,8 +9,8 @@ floating-point operations (FLOPs).
   weights but two factors with a gradient each: twice its forward. Activation checkpointing: the forward once more.
   Texts count as of one length; of different ones attention alone reads the padding.
 - Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
-  trained, and for recomputation where the logits of a kind of text are not small enough to be kept (obliviate.scoring;
-  decided here by their mean). Texts count as if they shared nothing from their beginning on.
+  trained, and for recomputation where the logits of a kind of text are not small enough to be kept
+  (obliviate.blockwise; decided here by their mean). Texts count as if they shared nothing from their beginning on.
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8 for
   a base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for rectified
   gradients, 4 for a held one, 16 for an attack), 4 a frozen one, and 4 more of the body where forgetting sees rounded
@@ -26,8 +26,8 @@ floating-point operations (FLOPs).
 from dataclasses import dataclass
 from math import ceil
 
+from obliviate.blockwise import KEPT_BYTES
 from obliviate.models import ModelSize
-from obliviate.scoring import KEPT_BYTES
 from obliviate_recipes.costs.hardware import Cluster
 
 START_S = 30.0  # processes, imports, CUDA, the process group
