@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from obliviate.config import UnlearnOptions, UnlearnRun, build
+from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
+from obliviate.options import UnlearnOptions
 from obliviate_recipes.comparison import CompareRun
 from obliviate_recipes.continual import ContinualRun
 from obliviate_recipes.fuse import FuseRun
