@@ -22,7 +22,7 @@ from obliviate.train.job import Job
 from obliviate.train.loop import train
 from obliviate.train.surprise import TRUE_ANSWERS, surprise
 from obliviate.train.tampering import Tampering
-from obliviate_recipes.stages.training import check_data
+from obliviate_recipes.stages.unlearning import check_data
 from training import FORGET, RETAIN, job, losses, quiet, weights
 
 pytestmark = pytest.mark.usefixtures("process_group")
