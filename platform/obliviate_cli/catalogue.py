@@ -37,6 +37,10 @@ BESIDE_ANY = {
         "the forget objective of weights rounded to 4 bits, straight through",
         "arXiv:2605.02196",
     ),
+    "tampering: {}": (
+        "TAR: the forget objective along attacks that fine-tune the model on forget rows",
+        "arXiv:2408.00761",
+    ),
     "sanitisation.strength=1": (
         "after training: what the retain set's inputs see of the change, taken out of it",
         "arXiv:2606.18309",

@@ -43,6 +43,7 @@ RECIPES = [
 SMALL: dict[str, dict[str, Any]] = {
     "optim": {"epochs": 1, "batch_size": 20, "micro_batch_size": 20, "activation_checkpointing": False},
     "reinforcement": {"epochs": 1},
+    "tampering": {"steps": 2, "every": 1},
     "generation": {"max_new_tokens": 4, "max_length": None},
     "engine": {"type": "hf", "dtype": "float32"},
     "evaluation": {
@@ -66,6 +67,7 @@ OWN: dict[str, dict[str, Any]] = {
     "continual/llama2_forget05.yaml": CUT,
     "continual/llama2_forget10.yaml": CUT,
     "continual/smollm2_forget01.yaml": {"data.tasks": [1, 2]},
+    "methods/tampering.yaml": {"optim.batch_size": 10, "optim.epochs": 0.5},  # which leaves rows to attack with
     # A model that knows no row better than its reference filters all of them.
     "methods/forget_filter.yaml": {"forget_filter.reference.source": "other", "forget_filter.gap": 0},
 }

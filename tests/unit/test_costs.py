@@ -344,6 +344,18 @@ def test_rounds_and_updates_cost_time_each() -> None:
     assert replace(WORK, state_bytes=24).memory_bytes(1) - WORK.memory_bytes(1) == 8 * SIZE.trained
 
 
+def test_an_attack_costs_its_texts_and_updates() -> None:
+    """Of 12 texts, 2 of each of 3 steps: 18. Two workers of one text at a time make one micro-batch more a step."""
+    attacked = replace(WORK, attack_steps=3, attack_items=2)
+    one, more = (training.step(each, CLUSTER, 2) for each in (WORK, attacked))
+    assert more.compute_s == pytest.approx(one.compute_s * 18 / 12)
+    assert attacked.step_tokens == 18 * 4
+    assert (WORK.micro_batches(2), attacked.micro_batches(2)) == (3, 6)
+    assert (more.communication_s, more.launch_s) == (2 * one.communication_s, 2 * one.launch_s)
+    assert more.optimizer_s == 4 * one.optimizer_s
+    assert attacked.memory_bytes(2) == WORK.memory_bytes(2)
+
+
 def test_published_figures_of_the_gpus() -> None:
     assert GPUS["h100"].flops_per_s == GPUS["h200"].flops_per_s == 989e12
 

@@ -17,8 +17,9 @@ from obliviate_recipes.comparison import Compare, CompareRun
 from obliviate_recipes.costs.hardware import GPUS, Cluster
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, all_of, perform
+from obliviate_recipes.stages.composed import unlearning_stage
+from obliviate_recipes.stages.finetuning import Finetune
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import Finetune, unlearning_stage
 from recipes import Told
 
 

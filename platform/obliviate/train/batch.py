@@ -162,6 +162,12 @@ def micro_batch_count(items: int, size: int, workers: int) -> int:
     return rounds * workers
 
 
+def micro_batch_seed(seed: Sequence[int], place: int) -> int:
+    """Of dropout, in the micro-batch at this place among all workers': a resumed run repeats it, and so do workers of
+    another number that cut the step into the same batches."""
+    return int(np.random.SeedSequence([*seed, place]).generate_state(1)[0])
+
+
 @lru_cache(maxsize=1)
 def _texts(
     model: ModelSpec,

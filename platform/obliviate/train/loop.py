@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,14 +22,14 @@ from obliviate.methods import ForgetObjective, ParameterTerm, Pass, Scores, Term
 from obliviate.models import stop_ids
 from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint, export, stop
-from obliviate.train.batch import Batch, collate, micro_batches, texts_of
+from obliviate.train.batch import Batch, collate, micro_batch_seed, micro_batches, texts_of
 from obliviate.train.components import leading_components
 from obliviate.train.constants import reference_of
 from obliviate.train.early_drop import EarlyDrop
 from obliviate.train.heap import kept_freed_memory
 from obliviate.train.initial import InitialWeights, distort, shrink
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
-from obliviate.train.latent import TRUE_ANSWERS, moved, moves
+from obliviate.train.latent import moved, moves
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import ScoredModel, build, check_layers, checked, reshard
@@ -39,6 +38,7 @@ from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
 from obliviate.train.signal import Slices, measure
 from obliviate.train.steered import check_alike, further_needs
+from obliviate.train.surprise import TRUE_ANSWERS
 from obliviate.train.updater import Updater
 
 
@@ -252,10 +252,7 @@ class _Trainer:
         weights = torch.tensor([held[phase.terms[i]] for i in scored], device=self.device)
         sums = torch.zeros(len(terms) + 1, device=self.device)
         for index, batch in enumerate(batches):
-            # Dropout depends on the step and the batch alone: a resumed run repeats it, and so do workers of another
-            # number that cut the step into the same batches.
-            place = self.rank + index * self.world
-            seed = int(np.random.SeedSequence([self.job.seed, step, place]).generate_state(1)[0])
+            seed = micro_batch_seed((self.job.seed, step), self.rank + index * self.world)
             with self._moved(phase, mine[index], batch, seed):
                 torch.manual_seed(seed)
                 scores = self._scores(phase, batch)

@@ -8,7 +8,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from obliviate import storage
-from obliviate.config import RunSpec, UnlearnOptions, UnlearnRun, build, expand_method
+from obliviate.config import RunSpec, UnlearnRun, build, expand_method
+from obliviate.options import UnlearnOptions
 from obliviate.schema import ClusterSpec, EngineSpec, GenerationSpec, ModelSpec, OptimSpec
 from obliviate_recipes.snap.forms import FactQuestions
 from obliviate_recipes.snap.positives import NearMisses

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from obliviate.config import AlternativesSpec, UnlearnRun
+from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate.models import encoder_of, portable
+from obliviate.options import AlternativesSpec
 from obliviate.runs import Run, content_hash, write_json
 from obliviate.schema import LAYOUT, EngineSpec, GenerationSpec
 from obliviate_recipes.costs.work import Measured, Work, asking

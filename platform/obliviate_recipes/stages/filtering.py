@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from obliviate import storage
-from obliviate.config import ForgetFilterSpec, UnlearnRun
+from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
 from obliviate.models import encoder_of, portable
+from obliviate.options import ForgetFilterSpec
 from obliviate.runs import Run, write_whole
 from obliviate.schema import LAYOUT, EngineSpec, ModelSpec
 from obliviate_recipes.costs.work import Measured, Work, scoring
