@@ -88,9 +88,8 @@ class SnapRun(RunSpec):
 
     @property
     def expected(self) -> UnlearnRun:
-        """The training, before its rows are made, and without looking at rows that are not there."""
-        bare = self.model_copy(update={"unlearn": self.unlearn.model_copy(update={"validation": None})})
-        return bare._unlearning(PLACEHOLDER)
+        """The training, before its rows are made: it looks at rows of its retain set."""
+        return self._unlearning(PLACEHOLDER)
 
     def unlearning(self, data: Path, untouched: Path) -> UnlearnRun:
         """The training on the rows that `data`, a data.yaml, names; validated on the others, unless told otherwise."""
