@@ -81,7 +81,7 @@ def rows(recipe: Attacks, folder: Path) -> Iterator[Row]:
         yield Row(
             model=name,
             method="" if run is None else run.method.type,
-            beside=() if run is None else tuple(key for key in _keys() if getattr(run, key) not in (None, "joint", ())),
+            beside=() if run is None else tuple(key for key in _keys() if getattr(run, key) is not None),
             steps=held[-1]["step"] if held else None,
             kl=held[-1]["held_out"].get("kl") if held else None,
             step_s=_median([line["tokens"] / line["tokens_per_s"] for line in log[1:]]),
@@ -95,9 +95,9 @@ def rows(recipe: Attacks, folder: Path) -> Iterator[Row]:
 
 
 def _keys() -> list[str]:
-    """Of a run, what goes with any forget objective."""
+    """Of a run, what goes with any forget objective, how its steps are cut aside."""
     names = (key.partition(":")[0].partition("=")[0].partition(".")[0] for key in BESIDE_ANY)
-    return [name for name in dict.fromkeys(names) if name not in ("kl_budget", "validation", "pairing")]
+    return [name for name in dict.fromkeys(names) if name not in ("kl_budget", "validation", "pairing", "updates")]
 
 
 def _excess(figures: ModelFigures) -> Iterator[tuple[str, tuple[float, ...]]]:

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it says to mistakes, and what it does not load."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from modules import loaded_by
 from obliviate.config import UnlearnRun, build
 from obliviate.data.tables import KINDS
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
+from obliviate_cli.catalogue import resistances
 from obliviate_cli.console import open_console
 from obliviate_cli.progress import progress
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
@@ -274,6 +276,14 @@ def test_the_catalogues_list_everything_whole(cli: Cli) -> None:
         assert f"  {name}: {term.title}\n" in out
         assert f"  source      {term.source}\n" in out
     assert "weight=0.1" in out  # ME's published weight, among its parameters
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    for row in resistances():
+        score, low, high = row["robustness"]
+        assert f"  attacked    {row['model']}: " in out
+        assert f"; robustness {score:.2f} ({low:.2f} to {high:.2f})\n" in out
+        assert re.search(
+            rf"^\| {re.escape(row['model'])} \|.* {score:.2f} \({low:.2f} to {high:.2f}\)", page, re.MULTILINE
+        )
     _, out, _ = cli("metrics")
     for name, metric in {**METRIC_TYPES, **COMPARISON_TYPES}.items():
         assert f"  {name}: {metric.title}\n" in out
