@@ -10,9 +10,10 @@ import pytest
 import requests_world
 from modules import loaded_by
 from obliviate.config import UnlearnRun, build
-from obliviate.data.rows import write_rows
+from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import Run, write_json
+from obliviate.schema import ModelSpec
 from obliviate.train import launch as trainer
 from obliviate.train.job import Job
 from obliviate_recipes.events import QUIET
@@ -63,6 +64,14 @@ def test_a_finished_run_is_found_before_its_texts_are_cut_into_tokens(
     unlearn(tiny, tmp_path)
     unlearn(tiny, tmp_path)
     assert cut == [len(jobs[0].forget) + len(jobs[0].retain)]
+
+
+def test_of_many_texts_some_are_looked_at(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second of 40: the ten of them that are cut stand for twenty."""
+    monkeypatch.setattr(stages, "LOOKED_AT", 20)
+    rows = [Row("Who?", "me " * (100 if place % 4 < 2 else 1)) for place in range(40)]
+    (warning,) = stages.text_warnings(ModelSpec(source=str(tiny), max_length=32), rows)
+    assert warning.startswith("about 50.0% of 40 training texts are cut at 32 tokens: ")
 
 
 def test_dropout_depends_on_how_many_micro_batches_there_are(

@@ -16,6 +16,7 @@ from obliviate.schema import ModelSpec
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import HELD_OUT, read_steps
+from obliviate.train.signal import spread
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work
 from obliviate_recipes.events import Events
@@ -32,6 +33,7 @@ LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
+LOOKED_AT = 2000  # training texts, for a warning of those that are cut
 Launch = Callable[[Job, Path, Reporter], None]  # a job and the folder for its model
 
 
@@ -162,11 +164,14 @@ def _is_negated(config: TrainingRun) -> bool:
 
 
 def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
-    """Of training texts that the model never sees whole, and of a template that was given a made-up date."""
+    """Of training texts that the model never sees whole, and of a template that was given a made-up date. Of more texts
+    than LOOKED_AT as many are looked at, evenly spread."""
     encoder = encoder_of(model)
-    cut = sum(encoder.cuts(*row.saying(row.answer)) for row in rows)
-    longer = f"{cut} of {len(rows)} training texts are cut at {model.max_length} tokens: raise model.max_length, or "
-    return [*([f"{longer}split them"] if cut else []), *date_warnings(model, encoder)]
+    looked_at = [rows[index] for index in spread(len(rows), LOOKED_AT)]
+    cut = sum(encoder.cuts(*row.saying(row.answer)) for row in looked_at)
+    share = f"{cut} of {len(rows)}" if len(rows) <= LOOKED_AT else f"about {cut / LOOKED_AT:.1%} of {len(rows)}"
+    longer = f"{share} training texts are cut at {model.max_length} tokens: raise model.max_length, or split them"
+    return [*([longer] if cut else []), *date_warnings(model, encoder)]
 
 
 def details(step: Mapping[str, Any]) -> str:
