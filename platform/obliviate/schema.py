@@ -167,6 +167,11 @@ class ModelSpec(Spec):
     # read. Absent from hashes where there is none.
     endpoint: HostedSpec | None = Field(default=None, exclude_if=lambda endpoint: endpoint is None)
 
+    @property
+    def drops(self) -> bool:
+        """Whether training draws at random in each micro-batch, so that it depends on how many there are."""
+        return self.dropout or (self.lora is not None and self.lora.dropout > 0)
+
     def at(self, source: str) -> "ModelSpec":
         """The same model, or one that was made of it, laid out alike, at another place (empty: at this one)."""
         return self if source in ("", self.source) else self.model_copy(update={"source": source, "base": None})

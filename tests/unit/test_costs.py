@@ -154,7 +154,7 @@ class TestCountedByTorch:
         with single_process():
             trainer = _Trainer(asked, torch.device("cpu"))
             trainer.model.packs = False  # the formula is of texts of one length, as padded ones are
-            (items,) = trainer._every_micro_batch(0)
+            (items,) = trainer.gradients.micro_batches(trainer.items(0))
             batch = collate(trainer.texts, items, trainer.needs, 64)
             scored = sum(int(batch.wanted_BT(e, scored_at(stats)).sum()) for e, stats in trainer.needs.items())
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -209,10 +209,10 @@ def test_bytes_that_the_real_loop_sends(workers: int, model: Path, tmp_path: Pat
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=workers)
     try:
         trainer = _Trainer(asked, torch.device("cpu"))
-        batch = collate(trainer.texts, trainer._every_micro_batch(0)[0], trainer.needs, 64)
+        batch = collate(trainer.texts, trainer.gradients.micro_batches(trainer.items(0))[0], trainer.needs, 64)
         with Collectives() as seen:
             ((phase,),) = (update.phases for update in trainer.updates)
-            scores = trainer._scores(phase, batch)
+            scores = trainer.gradients.scores(phase, batch)
             torch.stack([term.loss(scores).sum for term in trainer.terms]).sum().backward()
     finally:
         distributed.destroy_process_group()

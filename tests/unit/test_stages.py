@@ -83,8 +83,11 @@ def test_dropout_depends_on_how_many_micro_batches_there_are(
     assert one == two != other
     assert len({unlearn(tiny, tmp_path, "model.lora.dropout=0", *cut) for cut in cuts}) == 1
     monkeypatch.setattr(nearness, "sentence_encoder", lambda source: None)
-    dropping = ["model.lora.dropout=0.1", "early_drop.bleu=0.2"]  # of steps that lose items: cut otherwise on two
-    assert len({unlearn(tiny, tmp_path, *dropping, *cut) for cut in cuts}) == 3
+    # Steps that lose items, and an attack's own, are cut otherwise on two.
+    for keys in (["early_drop.bleu=0.2"], ["tampering.steps=4", "optim.batch_size=16"]):
+        assert len({unlearn(tiny, tmp_path, "model.lora.dropout=0.1", *keys, *cut) for cut in cuts}) == 3
+    one, two, other = (unlearn(tiny, tmp_path, "model.dropout=true", *cut) for cut in cuts)
+    assert one == two != other
 
 
 def test_whp_learns_the_forget_set_once_more_and_only_once(

@@ -177,8 +177,8 @@ class Relearned(OfAttack):
     @property
     def _micro_batches(self) -> int | None:
         """With dropout they change what is trained."""
-        lora, optim = self.attack.lora, self.optim(1.0)
-        if lora is None or not lora.dropout:
+        optim = self.optim(1.0)
+        if not self.model.drops:
             return None
         return micro_batch_count(optim.batch_size, optim.micro_batch_size, self.scene.cluster.workers)
 

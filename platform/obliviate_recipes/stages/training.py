@@ -150,12 +150,13 @@ def resolved(config: TrainingRun) -> dict[str, Any]:
 
 def _of_dropout(config: TrainingRun) -> dict[str, Any]:
     """Each micro-batch of a step draws its own dropout: what it is depends on how many there are."""
-    lora, optim, workers = config.model.lora, config.optim, config.cluster.workers
-    if lora is None or not lora.dropout:
+    size, workers = config.optim.micro_batch_size, config.cluster.workers
+    if not config.model.drops:
         return {}
-    if isinstance(config, UnlearnRun) and config.early_drop is not None:  # which makes steps of any length
-        return {"micro_batches": {"size": optim.micro_batch_size, "workers": workers}}
-    return {"micro_batches": micro_batch_count(optim.batch_size, optim.micro_batch_size, workers)}
+    # Of both the steps are not of one length: with early drop they lose items, and an attack has batches of its own.
+    if isinstance(config, UnlearnRun) and (config.early_drop is not None or config.tampering is not None):
+        return {"micro_batches": {"size": size, "workers": workers}}
+    return {"micro_batches": micro_batch_count(config.optim.batch_size, size, workers)}
 
 
 def _is_negated(config: TrainingRun) -> bool:
