@@ -15,10 +15,12 @@ from sqlalchemy import select, text, update
 import postgres
 from obliviate.aliases import read_aliases
 from obliviate_recipes.requests.certificate import verify
+from obliviate_recipes.requests.database import open_database
 from obliviate_recipes.requests.knowledge import text_hash
-from obliviate_recipes.requests.ledger import Batch, LeaseLostError, Ledger
+from obliviate_recipes.requests.ledger import HeldError, LeaseLostError, Ledger
+from obliviate_recipes.requests.reading import Batch
 from obliviate_recipes.requests.states import RequestState
-from obliviate_recipes.requests.tables import aliases, batches, open_database
+from obliviate_recipes.requests.tables import aliases, batches
 from requests_world import ROWS, STUBBORN, config, forgotten, runner, victim, without_fsync
 
 pytestmark = pytest.mark.integration
@@ -67,7 +69,7 @@ def process(folder: Path, url: str, alias: str, kill_at: int | None = None, log:
 
 
 def expire_leases(url: str) -> None:
-    with open_database(url).begin() as connection:
+    with open_database(url).writing() as connection:
         connection.execute(update(batches).values(lease_until_s=0))
 
 
@@ -95,7 +97,7 @@ def check_the_end(folder: Path, ledger: Ledger, alias: str) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.cluster)], indirect=True)
 def test_a_runner_that_dies_anywhere_loses_nothing(url: str, tmp_path: Path, part: int) -> None:
-    ledger = Ledger(url)
+    ledger = Ledger(url, create=True)
     config(tmp_path, url)  # its files are there before the processes are
     ask(ledger, f"whole-{part}")
     assert process(tmp_path, url, f"whole-{part}", log=tmp_path / "ticks.json") == 0
@@ -115,7 +117,7 @@ def test_a_runner_that_dies_anywhere_loses_nothing(url: str, tmp_path: Path, par
 
 def test_runners_at_once_take_each_request_once(url: str, tmp_path: Path) -> None:
     """Four processes and one ledger: those that find another at work end; one more goes on with what is left."""
-    ledger = Ledger(url)
+    ledger = Ledger(url, create=True)
     config(tmp_path, url)
     ask(ledger, "shared")
     children = [PROCESSES.Process(target=victim, args=(tmp_path, url, "shared", None, None)) for _ in range(4)]
@@ -129,11 +131,11 @@ def test_runners_at_once_take_each_request_once(url: str, tmp_path: Path) -> Non
 
 def test_a_claim_waits_for_another_transaction(postgres_url: str) -> None:
     """Somebody holds the alias for a moment, to add a request say: something is due all the same."""
-    ledger = Ledger(postgres_url)
+    ledger = Ledger(postgres_url, create=True)
     ask(ledger, "held")
     claimed: list[Batch | None] = []
     runner = Thread(target=lambda: claimed.append(ledger.claim("held", "owner", 60, due_after_s=0, most=1)))
-    with open_database(postgres_url).begin() as holder:
+    with open_database(postgres_url).writing() as holder:
         holder.execute(select(aliases).where(aliases.c.name == "held").with_for_update())
         runner.start()
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -144,13 +146,14 @@ def test_a_claim_waits_for_another_transaction(postgres_url: str) -> None:
 
 
 def test_a_runner_that_was_taken_for_dead_changes_nothing_any_more(url: str, tmp_path: Path) -> None:
-    ledger = Ledger(url)
+    ledger = Ledger(url, create=True)
     settings = config(tmp_path, url, alias="paused")
     ask(ledger, "paused")
     paused, other = runner(settings, tmp_path), runner(settings, tmp_path)
     batch = ledger.claim("paused", paused.owner, 60, due_after_s=0, most=1)
     assert batch is not None
-    assert ledger.claim("paused", other.owner, 60, due_after_s=0, most=1) is None  # the lease holds
+    with pytest.raises(HeldError, match=f"batch {batch.id}: another runner is at work; unless it renews its "):
+        other.run()
     expire_leases(url)
     other.run()
     served = ledger.model_of("paused")

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def certificate(tmp_path: Path) -> Path:
     """Of one fulfilled request."""
     url = str(tmp_path / "ledger.sqlite")
-    ledger = Ledger(url)
+    ledger = Ledger(url, create=True)
     ledger.add("production", "base", "<ann>", [text_hash(ROWS[0])])
     runner(config(tmp_path, url), tmp_path).run()
     return Path(str(ledger.request("production", 1).certificate))
