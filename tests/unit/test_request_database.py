@@ -88,6 +88,22 @@ class TestMaking:
         assert HASHES[1] in forgotten(str(ledger.model_of("production")))
 
 
+def plans_of(path: Path, ask: Callable[[Ledger], Any]) -> list[str]:
+    """How SQLite goes about what is asked of a ledger."""
+    ledger = Ledger(str(path), create=True)
+    ledger.add("production", "base", "ann", HASHES[:2])
+    plans: list[str] = []
+
+    def explain(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[3] for row in rows)
+
+    event.listen(ledger.database.engine, "before_cursor_execute", explain)
+    ask(ledger)
+    return plans
+
+
 class TestGrowth:
     """No time is asserted: benchmarks/ledger.py measures it. Here: what is read, and who waits."""
 
@@ -120,19 +136,17 @@ class TestGrowth:
         ],
     )
     def test_nothing_reads_a_whole_table(self, path: Path, ask: Callable[[Ledger], Any]) -> None:
-        ledger = Ledger(str(path), create=True)
-        ledger.add("production", "base", "ann", HASHES[:2])
-        plans: list[str] = []
-
-        def explain(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-            if statement.startswith(("SELECT", "UPDATE")):
-                rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
-                plans.extend(row[3] for row in rows)
-
-        event.listen(ledger.database.engine, "before_cursor_execute", explain)
-        ask(ledger)
+        plans = plans_of(path, ask)
         assert any("SEARCH" in plan for plan in plans)
         assert [plan for plan in plans if re.match("SCAN (requests|texts|batches|aliases)", plan)] == []
+        of_texts = [plan for plan in plans if "SEARCH texts" in plan]
+        assert [plan for plan in of_texts if not re.search(r"\((request|hash)=\?\)", plan)] == []
+
+    @pytest.mark.parametrize("state", [None, RequestState.PENDING])
+    def test_lists_come_in_order(self, path: Path, state: RequestState | None) -> None:
+        """Sorted, the newest hundred would take a look at all."""
+        plans = plans_of(path, lambda ledger: ledger.requests("production", state=state, last=2))
+        assert [plan for plan in plans if "TEMP B-TREE" in plan] == []
 
     def test_more_hashes_than_a_query_takes(self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("obliviate_recipes.requests.reading.CHUNK", 3)

@@ -244,7 +244,7 @@ def _due(connection: Connection, alias: str, received_before_s: float, most: int
     waiting = (
         select(requests.c.id, requests.c.received_s, requests.c.alone)
         .where(requests.c.alias == alias, requests.c.state == RequestState.PENDING)
-        .order_by(requests.c.received_s, requests.c.id)
+        .order_by(requests.c.id)  # in which they came
         .with_for_update(skip_locked=True)
     )
     oldest = connection.execute(waiting.limit(1)).first()

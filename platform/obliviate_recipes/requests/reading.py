@@ -2,10 +2,10 @@
 more than it answers, whatever the ledger has grown to.
 """
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
@@ -16,6 +16,7 @@ from obliviate_recipes.requests.states import BatchState, RequestState
 from obliviate_recipes.requests.tables import IS_UNDER_WAY, aliases, batches, identity, requests, texts
 
 OPEN = (RequestState.PENDING, RequestState.RUNNING)
+T = TypeVar("T")
 CHUNK = 5000  # parameters of one query: SQLite takes 32,766 at most
 
 
@@ -87,24 +88,17 @@ class Reading:
 
     def waiting_too(self, alias: str, number: int) -> dict[int, int]:
         """Other open requests -> how many texts of request `number` they are about too."""
-        own = select(texts.c.hash).where(texts.c.request == number)
-        shared = (
-            select(texts.c.request, func.count())
-            .join(requests, requests.c.id == texts.c.request)
-            .where(texts.c.hash.in_(own), texts.c.request != number)
-            .where(requests.c.alias == alias, requests.c.state.in_(OPEN))
-            .group_by(texts.c.request)
-            .order_by(texts.c.request)
-        )
         with self.database.reading() as connection:
-            return dict(connection.execute(shared).tuples().all())
+            own = connection.execute(select(texts.c.hash).where(texts.c.request == number)).scalars().all()
+            found = asked_for(connection, alias, own, OPEN)
+        return dict(sorted(Counter(each for _, each in found if each != number).items()))
 
     def certificates(self, alias: str) -> dict[int, str]:
         """Fulfilled request -> path of its certificate."""
         fulfilled = (requests.c.alias == alias) & (requests.c.state == RequestState.FULFILLED)
         certified = select(requests.c.id, requests.c.certificate).where(fulfilled, requests.c.certificate.is_not(None))
         with self.database.reading() as connection:
-            return dict(connection.execute(certified.order_by(requests.c.id)).tuples().all())
+            return dict(sorted(connection.execute(certified).tuples()))
 
     def model_of(self, alias: str) -> str | None:
         """What the alias stands for by now; None before its first request."""
@@ -153,18 +147,36 @@ def met_by(connection: Connection, alias: str) -> int:
 
 
 def forgotten_by(connection: Connection, alias: str, among: Collection[str]) -> dict[str, int]:
-    """Hash -> the request that had it forgotten, of those `among` these."""
-    found: dict[str, int] = {}
-    asked = list(among)
-    for start in range(0, len(asked), CHUNK):
-        done = (
-            select(texts.c.hash, texts.c.request)
-            .join(requests, requests.c.id == texts.c.request)
-            .where(texts.c.hash.in_(asked[start : start + CHUNK]))
-            .where(requests.c.alias == alias, requests.c.state == RequestState.FULFILLED)
-        )
-        found |= {row.hash: row.request for row in connection.execute(done)}
-    return found
+    """Hash -> a request that had it forgotten, of those `among` these."""
+    return dict(asked_for(connection, alias, list(among), [RequestState.FULFILLED]))
+
+
+def asked_for(
+    connection: Connection, alias: str, hashes: Sequence[str], states: Collection[RequestState]
+) -> list[tuple[str, int]]:
+    """(Hash, request) of these hashes, for the requests that are in one of these states.
+
+    Two queries, where one with a join would do: a database that takes the requests of a state for few begins with them,
+    and looks each hash up in each of them.
+    """
+    found = [
+        row for each in _chunks(hashes) for row in connection.execute(_TEXTS.where(texts.c.hash.in_(each))).tuples()
+    ]
+    of_alias = {
+        number
+        for each in _chunks(sorted({number for _, number in found}))
+        for number, name, state in connection.execute(_STATES.where(requests.c.id.in_(each)))
+        if name == alias and state in states
+    }
+    return [(each, number) for each, number in found if number in of_alias]
+
+
+_TEXTS = select(texts.c.hash, texts.c.request)
+_STATES = select(requests.c.id, requests.c.alias, requests.c.state)
+
+
+def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
 def batch_of(connection: Connection, number: int) -> Batch:
@@ -175,13 +187,13 @@ def batch_of(connection: Connection, number: int) -> Batch:
 
 
 def requests_of(connection: Connection, which: ColumnElement[bool], last: int | None = None) -> list[Request]:
+    """The `last` ones, in the order in which they came."""
     newest = select(requests).where(which).order_by(requests.c.id.desc()).limit(last)
     rows: list[Any] = list(reversed(connection.execute(newest).mappings().all()))
     hashes: dict[int, list[str]] = defaultdict(list)
-    numbers = [row["id"] for row in rows]
-    for start in range(0, len(numbers), CHUNK):
-        of_these = select(texts).where(texts.c.request.in_(numbers[start : start + CHUNK]))
-        for each in connection.execute(of_these.order_by(texts.c.request, texts.c.hash)):
+    for numbers in _chunks([row["id"] for row in rows]):
+        of_these = select(texts).where(texts.c.request.in_(numbers)).order_by(texts.c.request, texts.c.hash)
+        for each in connection.execute(of_these):
             hashes[each.request].append(each.hash)
     return [
         Request(

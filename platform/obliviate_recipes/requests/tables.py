@@ -67,6 +67,6 @@ IS_UNDER_WAY = text("state NOT IN (" + ", ".join(f"'{state}'" for state in ENDED
 Index("one_open_request", requests.c.fingerprint, unique=True, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 Index("one_batch_under_way", batches.c.alias, unique=True, sqlite_where=IS_UNDER_WAY, postgresql_where=IS_UNDER_WAY)
 Index("requests_by_alias", requests.c.alias, requests.c.id)
-Index("requests_by_state", requests.c.alias, requests.c.state, requests.c.received_s, requests.c.id)
+Index("requests_by_state", requests.c.alias, requests.c.state, requests.c.id)
 Index("requests_by_batch", requests.c.batch)
-Index("texts_by_hash", texts.c.hash)
+Index("texts_by_hash", texts.c.hash, texts.c.request)
