@@ -27,6 +27,11 @@ class Mark(Spec):
     model: str  # by that batch
     met: int = Field(ge=0)  # requests that the model has forgotten
 
+    def follows(self, other: "Mark") -> bool:
+        """Whether the ledger that leaves this one knows of the other: it may be the same, left once more."""
+        again = (other.batch, other.model) == (self.batch, self.model)
+        return other.ledger == self.ledger and (other.batch < self.batch or again)
+
 
 def read_aliases(path: Path, key: str = "aliases") -> dict[str, str]:
     """Empty where there is no file yet. `key`: where the config names it. Raises UserError for one of another kind."""
@@ -54,7 +59,7 @@ def set_alias(path: Path, name: str, model: str, key: str = "aliases", mark: Mar
             found = {**_read(path, key), name: model}
             if mark is not None:
                 was = read_mark(path, name, key)
-                if was is not None and (was.ledger != mark.ledger or was.batch > mark.batch):
+                if was is not None and not mark.follows(was):
                     raise UserError(
                         f"{key}: {path}: {name} is as batch {was.batch} of the ledger {was.ledger} at {was.path} left "
                         f"it, which {mark.path} ({mark.ledger}, batch {mark.batch}) does not know; go on with the first"

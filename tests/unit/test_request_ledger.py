@@ -1,5 +1,6 @@
 """The ledger, the rows that requests are about, and the runner in a world without models."""
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -348,6 +349,36 @@ class TestLeases:
             ledger.claim("production", "third", 60, due_after_s=0, most=1)
 
 
+@pytest.mark.parametrize("what", ["write_rows", "write_json", "write_certificate"])
+def test_a_disk_that_is_full(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Whatever was being written: one line, and the next run goes on."""
+    ledger.add("production", "base", "ann", HASHES[:1])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"obliviate_recipes.requests.runner.{what}", full)
+        with pytest.raises(UserError, match=r"^runs: /runs/it: cannot be written \(No space left on device\); batch"):
+            work_off(tmp_path)
+    assert ledger.request("production", 1).state == "running"
+    work_off(tmp_path)
+    assert ledger.request("production", 1).state == "fulfilled"
+
+
+def test_another_error_of_the_system_keeps_its_traceback(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.add("production", "base", "ann", HASHES[:1])
+
+    def broken(*_: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr("obliviate_recipes.requests.runner.write_rows", broken)
+    with pytest.raises(ConnectionResetError):
+        work_off(tmp_path)
+
+
 class TestWaiting:
     def test_for_a_runner_that_is_at_work(
         self, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -364,7 +395,7 @@ class TestWaiting:
             if len(slept) == 2:
                 ledger.release(batch.id, "another")
 
-        monkeypatch.setattr("obliviate_recipes.requests.runner.time.sleep", sleep)
+        monkeypatch.setattr("obliviate_recipes.requests.runner.sleep", sleep)
         with pytest.raises(HeldError):
             waits.run()
         assert slept == []
@@ -382,7 +413,7 @@ class TestWaiting:
             with ledger.database.writing() as connection:
                 connection.execute(text("UPDATE batches SET lease_until_s = 0"))
 
-        monkeypatch.setattr("obliviate_recipes.requests.runner.time.sleep", sleep)
+        monkeypatch.setattr("obliviate_recipes.requests.runner.sleep", sleep)
         assert runner(config(tmp_path, str(tmp_path / "ledger.sqlite")), tmp_path).run(wait=True) == 1
         assert 0 < slept[0] <= 2
 

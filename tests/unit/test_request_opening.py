@@ -145,7 +145,7 @@ class TestMarks:
         assert read_mark(aliases, "production") == self.MARK
         assert read_mark(aliases, "staging") is None
 
-    @pytest.mark.parametrize("late", [{"ledger": "b", "batch": 9}, {"batch": 1}])
+    @pytest.mark.parametrize("late", [{"ledger": "b", "batch": 9}, {"batch": 1}, {"model": "/other"}])
     def test_a_ledger_that_is_behind_does_not_publish(self, aliases: Path, late: dict[str, Any]) -> None:
         with pytest.raises(UserError, match="production is as batch 2 of the ledger a at /ledger left it, which "):
             set_alias(aliases, "production", "/old", mark=self.MARK.model_copy(update=late))

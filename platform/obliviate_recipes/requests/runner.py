@@ -4,12 +4,14 @@ Every step may be killed at any point and is done again from its beginning: what
 computed is found again by its content, and the ledger moves on only when it is done.
 """
 
-import time
+import errno
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate import storage
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER, POLICY = "before.json", "after.json", "policy.json"
 FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # of a disk
 WAIT_S = 5.0  # between two looks at a batch that another runner holds: that one may be done before its lease ends
 S = TypeVar("S", bound=Spec)
 
@@ -62,7 +65,8 @@ class Runner:
             with Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
                 while batch.state not in ENDED:
                     lease.check()
-                    batch = STEPS[batch.state](self, batch)
+                    with _written(batch):
+                        batch = STEPS[batch.state](self, batch)
                     self.events.said(f"batch {batch.id}: {batch.state}")
             ended += 1
         return ended
@@ -86,7 +90,7 @@ class Runner:
                 if not told:
                     self.events.said(f"{held}; waiting for it")
                 told = True
-                time.sleep(min(held.left_s, WAIT_S))
+                sleep(min(held.left_s, WAIT_S))
 
     def baseline(self, batch: Batch) -> Batch:
         """Write the texts down, and measure the model that is served.
@@ -235,6 +239,20 @@ STEPS: dict[BatchState, Callable[[Runner, Batch], Batch]] = {
     BatchState.MEASURED: Runner.judge,
     BatchState.PROMOTED: Runner.conclude,
 }
+
+
+@contextmanager
+def _written(batch: Batch) -> Iterator[None]:
+    """What a disk refuses is no fault of ours: one line, and the batch stays where it stands."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise UserError(
+            f"runs: {error.filename or 'a file'}: cannot be written ({error.strerror}); batch {batch.id} stays "
+            f"{batch.state}: mend it and run the same command again"
+        ) from error
 
 
 def _texts_of(folder: Path, request: int) -> Path:
