@@ -1,13 +1,17 @@
 """`obliviate request` and `obliviate certificate` as a user meets them."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+import requests_world
 from command_line import Cli, run_here
+from obliviate.aliases import read_mark
 from obliviate.data.rows import Row, write_rows
+from obliviate_recipes.requests.backup import export
 from obliviate_recipes.requests.knowledge import text_hash
 from obliviate_recipes.requests.ledger import Ledger
 from requests_world import ROWS
@@ -105,6 +109,58 @@ class TestLedgers:
         (tmp_path / "file").write_text("")
         message = mistake(cli("request", "export", config, tmp_path / "file" / "backup.jsonl"))
         assert message.endswith("file/backup.jsonl: cannot be written (File exists); give another path")
+
+
+class TestLost:
+    @pytest.fixture
+    def lost(self, config: Path, tmp_path: Path) -> Path:
+        """The config of a ledger that has met a request, and is not there any more."""
+        ledger = Ledger(f"{tmp_path}/ledger.sqlite", create=True)
+        ledger.add("production", "base", "ann", [text_hash(ROWS[0])])
+        assert requests_world.runner(requests_world.config(tmp_path, ledger.name), tmp_path).run() == 1
+        ledger.database.engine.dispose()
+        for path in tmp_path.glob("ledger.sqlite*"):
+            path.unlink()
+        config.write_text(f"{config.read_text()}aliases: {tmp_path}/aliases.json\nruns: {tmp_path}/runs\n")
+        return config
+
+    @pytest.mark.parametrize("verb", [("list",), ("status", 1), ("retry", 1), ("run",), ("run", "--dry-run"), ("init",),
+                                      ("add", "--by", "u", "--entity", "person 5")])  # fmt: skip
+    def test_nothing_begins_anew(self, cli: Cli, lost: Path, tmp_path: Path, verb: tuple[object, ...]) -> None:
+        served = (tmp_path / "aliases.json").read_text()
+        name, *rest = verb
+        message = mistake(cli("request", name, lost, *rest))
+        assert f"ledger: {tmp_path}/ledger.sqlite: is not there, but {tmp_path}/aliases.json says that" in message
+        assert (tmp_path / "aliases.json").read_text() == served
+        assert not (tmp_path / "ledger.sqlite").exists()
+
+    def test_its_certificates_restore_it(self, cli: Cli, lost: Path, tmp_path: Path) -> None:
+        code, out, _ = cli("request", "import", lost, "--certificates", tmp_path / "runs" / "requests")
+        assert (code, out.splitlines()[1:]) == (
+            0, ["0 requests of the backup; certificates say of 1 more that they are met"],
+        )  # fmt: skip
+        assert "certificate-1.json" in cli("request", "list", lost)[1]
+
+    def test_certificates_of_a_key_of_before(self, cli: Cli, lost: Path, tmp_path: Path) -> None:
+        cli("certificate", "key", tmp_path / "new.pem")
+        given = ("request", "import", lost, f"key={tmp_path}/new.pem", "--certificates", tmp_path / "runs" / "requests")
+        assert "was signed with the key SHA-256 " in mistake(cli(*given))
+        assert cli(*given, "--key", tmp_path / "key.pem.pub")[0] == 0
+
+    def test_a_backup_that_is_too_old(self, cli: Cli, lost: Path, tmp_path: Path) -> None:
+        """It is there again, and is still refused: what it lacks is said at once."""
+        Ledger(f"{tmp_path}/old.sqlite", create=True).add("production", "base", "ann", [text_hash(ROWS[0])])
+        export(Ledger(f"{tmp_path}/old.sqlite"), tmp_path / "backup.jsonl")
+        backup = (tmp_path / "backup.jsonl").read_text().splitlines()
+        mark = read_mark(tmp_path / "aliases.json", "production")
+        assert mark is not None
+        begin = json.dumps({"begin": {"format": "obliviate ledger 1", "ledger": mark.ledger}})
+        (tmp_path / "backup.jsonl").write_text("\n".join([begin, *backup[1:]]))
+        code, _, error = cli("request", "import", lost, "--backup", tmp_path / "backup.jsonl")
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"does not know that batch 1 has promoted {mark.model}" in error
+        assert cli("request", "import", lost, "--certificates", tmp_path / "runs" / "requests")[0] == 0
+        assert Ledger(f"{tmp_path}/ledger.sqlite").request("production", 1).state == "fulfilled"
 
 
 class TestFiles:

@@ -4,6 +4,7 @@ With one that was lost, or with an old copy, a runner would begin with the first
 rows to be kept, and let the alias stand for it.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -62,10 +63,14 @@ def _check(config: RequestsRun, ledger: Ledger | None, begin: str) -> None:
 def _newest_certificate(config: RequestsRun) -> Path | None:
     """Of the alias, in the folders of its batches: their names end with the time."""
     named = re.compile(rf"{re.escape(config.alias)}-\d+-(\d{{8}}T\d{{6}})")
-    folders = storage.children(storage.local(config.runs) / "requests")
-    of_alias = [(found[1], folder) for folder in folders if (found := named.fullmatch(folder.name)) is not None]
-    for _, folder in sorted(of_alias, reverse=True):
-        for path in storage.children(folder):
+    folder = storage.local(config.runs).absolute() / "requests"
+    if storage.url_of(folder) is not None:
+        names = [each.name for each in storage.children(folder)]
+    else:  # paths of a hundred thousand batches would take seconds
+        names = os.listdir(folder) if folder.is_dir() else []
+    of_alias = [(found[1], name) for name in names if (found := named.fullmatch(name)) is not None]
+    for _, name in sorted(of_alias, reverse=True):
+        for path in storage.children(folder / name):
             if re.fullmatch(r"certificate-\d+\.json", path.name):
                 return path
     return None
