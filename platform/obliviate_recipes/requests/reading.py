@@ -2,12 +2,13 @@
 more than it answers, whatever the ledger has grown to.
 """
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ARRAY, Column, ColumnElement, Connection, any_, func, literal, select
 
 from obliviate.aliases import Mark
 from obliviate.errors import UserError
@@ -16,8 +17,6 @@ from obliviate_recipes.requests.states import BatchState, RequestState
 from obliviate_recipes.requests.tables import IS_UNDER_WAY, aliases, batches, identity, requests, texts
 
 OPEN = (RequestState.PENDING, RequestState.RUNNING)
-T = TypeVar("T")
-CHUNK = 5000  # parameters of one query: SQLite takes 32,766 at most
 
 
 @dataclass(frozen=True)
@@ -159,24 +158,21 @@ def asked_for(
     Two queries, where one with a join would do: a database that takes the requests of a state for few begins with them,
     and looks each hash up in each of them.
     """
-    found = [
-        row for each in _chunks(hashes) for row in connection.execute(_TEXTS.where(texts.c.hash.in_(each))).tuples()
-    ]
-    of_alias = {
-        number
-        for each in _chunks(sorted({number for _, number in found}))
-        for number, name, state in connection.execute(_STATES.where(requests.c.id.in_(each)))
-        if name == alias and state in states
-    }
+    of_texts = select(texts.c.hash, texts.c.request).where(_among(connection, texts.c.hash, hashes))
+    found = connection.execute(of_texts).tuples().all()
+    numbers = sorted({number for _, number in found})
+    states_of = select(requests.c.id, requests.c.alias, requests.c.state)
+    rows = connection.execute(states_of.where(_among(connection, requests.c.id, numbers)))
+    of_alias = {number for number, name, state in rows if name == alias and state in states}
     return [(each, number) for each, number in found if number in of_alias]
 
 
-_TEXTS = select(texts.c.hash, texts.c.request)
-_STATES = select(requests.c.id, requests.c.alias, requests.c.state)
-
-
-def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+def _among(connection: Connection, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+    """Whether the column has one of the values, which are one parameter: thousands would take longer than the search,
+    and SQLite has 32,766 at most."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal(values, ARRAY(column.type)))
+    return column.in_(select(func.json_each(json.dumps(values)).table_valued("value").c.value))
 
 
 def batch_of(connection: Connection, number: int) -> Batch:
@@ -191,10 +187,9 @@ def requests_of(connection: Connection, which: ColumnElement[bool], last: int | 
     newest = select(requests).where(which).order_by(requests.c.id.desc()).limit(last)
     rows: list[Any] = list(reversed(connection.execute(newest).mappings().all()))
     hashes: dict[int, list[str]] = defaultdict(list)
-    for numbers in _chunks([row["id"] for row in rows]):
-        of_these = select(texts).where(texts.c.request.in_(numbers)).order_by(texts.c.request, texts.c.hash)
-        for each in connection.execute(of_these):
-            hashes[each.request].append(each.hash)
+    of_these = select(texts).where(_among(connection, texts.c.request, [row["id"] for row in rows]))
+    for each in connection.execute(of_these.order_by(texts.c.request, texts.c.hash)):
+        hashes[each.request].append(each.hash)
     return [
         Request(
             **{key: value for key, value in row.items() if key not in {"state", "fingerprint"}},
