@@ -152,7 +152,7 @@ def test_a_request_is_run_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPat
     path, given = Path("configs") / name, overrides(name, folder / "runs")
     config = load_config(RequestsRun, path, given)
     verbs.make_key(Path(config.key))
-    verbs.add(path, given, "somebody", None, config.data.load().forget[0].entity)
-    verbs.run(path, given, False)
+    verbs.add(path, given, "somebody", None, config.data.load().forget[0].entity, None)
+    assert verbs.run(path, given, False, False) == 0
     (request,) = Ledger(config.ledger).requests(config.alias)
     assert request.ended_s is not None
