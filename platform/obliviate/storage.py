@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from obliviate import digests
 from obliviate.errors import UserError
 
 READS = 10  # of a mark that is being replaced
@@ -100,16 +101,50 @@ def read_text(key: str, path: Path) -> str:
 
 def fetch_loose(path: Path) -> Path:
     """`path`, a folder, after its files have come that belong to no folder with a mark: all of a run but its models."""
+    if url_of(path) is not None:
+        fetch_listed(path)
+    return path
+
+
+def fetch_listed(path: Path) -> dict[str, int]:
+    """As `fetch_loose`; name -> bytes of all files, in the store for a stand-in, those of models too."""
     url = url_of(path)
     if url is None:
-        return path
+        return digests.sizes(path)
     with _store(url) as (files, key):
         listed = _list(files, key)
         marked = [info.path.removesuffix(MARK) for info in listed if info.base_name == MARK]
         for info in listed:
             if not info.path.startswith(tuple(marked)):
                 _get(files, info, path / info.path.removeprefix(f"{key}/"))
-    return path
+        return {info.path.removeprefix(f"{key}/"): info.size for info in listed}
+
+
+def sizes(path: Path) -> dict[str, int]:
+    """Name -> bytes of all files below a folder, in the store for a stand-in. Nothing is fetched."""
+    url = url_of(path)
+    if url is None:
+        return digests.sizes(path)
+    with _store(url) as (files, key):
+        return {info.path.removeprefix(f"{key}/"): info.size for info in _list(files, key)}
+
+
+def digest(path: Path) -> str:
+    """What a file's bytes come to: of the one that is here, else of the store's, of which nothing is kept."""
+    url = url_of(path)
+    if url is None or path.exists():
+        return digests.digest(path)
+    with _store(url) as (files, key), files.open_input_stream(key) as stream:
+        return digests.digest_of(stream, path.name)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Of a small file: the one that is here, else the store's, of which nothing is kept."""
+    url = url_of(path)
+    if url is None or path.exists():
+        return path.read_bytes()
+    with _store(url) as (files, key), files.open_input_stream(key) as stream:
+        return bytes(stream.read())
 
 
 def is_removed(path: Path) -> bool:
@@ -308,6 +343,9 @@ def _fetch_folder(files: Any, key: str, path: Path) -> None:
         for info in listed:
             if info.base_name != MARK:
                 _get(files, info, temporary / info.path.removeprefix(f"{key}/"))
+        if damage := digests.damage_of_folder(temporary):
+            name, what = next(iter(damage.items()))
+            raise OSError(f"{name} {what}; remove this folder, and what made it makes it again")
         (temporary / MARK).write_text(json.dumps(mark), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from obliviate import storage
-from obliviate.runs import write_whole
+from obliviate.runs import MISHAPS_FILE, write_whole
+from obliviate.runs import STEPS_FILE as STEPS_FILE
 
-STEPS_FILE = "steps.jsonl"
 PUBLISH_EVERY_S = 15.0  # of a run in an object store, which takes whole files alone
 TENSORBOARD = "tensorboard"
 HELD_OUT = ("kl", "forget", "retain", "score", "refused")  # what is measured between steps
@@ -51,6 +52,19 @@ class StepLog:
         storage.upload_tree(self._path.parent / TENSORBOARD)
 
 
+def mishap(directory: Path, text: str) -> None:
+    """Of the first worker: something that the run went on from, for the one who started it, and for the report."""
+    path = storage.fetch(directory / MISHAPS_FILE)
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(f"{text}\n")
+    storage.upload(path)
+
+
+def mishaps(directory: Path) -> list[str]:
+    path = directory / MISHAPS_FILE
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
 def term_names(types: Sequence[str]) -> list[str]:
     """Of a method's terms, in order: their types; the second of one type is gd_2, for example."""
     earlier = [types[:i].count(name) for i, name in enumerate(types)]
@@ -58,9 +72,13 @@ def term_names(types: Sequence[str]) -> list[str]:
 
 
 def read_steps(directory: Path) -> list[dict[str, Any]]:
-    """The steps logged so far; a last line that is still being written is left out."""
+    """The steps logged so far; a last line that is still being written is left out, as is one that is damaged: nothing
+    is made of it."""
     path = directory / STEPS_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found

@@ -21,7 +21,7 @@ from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites.base import Suite
 from obliviate_recipes.attacks.split import FORGET, Split, SplitSpec
 from obliviate_recipes.events import Events
-from obliviate_recipes.stage import ModelStage, Stage
+from obliviate_recipes.stage import MODEL, ModelStage, Stage
 from obliviate_recipes.stages.measure import Measuring, Records
 
 T = TypeVar("T")
@@ -82,11 +82,9 @@ class Passing(Records):
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         if not storage.fetch(self.maker.folder).exists():
             self.maker.make(self.maker.run, events)
-        return super().make(run, events)
-
-    def finished(self, run: Run) -> None:
-        super().finished(run)
-        storage.remove(self.maker.folder)
+        found = super().make(run, events)
+        self.maker.run.drop(MODEL)
+        return found
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ class Records(Stage):
 
     kind: ClassVar = "records"
     asks_only: ClassVar = True
+    scratch: ClassVar = (ANSWERS,)
 
     shared: Measuring
     name: str
@@ -231,9 +232,6 @@ class Records(Stage):
                 events.warned(f"{self.name}: {warning}")
         write_json(run.directory / TASKS_FILE, TASKS.dump_python(tasks, mode="json"))
         return {"records": RECORDS_FILE, "tasks": TASKS_FILE}
-
-    def finished(self, run: Run) -> None:
-        storage.remove(run.directory / ANSWERS)  # not before: what fails on the way asks for nothing again
 
     def work(self) -> "tuple[Work, ...]":
         from obliviate_recipes.costs.work import Measured, measuring, requesting

@@ -33,7 +33,7 @@ from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, export_dtype
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
-from obliviate.train.log import HELD_OUT, STEPS_FILE, read_steps
+from obliviate.train.log import HELD_OUT, STEPS_FILE, mishaps, read_steps
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work, finetuning, unlearning
 from obliviate_recipes.events import Events
@@ -107,6 +107,8 @@ def opened(model: ModelSpec, runs: str) -> Opened | None:
 class Training(ModelStage):
     """What fine-tuning and unlearning share. `before`: stages that make models which the config names."""
 
+    scratch: ClassVar = (CHECKPOINTS,)  # three times the model's size
+
     config: TrainingRun
     corpus: Corpus
     before: tuple[Stage, ...] = ()
@@ -162,7 +164,7 @@ class Training(ModelStage):
         log = read_steps(run.directory)
         self.logged(run, log, events)
         write_card(run, MODEL)
-        for warning in exported(run.directory).get("warnings", ()):
+        for warning in (*mishaps(run.directory), *exported(run.directory).get("warnings", ())):
             events.warned(warning)
         chosen = Chosen.of(log)
         if chosen is not None:
@@ -172,9 +174,6 @@ class Training(ModelStage):
 
     def logged(self, run: Run, log: Sequence[Mapping[str, Any]], events: Events) -> None:
         """Write and tell what else the log says, before the card is written."""
-
-    def finished(self, run: Run) -> None:
-        storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use
 
     @property
     @abstractmethod

@@ -61,6 +61,7 @@ class Calibration(ModelStage):
 
     kind: ClassVar = "calibrate"
     waits: ClassVar = True  # two looks at one sweep may want it at once
+    scratch: ClassVar = (SHARES,)
 
     trial: TrialRecord
     needed: float  # utility
@@ -116,9 +117,6 @@ class Calibration(ModelStage):
         share, (forget, utility) = largest_share(at, self.needed, self.original, (record.forget, record.utility))
         interpolate(source, unlearned, share, self.folder)
         return asdict(Calibrated(record.id, record.method, share, forget, utility, storage.name(self.folder)))
-
-    def finished(self, run: Run) -> None:
-        storage.remove(run.directory / SHARES)
 
 
 def largest_share(at: Callable[[float], Pair], needed: float, original: Pair, unlearned: Pair) -> tuple[float, Pair]:
