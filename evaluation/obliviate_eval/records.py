@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
-from obliviate.runs import write_whole
+from obliviate.runs import intact, write_whole
 
 RECORDS_FILE = "records.parquet"
 REWORDED = "_paraphrased"  # behind the name of a set of role forget: its items again, asked in other words
@@ -187,9 +187,9 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Raises UserError where the file is missing, no parquet, or was not written by `write_records`."""
+    """Raises UserError where the file is missing, no parquet, was not written by `write_records`, or is damaged."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(intact(path))
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: no readable parquet file ({reason}); give the {RECORDS_FILE} of a run") from error

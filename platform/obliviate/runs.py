@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from obliviate import storage
+from obliviate import digests, storage
 from obliviate.digests import DIGESTS, Listed, damage, is_listed, list_folder, read_listed, sealed, unsealed
 from obliviate.errors import UserError
 
@@ -59,6 +59,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_part(path: Path, value: Mapping[str, Any]) -> None:
+    """A part of what a run makes, which one that was cut off goes on from. NaN is written as Python does: a collapsed
+    model's answers are answers."""
+    text = json.dumps(sealed(value))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_part(path: Path) -> dict[str, Any] | None:
+    """None where it is damaged, which is told: then it goes, and is to be made again."""
+    try:
+        return unsealed(path.read_bytes())
+    except ValueError as error:
+        log.warning("%s: is damaged (%s): what it held is made again", path, error)
+        path.unlink()
+        return None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -199,6 +216,11 @@ class Run:
         """What `finish` was told."""
         return {key: each for key, each in self._marked().items() if key != FILES}
 
+    @property
+    def files(self) -> Listed:
+        """What `finish` found: name -> bytes, digest. Empty for a run of before that was done."""
+        return {name: (size, digest) for name, (size, digest) in self._marked().get(FILES, {}).items()}
+
     def _marked(self) -> dict[str, Any]:
         """What `done.json` holds. Raises UserError where it is damaged."""
         path = self.directory / DONE_FILE
@@ -226,7 +248,7 @@ class Run:
         storage.remove(self.directory / folder)
         if self.marked:
             found = self._marked()
-            kept = {name: each for name, each in found.get(FILES, {}).items() if not name.startswith(f"{folder}/")}
+            kept = {name: each for name, each in self.files.items() if not name.startswith(f"{folder}/")}
             write_json(self.directory / DONE_FILE, sealed({**found, FILES: kept}))
 
     def damage(self, *, read: bool = False) -> dict[str, str]:
@@ -247,7 +269,7 @@ class Run:
         if not self.marked:
             return _Look({})
         try:
-            listed: Listed = self._marked().get(FILES, {})
+            listed = self.files
         except UserError:
             found = {DONE_FILE: "is not as it was written"}
         else:
@@ -273,6 +295,19 @@ class Run:
 
     def _digest(self, name: str) -> str:
         return storage.digest(self.directory / name)
+
+
+def intact(path: Path) -> Path:
+    """`path`, a file, after a look at what the finished run that it lies in says of it, if it is in one.
+
+    Raises UserError where it is missing there, or other bytes.
+    """
+    for run in (Run(folder, "") for folder in path.parents[:2]):
+        name = path.relative_to(run.directory).as_posix()
+        if run.marked and (known := run.files.get(name)) is not None:
+            for what in damage({name: known}, digests.sizes(run.directory), run._digest).values():
+                raise UserError(f"{path}: {what}; run the command that made it again, and it is made anew")
+    return path
 
 
 def is_log(name: str) -> bool:

@@ -123,7 +123,7 @@ class Stage(ABC):
             if self._maker(model) is None:
                 folders.add(Path(locate(model.source)).parent)
         return {
-            folder.name: content_hash((folder / RUN_FILE).read_text(encoding="utf-8"))
+            folder.name: content_hash((folder / RUN_FILE).read_text(encoding="utf-8", errors="replace"))
             for folder in folders
             if (folder / RUN_FILE).exists() and (folder / DONE_FILE).exists()
         }

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from obliviate import storage
+from obliviate.digests import sealed, unsealed
 from obliviate.runs import MISHAPS_FILE, write_whole
 from obliviate.runs import STEPS_FILE as STEPS_FILE
 
@@ -25,12 +26,12 @@ class StepLog:
         self._path = storage.fetch(directory / STEPS_FILE)
         self._published_s = monotonic()
         kept = [line for line in read_steps(directory) if line["step"] <= start]
-        write_whole(self._path, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in kept)))
+        write_whole(self._path, lambda path: path.write_text("".join(map(_line, kept))))
         self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(metrics) + "\n")
+            handle.write(_line(metrics))
         if monotonic() - self._published_s >= PUBLISH_EVERY_S:
             self.publish()
         scalars = {name: metrics[name] for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
@@ -80,5 +81,9 @@ def read_steps(directory: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_bytes().split(b"\n")[:-1]:
         with suppress(ValueError):
-            found.append(json.loads(line))
+            found.append(unsealed(line))
     return found
+
+
+def _line(metrics: Mapping[str, Any]) -> str:
+    return json.dumps(sealed(metrics)) + "\n"

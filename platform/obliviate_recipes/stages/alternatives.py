@@ -1,6 +1,5 @@
 """Other answers to the forget questions, sampled from the model that must forget: what AltPO trains on."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate.models import load_tokenizer, portable, text_encoder
-from obliviate.runs import Run, content_hash, write_json
+from obliviate.runs import Run, content_hash, read_part, write_part
 from obliviate.schema import LAYOUT, EngineSpec, GenerationSpec
 from obliviate_recipes.costs.work import Measured, Work, asking
 from obliviate_recipes.events import Events
@@ -113,8 +112,8 @@ class Alternatives(Stage):
 
         def keep(chunk: Sequence[int], generations: Sequence[list[Generation]]) -> None:
             heard = without_thinking(encoder, generations)
-            said = {places[at]: [each.text for each in group] for at, group in zip(chunk, heard, strict=True)}
-            write_json(run.directory / SAMPLES / f"{min(said):06d}.json", said)
+            said = {str(places[at]): [each.text for each in group] for at, group in zip(chunk, heard, strict=True)}
+            write_part(run.directory / SAMPLES / f"{min(map(int, said)):06d}.json", said)
 
         encoder = text_encoder(model, load_tokenizer(model))
         ensure_ray(self.config.cluster.address)
@@ -127,7 +126,7 @@ class Alternatives(Stage):
     def _read(self) -> dict[int, tuple[str, ...]]:
         """Row -> its samples, of every chunk that is on disk."""
         files = (self.run.directory / SAMPLES).glob("*.json")
-        chunks = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+        chunks = [read_part(path) or {} for path in files]
         return {int(row): tuple(answers) for chunk in chunks for row, answers in chunk.items()}
 
 
