@@ -155,6 +155,11 @@ def damage_of_folder(folder: Path) -> dict[str, str]:
     return damage(listed, sizes(folder), lambda name: digest(folder / name))
 
 
+def is_sound(folder: Path) -> bool:
+    """Whether it is there, and, if it was written whole, as it was."""
+    return folder.exists() and not damage_of_folder(folder)
+
+
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value as JSON has it, with its own hash."""
     plain = json.loads(json.dumps(value))  # whose keys are texts, and sorted as such

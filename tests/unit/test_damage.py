@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import run_here
 from damage import WAYS, delete, flip
 from obliviate import storage
 from obliviate.config import UnlearnRun, build
@@ -237,6 +238,17 @@ class TestVerify:
             "1 whole, 2 damaged: remove a damaged run, and the command that made it makes it again",
         ]
         assert verify([world.file("records/")], QUIET)
+
+    def test_on_the_command_line(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cli = run_here(monkeypatch, capsys)
+        found = cli("verify", world.runs)
+        assert (found.code, found.out) == (0, "3 whole, 0 damaged\n")
+        flip(world.file("records/records.parquet"))
+        found = cli("verify", world.file("records/"), world.file("unlearn/"))
+        assert found.code == 1
+        assert "records.parquet is not as it was written" in found.out + found.error
 
     def test_of_a_model_outside_of_runs(self, world: World, tmp_path: Path) -> None:
         shutil.copytree(world.file("unlearn/model"), tmp_path / "models" / "kept")

@@ -1,11 +1,14 @@
 """A checkpoint that a disk has damaged is passed over for the newest whole one, and what is trained is the same."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from damage import WAYS, delete, flip
@@ -148,3 +151,30 @@ def test_shared_constants_are_computed_again(
     way(file)
     assert shared.load().stats == {}
     assert f"{file}: is damaged (" in caplog.text
+
+
+def two_workers(rank: int, tiny: Path, folder: Path) -> None:
+    """Cut off after step 3; then a file of the second worker's is damaged, which the second alone reads."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    held = {"whole": weights(train(four_steps(tiny, folder / "whole"), quiet))}
+    run = four_steps(tiny, folder / "run")
+    with suppress(KeyboardInterrupt):
+        train(run, dies_in_step_4)
+    dist.barrier()
+    if rank == 0:
+        flip(at(run, 3, "__1_0.distcp"))
+    dist.barrier()
+    held["again"] = weights(train(run, quiet))
+    if rank == 0:
+        torch.save(held, folder / "held.pt")
+    dist.destroy_process_group()
+
+
+def test_workers_that_read_their_shares_agree(tiny: Path, tmp_path: Path) -> None:
+    mp.get_context("forkserver").set_forkserver_preload(["obliviate.train.loop", "torch.utils.tensorboard"])
+    mp.start_processes(two_workers, (tiny, tmp_path), nprocs=2, start_method="forkserver")
+    held = torch.load(tmp_path / "held.pt")
+    assert all(torch.equal(held["whole"][name], held["again"][name]) for name in held["whole"])
+    (told,) = mishaps(tmp_path / "run")
+    assert "(__1_0.distcp is not as it was written): went on from step_000002" in told

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from obliviate import storage
 from obliviate.data.rows import Corpus
+from obliviate.digests import is_sound
 from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
 from obliviate_eval.asked import suite_of
@@ -80,7 +81,7 @@ class Passing(Records):
         return model.model_copy(update={key: getattr(shape, key) for key in ("source", "base", "revision")})
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
-        if not storage.fetch(self.maker.folder).exists():
+        if not is_sound(storage.fetch(self.maker.folder)):
             self.maker.make(self.maker.run, events)
         found = super().make(run, events)
         self.maker.run.drop(MODEL)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from obliviate import storage
 from obliviate.arithmetic import interpolate
+from obliviate.digests import is_sound
 from obliviate.runs import Run
 from obliviate.schema import ModelSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
@@ -105,7 +106,7 @@ class Calibration(ModelStage):
 
         def at(share: float) -> Pair:
             folder = run.directory / SHARES / f"{share:.6f}"
-            if not storage.fetch(folder).exists():
+            if not is_sound(storage.fetch(folder)):
                 interpolate(source, unlearned, share, folder)
             model = self.model.at(storage.name(folder))
             figures = self.measuring.figures(f"{record.id} at {share:.3f}", model, self.retain)
