@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ class Run:
 
     def damage(self, *, read: bool = False) -> dict[str, str]:
         """Name of a file -> what is wrong with it. Looked at once: the sizes of all files, and the bytes of those in no
-        folder that was written whole, which are small; with `read`, the bytes of models too.
+        folder that was written whole, which are small; with `read`, the bytes of models too, as they are in the store.
 
         Of a run that was made before its files were listed nothing is known.
         """
@@ -275,7 +276,7 @@ class Run:
         else:
             whole = tuple(f"{folder}/" for folder in _whole_folders(sizes))
             loose = {name: each for name, each in listed.items() if read or not name.startswith(whole)}
-            found = damage(listed, sizes, None) | damage(loose, sizes, self._digest)
+            found = damage(listed, sizes, None) | damage(loose, sizes, partial(self._digest, stored=read))
         self._looked[self._mark] = _Look(found, read, frozenset(name.partition("/")[0] for name in sizes))
         return self._looked[self._mark]
 
@@ -293,8 +294,8 @@ class Run:
     def _mark(self) -> int:
         return (self.directory / DONE_FILE).stat().st_mtime_ns
 
-    def _digest(self, name: str) -> str:
-        return storage.digest(self.directory / name)
+    def _digest(self, name: str, *, stored: bool = False) -> str:
+        return storage.digest(self.directory / name, stored=stored)
 
 
 def intact(path: Path) -> Path:

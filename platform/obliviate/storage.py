@@ -129,19 +129,20 @@ def sizes(path: Path) -> dict[str, int]:
         return {info.path.removeprefix(f"{key}/"): info.size for info in _list(files, key)}
 
 
-def digest(path: Path) -> str:
-    """What a file's bytes come to: of the one that is here, else of the store's, of which nothing is kept."""
+def digest(path: Path, *, stored: bool = False) -> str:
+    """What a file's bytes come to: of the one that is here, unless those are wanted that are stored, else of the
+    store's, of which nothing is kept."""
     url = url_of(path)
-    if url is None or path.exists():
+    if url is None or (path.exists() and not stored):
         return digests.digest(path)
     with _store(url) as (files, key), files.open_input_stream(key) as stream:
         return digests.digest_of(stream, path.name)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Of a small file: the one that is here, else the store's, of which nothing is kept."""
+    """Of a small file, as it is in the store, of which nothing is kept."""
     url = url_of(path)
-    if url is None or path.exists():
+    if url is None:
         return path.read_bytes()
     with _store(url) as (files, key), files.open_input_stream(key) as stream:
         return bytes(stream.read())

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from obliviate import storage
-from obliviate.digests import DIGESTS, damage_of_folder
+from obliviate.digests import DIGESTS, damage, read_listed
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, Run
 from obliviate_recipes.events import Events
@@ -53,4 +53,10 @@ def _damage(folder: Path, events: Events) -> Iterator[str]:
     elif (folder / RUN_FILE).exists():
         events.said(f"{name}: is not finished: its command goes on with it, and looks at its checkpoints itself")
     else:
-        yield from (f"{name}: {file} {what}" for file, what in damage_of_folder(storage.fetch(folder)).items())
+        try:
+            listed = read_listed(storage.read_bytes(folder / DIGESTS))
+        except ValueError:
+            yield f"{name}: {DIGESTS} is not as it was written"
+            return
+        found = damage(listed, storage.sizes(folder), lambda file: storage.digest(folder / file, stored=True))
+        yield from (f"{name}: {file} {what}" for file, what in found.items())

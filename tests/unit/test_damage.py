@@ -1,6 +1,7 @@
 """A file of a run that a disk has damaged: the same command tells of it, makes what it was part of again, and ends with
 what an undisturbed run ends with, bit for bit."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -277,7 +278,41 @@ class TestVerify:
         bucket = Path(f"file://{tmp_path}/bucket")
         assert verify([bucket], QUIET)
         assert not list((tmp_path / "node").rglob("model.safetensors"))
+        storage.fetch(storage.local(f"{bucket}/{run.name}/model"))  # a copy here says nothing of what is there
         flip(run / MODEL / "model.safetensors")
         told = Told()
         assert not verify([bucket], told)
         assert "model/model.safetensors is not as it was written" in told.text
+
+
+def test_a_damaged_model_in_a_store_is_told_when_it_is_fetched(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world.file("unlearn/model"), tmp_path / "bucket" / "model")
+    (tmp_path / "bucket" / "model" / storage.MARK).write_text('{"whole": true, "id": "1"}')
+    flip(tmp_path / "bucket" / "model" / "model.safetensors")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    path = storage.local(f"file://{tmp_path}/bucket/model")
+    with pytest.raises(UserError, match=r"bucket/model: .*model.safetensors is not as it was written; remove this "):
+        storage.fetch(path)
+    assert not path.exists()
+
+
+def test_a_run_in_a_store_takes_no_more_round_trips_to_be_found(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One listing of its folder; what has come once is here."""
+    shutil.copytree(world.runs, tmp_path / "bucket")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    (folder,) = (tmp_path / "bucket").glob("evaluate-*")
+    (label, content), record = ("tiny", folder.name.rpartition("-")[2]), json.loads((folder / "run.json").read_text())
+    listed: list[str] = []
+    real = storage._list
+    monkeypatch.setattr(storage, "_list", lambda files, key: listed.append(key) or real(files, key))
+    monkeypatch.setattr("obliviate.runs.content_hash", lambda value: record["content"])
+    run = Run.at(Path(f"file://{tmp_path}/bucket"), "evaluate", label, {}, {})
+    assert run.directory.name == f"evaluate-{label}-{content}"
+    assert run.done
+    assert len(listed) == 1
+    flip(run.directory / "metrics.json")
+    assert not Run.at(Path(f"file://{tmp_path}/bucket"), "evaluate", label, {}, {}).done

@@ -26,8 +26,8 @@ class ModelReport:
     method: str | None = None  # of an unlearned model, such as ME+GD
     provenance: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[dict[str, Any]] = ()
-    mishaps: Sequence[str] = ()  # what its training went on from, or its log has lost
     records: Sequence[Record] = ()
+    mishaps: Sequence[str] = ()  # what its training went on from, or its log has lost
 
     def figures_of(self, role: Role) -> Mapping[str, Figure]:
         """Those of the first set of that role."""
