@@ -25,39 +25,14 @@ from urllib.parse import urlsplit
 
 from obliviate import digests
 from obliviate.errors import UserError
+from obliviate.standins import local as local
+from obliviate.standins import name as name
+from obliviate.standins import stores
+from obliviate.standins import url_of as url_of
+from obliviate.standins import user_cache as user_cache
 
 READS = 10  # of a mark that is being replaced
 MARK = ".folder.json"  # of a folder in a store: {"whole": false} while it is uploaded, then {"whole": true, "id": ...}
-# The third is a folder used like a store, for tests and for disks that are mounted at other places on other nodes.
-_URL = re.compile(r"(s3|gs|file):/+(.+)")  # a Path has made one of two slashes
-_LIKE_A_URL = re.compile(r"[A-Za-z][\w+.-]*:/.*")
-
-
-def local(given: str | Path) -> Path:
-    """The stand-in of a URL; a path as it is. Nothing is fetched. Raises UserError for a URL of any other kind."""
-    url = _URL.fullmatch(str(given))
-    if url is None and _LIKE_A_URL.fullmatch(str(given)):  # as a path it would be a folder `gcs:` in this one
-        raise UserError(f"{given}: is no URL of a store; give s3://BUCKET/KEY, gs://BUCKET/KEY, file:///KEY, or a path")
-    if url is None:
-        return Path(given)
-    scheme, key = url.groups()
-    if ".." in key.split("/"):
-        raise UserError(f"{given}: a URL with '..' in it; write the key that it comes to")
-    return _stores() / scheme / key
-
-
-def url_of(path: Path) -> str | None:
-    """What a stand-in stands for; None for any other path."""
-    path = path.absolute()
-    if not path.is_relative_to(_stores()):
-        return None
-    scheme, *key = path.relative_to(_stores()).parts
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(key)}"
-
-
-def name(path: Path) -> str:
-    """What a path is called on every node: the URL of a stand-in, else the absolute path."""
-    return url_of(path) or str(path.absolute())
 
 
 def for_ray(path: Path) -> tuple[str, Any]:
@@ -130,8 +105,7 @@ def sizes(path: Path) -> dict[str, int]:
 
 
 def digest(path: Path, *, stored: bool = False) -> str:
-    """What a file's bytes come to: of the one that is here, unless those are wanted that are stored, else of the
-    store's, of which nothing is kept."""
+    """What a file's bytes come to: of the one that is here, or, where it is not or `stored` says so, of the store's."""
     url = url_of(path)
     if url is None or (path.exists() and not stored):
         return digests.digest(path)
@@ -153,10 +127,8 @@ def is_removed(path: Path) -> bool:
     url = url_of(path)
     if url is None or not path.exists():
         return False
-    from pyarrow.fs import FileType
-
     with _store(url) as (files, key):
-        return bool(files.get_file_info(key).type == FileType.NotFound)
+        return not files.get_file_info(key).is_file
 
 
 def upload(path: Path, content: Path | None = None) -> None:
@@ -271,15 +243,6 @@ def remove(path: Path) -> None:
                     files.delete_file(each)
 
 
-def user_cache() -> Path:
-    """What may be lost without harm lies here."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "obliviate"
-
-
-def _stores() -> Path:
-    return user_cache() / "stores"
-
-
 @cache
 def _filesystem(scheme: str, bucket: str) -> Any:
     """Credentials, region and endpoint are those of the environment, as the stores' own tools read them."""
@@ -316,7 +279,7 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
 def _lock(path: Path) -> Any:
     from filelock import FileLock
 
-    locks = _stores().with_name("locks")  # not beside it: what lies there is copied and read as a whole
+    locks = stores().with_name("locks")  # not beside it: what lies there is copied and read as a whole
     locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / hashlib.sha256(str(path).encode()).hexdigest())
 
