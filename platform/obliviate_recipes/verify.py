@@ -1,6 +1,6 @@
 """`obliviate verify`: whether the files of runs are still those that were written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from obliviate import storage
@@ -9,24 +9,30 @@ from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, RUN_FILE, Run
 from obliviate_recipes.events import Events
 
+UNLISTED = (
+    "has no list of its files: it is not finished, its command writes it anew each time, or it was made before files "
+    "were listed"
+)
+REMEDY = ": remove a damaged run, and the command that made it makes it again"
+
 
 def verify(given: Sequence[Path], events: Events) -> bool:
     """Read all files of these runs, or of the runs in these folders; each that is not as it was is told in a line.
 
     Raises UserError where there is no run.
     """
-    whole = damaged = 0
+    whole = damaged = unlisted = 0
     for path in given:
         for folder in _runs_in(storage.local(path).expanduser().absolute()):
-            lines = list(_damage(folder, events))
-            for line in lines:
-                events.warned(line)
-            damaged, whole = damaged + bool(lines), whole + (not lines)
-    events.said(f"{whole} whole, {damaged} damaged{REMEDY if damaged else ''}")
+            found = _damage(folder)
+            for file, what in (found or {}).items():
+                events.warned(f"{storage.name(folder)}: {file} {what}")
+            if found is None:
+                events.said(f"{storage.name(folder)}: {UNLISTED}")
+            whole, damaged, unlisted = whole + (found == {}), damaged + bool(found), unlisted + (found is None)
+    counts = f"{whole} whole, {damaged} damaged" + (f", {unlisted} without a list" if unlisted else "")
+    events.said(f"{counts}{REMEDY if damaged else ''}")
     return not damaged
-
-
-REMEDY = ": remove a damaged run, and the command that made it makes it again"
 
 
 def _runs_in(path: Path) -> list[Path]:
@@ -44,19 +50,16 @@ def _runs_in(path: Path) -> list[Path]:
     return found
 
 
-def _damage(folder: Path, events: Events) -> Iterator[str]:
-    name, run = storage.name(folder), Run(storage.fetch_loose(folder), "")
+def _damage(folder: Path) -> dict[str, str] | None:
+    """None where nothing is listed."""
+    run = Run(storage.fetch_loose(folder), "")
     if run.marked:
-        yield from (f"{name}: {file} {what}" for file, what in run.damage(read=True).items())
-        if not run.damage() and not run.files:
-            events.said(f"{name}: was made before a run's files were listed: there is nothing to compare them with")
-    elif (folder / RUN_FILE).exists():
-        events.said(f"{name}: is not finished: its command goes on with it, and looks at its checkpoints itself")
-    else:
-        try:
-            listed = read_listed(storage.read_bytes(folder / DIGESTS))
-        except ValueError:
-            yield f"{name}: {DIGESTS} is not as it was written"
-            return
-        found = damage(listed, storage.sizes(folder), lambda file: storage.digest(folder / file, stored=True))
-        yield from (f"{name}: {file} {what}" for file, what in found.items())
+        found = run.damage(read=True)
+        return found if found or run.files else None
+    if (folder / RUN_FILE).exists():
+        return None
+    try:
+        listed = read_listed(storage.read_bytes(folder / DIGESTS))
+    except ValueError:
+        return {DIGESTS: "is not as it was written"}
+    return damage(listed, storage.sizes(folder), lambda file: storage.digest(folder / file, stored=True))
