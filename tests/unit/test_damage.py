@@ -10,23 +10,28 @@ import pytest
 
 from command_line import run_here
 from damage import WAYS, delete, flip
+from measured import record
 from obliviate import storage
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, EvaluationSet, Role
 from obliviate.errors import UserError
 from obliviate.runs import DONE_FILE, Run
-from obliviate.schema import EngineSpec, GenerationSpec
+from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate.train.here import alone
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import STEPS_FILE
 from obliviate.train.produce import train_and_write
-from obliviate_eval.records import read_records
+from obliviate_eval.records import read_records, records_file, write_records
+from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.spec import EvaluationSpec
+from obliviate_eval.suites.base import Suite
 from obliviate_eval.summary import Evaluation
+from obliviate_recipes.attacks.watching import Watched
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.named import named_model
 from obliviate_recipes.reporting import model_report, write
 from obliviate_recipes.stage import MODEL, Stage, perform
+from obliviate_recipes.stages.card import CARD, Attacked, add_attacks, write_card
 from obliviate_recipes.stages.measure import ANSWERS, Measuring
 from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.verify import verify
@@ -223,6 +228,33 @@ def test_what_a_process_leaves_that_dies_while_it_writes(world: World) -> None:
     (file := world.file("unlearn/.run.json.0.tmp")).write_text("{")
     world.again()
     assert not any(each.exists() for each in (*half, file))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_records_on_the_way_of_a_training_that_was_cut_off(tmp_path: Path, way: Callable[[Path], None]) -> None:
+    """A damaged one is measured again."""
+    none = Suite("none", "None", ())
+    watched = Watched((0, 5), str(tmp_path), ModelSpec(source="m"), (), none, GenerationSpec(max_new_tokens=4), 64)
+    for step in watched.steps:
+        write_records(tmp_path / records_file(step), [record(index=index) for index in range(50)])
+    assert watched.done
+    way(tmp_path / records_file(5))
+    assert not watched.done
+
+
+@pytest.mark.parametrize("name", ["measured.json", "attacked.json"])
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_what_a_card_was_told_may_be_lost(world: World, name: str, way: Callable[[Path], None]) -> None:
+    """A card is written without it, and the run is whole."""
+    run = Run(world.file("unlearn/"), "")
+    figures = ModelFigures({}, *[None] * 6)
+    add_attacks(run, MODEL, Attacked(control="none", items=1, utility_drop=0.1, figures=figures))
+    way(world.file(f"unlearn/{name}"))
+    write_card(run, MODEL)
+    card = (run.directory / MODEL / CARD).read_text()
+    assert ("Not measured yet" in card) == (name == "measured.json")
+    assert ("Not attacked yet" in card) == (name == "attacked.json")
+    assert run.done
 
 
 class TestVerify:

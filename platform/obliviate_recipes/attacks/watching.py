@@ -60,9 +60,10 @@ class Watched:
 def _is_readable(file: Path) -> bool:
     """Of a run that was cut off: what a damaged file held is measured again."""
     try:
-        return bool(read_records(file))
+        read_records(file)
     except UserError:
         return False
+    return True
 
 
 @dataclass(frozen=True)
