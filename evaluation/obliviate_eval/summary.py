@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.plugins import is_ours
-from obliviate.runs import intact, write_json
+from obliviate.runs import write_json
 from obliviate.schema import Spec
 from obliviate_eval.forget_quality import ForgetQuality, forget_quality
 from obliviate_eval.metrics.comparison import Sample, Samples
@@ -59,16 +59,13 @@ class Evaluation(Spec):
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
-        """Raises UserError where there is no such file, it holds something else, or is damaged."""
+        """Raises UserError where there is no such file or it holds something else."""
         try:
-            return cls.model_validate_json(intact(path).read_bytes())
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate the model first") from error
         except ValidationError as error:
-            raise UserError(
-                f"{path}: no {METRICS_FILE} of an evaluation, or a damaged one; remove its run's folder and evaluate "
-                "the model again"
-            ) from error
+            raise UserError(f"{path}: no {METRICS_FILE} of an evaluation; evaluate the model again") from error
 
 
 def _is_silent(figures: Mapping[str, Figure]) -> bool | None:

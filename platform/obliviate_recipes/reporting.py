@@ -11,7 +11,7 @@ from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.guardrail import NOT_REMOVED
 from obliviate.labels import not_removed
-from obliviate.runs import RUN_FILE, STEPS_FILE, Run, record_of, write_json
+from obliviate.runs import RUN_FILE, STEPS_FILE, Run, intact, record_of, write_json
 from obliviate.schema import ModelSpec
 from obliviate.train.log import mishaps, read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
@@ -45,7 +45,7 @@ def model_report(directory: Path) -> ModelReport:
         name=evaluated["label"] if hidden is None else f"{evaluated['label']} ({NOT_REMOVED})",
         kind=_kind(made),
         method=hidden or _method(made),
-        evaluation=Evaluation.read(directory / METRICS_FILE),
+        evaluation=Evaluation.read(intact(directory / METRICS_FILE)),
         provenance={
             "model": model.source,
             "seed": None if made is None else made["config"]["seed"],
@@ -71,7 +71,7 @@ def _imported(directory: Path) -> ModelReport:
     return ModelReport(
         name=directory.name,
         kind="original",
-        evaluation=Evaluation.read(directory / METRICS_FILE),
+        evaluation=Evaluation.read(intact(directory / METRICS_FILE)),
         provenance={"imported": storage.name(directory)},
         records=read_records(directory / RECORDS_FILE),
     )

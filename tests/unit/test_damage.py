@@ -14,7 +14,9 @@ from measured import record
 from obliviate import storage
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, EvaluationSet, Role
+from obliviate.digests import DIGESTS, list_folder
 from obliviate.errors import UserError
+from obliviate.models import content_of
 from obliviate.runs import DONE_FILE, Run
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from obliviate.train.here import alone
@@ -25,7 +27,6 @@ from obliviate_eval.records import read_records, records_file, write_records
 from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites.base import Suite
-from obliviate_eval.summary import Evaluation
 from obliviate_recipes.attacks.watching import Watched
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.named import named_model
@@ -171,6 +172,15 @@ def test_a_model_that_none_of_ours_makes_is_refused(world: World, tmp_path: Path
         perform(stages, QUIET)
 
 
+def test_a_list_of_its_files_changes_no_models_hash(tiny: Path, tmp_path: Path) -> None:
+    """Runs on copies that were made before are found."""
+    folder = shutil.copytree(tiny, tmp_path / "copy")
+    before = content_of(ModelSpec(source=str(folder)))
+    list_folder(folder)
+    assert (folder / DIGESTS).exists()
+    assert content_of(ModelSpec(source=str(folder))) == before
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_log_is_lost_and_the_report_says_so(world: World, tmp_path: Path, way: Callable[[Path], None]) -> None:
     way(world.file(f"unlearn/{STEPS_FILE}"))
@@ -194,8 +204,9 @@ def test_figures_and_records_are_refused_where_they_are_but_read(world: World, w
         way(world.file(f"evaluate/{name}"))
     with pytest.raises(UserError, match=r"records.parquet: (is not|has) .*; run the command that made it again"):
         read_records(world.file("evaluate/records.parquet"))
+    shutil.copy(world.copy / world.file("evaluate/").name / "records.parquet", world.file("evaluate/"))
     with pytest.raises(UserError, match=r"metrics.json: (is not|has) .*; run the command that made it again"):
-        Evaluation.read(world.file("evaluate/metrics.json"))
+        model_report(world.file("evaluate/"))
 
 
 def test_a_run_that_was_made_before_files_were_listed_is_found(world: World) -> None:
@@ -240,6 +251,14 @@ def test_records_on_the_way_of_a_training_that_was_cut_off(tmp_path: Path, way: 
     assert watched.done
     way(tmp_path / records_file(5))
     assert not watched.done
+
+
+def test_a_judges_reply_that_is_cut_off_is_asked_for_again(world: World) -> None:
+    (reply := world.runs / "judged" / "a.json").parent.mkdir()
+    (whole := reply.with_name("b.json")).write_text('{"reply": "yes"}')
+    reply.write_text('{"rep')
+    _ = Measuring(CORPUS, SPEC, None, str(world.runs)).judges
+    assert (reply.exists(), whole.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("name", ["measured.json", "attacked.json"])

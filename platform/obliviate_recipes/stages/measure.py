@@ -16,7 +16,7 @@ from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
 from obliviate.models import date_warnings, load_tokenizer, text_encoder
-from obliviate.runs import Run, content_hash, write_json
+from obliviate.runs import Run, content_hash, read_part, write_json
 from obliviate.schema import HostedSpec, ModelSpec
 from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
 from obliviate_eval.content import content_of_code, content_of_suite
@@ -103,7 +103,10 @@ class Measuring:
     def judges(self) -> "Judges":
         from obliviate_eval.judges.load import load_judges
 
-        return load_judges(self.spec, judged_folder(Path(self.runs)))
+        replies = judged_folder(Path(self.runs))
+        for file in replies.glob("*.json"):
+            read_part(file)  # one that is cut off goes, and is asked for again
+        return load_judges(self.spec, replies)
 
     @contextmanager
     def engine(self, model: ModelSpec, folder: Path, pace: "Pace") -> "Iterator[WhiteBox]":
