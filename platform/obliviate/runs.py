@@ -245,12 +245,12 @@ class Run:
         self._looked[self._mark] = _Look({}, read=True)
 
     def drop(self, folder: str) -> None:
-        """Remove a folder of it, on purpose: it is whole without."""
-        storage.remove(self.directory / folder)
+        """Remove a folder of it, on purpose: it is whole without, as others see before the first file goes."""
         if self.marked:
             found = self._marked()
             kept = {name: each for name, each in self.files.items() if not name.startswith(f"{folder}/")}
             write_json(self.directory / DONE_FILE, sealed({**found, FILES: kept}))
+        storage.remove(self.directory / folder)
 
     def damage(self, *, read: bool = False) -> dict[str, str]:
         """Name of a file -> what is wrong with it. Looked at once: the sizes of all files, and the bytes of those in no

@@ -231,6 +231,15 @@ def test_what_a_process_leaves_that_dies_before_it_has_cleaned_up(world: World) 
     assert world.results == results(world.copy)
 
 
+def test_a_folder_that_is_removed_on_purpose_is_not_missed(world: World) -> None:
+    run = Run(world.file("unlearn/"), "")
+    before = run.summary
+    run.drop(MODEL)
+    assert run.done
+    assert (run.summary, sorted(run.files)) == (before, ["export.json", "run.json", STEPS_FILE])
+    assert not (run.directory / MODEL).exists()
+
+
 def test_what_a_process_leaves_that_dies_while_it_writes(world: World) -> None:
     world.file("unlearn/done.json").unlink()
     half = [world.file(f"unlearn/.model.0.{end}") for end in ("tmp", "old")]
