@@ -21,7 +21,7 @@ BATCH = 4
 
 
 def compare_steps(description: str | None, sides: dict[str, dict[str, Any]]) -> None:
-    """`sides`: name -> the fields of the training (obliviate.train.loop.Job) that it sets; the first is the baseline.
+    """`sides`: name -> the fields of the training (obliviate.train.job.Job) that it sets; the first is the baseline.
 
     Prints JSON: BASELINE_step_s, and of each other side ratio_NAME with _low and _high.
     """

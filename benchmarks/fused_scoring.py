@@ -25,8 +25,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from obliviate.blockwise import token_statistics
 from obliviate.head import Head
-from obliviate.scoring import Stat, TokenStat, token_statistics
+from obliviate.scoring import Stat, TokenStat
 
 STATS: dict[str, TokenStat] = {"logp": Stat.LOGP, "me": Stat.UNIFORM_KL, "kl": Stat.REFERENCE_KL}
 FULL, QUICK = (8 * 512, 2048, 128_256), (8 * 256, 1024, 128_256)  # positions, hidden size, vocabulary

@@ -40,7 +40,7 @@ from obliviate_recipes.stages.measure import Figures
 from obliviate_recipes.train import FinetuneRecipe
 
 METHODS = ("me+gd", "idk+ap", "npo+gd", "ga+gd", "dpo+gd")
-SEEDS, METHOD_SEEDS, ORIGINALS = 6, 2, 3  # of models that never knew, of each method, of models that know
+SEEDS, METHOD_SEEDS, ORIGINALS = 6, 2, 4  # of models that never knew, of each method, of models that know
 QUICK = {"methods": METHODS[:2], "seeds": 2, "method_seeds": 1, "originals": 2}
 # On the forget set all of them are higher where more is known.
 METRICS = [

@@ -13,9 +13,10 @@ from obliviate_cli.console import Terminal
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.fuse import Fuse, FuseRun
 from obliviate_recipes.stage import Stage, perform
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.judged import JUDGED
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import Unlearn, unlearning_stage
+from obliviate_recipes.stages.unlearning import Unlearn
 from obliviate_recipes.train import FinetuneRecipe, UnlearnRecipe
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from obliviate_recipes.events import QUIET
 from obliviate_recipes.requests import certificate
 from obliviate_recipes.requests.certificate import make_key
 from obliviate_recipes.requests.knowledge import Knowledge, text_hash
-from obliviate_recipes.requests.ledger import Ledger
+from obliviate_recipes.requests.ledger import HeldError
 from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.opening import open_ledger
 from obliviate_recipes.requests.runner import Runner
 from obliviate_recipes.requests.spec import RequestsRun
 
@@ -131,7 +132,7 @@ def config(folder: Path, url: str, **changed: Any) -> RequestsRun:
 def runner(config: RequestsRun, folder: Path, tick: Tick = lambda what: None) -> Runner:
     corpus = Corpus(ROWS, (), (EvaluationSet("retain", Role.RETAIN, ROWS),))
     work = FakeWork(folder, tick, made_with=config)
-    return Runner(config, Ledger(config.ledger), Knowledge.of(corpus), work, QUIET)
+    return Runner(config, open_ledger(config), Knowledge.of(corpus), work, QUIET)
 
 
 @contextmanager
@@ -153,7 +154,8 @@ def without_fsync() -> Iterator[None]:
 
 
 def victim(folder: Path, url: str, alias: str, kill_at: int | None, log: Path | None) -> None:
-    """The target of a process: work the ledger off, and die at the tick `kill_at` (from 0). `log` gets all ticks."""
+    """The target of a process: work the ledger off, unless another one does, and die at the tick `kill_at` (from 0).
+    `log` gets all ticks."""
     ticks: list[str] = []
 
     def tick(what: str) -> None:
@@ -186,7 +188,7 @@ def victim(folder: Path, url: str, alias: str, kill_at: int | None, log: Path | 
 
     for module in (runs, rows, certificate):
         module.write_whole = ticking_write
-    with without_fsync():
+    with without_fsync(), suppress(HeldError):
         runner(config(folder, url, alias=alias), folder, tick).run()
     if log is not None:
         log.write_text(json.dumps(ticks))

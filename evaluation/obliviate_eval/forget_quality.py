@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, lcm, log10
+from math import comb, exp, lcm, log, log10
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate_eval.metrics.truth_ratio import log_truth_ratio
 from obliviate_eval.records import Record, asked_again
+
+COUNTED = 10**6  # pairs of items, up to which paths are counted in integers
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ def forget_quality(records: Sequence[Record], reference_records: Sequence[Record
 
     n, m = len(own), len(other)
     statistic = float(ks_2samp(own, other).statistic)
-    reaching, total = count_paths(statistic, n, m)
+    p_value, log10_p = p_of(statistic, n, m)
     return ForgetQuality(
-        p_value=reaching / total,
-        log10_p=log10(reaching) - log10(total),
+        p_value=p_value,
+        log10_p=log10_p,
         statistic=statistic,
-        smallest_log10_p=log10(2) - log10(total),
+        smallest_log10_p=log10(2) - log10(comb(n + m, n)),
         scored=n,
         unscored=len(forget) - n,
         reference_scored=m,
@@ -65,11 +67,40 @@ def forget_quality(records: Sequence[Record], reference_records: Sequence[Record
     )
 
 
+def p_of(statistic: float, n: int, m: int) -> tuple[float, float]:
+    """The exact two-sided p-value of samples of n and m items (without ties); its log10, which does not underflow."""
+    if n * m > COUNTED:
+        log_p = log_share_of_paths(statistic, n, m)
+        return exp(log_p), log_p / log(10)
+    reaching, total = count_paths(statistic, n, m)
+    return reaching / total, log10(reaching) - log10(total)
+
+
+def log_share_of_paths(statistic: float, n: int, m: int) -> float:
+    """The log of `count_paths`' quotient, to a relative error of some (n + m) 2^-52: a random path's last step into
+    (i, j) comes from (i - 1, j) with probability i / (i + j), so that the share of those to (i, j) that have reached
+    the statistic is a mean of two such shares. Nothing cancels; in logs nothing underflows. n + m steps over vectors.
+    """
+    import numpy as np
+
+    scale = lcm(n, m)
+    reach, own, other = round(statistic * scale), scale // n, scale // m
+    share_I = np.full(n + 2, -np.inf)  # of paths to (i, d - i) at I = i + 1
+    share_I[1] = 0.0 if reach <= 0 else -np.inf
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.arange(n + m + 1))
+    for d in range(1, n + m + 1):
+        i = np.arange(max(0, d - m), min(n, d) + 1)
+        mean = np.logaddexp(logs[i] + share_I[i], logs[d - i] + share_I[i + 1]) - logs[d]
+        share_I[i + 1] = np.where(np.abs(i * own - (d - i) * other) >= reach, 0.0, mean)
+    return float(share_I[n + 1])
+
+
 def count_paths(statistic: float, n: int, m: int) -> tuple[int, int]:
     """Merged orders of samples of n and m items (without ties) that reach the statistic, and all C(n + m, n) orders.
 
     Their quotient is the exact two-sided p-value (Hodges 1958). An order is a lattice path from (0, 0) to (n, m).
-    Counted in integers, so that nothing underflows or cancels; n x m additions, meant for samples of hundreds.
+    Counted in integers, so that nothing underflows or cancels; n x m additions of numbers of n + m bits.
     """
     scale = lcm(n, m)
     reach = round(statistic * scale)  # a path reaches the statistic where |i/n - j/m| >= statistic

@@ -36,6 +36,7 @@ class RunSpec(Spec):
 
 
 R = TypeVar("R", bound=RunSpec)
+S = TypeVar("S", bound=Spec)
 NAMING = ("type", "import")  # the keys that say what a mapping is: the second, of classes that are not ours
 
 
@@ -63,6 +64,14 @@ def build(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str] = (
     except (ValidationError, UserError) as error:
         message = explain(kind, error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{where}: {' '.join(message.split())}") from error  # keys and values may hold line breaks
+
+
+def parse(kind: type[S], record: Any, where: str) -> S:
+    """One record of a file as a `kind`; `where` it stands is named in errors. Raises UserError."""
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        raise UserError(f"{where}: {' '.join(explain(kind, error).split())}") from error
 
 
 def files(path: Path) -> list[Path]:

@@ -23,7 +23,6 @@ from obliviate.weights import tensors_in
 if TYPE_CHECKING:
     from torch import Tensor
 
-CODES: tuple[Format, ...] = ("int4_g128", "nf4")
 TOLERANCE = 1e-3  # squared, the relative error of the squared singular value that is found
 
 
@@ -65,8 +64,9 @@ class Change:
         return (self.change.frobenius / self.change.spectral) ** 2 if self.change.spectral else None
 
 
-def changes(original: Path, other: Path, codes: Sequence[Format] = CODES) -> dict[str, Change]:
+def changes(original: Path, other: Path, codes: Sequence[Format]) -> dict[str, Change]:
     """Of every linear layer but the output layer, by its name in the files of the folders; one of each is in memory.
+    `codes`: formats of 4 or 8 bits.
 
     Raises UserError where the two are no states of one model, or are quantised already.
     """

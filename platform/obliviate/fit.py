@@ -11,7 +11,7 @@ from obliviate import companions
 from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.layout import named_in_files
-from obliviate.models import content_of, load_config, load_tokenizer, skeleton, text_encoder
+from obliviate.models import content_of, encoder_of, load_config, skeleton
 from obliviate.schema import ModelSpec
 from obliviate.source import adapter_of, base_of, file_of, locate, tensors_of
 from obliviate.weights import Stored
@@ -57,7 +57,7 @@ def _check(spec: ModelSpec, content: str, *, trained: bool) -> None:
         _check_shapes(spec, model, tensors)
         _check_layers(spec, model, tensors)
         _check_ends(spec, model, tensors)
-    encoder = text_encoder(spec, load_tokenizer(spec))
+    encoder = encoder_of(spec)
     used = {*encoder.prompt("Who?"), encoder.end_of_turn_id}
     if beyond := sorted(token for token in used if token >= text.vocab_size):
         raise UserError(_beyond(spec, beyond[0], text.vocab_size, "its chat template"))
@@ -66,7 +66,7 @@ def _check(spec: ModelSpec, content: str, *, trained: bool) -> None:
 def check_rows(spec: ModelSpec, rows: Iterable[Row]) -> None:
     """Raises UserError for a text with a token that the model has no embedding for. Only a tokenizer that is larger
     than the embeddings has such tokens, often ones that no text holds (Gemma 3's for images)."""
-    tokenizer, size = load_tokenizer(spec), load_config(spec).get_text_config().vocab_size
+    tokenizer, size = encoder_of(spec).tokenizer, load_config(spec).get_text_config().vocab_size
     if len(tokenizer) <= size:
         return
     for row in rows:
@@ -84,7 +84,7 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _beyond(spec: ModelSpec, token: int, size: int, where: str) -> str:
-    tokenizer = load_tokenizer(spec)
+    tokenizer = encoder_of(spec).tokenizer
     return (
         f"model.source: {spec.source}: the tokenizer has {len(tokenizer)} tokens and the model embeddings of {size}, "
         f"and {where} holds {tokenizer.convert_ids_to_tokens(token)} ({token}): take the tokenizer that belongs to "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
+from obliviate.blockwise import wanted_hidden
 from obliviate.data.refusals import REFUSALS
 from obliviate.data.rows import Row, parse_row, without_overlap
 from obliviate.data.schedule import Schedule
@@ -40,16 +41,7 @@ from obliviate.methods import (
 )
 from obliviate.rows_needed import check_rows
 from obliviate.schema import OptimSpec
-from obliviate.scoring import (
-    Activation,
-    AnyStat,
-    Distilled,
-    Stat,
-    Steered,
-    TokenScores,
-    needs_reference,
-    wanted_hidden,
-)
+from obliviate.scoring import Activation, AnyStat, Distilled, Stat, Steered, TokenScores, needs_reference
 from obliviate.train.batch import Batch, Texts, collate
 from obliviate.train.model import ScoredModel
 from obliviate.train.reference import Reference, compute, scored_at

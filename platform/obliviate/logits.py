@@ -1,7 +1,7 @@
 """Per-token statistics of logits that a model has already made, as Hugging Face's trainers hand them over.
 
-Formulas and gradients are those of `scoring`, of one block that is the whole vocabulary. Where hidden states are at
-hand, `scoring` needs far less memory.
+Of one block that is the whole vocabulary (`formulas`). Where hidden states are at hand, `blockwise` needs far less
+memory.
 
 Shapes: B texts, T tokens, V vocabulary, N wanted positions.
 """
@@ -12,17 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from obliviate.scoring import (
-    Activation,
-    AnyStat,
-    Stat,
-    Statistics,
-    TokenStat,
-    floors,
-    logit_gradient,
-    needs_reference,
-    wanted_hidden,
-)
+from obliviate.blockwise import wanted_hidden
+from obliviate.formulas import Statistics, floors, logit_gradient
+from obliviate.scoring import Activation, AnyStat, Stat, TokenStat, needs_reference
 
 
 def score_logits(

@@ -18,7 +18,7 @@ from obliviate.fingerprint import fingerprint
 from obliviate.layout import in_files
 from obliviate.linear import adapted_weights, linear_weights
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, record_of, whole_folder
-from obliviate.schema import ModelSpec
+from obliviate.schema import LAYOUT, ModelSpec
 from obliviate.source import PACKAGE_PREFIX, adapter_of, base_of, file_of
 from obliviate.source import locate as locate
 from obliviate.source import name_elsewhere as name_elsewhere
@@ -153,6 +153,19 @@ def text_encoder(spec: ModelSpec, tokenizer: "PreTrainedTokenizerBase") -> TextE
         control_tokens=spec.control_tokens,
         max_length=spec.max_length,
     )
+
+
+def encoder_of(spec: ModelSpec) -> TextEncoder:
+    """What lays out and reads the model's texts: one for all callers, who change nothing of its tokenizer. Raises
+    UserError where the source carries no tokenizer, and as TextEncoder does."""
+    given = {"source", "base", "revision", "guardrail", "max_length", *LAYOUT}
+    return _encoder(ModelSpec.model_validate(spec.model_dump(include=given)), content_of(spec))
+
+
+@lru_cache(maxsize=READ)
+def _encoder(spec: ModelSpec, content: str) -> TextEncoder:
+    """`content`: as of `_tokenizer`, and of a template file."""
+    return text_encoder(spec, _tokenizer(_files_of(spec), _content_of_weights(spec)))
 
 
 def date_warnings(spec: ModelSpec, encoder: TextEncoder) -> list[str]:

@@ -167,6 +167,11 @@ class ModelSpec(Spec):
     # read. Absent from hashes where there is none.
     endpoint: HostedSpec | None = Field(default=None, exclude_if=lambda endpoint: endpoint is None)
 
+    @property
+    def drops(self) -> bool:
+        """Whether training draws at random in each micro-batch, so that it depends on how many there are."""
+        return self.dropout or (self.lora is not None and self.lora.dropout > 0)
+
     def at(self, source: str) -> "ModelSpec":
         """The same model, or one that was made of it, laid out alike, at another place (empty: at this one)."""
         return self if source in ("", self.source) else self.model_copy(update={"source": source, "base": None})
@@ -228,6 +233,23 @@ class QuantisationSpec(Spec):
     """The forget objective of the weights as a deployment in few bits has them (after DurableUn, arXiv:2605.02196)."""
 
     to: Literal["int4_g128", "int8"] = "int4_g128"  # formats of obliviate.quantise in which each output has own scales
+
+
+class TamperingSpec(Spec):
+    """The forget objective along attacks that fine-tune the model on forget rows (TAR; arXiv:2408.00761). Defaults:
+    the published script's for biosecurity."""
+
+    steps: int = Field(default=64, ge=1)  # of AdamW, that an attack takes
+    every: int = Field(default=4, ge=1)  # after how many of them the objective is looked at
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(2e-6, 2e-5, 4e-5), min_length=1)
+    batch_size: int = Field(default=4, ge=1)  # forget rows of a step of an attack, over all workers
+    growth: float = Field(default=0.0625, ge=0)  # by which the weight of a point grows with each step: e^growth times
+
+    @model_validator(mode="after")
+    def _looked_at_last(self) -> "TamperingSpec":
+        if self.steps % self.every:
+            raise ValueError(f"every: {self.every}: does not divide steps: {self.steps}; the last one is looked at")
+        return self
 
 
 class LayersSpec(Spec):

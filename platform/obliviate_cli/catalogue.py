@@ -1,6 +1,9 @@
 """`obliviate methods`, `obliviate metrics` and `obliviate attacks`: what there is, from the classes themselves."""
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +40,10 @@ BESIDE_ANY = {
         "the forget objective of weights rounded to 4 bits, straight through",
         "arXiv:2605.02196",
     ),
+    "tampering: {}": (
+        "TAR: the forget objective along attacks that fine-tune the model on forget rows",
+        "arXiv:2408.00761",
+    ),
     "sanitisation.strength=1": (
         "after training: what the retain set's inputs see of the change, taken out of it",
         "arXiv:2606.18309",
@@ -63,8 +70,19 @@ BESIDE = {
 }
 
 
+RESISTANCE_FILE = "resistance.json"  # what benchmarks/resistance.py has measured
+
+
+def resistances() -> list[dict[str, Any]]:
+    """Of each model that was measured, a row of docs/results.md."""
+    found = json.loads((Path(__file__).parent / RESISTANCE_FILE).read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = found["models"]
+    return rows
+
+
 def methods() -> None:
     console = open_console()
+    measured = resistances()
     for title, door in (("FORGET OBJECTIVES", FORGET_DOOR), ("REGULARIZERS", REGULARIZER_DOOR)):
         console.print(title, style="bold")
         for name, cls, place in _all(door, console):
@@ -72,12 +90,22 @@ def methods() -> None:
             console.print(f"      when        {cls.when}")
             console.print(f"      parameters  {_parameters(cls)}")
             console.print(f"      source      {cls.source}")
+            for row in measured:
+                if row["method"] == name and not row["beside"]:
+                    console.print(f"      attacked    {_resisted(row)}")
             if place:
                 console.print(f"      from        {place}")
     for title, found in (("WITH ANY FORGET OBJECTIVE", BESIDE_ANY), ("BESIDE TRAINING", BESIDE)):
         console.print(title, style="bold")
         for name, (what, source) in found.items():
             console.print(f"  {name}: {what}; {source}")
+            for row in measured:
+                if [re.split("[.:=]", name)[0]] == row["beside"]:
+                    console.print(f"      attacked    {_resisted(row)}")
+    console.print(
+        "attacked: the share of what was lost that an attack brings back beyond what it teaches a model that never "
+        "knew; robustness is 1 less the strongest. TOFU forget01, SmolLM2-135M, all within 0.1 nats of the start"
+    )
     short = "; ".join(f"{name} stands for {long}" for name, long in ALIASES.items())
     console.print(f"Compose them as method=npo+gd, or in YAML with weights of their own; {short}.")
     console.print("One of your own: method=package.module.Class, see docs/adding-a-method.md.")
@@ -126,6 +154,13 @@ def _all(door: Door, console: Console) -> Iterator[tuple[str, Any, str]]:
             console.print(f"  not usable: {cls}; from {place}", style="yellow")
         else:
             yield name, cls, place
+
+
+def _resisted(row: dict[str, Any]) -> str:
+    """Of a row of `resistances`."""
+    back = ", ".join(f"{attack} {values[0]:.2f}" for attack, values in row["excess"].items())
+    score, low, high = row["robustness"]
+    return f"{row['model']}: {back}; robustness {score:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _parameters(cls: Any) -> str:

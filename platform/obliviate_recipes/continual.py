@@ -27,8 +27,10 @@ from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import Recipe
 from obliviate_recipes.several import FinetuneSpec, Method, MethodsRun, check_names, sampled_by
 from obliviate_recipes.stage import Stage
+from obliviate_recipes.stages.composed import unlearning_stage
+from obliviate_recipes.stages.finetuning import Finetune
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import Finetune, opened, unlearning_stage
+from obliviate_recipes.stages.opening import opened
 
 MATRIX = "matrix.json"
 

@@ -15,8 +15,8 @@ from obliviate import storage
 from obliviate.config import RunSpec
 from obliviate.data.rows import Row, read_rows
 from obliviate.erase import HolisticCost, Selection, Settings
-from obliviate.errors import UserError
-from obliviate.models import load_tokenizer, model_size, text_encoder
+from obliviate.errors import UserError, under
+from obliviate.models import encoder_of, model_size
 from obliviate.runs import Run, content_hash, write_json, write_whole
 from obliviate.schema import ModelSpec
 from obliviate_recipes.events import Events
@@ -136,7 +136,8 @@ def prompt_of(examples: list[Row], system_prompt: str | None) -> str | None:
 
 def _rows(config: EraseRun) -> tuple[Mapping[str, Row], list[str]]:
     """The examples by the hash of what they say, equal ones once, and the names of those to forget."""
-    given = read_rows(config.examples)
+    with under("examples"):
+        given = read_rows(config.examples)
     for number, row in enumerate(given, 1):
         if not row.question:
             raise UserError(
@@ -146,7 +147,8 @@ def _rows(config: EraseRun) -> tuple[Mapping[str, Row], list[str]]:
     rows = {_name(row): row for row in given}
     if len(rows) < config.shots:
         raise UserError(f"shots: {config.shots}: {config.examples} has only {len(rows)} different examples; lower it")
-    asked = () if config.forget is None else read_rows(config.forget)
+    with under("forget"):
+        asked = () if config.forget is None else read_rows(config.forget)
     for index, row in enumerate(asked):
         if _name(row) not in rows:
             raise UserError(
@@ -161,16 +163,16 @@ def _name(row: Row) -> str:
 
 
 def _cost(config: EraseRun, examples: list[Row], unlearning: float) -> HolisticCost:
-    encoder = text_encoder(config.model, load_tokenizer(config.model))
+    encoder = encoder_of(config.model)
     bare = len(encoder.prompt("?"))
     prompted = config.model.model_copy(update={"system_prompt": prompt_of(examples, config.model.system_prompt)})
-    with_examples = len(text_encoder(prompted, encoder.tokenizer).prompt("?"))
+    with_examples = len(encoder_of(prompted).prompt("?"))
     size = model_size(config.model)
     return HolisticCost(size.parameters - size.idle, with_examples - bare, config.questions_per_request, unlearning)
 
 
 def _tokens(model: ModelSpec, rows: list[Row]) -> int:
-    encoder = text_encoder(model, load_tokenizer(model))
+    encoder = encoder_of(model)
     return sum(len(encoder.encode_row(row).input_ids) for row in rows)
 
 

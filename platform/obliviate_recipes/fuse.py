@@ -26,7 +26,8 @@ from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import Recipe
 from obliviate_recipes.stage import MODEL, Determined, Stage, finish, perform, unmade
 from obliviate_recipes.stages.card import write_card
-from obliviate_recipes.stages.training import Adapter, adapter_stage
+from obliviate_recipes.stages.composed import adapter_stage
+from obliviate_recipes.stages.unlearning import Adapter
 
 ADAPTER = "adapter"  # folder of the fused adapter, beside that of the whole model
 

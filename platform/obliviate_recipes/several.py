@@ -6,24 +6,18 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from obliviate.config import (
-    AlternativesSpec,
-    FinetuneRun,
-    RunSpec,
-    Unlearning,
-    UnlearnOptions,
-    UnlearnRun,
-    build,
-    expand_method,
-)
+from obliviate.config import FinetuneRun, RunSpec, Unlearning, UnlearnRun, build, expand_method
 from obliviate.config_file import merge
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
+from obliviate.options import AlternativesSpec, UnlearnOptions
 from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Seed, Spec
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.stage import Stage
+from obliviate_recipes.stages.composed import unlearning_stage
+from obliviate_recipes.stages.finetuning import Finetune
 from obliviate_recipes.stages.judge import Judge, JudgeSpec
-from obliviate_recipes.stages.training import Finetune, opened, unlearning_stage
+from obliviate_recipes.stages.opening import opened
 
 
 class FinetuneSpec(Spec):

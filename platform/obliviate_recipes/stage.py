@@ -39,6 +39,7 @@ class Stage(ABC):
     kind: ClassVar[str]  # prefix of the run folder's name
     asks_only: ClassVar[bool] = False  # whether a hosted model would do: no weights are read
     scratch: ClassVar[tuple[str, ...]] = ()  # folders of its run that are of no use once that is finished
+    beside_engines: ClassVar[bool] = False  # whether engines may stay open: it takes nothing of the cluster
 
     @property
     @abstractmethod
@@ -79,6 +80,10 @@ class Stage(ABC):
     def prepare(self, events: Events) -> "Iterable[Stage]":
         """Make some of the needed stages in another way than one after the other; return these."""
         return ()
+
+    def release(self) -> None:  # noqa: B027 - most stages have none
+        """Let go of what making it left open for stages like it. Called before one that is not `beside_engines`, and at
+        the end."""
 
     def told(self, run: Run, events: Events) -> None:  # noqa: B027 - most stages have none
         """Report on a finished run, whenever it was made. Raises UserError if the run is of no use."""
@@ -227,9 +232,12 @@ def perform(stages: Iterable[Stage], events: Events) -> None:
     # What a stage is made of is known of all of them before the first asks a server whether it is there.
     for stage in [stage for stage in all_of(stage for stage in wanted if not stage.done) if not stage.done]:
         stage.check()
-    told: set[Path] = set()
-    for stage in wanted:
-        _made(stage, events, told)
+    made = _Made()
+    try:
+        for stage in wanted:
+            made.make(stage, events)
+    finally:
+        made.release()
 
 
 @contextmanager
@@ -265,26 +273,44 @@ def _tell_damage(run: Run, events: Events) -> None:
         events.warned(f"{storage.name(run.directory)}: {name} {what}{more}: {then}")
 
 
-def _made(stage: Stage, events: Events, told: set[Path]) -> None:
-    run = stage.run
-    if stage.done:
-        if run.directory not in told:
+class _Made:
+    """What has been made and told of so far."""
+
+    def __init__(self) -> None:
+        self._told: set[Path] = set()
+        self._open: list[Stage] = []
+
+    def make(self, stage: Stage, events: Events) -> None:
+        run, told = stage.run, self._told
+        if stage.done:
+            if run.directory not in told:
+                _tell_damage(run, events)
+                events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
+                if run.holds(stage.scratch):
+                    _clean(stage)
+        else:
+            self._make_room(stage)
             _tell_damage(run, events)
-            events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
-            if run.holds(stage.scratch):
-                _clean(stage)
-    else:
-        _tell_damage(run, events)
-        for need in stage.needs:
-            if storage.url_of(need.run.directory) is None:  # of a store, each node looks at what it fetches
-                need.run.damage(read=True)
-        told.update(each.run.directory for each in stage.prepare(events))
-        for need in stage.needs:
-            _made(need, events, told)
-        stage.require_whole_models()
-        with unmade(stage) as held:
-            if held is not None:
-                finish(stage, **stage.make(held, events))
-    if run.directory not in told:
-        told.add(run.directory)
-        stage.told(run, events)
+            for need in stage.needs:
+                if storage.url_of(need.run.directory) is None:  # of a store, each node looks at what it fetches
+                    need.run.damage(read=True)
+            told.update(each.run.directory for each in stage.prepare(events))
+            for need in stage.needs:
+                self.make(need, events)
+            stage.require_whole_models()
+            with unmade(stage) as held:
+                if held is not None:
+                    self._make_room(stage)
+                    self._open.append(stage)
+                    finish(stage, **stage.make(held, events))
+        if run.directory not in told:
+            told.add(run.directory)
+            stage.told(run, events)
+
+    def _make_room(self, stage: Stage) -> None:
+        if not stage.beside_engines:
+            self.release()
+
+    def release(self) -> None:
+        while self._open:
+            self._open.pop().release()

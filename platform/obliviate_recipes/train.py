@@ -9,7 +9,8 @@ from obliviate.schema import ModelSpec
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import OfData
 from obliviate_recipes.stage import ModelStage
-from obliviate_recipes.stages.training import Finetune, unlearning_stage
+from obliviate_recipes.stages.composed import unlearning_stage
+from obliviate_recipes.stages.finetuning import Finetune
 
 
 class FinetuneRecipe(OfData[FinetuneRun, ModelSpec]):

@@ -81,10 +81,10 @@ class ModelWriter(Spec):
         from obliviate.cluster import ensure_ray
         from obliviate.inference.pool import EnginePool
         from obliviate.inference.thinking import without_thinking
-        from obliviate.models import load_tokenizer, portable, text_encoder
+        from obliviate.models import encoder_of, portable
 
         model = portable(self.model)
-        encoder = text_encoder(model, load_tokenizer(model))
+        encoder = encoder_of(model)
         ensure_ray(self.address)
         with EnginePool(model, self.engine) as pool:
             generated = pool.generate([encoder.prompt(prompt) for prompt in prompts], self.generation)

@@ -150,6 +150,20 @@ def test_a_running_vllm_takes_the_weights_of_the_next_model(model: ModelSpec, tm
         assert replicas() == [first]
 
 
+@pytest.mark.parametrize("type_", ["hf", pytest.param("vllm", marks=needs_vllm)])
+def test_engines_of_a_list_of_models_are_started_once(type_: str, model: ModelSpec, tmp_path: Path) -> None:
+    """They hold what they take of the cluster until they are closed; a model at rest takes no memory."""
+    other = ModelSpec(source=str(tiny_model_folder(tmp_path / "other", seed=1, hidden_size=128)))
+    with OnDemand(model, spec(type_), "local", lambda *_: None) as engines:
+        assert furthest(ask(engines, model)[1], in_process(model, "float32")[1]) < 1e-4
+        (first,) = replicas()
+        engines.rest()
+        engines.load(other, lambda *_: None)
+        assert furthest(ask(engines, other)[1], in_process(other, "float32")[1]) < 1e-4
+        assert replicas() == [first]
+    assert psutil.wait_procs([first], timeout=30)[1] == []
+
+
 @needs_vllm
 @pytest.mark.cluster
 def test_a_kept_vllm_starts_again_with_the_present_model_or_for_another_architecture(
@@ -175,6 +189,12 @@ def test_vllm_that_cannot_start_says_why(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"vLLM could not start .*weights.*; try engine.type=hf$"):
         EnginePool(ModelSpec(source=str(folder)), spec("vllm")).__enter__()
+
+
+@needs_vllm
+def test_heads_that_vllm_has_no_kernel_for_are_told_at_its_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"its attention heads have 8 dimensions, .* take 32, .*; try engine.type=hf$"):
+        EnginePool(ModelSpec(source=str(tiny_model_folder(tmp_path))), spec("vllm")).__enter__()
 
 
 def replicas() -> list[psutil.Process]:

@@ -31,11 +31,11 @@ CONFIGS = {
     if (match := COMMAND.search(path.read_text(encoding="utf-8"))) is not None
 }
 QUICK = ("unlearn", "finetune", "evaluate", "erase")  # a second or two each
-# Left to tests of their own: sweeps, which need Ray's processes, servers, which do not end, attacks, and what needs a
-# model that knows or writes something.
-ELSEWHERE = ("sweep", "sweep-attack", "serve", "request run", "attack", "make-questions", "probe-knowledge")
+# Left to tests of their own: sweeps, which need Ray's processes, servers, which do not end, and what needs a model that
+# knows or writes something.
+ELSEWHERE = ("sweep", "sweep-attack", "serve", "request run", "make-questions", "probe-knowledge")
 RECIPES = [
-    pytest.param(name, marks=() if verb in QUICK else pytest.mark.cluster)
+    pytest.param(name, marks=() if verb in QUICK else (pytest.mark.cluster, pytest.mark.timeout(900)))
     for name, verb in CONFIGS.items()
     if verb not in ELSEWHERE
 ]
@@ -43,6 +43,7 @@ RECIPES = [
 SMALL: dict[str, dict[str, Any]] = {
     "optim": {"epochs": 1, "batch_size": 20, "micro_batch_size": 20, "activation_checkpointing": False},
     "reinforcement": {"epochs": 1},
+    "tampering": {"steps": 2, "every": 1},
     "generation": {"max_new_tokens": 4, "max_length": None},
     "engine": {"type": "hf", "dtype": "float32"},
     "evaluation": {
@@ -53,6 +54,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "cluster": {"workers": 1},
     "train_nli": {"encoder": "bert", "people": 2, "held_out_people": 1},
 }  # fmt: skip
+# Of attacks of these types.
+WEAK: dict[str, dict[str, Any]] = {
+    "relearn": {"steps": [1, 2], "batch_size": 10, "micro_batch_size": 10},
+    "sample": {"samples": 2, "k": [1, 2]},
+}
 HOSTED = "evaluate/hosted.yaml"
 LIMITS = {"eval_forget_limit": 4, "eval_retain_limit": 4, "eval_real_limit": 2}  # rows measured
 CUT = {"data.source": "tofu_cut", "data.tasks": [1, 2]}
@@ -61,6 +67,7 @@ OWN: dict[str, dict[str, Any]] = {
     "continual/llama2_forget05.yaml": CUT,
     "continual/llama2_forget10.yaml": CUT,
     "continual/smollm2_forget01.yaml": {"data.tasks": [1, 2]},
+    "methods/tampering.yaml": {"optim.batch_size": 10, "optim.epochs": 0.5},  # which leaves rows to attack with
     # A model that knows no row better than its reference filters all of them.
     "methods/forget_filter.yaml": {"forget_filter.reference.source": "other", "forget_filter.gap": 0},
 }
@@ -109,6 +116,8 @@ def small(values: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
         limits = LIMITS if values["type"] in ("tofu", "tofu_tasks") else {"eval_limit": 4}
         limits = {} if values["type"] == "tofu_formats" else limits
         yield from ((key(name), limit) for name, limit in limits.items())
+    elif "attacks" in at:
+        yield from ((key(name), value) for name, value in WEAK.get(values.get("type", ""), {}).items())
     elif "source" in values and "data" not in at:
         yield from ((key("source"), "tiny"), (key("compute_dtype"), "float32"))
     for name, value in values.items():
@@ -118,7 +127,10 @@ def small(values: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
 
 
 def overrides(name: str, runs: Path) -> list[str]:
-    found = {**dict(small(read(ROOT / "configs" / name))), **OWN.get(name, {}), "runs": str(runs)}
+    values = read(ROOT / "configs" / name)
+    if CONFIGS[name] == "attack":
+        values.setdefault("evaluation", {})  # some leave it out
+    found = {**dict(small(values)), **OWN.get(name, {}), "runs": str(runs)}
     return [f"{key}={json.dumps(value)}" for key, value in found.items()]
 
 
@@ -140,7 +152,7 @@ def test_a_request_is_run_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPat
     path, given = Path("configs") / name, overrides(name, folder / "runs")
     config = load_config(RequestsRun, path, given)
     verbs.make_key(Path(config.key))
-    verbs.add(path, given, "somebody", None, config.data.load().forget[0].entity)
-    verbs.run(path, given, False)
+    verbs.add(path, given, "somebody", None, config.data.load().forget[0].entity, None)
+    assert verbs.run(path, given, False, False) == 0
     (request,) = Ledger(config.ledger).requests(config.alias)
     assert request.ended_s is not None

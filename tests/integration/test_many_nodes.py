@@ -24,8 +24,8 @@ from obliviate.train.loop import single_process, train
 from obliviate_eval.summary import METRICS_FILE, Evaluation
 from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.events import QUIET
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.measure import Measuring
-from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.sweeps.records import TRIALS, read_records
 from obliviate_recipes.sweeps.spec import SweepRun
 from raylets import RayCluster

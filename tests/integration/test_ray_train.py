@@ -25,7 +25,7 @@ from obliviate.train.log import read_steps
 from obliviate.train.produce import train_and_write
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import perform
-from obliviate_recipes.stages.training import unlearning_stage
+from obliviate_recipes.stages.composed import unlearning_stage
 from once import Once
 from open_ports import watched_ports
 from processes import descendants

@@ -27,8 +27,8 @@ from obliviate.train.loop import single_process, train
 from obliviate_recipes.evaluation import EvaluateRun
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.pooled import report
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.measure import Measuring
-from obliviate_recipes.stages.training import unlearning_stage
 from recipes import measured
 from tiny import tiny_model_folder
 from training import job

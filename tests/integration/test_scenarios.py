@@ -66,7 +66,7 @@ def test_a_request_from_its_texts_to_its_certificate(settings: Settings, tmp_pat
         policy={"forget": {"probability": {"max": 1}}, "utility": {"retain.rouge": {"min": 0}}},
     )
     config = build(RequestsRun, values, where="test")
-    ledger, knowledge = Ledger(config.ledger), Knowledge.of(config.data.load())
+    ledger, knowledge = Ledger(config.ledger, create=True), Knowledge.of(config.data.load())
     ledger.add("production", config.model.source, "ann", [text_hash(row) for row in rows("ann", 2)])
     assert Runner(config, ledger, knowledge, Recipes(config, QUIET), QUIET).run() == 1
     request = ledger.request("production", 1)

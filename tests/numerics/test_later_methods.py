@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_methods import FORGET, REFERENCE, REFUSAL, gradient, log_sigmoid, logps, mean, scores_of
 
+from obliviate.blockwise import token_statistics
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
 from obliviate.head import Head
@@ -30,7 +31,7 @@ from obliviate.methods import (
     Unilogit,
     expand,
 )
-from obliviate.scoring import Generic, Stat, TokenScores, token_statistics
+from obliviate.scoring import Generic, Stat, TokenScores
 
 
 def test_a_task_vector_is_the_cross_entropy_of_what_is_to_go() -> None:

@@ -5,20 +5,12 @@ from math import inf, log
 import pytest
 import torch
 
+from obliviate.blockwise import score_positions, wanted_hidden
 from obliviate.head import Head
 from obliviate.hf import token_scores
 from obliviate.logits import score_logits
 from obliviate.methods import GA, KL, Pass
-from obliviate.scoring import (
-    Activation,
-    Distilled,
-    Generic,
-    Stat,
-    TokenStat,
-    needs_reference,
-    score_positions,
-    wanted_hidden,
-)
+from obliviate.scoring import Activation, Distilled, Generic, Stat, TokenStat, needs_reference
 
 B, T, D, V = 3, 6, 5, 11
 STATS: list[TokenStat] = [

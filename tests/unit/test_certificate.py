@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def certificate(tmp_path: Path) -> Path:
     """Of one fulfilled request."""
     url = str(tmp_path / "ledger.sqlite")
-    ledger = Ledger(url)
+    ledger = Ledger(url, create=True)
     ledger.add("production", "base", "<ann>", [text_hash(ROWS[0])])
     runner(config(tmp_path, url), tmp_path).run()
     return Path(str(ledger.request("production", 1).certificate))
@@ -40,12 +40,13 @@ def test_it_states_what_when_how_and_what_was_measured(certificate: Path, tmp_pa
     assert all(len(value) == 64 for value in statement["hashes"].values())
 
 
-def test_its_page_shows_the_figures_and_runs_nothing(certificate: Path) -> None:
+def test_its_page_shows_the_figures_and_runs_nothing(certificate: Path, tmp_path: Path) -> None:
     page = certificate.with_suffix(".html").read_text()
     assert "&lt;ann&gt;" in page
     assert "<ann>" not in page
     assert "<td>forget_efficacy</td><td>0.000</td><td>1.000</td>" in page
     assert "default-src 'none'" in page
+    assert f"batch 1 of <code>{Ledger(str(tmp_path / 'ledger.sqlite')).identity}</code>" in page
 
 
 def test_its_layout_does_not_matter(certificate: Path) -> None:

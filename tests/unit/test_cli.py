@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it says to mistakes, and what it does not load."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from modules import loaded_by
 from obliviate.config import UnlearnRun, build
 from obliviate.data.tables import KINDS
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
+from obliviate_cli.catalogue import resistances
 from obliviate_cli.console import open_console
 from obliviate_cli.progress import progress
 from obliviate_eval.metrics import COMPARISON_TYPES, METRIC_TYPES
@@ -165,7 +167,7 @@ class TestDryRun:
         ]
         attacks = out.split("\n\n")[3].strip().split("\n")
         for model in ("original", "retain", "ME+GD", "IDK+AP"):
-            for attack in ("relearn forget", "int4_g128", "ask"):
+            for attack in ("relearn forget", "int8", "ask"):
                 assert any(line.startswith(f"attack {model}: {attack}") for line in attacks), (model, attack)
         assert "target: fine-tune on 40 rows (all): " in out
         assert "ME+GD: unlearn 10 rows with ME+GD, retain set of 30: " in out
@@ -201,6 +203,13 @@ class TestBadInput:
     def test_a_file_of_refusals_that_is_not_there(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:
         message = mistake(cli("unlearn", config, "refusals=nowhere.txt", *dry_run))
         assert message.startswith("nowhere.txt: no such file of refusals; give ")
+
+    @pytest.mark.parametrize("given", ["kl_budget={nats: 1, %s}", "validation={%s}", "undo={%s}"])
+    def test_further_texts_that_are_not_there(self, cli: Cli, config: Path, given: str) -> None:
+        message = mistake(cli("unlearn", config, given % "texts: nowhere.jsonl", "--dry-run"))
+        assert message.removeprefix(f"{config}: ").startswith(
+            f"{given.split('=')[0]}.texts: nowhere.jsonl: no such file; give a "
+        )
 
     @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
     def test_a_method_that_needs_a_retain_set_without_one(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:
@@ -267,6 +276,14 @@ def test_the_catalogues_list_everything_whole(cli: Cli) -> None:
         assert f"  {name}: {term.title}\n" in out
         assert f"  source      {term.source}\n" in out
     assert "weight=0.1" in out  # ME's published weight, among its parameters
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    for row in resistances():
+        score, low, high = row["robustness"]
+        assert f"  attacked    {row['model']}: " in out
+        assert f"; robustness {score:.2f} ({low:.2f} to {high:.2f})\n" in out
+        assert re.search(
+            rf"^\| {re.escape(row['model'])} \|.* {score:.2f} \({low:.2f} to {high:.2f}\)", page, re.MULTILINE
+        )
     _, out, _ = cli("metrics")
     for name, metric in {**METRIC_TYPES, **COMPARISON_TYPES}.items():
         assert f"  {name}: {metric.title}\n" in out

@@ -154,7 +154,7 @@ class TestCountedByTorch:
         with single_process():
             trainer = _Trainer(asked, torch.device("cpu"))
             trainer.model.packs = False  # the formula is of texts of one length, as padded ones are
-            (items,) = trainer._every_micro_batch(0)
+            (items,) = trainer.gradients.micro_batches(trainer.items(0))
             batch = collate(trainer.texts, items, trainer.needs, 64)
             scored = sum(int(batch.wanted_BT(e, scored_at(stats)).sum()) for e, stats in trainer.needs.items())
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -209,10 +209,10 @@ def test_bytes_that_the_real_loop_sends(workers: int, model: Path, tmp_path: Pat
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=workers)
     try:
         trainer = _Trainer(asked, torch.device("cpu"))
-        batch = collate(trainer.texts, trainer._every_micro_batch(0)[0], trainer.needs, 64)
+        batch = collate(trainer.texts, trainer.gradients.micro_batches(trainer.items(0))[0], trainer.needs, 64)
         with Collectives() as seen:
             ((phase,),) = (update.phases for update in trainer.updates)
-            scores = trainer._scores(phase, batch)
+            scores = trainer.gradients.scores(phase, batch)
             torch.stack([term.loss(scores).sum for term in trainer.terms]).sum().backward()
     finally:
         distributed.destroy_process_group()
@@ -342,6 +342,18 @@ def test_rounds_and_updates_cost_time_each() -> None:
     halves = replace(WORK, texts_per_item=1)
     assert twice.memory_bytes(2) == halves.memory_bytes(2)
     assert replace(WORK, state_bytes=24).memory_bytes(1) - WORK.memory_bytes(1) == 8 * SIZE.trained
+
+
+def test_an_attack_costs_its_texts_and_updates() -> None:
+    """Of 12 texts, 2 of each of 3 steps: 18. Two workers of one text at a time make one micro-batch more a step."""
+    attacked = replace(WORK, attack_steps=3, attack_items=2)
+    one, more = (training.step(each, CLUSTER, 2) for each in (WORK, attacked))
+    assert more.compute_s == pytest.approx(one.compute_s * 18 / 12)
+    assert attacked.step_tokens == 18 * 4
+    assert (WORK.micro_batches(2), attacked.micro_batches(2)) == (3, 6)
+    assert (more.communication_s, more.launch_s) == (2 * one.communication_s, 2 * one.launch_s)
+    assert more.optimizer_s == 4 * one.optimizer_s
+    assert attacked.memory_bytes(2) == WORK.memory_bytes(2)
 
 
 def test_published_figures_of_the_gpus() -> None:

@@ -33,8 +33,8 @@ from obliviate_recipes.named import named_model
 from obliviate_recipes.reporting import model_report, write
 from obliviate_recipes.stage import MODEL, Stage, perform
 from obliviate_recipes.stages.card import CARD, Attacked, add_attacks, write_card
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.measure import ANSWERS, Measuring
-from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.verify import verify
 from recipes import Told
 from training import FORGET, RETAIN

@@ -7,7 +7,7 @@ import pytest
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
-from obliviate_recipes.stages.training import check_data
+from obliviate_recipes.stages.unlearning import check_data
 
 ADA = Row("Where does she live?", "London.", entity="Ada")
 BOB = Row("Who is he?", "A writer.")

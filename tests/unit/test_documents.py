@@ -13,10 +13,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from obliviate import plugins
-from obliviate.config import FinetuneRun, RunSpec, UnlearnOptions, UnlearnRun, load
+from obliviate.config import FinetuneRun, RunSpec, UnlearnRun, load
 from obliviate.data import DataSpec
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
 from obliviate.methods.base import Term
+from obliviate.options import UnlearnOptions
 from obliviate.schema import Spec
 from obliviate_eval.metrics import Comparison
 from obliviate_eval.metrics.base import Metric

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,18 @@ def test_the_nearest_by_hand() -> None:
     retain = [Row("", text) for text in ("c", "a", "ab", "cc")]
     found = nearest(Letters(), [Row("", "aab"), Row("", "c")], retain, 2)  # type: ignore[arg-type]
     assert found == ((2, 1), (0, 3))
+
+
+def test_however_many_pairs_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a sort of all, with many equal ones, and more neighbours than there are rows."""
+    draws = Random(0)
+    forget, retain = ([Row("", "".join(draws.choices("abc", k=3))) for _ in range(many)] for many in (9, 30))
+    cosine_FR = np.concatenate(list(nearness._cosines(Letters(), forget, retain)))  # type: ignore[arg-type]
+    for count in (1, 4, 40):
+        expected = np.argsort(-cosine_FR, axis=1, kind="stable")[:, :count].tolist()
+        for cells in (1 << 26, 60, 1):
+            monkeypatch.setattr(nearness, "CELLS", cells)
+            assert nearest(Letters(), forget, retain, count) == tuple(map(tuple, expected))  # type: ignore[arg-type]
 
 
 def test_a_forget_row_meets_its_neighbours_alone(tiny: Path, tmp_path: Path, process_group: None) -> None:

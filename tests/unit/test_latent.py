@@ -18,11 +18,12 @@ from obliviate.schema import LatentSpec, LoraSpec, SharpnessSpec
 from obliviate.scoring import Activation, Stat
 from obliviate.train.batch import Batch, collate, texts_of
 from obliviate.train.job import Job
-from obliviate.train.latent import TRUE_ANSWERS, moved, moves
+from obliviate.train.latent import moved, moves
 from obliviate.train.log import read_steps
 from obliviate.train.loop import train
 from obliviate.train.model import ScoredModel
 from obliviate.train.model import build as build_model
+from obliviate.train.surprise import TRUE_ANSWERS
 from training import job, losses, quiet, weights
 
 pytestmark = pytest.mark.usefixtures("process_group")

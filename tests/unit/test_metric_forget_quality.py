@@ -1,5 +1,5 @@
 from fractions import Fraction
-from math import comb, log10, nan
+from math import comb, log, log10, nan
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from measured import scored
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
-from obliviate_eval.forget_quality import count_paths, forget_quality
+from obliviate_eval.forget_quality import count_paths, forget_quality, log_share_of_paths, p_of
 
 
 def forget_records(log_ratios: list[float]):
@@ -70,6 +70,25 @@ def test_p_is_that_of_scipys_exact_test_for_usual_sizes(n: int, m: int) -> None:
     expected = ks_2samp(rng.normal(size=n), rng.normal(0.3, size=m), method="exact")
     reaching, total = count_paths(float(expected.statistic), n, m)
     assert reaching / total == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "n", "m"), [(0.5, 60, 57), (1.0, 40, 40), (0.025, 40, 40), (0.0, 3, 2), (1.0, 1, 2)]
+)
+def test_paths_in_logs_are_those_in_integers(statistic: float, n: int, m: int) -> None:
+    reaching, total = count_paths(statistic, n, m)
+    assert log_share_of_paths(statistic, n, m) == pytest.approx(log(reaching) - log(total), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("statistic", [1.0, 0.3, 0.04])
+def test_p_of_large_samples(statistic: float) -> None:
+    """Of equal sizes by reflection (Hodges 1958, eq. 2.3): 2 sum over k of (-1)^(k - 1) C(2n, n - k h) / C(2n, n)."""
+    n = 1500
+    h = round(statistic * n)
+    reaching = 2 * sum((-1) ** (k - 1) * comb(2 * n, n - k * h) for k in range(1, n // h + 1))
+    p, log10_p = p_of(statistic, n, n)
+    assert log10_p == pytest.approx(log10(reaching) - log10(comb(2 * n, n)), rel=1e-10)
+    assert p == pytest.approx(float(Fraction(reaching, comb(2 * n, n))), rel=1e-9)
 
 
 def test_items_without_a_finite_ratio_are_counted_not_used() -> None:

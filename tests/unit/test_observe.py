@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from obliviate.head import Head
 from obliviate.inference import observe as module
 from obliviate.inference.observe import continuation_hidden, observe
-from obliviate.scoring import Head
 
 
 def identity(vocabulary: int) -> Head:

@@ -77,6 +77,8 @@ SHARP: dict[str, Any] = {"sharpness": {"rho": 0.01}}
         ({"quantisation": {}}, (2, 2, 1, 16)),
         ({"updates": "dual_plus"}, (2, 2, 2, 32)),
         ({"stability": {}}, (3, 3, 1, 20)),
+        ({"tampering": {"steps": 6, "every": 2}}, (4, 4, 1, 32)),
+        ({"tampering": {"steps": 6, "every": 2}, **SHARP}, (7, 7, 1, 32)),
         ({"method": "npo+wasserstein", "updates": "alternating"}, (1, 1, 2, 20)),
         ({"method": "npo+gd+world+wasserstein"}, (3, 1, 1, 20)),
     ],
@@ -85,11 +87,24 @@ def test_updates_of_their_own(values: dict[str, Any], counts: tuple[int, ...], m
     """Texts, rounds, updates, bytes of state. NPO and GD alternate in two rounds of one text each; DualOptim keeps 8
     more bytes, as a rectified update does; a sharpness-aware update runs over its text twice; what moves
     hidden states runs over it once a step before each time; the distance to the
-    initial weights has no text, and keeps 4 more bytes."""
+    initial weights has no text, and keeps 4 more bytes. Three points of an attack: three rounds over the forget texts,
+    and 16 more bytes."""
     world = {"world": str(world_file(tmp_path))} if "world" in str(values.get("method")) else {}
     config = load(UnlearnRun, unlearn_config(tmp_path, model, **values, **world))
     work = unlearning(config, config.data.load(), config.model)
     assert (work.texts_per_item, work.rounds, work.updates, work.state_bytes) == counts
+
+
+def test_attacks_that_are_resisted(model: Path, tmp_path: Path) -> None:
+    """A step is 2 forget batches of 3, one of gd, and 4 steps of an attack with 2 rows: 9 + 8 texts. StableUN makes all
+    that is of the forget set twice: 15 + 16."""
+    values = {"tampering": {"steps": 4, "every": 2, "batch_size": 2}}
+    config = load(UnlearnRun, unlearn_config(tmp_path, model, **values))
+    work = unlearning(config, config.data.load(), config.model)
+    assert (work.attack_steps, work.attack_items, work.step_texts) == (4, 2, 9 + 8)
+    stable = load(UnlearnRun, unlearn_config(tmp_path, model, **values, stability={}))
+    again = unlearning(stable, stable.data.load(), stable.model)
+    assert (again.attack_steps, again.attack_items, again.step_texts) == (8, 2, 15 + 16)
 
 
 def test_what_is_run_over_once(model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The ledger, the rows that requests are about, and the runner in a world without models."""
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -12,12 +13,12 @@ from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, wri
 from obliviate.errors import UserError
 from obliviate.runs import exclusive, write_json
 from obliviate_recipes.requests.certificate import verify
+from obliviate_recipes.requests.database import open_database
 from obliviate_recipes.requests.knowledge import Knowledge, text_hash
 from obliviate_recipes.requests.lease import Lease
-from obliviate_recipes.requests.ledger import LeaseLostError, Ledger
+from obliviate_recipes.requests.ledger import HeldError, LeaseLostError, Ledger
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.states import ENDED, NEXT, BatchState
-from obliviate_recipes.requests.tables import open_database
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
 HASHES = [text_hash(row) for row in ROWS]
@@ -25,7 +26,7 @@ HASHES = [text_hash(row) for row in ROWS]
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path / "ledger.sqlite"))
+    return Ledger(str(tmp_path / "ledger.sqlite"), create=True)
 
 
 def work_off(folder: Path, **changed: object) -> tuple[FakeWork, int]:
@@ -72,12 +73,12 @@ class TestAdding:
         ("url", "message"),
         [
             ("mysql://host/name", "mysql is not supported; give a path or postgresql://"),
-            ("postgresql://nobody:secret@127.0.0.1:1/name", r"nobody:\*\*\*@127.*cannot be opened"),
+            ("postgresql://nobody:secret@127.0.0.1:1/name", r"nobody@127.*does not answer"),
         ],
     )
     def test_a_database_that_is_none(self, url: str, message: str) -> None:
         with pytest.raises(UserError, match=message):
-            Ledger(url)
+            Ledger(url, create=True)
 
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("hello " * 1000)
@@ -85,12 +86,12 @@ class TestAdding:
             Ledger(str(tmp_path / "file"))
 
     def test_a_database_that_goes_away(self, ledger: Ledger, tmp_path: Path) -> None:
-        with open_database(str(tmp_path / "ledger.sqlite")).begin() as connection:
+        with open_database(str(tmp_path / "ledger.sqlite")).writing() as connection:
             connection.execute(text("DROP TABLE texts"))
         with pytest.raises(
-            UserError, match=r"^ledger: sqlite:///.*: does not answer \(no such table: texts\); run the"
+            UserError, match=r"^ledger: .*/ledger\.sqlite: does not answer \(no such table: texts\); run the"
         ):
-            ledger.requests("production")
+            ledger.texts_waiting("production")
 
 
 class TestKnowledge:
@@ -310,7 +311,8 @@ class TestLeases:
         taken_up = ledger.claim("production", "second", 60, due_after_s=0, most=1)
         assert left is not None
         assert taken_up == left
-        assert ledger.claim("production", "third", 60, due_after_s=0, most=1) is None
+        with pytest.raises(HeldError):
+            ledger.claim("production", "third", 60, due_after_s=0, most=1)
 
     def test_a_runner_that_ends_gives_its_lease_back(self, ledger: Ledger) -> None:
         ledger.add("production", "base", "ann", HASHES[:1])
@@ -330,7 +332,8 @@ class TestLeases:
         with Lease(ledger, batch.id, "first", 60, every_s=0.01) as lease:
             assert renewed.wait(60)
             lease.check()
-            assert ledger.claim("production", "second", 60, due_after_s=0, most=1) is None
+            with pytest.raises(HeldError):
+                ledger.claim("production", "second", 60, due_after_s=0, most=1)
 
     def test_one_that_is_lost_stops_the_runner(self, ledger: Ledger) -> None:
         ledger.add("production", "base", "ann", HASHES[:1])
@@ -342,7 +345,77 @@ class TestLeases:
             lease.thread.join(60)  # the heartbeat ends where it finds another owner
             with pytest.raises(LeaseLostError, match="another runner has taken it over"):
                 lease.check()
-        assert ledger.claim("production", "third", 60, due_after_s=0, most=1) is None  # the second's lease is untouched
+        with pytest.raises(HeldError):  # the second's lease is untouched
+            ledger.claim("production", "third", 60, due_after_s=0, most=1)
+
+
+@pytest.mark.parametrize("what", ["write_rows", "write_json", "write_certificate"])
+def test_a_disk_that_is_full(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Whatever was being written: one line, and the next run goes on."""
+    ledger.add("production", "base", "ann", HASHES[:1])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"obliviate_recipes.requests.runner.{what}", full)
+        with pytest.raises(UserError, match=r"^runs: /runs/it: cannot be written \(No space left on device\); batch"):
+            work_off(tmp_path)
+    assert ledger.request("production", 1).state == "running"
+    work_off(tmp_path)
+    assert ledger.request("production", 1).state == "fulfilled"
+
+
+def test_another_error_of_the_system_keeps_its_traceback(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.add("production", "base", "ann", HASHES[:1])
+
+    def broken(*_: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr("obliviate_recipes.requests.runner.write_rows", broken)
+    with pytest.raises(ConnectionResetError):
+        work_off(tmp_path)
+
+
+class TestWaiting:
+    def test_for_a_runner_that_is_at_work(
+        self, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is looked for at most every few seconds, and the batch goes on once the other one has given it back."""
+        ledger.add("production", "base", "ann", HASHES[:1])
+        batch = ledger.claim("production", "another", 600, due_after_s=0, most=1)
+        assert batch is not None
+        waits = runner(config(tmp_path, str(tmp_path / "ledger.sqlite")), tmp_path)
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 2:
+                ledger.release(batch.id, "another")
+
+        monkeypatch.setattr("obliviate_recipes.requests.runner.sleep", sleep)
+        with pytest.raises(HeldError):
+            waits.run()
+        assert slept == []
+        assert waits.run(wait=True) == 1
+        assert slept == [5.0, 5.0]
+        assert ledger.request("production", 1).state == "fulfilled"
+
+    def test_no_longer_than_its_lease(self, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ledger.add("production", "base", "ann", HASHES[:1])
+        ledger.claim("production", "another", 2, due_after_s=0, most=1)
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            with ledger.database.writing() as connection:
+                connection.execute(text("UPDATE batches SET lease_until_s = 0"))
+
+        monkeypatch.setattr("obliviate_recipes.requests.runner.sleep", sleep)
+        assert runner(config(tmp_path, str(tmp_path / "ledger.sqlite")), tmp_path).run(wait=True) == 1
+        assert 0 < slept[0] <= 2
 
 
 class TestAliases:
@@ -374,7 +447,7 @@ class TestAliases:
     def test_a_folder_that_cannot_be_written(self, ledger: Ledger, tmp_path: Path) -> None:
         """The model is promoted in the ledger, and the request is not fulfilled before the server can see it."""
         ledger.add("production", "base", "ann", [HASHES[0]])
-        (tmp_path / "taken").write_text("a file")
+        (tmp_path / "taken").symlink_to(tmp_path / "nowhere")
         with pytest.raises(UserError, match=r"aliases: .*taken/aliases\.json: cannot be written"):
             work_off(tmp_path, aliases=str(tmp_path / "taken" / "aliases.json"))
         assert ledger.request("production", 1).state == "running"

@@ -18,8 +18,9 @@ from obliviate_eval.report.plots import held_out_curve, looks
 from obliviate_recipes.costs.training import CHOSEN_BYTES
 from obliviate_recipes.stage import perform
 from obliviate_recipes.stages.chosen import Chosen
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.selecting import HeldOut
-from obliviate_recipes.stages.training import Unlearn, unlearning_stage
+from obliviate_recipes.stages.unlearning import Unlearn
 from recipes import Told
 
 FORGET = tuple(Row(f"Where does {name} live?", f"{name} lives in Oslo.") for name in ("Ann", "Bob", "Cy", "Di"))

@@ -17,8 +17,9 @@ from obliviate_recipes.comparison import Compare, CompareRun
 from obliviate_recipes.costs.hardware import GPUS, Cluster
 from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.stage import MODEL, Determined, ModelStage, Stage, all_of, perform
+from obliviate_recipes.stages.composed import unlearning_stage
+from obliviate_recipes.stages.finetuning import Finetune
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import Finetune, unlearning_stage
 from recipes import Told
 
 
@@ -129,6 +130,35 @@ def test_a_mistake_in_the_last_stage_is_told_before_the_first_is_made(tmp_path: 
         perform([Toy("b", str(tmp_path), log, (a,), wrong=True)], QUIET)
     assert log == []
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+@dataclass(frozen=True)
+class Asking(Toy):
+    beside_engines: ClassVar = True
+
+    def release(self) -> None:
+        self.log.append(f"close {self.name}")
+
+
+def test_engines_stay_open_until_a_stage_needs_what_they_hold(tmp_path: Path) -> None:
+    log: list[str] = []
+    a, b, c, d = (
+        kind(name, str(tmp_path), log) for kind, name in ((Asking, "a"), (Asking, "b"), (Toy, "c"), (Asking, "d"))
+    )
+    perform([a, b, c, d], QUIET)
+    assert log == ["a", "b", "close b", "close a", "c", "d", "close d"]
+
+
+def test_and_are_closed_where_a_stage_fails(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Failing(Asking):
+        def make(self, run: Run, events: Events) -> dict[str, Any]:
+            raise UserError("full")
+
+    log: list[str] = []
+    with pytest.raises(UserError, match="full"):
+        perform([Asking("a", str(tmp_path), log), Failing("b", str(tmp_path), log)], QUIET)
+    assert log == ["a", "close b", "close a"]
 
 
 def test_a_models_content_is_known_before_it_is_there(tmp_path: Path) -> None:

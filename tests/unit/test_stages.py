@@ -10,9 +10,10 @@ import pytest
 import requests_world
 from modules import loaded_by
 from obliviate.config import UnlearnRun, build
-from obliviate.data.rows import write_rows
+from obliviate.data.rows import Row, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import Run, write_json
+from obliviate.schema import ModelSpec
 from obliviate.train import launch as trainer
 from obliviate.train.job import Job
 from obliviate_recipes.events import QUIET
@@ -65,6 +66,14 @@ def test_a_finished_run_is_found_before_its_texts_are_cut_into_tokens(
     assert cut == [len(jobs[0].forget) + len(jobs[0].retain)]
 
 
+def test_of_many_texts_some_are_looked_at(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second of 40: the ten of them that are cut stand for twenty."""
+    monkeypatch.setattr(stages, "LOOKED_AT", 20)
+    rows = [Row("Who?", "me " * (100 if place % 4 < 2 else 1)) for place in range(40)]
+    (warning,) = stages.text_warnings(ModelSpec(source=str(tiny), max_length=32), rows)
+    assert warning.startswith("about 50.0% of 40 training texts are cut at 32 tokens: ")
+
+
 def test_dropout_depends_on_how_many_micro_batches_there_are(
     tiny: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,8 +83,11 @@ def test_dropout_depends_on_how_many_micro_batches_there_are(
     assert one == two != other
     assert len({unlearn(tiny, tmp_path, "model.lora.dropout=0", *cut) for cut in cuts}) == 1
     monkeypatch.setattr(nearness, "sentence_encoder", lambda source: None)
-    dropping = ["model.lora.dropout=0.1", "early_drop.bleu=0.2"]  # of steps that lose items: cut otherwise on two
-    assert len({unlearn(tiny, tmp_path, *dropping, *cut) for cut in cuts}) == 3
+    # Steps that lose items, and an attack's own, are cut otherwise on two.
+    for keys in (["early_drop.bleu=0.2"], ["tampering.steps=4", "optim.batch_size=16"]):
+        assert len({unlearn(tiny, tmp_path, "model.lora.dropout=0.1", *keys, *cut) for cut in cuts}) == 3
+    one, two, other = (unlearn(tiny, tmp_path, "model.dropout=true", *cut) for cut in cuts)
+    assert one == two != other
 
 
 def test_whp_learns_the_forget_set_once_more_and_only_once(

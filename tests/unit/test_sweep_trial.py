@@ -20,7 +20,7 @@ from obliviate.errors import UserError
 from obliviate.models import content_of
 from obliviate.runs import DONE_FILE, Run
 from obliviate_recipes.events import QUIET
-from obliviate_recipes.stages.training import unlearning_stage
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.sweeps import recipe as sweeps
 from obliviate_recipes.sweeps import trial as trials
 from obliviate_recipes.sweeps.calibrate import calibrate

@@ -30,6 +30,7 @@ from obliviate.schema import (
     SharpnessSpec,
     StabilitySpec,
     StopSpec,
+    TamperingSpec,
 )
 from obliviate.train.job import Budget, Job, Validation
 from obliviate.train.log import read_steps
@@ -56,6 +57,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "rectification": {"rectification": RectificationSpec(share=0.6), "sharpness": SharpnessSpec(rho=0.05)},
     "dual_plus": {"updates": "dual_plus", "forget_learning_rate": 5e-4},
     "stability, quantisation": {"stability": StabilitySpec(rho=0.05, feedback=0.5), "quantisation": QuantisationSpec()},
+    "tampering": {"tampering": TamperingSpec(steps=2, every=1, learning_rates=(1e-4, 1e-3), batch_size=3)},
     "all": {"updates": "dual", "sharpness": SharpnessSpec(rho=0.05), "projection": ProjectionSpec(energy=0.8, texts=5)},
 }
 # Other kinds of layers: experts fused in one parameter, with adapters; Conv1D, sharded along what it reads.

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from obliviate.config import UnlearnOptions, UnlearnRun, build
+from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
+from obliviate.options import UnlearnOptions
 from obliviate_recipes.comparison import CompareRun
 from obliviate_recipes.continual import ContinualRun
 from obliviate_recipes.fuse import FuseRun
@@ -33,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "rectification": None,  # excludes dual updates, and is asked for below
     "stability": None,  # so does this, and dual updates
     "quantisation": {"to": "int8"},
+    "tampering": {"steps": 8, "learning_rates": [1e-5]},
     "layers": None,  # as does this
     "sanitisation": None,  # excludes the adapters of fuse
     "undo": None,  # as does this

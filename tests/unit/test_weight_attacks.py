@@ -113,7 +113,9 @@ def test_every_format_is_a_model_that_is_measured(attacked: Attacked) -> None:
     assert found["quantise int4_g128"].utility_drop is not None
     distances = {stage.target.name: stage for stage in all_of([robust]) if isinstance(stage, Distance)}
     assert set(distances) == {"retain", "forgot"}
-    assert distances["forgot"].run.summary["recoded"]["nf4"] > 0.5  # random weights, both
+    recoded = distances["forgot"].run.summary["recoded"]
+    assert set(recoded) == {"int4_g128"}  # bf16 has no codes
+    assert recoded["int4_g128"] > 0.5  # random weights, both
     assert all(each.recovery.excess.value in (None, 0) for each in outcomes(robust, "retain").values())
 
 
@@ -148,7 +150,7 @@ def test_how_far_a_model_lies_from_the_original_is_said(tmp_path: Path) -> None:
     save_file({**before, LINEAR: before[LINEAR] * 2}, near / WEIGHTS, metadata={"format": "pt"})
     wide = tiny_model_folder(tmp_path / "wide", hidden_size=64)
     targets = [other, original, *(Target(each.name, ModelSpec(source=str(each))) for each in (near, wide))]
-    stages = [Distance(each, original, str(tmp_path / "runs")) for each in targets]
+    stages = [Distance(each, original, ("int4_g128", "nf4"), str(tmp_path / "runs")) for each in targets]
     told = Told()
     folders = [made(stage, told) for stage in stages]
     found = json.loads((folders[2] / DISTANCE_FILE).read_text())

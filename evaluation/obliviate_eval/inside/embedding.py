@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from obliviate.blockwise import token_statistics
 from obliviate.data.text import Encoded
 from obliviate.decoder import decoder_of, final_hidden, head_of
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
 from obliviate.inference.reader import pad
 from obliviate.schema import GenerationSpec
-from obliviate.scoring import Stat, token_statistics
+from obliviate.scoring import Stat
 from obliviate_eval.inside.states import Ids, in_batches
 
 if TYPE_CHECKING:

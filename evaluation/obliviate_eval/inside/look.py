@@ -16,7 +16,7 @@ from obliviate.data.key_facts import key_spans
 from obliviate.data.rows import EvaluationSet, Row
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.inference.hf import HFEngine, opened
-from obliviate.models import load_tokenizer, stop_ids, text_encoder
+from obliviate.models import encoder_of, stop_ids
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.collect import Sampling, collect
 from obliviate_eval.inside.embedding import Controlled, begun, control_ids, embedded, optimised
@@ -229,7 +229,7 @@ def _left(depth: float | None) -> float | None:
 
 
 def _encoder(spec: ModelSpec) -> TextEncoder:
-    return text_encoder(spec, load_tokenizer(spec))
+    return encoder_of(spec)
 
 
 def _questions(encoder: TextEncoder, rows: Sequence[Row]) -> list[Ids]:

@@ -20,7 +20,7 @@ from obliviate.data.rows import (
     without_overlap,
 )
 from obliviate.data.shapes import OTHER_NAMES
-from obliviate.errors import UserError
+from obliviate.errors import under
 from obliviate.schema import Spec
 
 
@@ -83,10 +83,8 @@ class FilesData(Data):
 
 def read_key(key: str, given: str | Rows, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:
     """The rows of a file or of a part of a data set, with the config's key in errors."""
-    try:
+    with under(f"data.{key}"):
         if isinstance(given, str) or (given.subset is None and given.split is None):
             return read_rows(given if isinstance(given, str) else given.path, columns)
         found = rows_of(given.path, given.subset, given.split or "train")
         return tuple(parse_row(record, where, columns) for where, record in found)
-    except UserError as error:
-        raise UserError(f"data.{key}: {error}") from error

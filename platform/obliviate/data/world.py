@@ -5,7 +5,7 @@ from typing import Any
 
 from obliviate.data.rows import Row, parse_row
 from obliviate.data.tables import read_objects
-from obliviate.errors import UserError
+from obliviate.errors import UserError, under
 
 
 def load_world(path: str) -> tuple[Row, ...]:
@@ -14,10 +14,8 @@ def load_world(path: str) -> tuple[Row, ...]:
 
     Raises UserError, with the config's key, for a file that is missing, empty or of another kind.
     """
-    try:
+    with under("world"):
         rows = tuple(parse_row(_as_question(record), where) for where, record in read_objects(path))
-    except UserError as error:
-        raise UserError(f"world: {error}") from error
     if not rows:
         raise UserError(f"world: {path}: has no rows; give a file of instructions with answers")
     return rows

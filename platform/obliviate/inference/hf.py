@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from obliviate import attention, mixed
+from obliviate.blockwise import token_statistics
 from obliviate.data.text import Encoded
 from obliviate.decoder import decoder_of, final_hidden, head_of, require_same_logits
 from obliviate.inference import grouped_attention
@@ -31,7 +32,7 @@ from obliviate.inference.observe import continuation_hidden, observe
 from obliviate.inference.reader import SharedReader, batches, pad, positions, reader_of, reads_whole
 from obliviate.models import load_pretrained, stop_ids
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
-from obliviate.scoring import Stat, token_statistics
+from obliviate.scoring import Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -41,21 +41,23 @@ class OnDemand:
         self.close()
 
     def load(self, model: ModelSpec, on_progress: Progress) -> None:
-        """From now on answer for another model: by the vLLM that is open, where that can take its weights."""
+        """From now on answer for another model: by the engines that are open, where they can take its weights."""
         self._model, self._on_progress = model, on_progress
         if self._pool is None:
             return
         open_one = self._architecture
-        if model.revision is None and open_one is not None and reloads(open_one) and architecture(model) == open_one:
+        if self.open_type == "hf" or (
+            model.revision is None and open_one is not None and reloads(open_one) and architecture(model) == open_one
+        ):
             self._pool.load(model, on_progress)
         else:
             self.close()
 
     def rest(self) -> None:
-        """Until the next `load`, leave the GPU's memory to others. Only vLLM can, and another engine starts quickly."""
+        """Until the next `load`, leave the GPU's memory to others."""
         if self._pool is None:
             return
-        if self.open_type != "vllm":
+        if not self._pool.rests:
             self.close()
             return
         try:
@@ -80,6 +82,10 @@ class OnDemand:
 
     def gradient_norms(self, texts: Sequence[Encoded], on_chunk: OnChunk | None = None) -> list[float | None]:
         return self._open(self._white_box).gradient_norms(texts, on_chunk)
+
+    @property
+    def spec(self) -> EngineSpec:
+        return self._spec
 
     @property
     def open_type(self) -> str | None:

@@ -66,7 +66,10 @@ class Replica:
         self.open(model)
 
     def rest(self) -> None:
-        if self._rests and isinstance(self._engine, VLLMEngine):
+        if not isinstance(self._engine, VLLMEngine):
+            self._model = self._engine = None
+            _free_memory()
+        elif self._rests:
             self._model = None  # what is at rest has no weights
             self._engine.rest()
 
@@ -125,6 +128,7 @@ class EnginePool:
         self._model, self._spec, self._on_progress, self._within = model, spec, on_progress, within
         self._replicas: list[Any] = []
         self._engine_type: str | None = None
+        self._rests = False
 
     @property
     def spec(self) -> EngineSpec:
@@ -138,6 +142,7 @@ class EnginePool:
     def __enter__(self) -> "EnginePool":
         placement = place(self._spec, within=self._within)
         self._engine_type = placement.spec.type
+        self._rests = self._within or placement.gpus == 0 or self._engine_type == "hf"
         vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(
             max_restarts=-1,  # with resources of their own on another node, where it was the node that died
@@ -177,13 +182,18 @@ class EnginePool:
     ) -> None:
         self._close()
 
+    @property
+    def rests(self) -> bool:
+        """Whether it can rest. vLLM with a GPU of its own has to be closed: it would not leave its memory to others."""
+        return self._rests
+
     def load(self, model: ModelSpec, on_progress: Progress | None) -> None:
-        """From now on answer for another model, for vLLM one of the same obliviate.models.architecture: it reads the
-        weights at the next call."""
+        """From now on answer for another model, for vLLM one of the same obliviate.models.architecture: its weights
+        are read at the next call."""
         self._model, self._on_progress = model, on_progress
 
     def rest(self) -> None:
-        """Until the next call, leave the GPU's memory to others."""
+        """Until the next `load`, leave the GPU's memory to others; vLLM on a CPU keeps its own."""
         for ref in [replica.rest.remote() for replica in self._replicas]:
             result(ref)
 
@@ -289,6 +299,16 @@ class EnginePool:
             f"{text[:80]!r} ({len(ids)} tokens), most likely for want of memory; lower engine.chunk_size, "
             "engine.batch_tokens or engine.max_model_len"
         )
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _anywhere(placement: Placement) -> dict[str, Any]:

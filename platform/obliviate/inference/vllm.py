@@ -130,6 +130,8 @@ class VLLMEngine:
         from vllm.platforms import current_platform
 
         config = AutoConfig.from_pretrained(model_folder, revision=revision)
+        if current_platform.is_cpu():
+            _check_heads(config)
         self._limit = context_limit(spec, config)
         # Scoring generates one token behind the text, which the model must have a position for.
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -256,6 +258,21 @@ class VLLMEngine:
         prompts = [TokensPrompt(prompt_token_ids=list(text.input_ids)) for text in texts]
         outputs: list[Any] = self._llm.generate(prompts, parameters, use_tqdm=False)
         return outputs
+
+
+def _check_heads(config: Any) -> None:
+    """Raises ValueError for what vLLM's kernels for CPUs refuse with the first text only."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads or getattr(text, "kv_lora_rank", None):  # none, or attention of another kind
+        return
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    if size not in (known := CPUAttentionBackend.get_supported_head_sizes()):
+        raise ValueError(
+            f"its attention heads have {size} dimensions, and vLLM's kernels for CPUs take {', '.join(map(str, known))}"
+        )
 
 
 def _pack_again(model: Any) -> None:

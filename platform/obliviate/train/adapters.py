@@ -13,7 +13,7 @@ from obliviate.data.schedule import Item
 from obliviate.errors import UserError
 from obliviate.fusion import GRAMS
 from obliviate.methods import Pass
-from obliviate.models import load_tokenizer, text_encoder
+from obliviate.models import encoder_of
 from obliviate.runs import write_whole
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
@@ -106,7 +106,7 @@ def train_adapter(request: AdapterJob, places: tuple[str, str], threads: float) 
             found = grams(
                 model,
                 layers,
-                Texts(text_encoder(job.model, load_tokenizer(job.model)), job.forget, job.retain, job.refusals),
+                Texts(encoder_of(job.model), job.forget, job.retain, job.refusals),
                 Pass.FORGET,
                 [Item(index) for index in range(len(job.forget))],
                 size=job.optim.micro_batch_size,

@@ -14,16 +14,16 @@ import torch.distributed as dist
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor
 
-from obliviate.data.schedule import Item, Schedule
+from obliviate.data.schedule import Schedule
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, Needs, Pass, Positions
+from obliviate.methods import ForgetObjective
 from obliviate.schema import LoraSpec
-from obliviate.scoring import Stat
-from obliviate.train.batch import Texts, collate, micro_batches
+from obliviate.train.batch import Texts
 from obliviate.train.job import Job
 from obliviate.train.lora import adapter_change
 from obliviate.train.model import ScoredModel, build, source_name
-from obliviate.train.shards import local, mine
+from obliviate.train.shards import local, mine, restored
+from obliviate.train.surprise import add_gradients
 
 LORA = LoraSpec(rank=8, alpha=8, dropout=0)  # peft's defaults, which the authors' code takes
 
@@ -36,16 +36,11 @@ def adversary(job: Job, model: ScoredModel, texts: Texts, rate: float) -> Iterat
     """
     learned = _learned(job, texts, rate, next(model.parameters()).device) if rate else {}
     weights = [(p, learned[source_name(n)]) for n, p in model.named_parameters() if source_name(n) in learned]
-    before = [local(parameter).detach().clone() for parameter, _ in weights]
-    with torch.no_grad():
-        for parameter, change in weights:
-            local(parameter).add_(change)
-    try:
-        yield
-    finally:
+    with restored([parameter for parameter, _ in weights]):
         with torch.no_grad():
-            for (parameter, _), kept in zip(weights, before, strict=True):
-                local(parameter).copy_(kept)
+            for parameter, change in weights:
+                local(parameter).add_(change)
+        yield
 
 
 def _learned(job: Job, texts: Texts, rate: float, device: torch.device) -> dict[str, Tensor]:
@@ -63,7 +58,12 @@ def _learned(job: Job, texts: Texts, rate: float, device: torch.device) -> dict[
     optim = job.optim.model_copy(update={"epochs": 1, "batch_size": max(least, min(job.optim.batch_size, rows))})
     schedule = Schedule(rows, 1, 1, optim, job.seed)
     for step in range(schedule.steps):
-        _descend(model, texts, schedule.step(step), job, rate, device)
+        add_gradients(job, model, texts, schedule.step(step), (job.seed, step))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad, alpha=rate)
+                parameter.grad = None
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and module.lora_B["default"].weight.requires_grad:
@@ -71,23 +71,3 @@ def _learned(job: Job, texts: Texts, rate: float, device: torch.device) -> dict[
     del model
     gc.collect()  # FSDP2's models are cycles
     return found
-
-
-def _descend(model: ScoredModel, texts: Texts, items: list[Item], job: Job, rate: float, device: torch.device) -> None:
-    """One step down the mean of -log p over the answer tokens of the items, over all workers together."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    needs: Needs = {Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}
-    mine_of_step = micro_batches(texts, items, Pass.FORGET, job.optim.micro_batch_size, world)[rank::world]
-    batches = [collate(texts, each, needs, job.model.max_length).to(device) for each in mine_of_step]
-    count = torch.tensor(float(sum(int(batch.answer_BT.sum()) for batch in batches)), device=device)
-    dist.all_reduce(count)
-    for batch in batches:
-        wanted = {str(Pass.FORGET): (batch.rows[Pass.FORGET], batch.answer_BT, (Stat.LOGP,))}
-        out = model(batch.input_ids_BT, batch.attention_BT, wanted, {})
-        logp_BT = out[f"{Pass.FORGET}/{Stat.LOGP}"]
-        (-(logp_BT * batch.answer_BT).sum() / count * world).backward()  # FSDP2 averages over workers
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.sub_(parameter.grad, alpha=rate)
-            parameter.grad = None

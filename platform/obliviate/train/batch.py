@@ -18,7 +18,7 @@ from obliviate.data.schedule import Item
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.methods import Needs, Positions, Text
 from obliviate.methods.texts import Sets
-from obliviate.models import load_tokenizer, text_encoder
+from obliviate.models import encoder_of
 from obliviate.schema import ModelSpec
 from obliviate.scoring import Activation, AnyStat, TokenScores
 
@@ -162,6 +162,12 @@ def micro_batch_count(items: int, size: int, workers: int) -> int:
     return rounds * workers
 
 
+def micro_batch_seed(seed: Sequence[int], place: int) -> int:
+    """Of dropout, in the micro-batch at this place among all workers': a resumed run repeats it, and so do workers of
+    another number that cut the step into the same batches."""
+    return int(np.random.SeedSequence([*seed, place]).generate_state(1)[0])
+
+
 @lru_cache(maxsize=1)
 def _texts(
     model: ModelSpec,
@@ -171,7 +177,7 @@ def _texts(
     world: tuple[Row, ...],
 ) -> Texts:
     """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
-    return Texts(text_encoder(model, load_tokenizer(model)), forget, retain, refusals, world)
+    return Texts(encoder_of(model), forget, retain, refusals, world)
 
 
 def texts_of(job: "Job") -> Texts:

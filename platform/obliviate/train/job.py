@@ -21,6 +21,7 @@ from obliviate.schema import (
     SharpnessSpec,
     StabilitySpec,
     StopSpec,
+    TamperingSpec,
     UndoSpec,
 )
 from obliviate.train.phases import Updates
@@ -133,9 +134,9 @@ class Job:
     budget: Budget | None = None
     validation: Validation | None = None
     rectification: RectificationSpec | None = None  # with joint updates: they follow the forget objective alone
-
     stability: StabilitySpec | None = None  # with joint updates
     quantisation: QuantisationSpec | None = None
+    tampering: TamperingSpec | None = None  # batches of some of the forget rows, to attack with the others
     undo: UndoSpec | None = None  # what the weights lose before the first step
 
     @property

@@ -20,28 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from obliviate.methods import Needs, Pass, Positions
 from obliviate.schema import LatentSpec, Layer
-from obliviate.scoring import Stat
 from obliviate.train.batch import Batch
 from obliviate.train.model import ScoredModel, layer_of
+from obliviate.train.surprise import surprise
 
-TRUE_ANSWERS: Needs = {Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}
 Moves = Mapping[Layer, Tensor]  # [B, T, D], float32
 
 
 def moves(model: ScoredModel, true: Batch, spec: LatentSpec, seed: int) -> Moves:
-    """How the layers' outputs are moved for a batch of `TRUE_ANSWERS`. Every worker calls it; no parameter gets a
+    """How the layers' outputs are moved for a batch of true answers. Every worker calls it; no parameter gets a
     gradient. `seed` is dropout's, the same at each step."""
     found: dict[Layer, Tensor] = {}
-    answers = {str(Pass.FORGET): (true.rows[Pass.FORGET], true.answer_BT, (Stat.LOGP,))}
     for _ in range(spec.steps):
         with _added(model, spec.layers, found):
             torch.manual_seed(seed)
-            out = model(true.input_ids_BT, true.attention_BT, answers, {})
             # A sum over texts: what moves one does not depend on the others.
-            surprise = -out[f"{Pass.FORGET}/{Stat.LOGP}"].sum()
-            gradients = torch.autograd.grad(surprise, [found[layer] for layer in spec.layers])
+            gradients = torch.autograd.grad(surprise(model, true), [found[layer] for layer in spec.layers])
         for layer, gradient in zip(spec.layers, gradients, strict=True):
             stepped_BTD = found[layer].detach() - 2.5 * spec.epsilon / spec.steps * gradient.sign()
             found[layer] = stepped_BTD.clamp(-spec.epsilon, spec.epsilon).requires_grad_()

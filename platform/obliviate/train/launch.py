@@ -43,6 +43,8 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
 
     from obliviate.train.rendezvous import LocalTorchConfig
 
+    # By itself Ray looks every two seconds whether workers have ended.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     ensure_ray(cluster.address)
     gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else min(1.0, cluster_gpus())
     cpus = cluster.cpus_per_worker or cores_share(cluster.workers, gpus)

@@ -1,17 +1,14 @@
 """The training loop: plain torch, no Ray. Workers, sweeps and unit tests call `train`.
 
-Each optimiser step sees one global batch of the schedule, cut into micro-batches over the workers. Every term's sum is
-divided by its count over the whole step, so the result depends on neither workers nor micro-batches; dropout depends on
-how many micro-batches a step has.
+Each optimiser step sees one global batch of the schedule, and makes one update of the weights or several.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from math import isfinite
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,23 +16,21 @@ from torch.distributed import HashStore
 
 from obliviate.data.schedule import Item
 from obliviate.errors import UserError
-from obliviate.methods import ForgetObjective, ParameterTerm, Pass, Scores, Term, compares, union_of_needs
+from obliviate.methods import ForgetObjective, Pass, compares, union_of_needs
 from obliviate.models import stop_ids
-from obliviate.scoring import needs_reference
 from obliviate.train import checkpoint, export, stop
-from obliviate.train.batch import Batch, collate, micro_batches, texts_of
+from obliviate.train.batch import texts_of
 from obliviate.train.components import leading_components
 from obliviate.train.constants import reference_of
 from obliviate.train.early_drop import EarlyDrop
+from obliviate.train.gradients import PhaseGradients
 from obliviate.train.heap import kept_freed_memory
-from obliviate.train.initial import InitialWeights, distort, shrink
+from obliviate.train.initial import distort, shrink
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
-from obliviate.train.latent import TRUE_ANSWERS, moved, moves
 from obliviate.train.log import StepLog, term_names
 from obliviate.train.memory import peak_memory_bytes
 from obliviate.train.model import ScoredModel, build, check_layers, checked, reshard
 from obliviate.train.phases import APART, Phase, plan_updates
-from obliviate.train.reference import Reference, scored_at
 from obliviate.train.selection import Selection
 from obliviate.train.signal import Slices, measure
 from obliviate.train.steered import check_alike, further_needs
@@ -120,7 +115,7 @@ class _Trainer:
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device = job, device
         self.checkpoints = job.directory / CHECKPOINTS
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.world = dist.get_world_size()
         self.schedule = job.schedule
         if self.schedule.optim.batch_size < self.world:
             raise UserError(
@@ -147,8 +142,7 @@ class _Trainer:
         torch.manual_seed(job.seed)
         self.model = _built(job, device)
         export.check(self.model, job.model)  # what an export needs is there, or nothing is trained
-        of_weights = any(isinstance(term, ParameterTerm) for term in self.terms)
-        self.initial = InitialWeights(self.model) if of_weights else None
+        self.gradients = PhaseGradients(job, self.model, self.texts, self.terms)
         check_layers(self.terms, self.model, job.latent)
         reshard(self.model)  # that was a forward pass, and optimisers hold shards
         # From the starting model, before any checkpoint is loaded: a resumed run updates and measures as before. Its
@@ -158,12 +152,9 @@ class _Trainer:
             self.model, self.texts, len(job.forget), self.needs.get(Pass.FORGET, {}), device=device,
             size=job.optim.micro_batch_size, max_length=job.model.max_length,
         )  # fmt: skip
-        # For every text that this worker will visit, before any step or checkpoint.
-        self.reference = (
-            reference_of(job, self.model, self.texts, self.needs, self._visited(), device)
-            if compares(self.needs)
-            else Reference()
-        )
+        if compares(self.needs):  # for every text that this worker will visit, before any step or checkpoint
+            visited = self._visited()
+            self.gradients.reference = reference_of(job, self.model, self.texts, self.needs, visited, device)
         selects = job.budget is not None or job.validation is not None
         self.selection = Selection(job, self.texts.encoder, self.model, device) if selects else None
         if job.initial_noise:
@@ -245,44 +236,11 @@ class _Trainer:
 
     def _gradients(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
         """Add those of the phase's terms to what is there; each term's mean over the global batch, and the tokens."""
-        terms, held = [self.terms[index] for index in phase.terms], self._weights(step)
-        scored = [i for i, term in enumerate(terms) if term.needs]
-        mine = self._every_micro_batch(step)[self.rank :: self.world] if scored else []
-        batches = [collate(self.texts, items, phase.needs, self.job.model.max_length).to(self.device) for items in mine]
-        counts = self._counts([terms[i] for i in scored], phase, batches)
-        weights = torch.tensor([held[phase.terms[i]] for i in scored], device=self.device)
-        sums = torch.zeros(len(terms) + 1, device=self.device)
-        for index, batch in enumerate(batches):
-            # Dropout depends on the step and the batch alone: a resumed run repeats it, and so do workers of another
-            # number that cut the step into the same batches.
-            place = self.rank + index * self.world
-            seed = int(np.random.SeedSequence([self.job.seed, step, place]).generate_state(1)[0])
-            with self._moved(phase, mine[index], batch, seed):
-                torch.manual_seed(seed)
-                scores = self._scores(phase, batch)
-                shares = torch.stack([terms[i].loss(scores).sum for i in scored]) / counts
-                # FSDP2 averages gradients over workers; each worker's share is of the global sum.
-                if torch.is_grad_enabled():
-                    (shares @ weights * self.world).backward()
-            sums[scored] += shares.detach()
-            sums[-1] += batch.tokens
-        for i, term in enumerate(terms):
-            if isinstance(term, ParameterTerm):
-                assert self.initial is not None
-                sums[i] = self.initial.add_gradients(term, held[phase.terms[i]], (self.job.seed, step))
-        dist.all_reduce(sums)
-        *parts, tokens = sums.tolist()
-        found = dict(zip(phase.terms, parts, strict=True))
-        self._check_finite(step, found)
+        found, tokens = self.gradients.add(step, self.items(step), phase, self._weights(step))
+        for index, part in found.items():
+            if not isfinite(part):
+                checkpoint.stop(self.checkpoints, step, f"the loss of {self.names[index]} is {part}")
         return found, tokens
-
-    def _moved(self, phase: Phase, items: Sequence[Item], batch: Batch, seed: int) -> AbstractContextManager[None]:
-        """Around a pass of the forget objective: hidden states moved to where the items' true answers are likeliest."""
-        latent = self.job.latent
-        if latent is None or not phase.of_forget:
-            return nullcontext()
-        true = collate(self.texts, items, TRUE_ANSWERS, self.job.model.max_length).to(self.device)
-        return moved(self.model, moves(self.model, true, latent, seed), true, batch)
 
     def between(self, steps: int) -> dict[str, Any]:
         """What to log of the model after that many steps, beside the last of them."""
@@ -354,43 +312,11 @@ class _Trainer:
         """Passes over the anchors made by that many steps."""
         return steps * self.schedule.optim.batch_size / self.schedule.anchors
 
-    def _every_micro_batch(self, step: int) -> list[list[Item]]:
-        """Of all workers; number j is worker j % world's."""
-        items = self.items(step)
-        return micro_batches(self.texts, items, self.job.anchor, self.job.optim.micro_batch_size, self.world)
-
-    def _scores(self, phase: Phase, batch: Batch) -> Scores:
-        wanted = {
-            str(each): (batch.rows[each], batch.wanted_BT(each, scored_at(stats)), tuple(stats))
-            for each, stats in phase.trained.items()
-        }
-        hidden = {
-            str(each): self.reference.hidden_of(each, batch)
-            for each, stats in phase.trained.items()
-            if any(map(needs_reference, stats))
-        }
-        out = self.model(batch.input_ids_BT, batch.attention_BT, wanted, hidden)
-        return {
-            each: self.reference.scores(each, stats, batch)
-            if each.of_reference
-            else batch.scores(each, {stat: out[f"{each}/{stat}"] for stat in stats})
-            for each, stats in phase.needs.items()
-        }
-
-    def _counts(self, terms: Sequence[Term], phase: Phase, batches: Sequence[Batch]) -> Tensor:
-        """Each term's count over the whole step. Counts depend on the masks alone: blank scores tell them."""
-        counts = torch.zeros(len(terms), device=self.device)
-        for batch in batches:
-            blank = batch.blank(phase.needs)
-            counts += torch.stack([term.loss(blank).count.float() for term in terms]).to(self.device)
-        dist.all_reduce(counts)
-        return counts.clamp(min=1)
-
     def _visited(self) -> list[list[Item]]:
         """Of each worker, what its steps run over."""
         items: list[list[Item]] = [[] for _ in range(self.world)]
         for step in range(self.schedule.steps):
-            for index, part in enumerate(self._every_micro_batch(step)):
+            for index, part in enumerate(self.gradients.micro_batches(self.items(step))):
                 items[index % self.world] += part
         if self.drop is None:
             return items
@@ -399,8 +325,3 @@ class _Trainer:
     def _not_finite(self, step: int, parts: Mapping[int, float], norm: float) -> NoReturn:
         losses = ", ".join(f"{self.names[index]} {part:.4g}" for index, part in parts.items())
         checkpoint.stop(self.checkpoints, step, f"the gradient's norm is {norm}, at losses of {losses}")
-
-    def _check_finite(self, step: int, parts: Mapping[int, float]) -> None:
-        for index, part in parts.items():
-            if not isfinite(part):
-                checkpoint.stop(self.checkpoints, step, f"the loss of {self.names[index]} is {part}")

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from obliviate import attention, mixed
+from obliviate.blockwise import score_positions, wanted_hidden
 from obliviate.decoder import (
     NO_CACHE,
     decoder_layers,
@@ -34,7 +35,7 @@ from obliviate.errors import UserError
 from obliviate.head import AnyHead, Head
 from obliviate.methods import ForgetObjective, Term
 from obliviate.schema import LatentSpec, ModelSpec
-from obliviate.scoring import Activation, AnyStat, needs_reference, score_positions, wanted_hidden
+from obliviate.scoring import Activation, AnyStat, needs_reference
 from obliviate.source import adapter_of, base_of
 from obliviate.train import dropout, packing, rotary
 from obliviate.train.lora import add_lora, continue_adapter

@@ -40,7 +40,7 @@ class Update:
 
 
 # Keys of a run that look at the forget objective's gradient by itself, also where it shares an update with the others.
-APART = ("sharpness", "latent", "stability", "rectification", "quantisation")
+APART = ("sharpness", "latent", "stability", "rectification", "quantisation", "tampering")
 
 
 def plan_updates(terms: Sequence[Term], needs: Needs, updates: Updates, *, forget_apart: bool) -> list[Update]:

@@ -1,5 +1,9 @@
 """Parameters and their gradients, as this worker holds them."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -21,3 +25,15 @@ def mine(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor
     rows = -(-len(tensor) // dist.get_world_size())  # of each worker but the last ones
     return tensor[dist.get_rank() * rows :][: len(local(like))]
+
+
+@contextmanager
+def restored(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """After the block they are exactly what they were before it; of each this worker keeps a copy of its part."""
+    before = [local(parameter).detach().clone() for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, before, strict=True):
+                local(parameter).copy_(kept)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from obliviate.train.shards import whole
+from obliviate.train.shards import restored, whole
 
 
 @contextmanager
@@ -22,14 +22,9 @@ def perturbed(model: nn.Module, rho: float) -> Iterator[None]:
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
-    before = [parameter.detach().clone() for parameter in trained]
-    with torch.no_grad():
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.add_(gradient, alpha=rho / max(norm, 1e-12))
-            parameter.grad = None
-    try:
-        yield
-    finally:
+    with restored(trained):
         with torch.no_grad():
-            for parameter, kept in zip(trained, before, strict=True):
-                parameter.copy_(kept)
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.add_(gradient, alpha=rho / max(norm, 1e-12))
+                parameter.grad = None
+        yield

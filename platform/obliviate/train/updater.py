@@ -25,6 +25,7 @@ from obliviate.train.repselect import Selected
 from obliviate.train.shared_base import SharedBase
 from obliviate.train.sharpness import perturbed
 from obliviate.train.stability import Stability
+from obliviate.train.tampering import Tampering
 
 # Of a step and a phase: add its gradients to what is there; each term's mean over the global batch, and the tokens.
 Gradients = Callable[[int, Phase], tuple[dict[int, float], float]]
@@ -44,6 +45,7 @@ class Updater:
         spec = job.rectification
         self.rectification = None if spec is None else Rectification(model, self.optimizers[0], spec.share)
         self.stability = None if job.stability is None else Stability(model, job.stability)
+        self.tampering = None if job.tampering is None else Tampering(job, model, texts, job.tampering)
         self.quantisation = None if job.quantisation is None else Quantisation(
             model, job.quantisation.to, merged=job.model.lora is not None and job.model.lora.merge
         )  # fmt: skip
@@ -80,6 +82,19 @@ class Updater:
         with self.quantisation.rounded() if phase.of_forget and self.quantisation is not None else nullcontext():
             return self._gradients(step, phase)
 
+    def _looked_at(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
+        """The phase's gradients, of the weights as they are or, of the forget objective, where it is worst nearby."""
+        found, tokens = self._seen(step, phase)
+        if phase.of_forget and self.job.sharpness is not None:
+            with perturbed(self.model, self.job.sharpness.rho):
+                tokens += self._seen(step, phase)[1]
+        return found, tokens
+
+    def _resisted(self, step: int, phase: Phase) -> tuple[dict[int, float], float]:
+        """The same; of the forget objective the mean along an attack."""
+        gradients = partial(self._looked_at, step, phase)
+        return self.tampering.along(step, gradients) if phase.of_forget and self.tampering is not None else gradients()
+
     def _ascent(self, ascent: Ascent, texts: Texts, update: Update) -> Selected | Curved | Redirected:
         if isinstance(ascent, Curvature):
             return Curved(self.job, self.model, texts, ascent)
@@ -106,13 +121,10 @@ class Updater:
         parts: dict[int, float] = {}
         tokens = 0.0
         for phase in update.phases:
-            found, seen = self._seen(step, phase)
+            found, seen = self._resisted(step, phase)
             parts |= found
-            if phase.of_forget and self.job.sharpness is not None:
-                with perturbed(self.model, self.job.sharpness.rho):
-                    seen += self._seen(step, phase)[1]
             if phase.of_forget and self.stability is not None:
-                seen += self.stability.look_around(partial(self._seen, step, phase))
+                seen += self.stability.look_around(partial(self._resisted, step, phase))
             if phase.of_forget and self.rectification is not None:
                 self.rectification.hold()
             tokens += seen

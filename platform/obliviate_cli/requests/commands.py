@@ -6,39 +6,59 @@ from typing import Annotated
 import typer
 
 from obliviate_cli.mistakes import names_file
+from obliviate_recipes.requests.states import RequestState
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the served model, its data and the policy.")]
 Number = Annotated[int, typer.Argument(help="The request's number.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example alias=staging.")]
 
-request = typer.Typer(help="Deletion requests: add, run and show them.", no_args_is_help=True)
+request = typer.Typer(help="Deletion requests: add, run, show and restore them.", no_args_is_help=True)
 certificate = typer.Typer(help="Certificates of fulfilled requests: make a key, verify.", no_args_is_help=True)
+
+
+@request.command()
+@names_file
+def init(config: Config, overrides: Overrides = None) -> None:
+    """Make an empty ledger."""
+    from obliviate_cli.requests import verbs
+
+    verbs.init(config, overrides or [])
 
 
 @request.command()
 @names_file
 def add(
     config: Config,
-    requester: Annotated[str, typer.Option("--by", help="Id of the requester, which should mean nothing to others.")],
+    requester: Annotated[
+        str | None, typer.Option("--by", help="Id of the requester, which should mean nothing to others.")
+    ] = None,
     texts: Annotated[Path | None, typer.Option(help="File of the questions and answers to forget.")] = None,
     entity: Annotated[
         str | None, typer.Option(help="Person or thing to forget: every row of the data about it.")
     ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File of many requests, JSON lines or CSV: by, and entity or texts.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Add a request to the ledger."""
+    """Add a request to the ledger, or all of a file."""
     from obliviate_cli.requests import verbs
 
-    verbs.add(config, overrides or [], requester, texts, entity)
+    verbs.add(config, overrides or [], requester, texts, entity, file)
 
 
 @request.command("list")
 @names_file
-def list_requests(config: Config, overrides: Overrides = None) -> None:
-    """Show every request and its state."""
+def list_requests(
+    config: Config,
+    overrides: Overrides = None,
+    state: Annotated[RequestState | None, typer.Option(help="Only those in this state.")] = None,
+    last: Annotated[int, typer.Option(min=0, help="How many, the newest; 0: all.")] = 100,
+) -> None:
+    """Show requests and their states."""
     from obliviate_cli.requests import verbs
 
-    verbs.show(config, overrides or [])
+    verbs.show(config, overrides or [], state, last)
 
 
 @request.command()
@@ -67,11 +87,45 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the config and the pending requests, and stop.")
     ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another runner is at work.")] = False,
 ) -> None:
     """Unlearn pending requests, check the policy, promote the model, and certify."""
     from obliviate_cli.requests import verbs
 
-    verbs.run(config, overrides or [], dry_run)
+    if code := verbs.run(config, overrides or [], dry_run, wait):
+        raise typer.Exit(code)
+
+
+@request.command("export")
+@names_file
+def export(
+    config: Config,
+    file: Annotated[Path, typer.Argument(help="The backup to write: JSON lines.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write all of the ledger to a file."""
+    from obliviate_cli.requests import verbs
+
+    verbs.export(config, overrides or [], file)
+
+
+@request.command("import")
+@names_file
+def restore(
+    config: Config,
+    backup: Annotated[Path | None, typer.Option(help="A file that `request export` wrote.")] = None,
+    certificates: Annotated[
+        list[Path] | None, typer.Option(help="A certificate, or a folder with them: runs/requests. May be repeated.")
+    ] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key of certificates of before. May be repeated.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Restore a ledger from a backup, from certificates, or from both."""
+    from obliviate_cli.requests import verbs
+
+    verbs.restore(config, overrides or [], backup, certificates or [], key or [])
 
 
 @certificate.command()

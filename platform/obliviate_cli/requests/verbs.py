@@ -1,5 +1,6 @@
 """What `obliviate request` and `obliviate certificate` do."""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,94 +9,143 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from obliviate import storage
 from obliviate.config import load
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.models import portable
 from obliviate_cli.console import Terminal, open_console
-from obliviate_recipes.requests import certificate
+from obliviate_recipes.requests import backup, certificate
+from obliviate_recipes.requests.asking import read_asked
 from obliviate_recipes.requests.knowledge import Knowledge, repeats
-from obliviate_recipes.requests.ledger import OPEN, LeaseLostError, Ledger, Request
+from obliviate_recipes.requests.ledger import Asked, HeldError, LeaseLostError, Ledger
+from obliviate_recipes.requests.opening import check, open_ledger
+from obliviate_recipes.requests.reading import Request
+from obliviate_recipes.requests.restoring import restore_ledger
 from obliviate_recipes.requests.runner import Runner
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.requests.states import RequestState
 
 NOTHING = "–"
+HELD = 3  # exit code of a run that found another runner at work
 
 
-def add(path: Path, overrides: list[str], requester: str, texts: Path | None, entity: str | None) -> None:
+def init(path: Path, overrides: list[str]) -> None:
+    config, console = load(RequestsRun, path, overrides), open_console()
+    ledger = open_ledger(config, create=True)
+    if not ledger.made:
+        raise UserError(f"ledger: {ledger.name}: is there already ({ledger.identity}); `request add` adds to it")
+    console.print(f"ledger: {ledger.name} ({ledger.identity})")
+
+
+def add(
+    path: Path, overrides: list[str], requester: str | None, texts: Path | None, entity: str | None, file: Path | None
+) -> None:
+    if (requester is None) == (file is None) or (file is not None and (texts or entity)):
+        raise UserError("request: give --by ID with --texts FILE or --entity NAME, or --file FILE alone")
     config, console = load(RequestsRun, path, overrides), open_console()
     knowledge = _knowledge(config, console)
-    hashes = knowledge.find(texts, entity)
-    ledger = Ledger(config.ledger)
-    number = ledger.add(config.alias, portable(config.model).source, requester, hashes)
-    for note in (*repeats(hashes), *_waiting_too(ledger, config.alias, number)):
-        console.print(f"note: {note}")
-    taken = len(ledger.request(config.alias, number).hashes)
-    left = len(set(hashes)) - taken
+    if file is not None:
+        asked = read_asked(file, knowledge)
+    else:
+        assert requester is not None
+        asked = [Asked(requester, knowledge.find(texts, entity))]
+    ledger = open_ledger(config, create=True)
+    if ledger.made:
+        console.print(f"note: there was no ledger; made {ledger.name} ({ledger.identity})")
+    taken = ledger.add_all(config.alias, portable(config.model).source, asked)
+    count, left = sum(taken.values()), sum(len(set(each.hashes)) for each in asked) - sum(taken.values())
     note = f", {left} more are forgotten already" if left else ""
-    console.print(f"request {number}: {taken} texts of {requester} wait to be forgotten{note}")
+    if file is not None:
+        console.print(f"requests {min(taken)} to {max(taken)}: {count} texts wait to be forgotten{note}")
+        return
+    (number,) = taken
+    for each in repeats(asked[0].hashes):
+        console.print(f"note: {each}")
+    for other, shared in ledger.waiting_too(config.alias, number).items():
+        console.print(f"note: {shared} of its texts wait in request {other} too")
+    console.print(f"request {number}: {count} texts of {requester} wait to be forgotten{note}")
 
 
-def _waiting_too(ledger: Ledger, alias: str, number: int) -> list[str]:
-    """Other requests that have not ended and are about some of the same texts."""
-    asked = set(ledger.request(alias, number).hashes)
-    others = {
-        each.id: shared
-        for each in ledger.requests(alias)
-        if each.id != number and each.state in OPEN and (shared := len(asked & set(each.hashes)))
-    }
-    return [f"{shared} of its texts wait in request {other} too" for other, shared in others.items()]
-
-
-def show(path: Path, overrides: list[str]) -> None:
+def show(path: Path, overrides: list[str], state: RequestState | None, last: int) -> None:
     config, console = load(RequestsRun, path, overrides), open_console()
-    ledger = Ledger(config.ledger)
+    ledger = open_ledger(config)
     table = Table()
     for title in ("Request", "Requester", "Received", "Texts", "State", "Batch", "Why, or certificate"):
         table.add_column(title, justify="right" if title in {"Request", "Texts", "Batch"} else "left", overflow="fold")
-    for each in ledger.requests(config.alias):
+    counts = ledger.counts(config.alias)
+    shown = ledger.requests(config.alias, state=state, last=last or None)
+    for each in shown:
         table.add_row(
             str(each.id), Text(each.requester), _time(each.received_s), str(len(each.hashes)), each.state,
             NOTHING if each.batch is None else str(each.batch),
             Text(each.reason or (NOTHING if each.certificate is None else Path(each.certificate).name)),
         )  # fmt: skip
     console.print(table)
+    if hidden := (sum(counts.values()) if state is None else counts.get(state, 0)) - len(shown):
+        console.print(f"{hidden} earlier ones are not shown: --last 0 shows all")
+    console.print(", ".join(f"{counts[each]} {each}" for each in RequestState if each in counts) or "no requests")
     console.print(f"{config.alias}: {ledger.model_of(config.alias) or portable(config.model).source}")
 
 
 def status(path: Path, overrides: list[str], number: int) -> None:
     config, console = load(RequestsRun, path, overrides), open_console()
-    each = Ledger(config.ledger).request(config.alias, number)
+    each = open_ledger(config).request(config.alias, number)
     for name, value in _details(each).items():
         console.print(f"{name:12} {value}")
 
 
 def retry(path: Path, overrides: list[str], number: int) -> None:
     config, console = load(RequestsRun, path, overrides), open_console()
-    Ledger(config.ledger).retry(config.alias, number)
+    open_ledger(config).retry(config.alias, number)
     console.print(f"request {number}: waits again")
 
 
-def run(path: Path, overrides: list[str], dry_run: bool) -> None:
+def run(path: Path, overrides: list[str], dry_run: bool, wait: bool) -> int:
+    """The exit code."""
     config, console = load(RequestsRun, path, overrides), open_console()
     certificate.load_key(Path(config.key))  # now, and not after hours of work
-    knowledge, ledger = _knowledge(config, console), Ledger(config.ledger)
+    knowledge, ledger = _knowledge(config, console), open_ledger(config)
     if dry_run:
         console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        waiting = [each for each in ledger.requests(config.alias) if each.state is RequestState.PENDING]
-        console.print(f"{len(waiting)} requests wait: {sum(len(each.hashes) for each in waiting)} texts")
-        return
+        waiting = ledger.counts(config.alias).get(RequestState.PENDING, 0)
+        console.print(f"{waiting} requests wait: {ledger.texts_waiting(config.alias)} texts")
+        return 0
     from obliviate_recipes.requests.work import Recipes  # brings all that trains and measures: listing needs none of it
 
     events = Terminal(console)
     try:
-        ended = Runner(config, ledger, knowledge, Recipes(config, events), events).run()
+        ended = Runner(config, ledger, knowledge, Recipes(config, events), events).run(wait=wait)
     except LeaseLostError as error:
         raise UserError(f"{error}; raise lease_s if this one was only slow") from error
+    except HeldError as error:
+        print(f"error: {error}; --wait waits for it", file=sys.stderr)
+        return HELD
     if not ended:
-        running = any(each.state is RequestState.RUNNING for each in ledger.requests(config.alias))
-        console.print("another runner is at work" if running else "nothing is due")
+        console.print("nothing is due")
+    return 0
+
+
+def export(path: Path, overrides: list[str], file: Path) -> None:
+    """Also of a ledger that knows less than the alias file does: it may be all that is left."""
+    config, console = load(RequestsRun, path, overrides), open_console()
+    ledger = Ledger(config.ledger)
+    number = backup.export(ledger, storage.local(file))
+    console.print(f"{file}: {number} requests of {ledger.name} ({ledger.identity})")
+
+
+def restore(path: Path, overrides: list[str], file: Path | None, certificates: list[Path], keys: list[Path]) -> None:
+    if file is None and not certificates:
+        raise UserError("request: give a backup, or --certificates FOLDER, or both")
+    config, console = load(RequestsRun, path, overrides), open_console()
+    own = certificate.load_key(Path(config.key)).public_key() if certificates else None
+    known = [*([] if own is None else [own]), *map(certificate.load_public_key, keys)]
+    ledger = Ledger(config.ledger, create=True)
+    signers = [certificate.signer(each) for each in known]
+    restored, met = restore_ledger(ledger, config.alias, file, certificates, signers)
+    console.print(f"ledger: {ledger.name} ({ledger.identity})")
+    console.print(f"{restored} requests of the backup; certificates say of {met} more that they are met")
+    check(config, ledger)
 
 
 def make_key(path: Path) -> None:

@@ -86,6 +86,7 @@ class Forms(OfAttack):
     is to be answered still, the kept part of a mixed question and a question about a text."""
 
     kind: ClassVar = "ask"
+    beside_engines: ClassVar = True
 
     attack: Ask
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from obliviate.difference import CODES, Change, changes, total
+from obliviate.difference import Change, changes, total
 from obliviate.errors import UserError
+from obliviate.quantise import Format
 from obliviate.runs import Run, write_json
 from obliviate_recipes.attacks.base import Target
 from obliviate_recipes.events import Events
@@ -17,9 +18,11 @@ DISTANCE_FILE = "distance.json"
 @dataclass(frozen=True)
 class Distance(Stage):
     kind: ClassVar = "distance"
+    beside_engines: ClassVar = True
 
     target: Target
     original: Target
+    codes: tuple[Format, ...]  # whose codes are compared
     root: str  # of all runs
 
     @property
@@ -39,12 +42,12 @@ class Distance(Stage):
         return (*self.target.needs, *self.original.needs)
 
     def determined(self) -> Determined:
-        return Determined({"codes": CODES}, models={"model": self.target.model, "original": self.original.model})
+        return Determined({"codes": self.codes}, models={"model": self.target.model, "original": self.original.model})
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
         original, model = (original_weights(each.model, self.runs) for each in (self.original, self.target))
         try:
-            found = changes(original, model)
+            found = changes(original, model, self.codes)
         except UserError as error:  # what is attacked need not be another state of the original
             return {"incomparable": str(error)}
         layers = {name: _figures(change) for name, change in found.items()}

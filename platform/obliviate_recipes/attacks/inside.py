@@ -10,7 +10,7 @@ from obliviate import fit
 from obliviate.data.rows import EvaluationSet, Role, Row, content_of_rows
 from obliviate.errors import UserError
 from obliviate.inference.limits import context_limit
-from obliviate.models import load_config, load_tokenizer, text_encoder
+from obliviate.models import encoder_of, load_config
 from obliviate.runs import Run
 from obliviate.schema import EngineSpec, ModelSpec
 from obliviate_eval.collect import Sampling
@@ -173,13 +173,13 @@ class Asked(Look):
         """Raises UserError where the model has no room for so many tokens more, or no tokens that can stand for
         them."""
         model = self.at_hand(self.model())
-        tokenizer = load_tokenizer(model)
-        encoder = text_encoder(model, tokenizer)
+        encoder = encoder_of(model)
         rows = (*self.rows, *(row for each in self.scene.measuring.corpus.evaluation for row in each.rows))
         texts = {row.saying(answer) for row in rows for answer in (row.fact, *row.perturbed_answers)}
         ids = [encoder.encode(*text).input_ids for text in texts]
         longest, limit = max(map(len, ids)), context_limit(self.engine, load_config(model))
-        free = len(tokenizer) - len({token for each in ids for token in each} | set(tokenizer.all_special_ids))
+        used = {token for each in ids for token in each} | set(encoder.tokenizer.all_special_ids)
+        free = len(encoder.tokenizer) - len(used)
         if tokens > (most := min(limit - longest, free)):
             raise UserError(
                 f"attacks.{label}.tokens: {tokens}: {self.target.name} has room for {limit} tokens, of which the "

@@ -47,6 +47,7 @@ class Robust(Stage):
     """
 
     kind: ClassVar = "attack"
+    beside_engines: ClassVar = True
 
     name: str
     scene: Scene

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from obliviate.models import skeleton
 from obliviate.prune import measured_layers
-from obliviate.quantise import INTEGERS, Format, quantise
+from obliviate.quantise import INTEGERS, PLAIN, Format, quantise
 from obliviate_recipes.attacks.base import Attack, Attempt, Scene, Target, each_once
 from obliviate_recipes.attacks.distance import Distance
 from obliviate_recipes.attacks.reading import Reading, require_texts
@@ -50,14 +50,19 @@ class Quantise(Attack):
 
     def attempts(self, target: Target, scene: Scene) -> Sequence[Attempt]:
         if self.by == "nearest":
-            stages: list[Quantised] = [Quantised(target, scene.runs, to) for to in self.formats or NEAREST]
+            stages: list[Quantised] = [Quantised(target, scene.runs, to) for to in self._formats]
         else:
             reading = Reading.of(scene, self.rows)
-            stages = [Calibrated(target, scene.runs, to, self.by, reading) for to in self.formats or CALIBRATED]
+            stages = [Calibrated(target, scene.runs, to, self.by, reading) for to in self._formats]
         return [scene.changed(target, f"{self.label} {stage.to}", stage) for stage in stages]
 
     def beside(self, target: Target, scene: Scene) -> Sequence[Stage]:
-        return () if target == scene.original else (Distance(target, scene.original, scene.runs),)
+        codes = tuple(each for each in self._formats if each not in PLAIN)
+        return () if target == scene.original else (Distance(target, scene.original, codes, scene.runs),)
+
+    @property
+    def _formats(self) -> tuple[Format, ...]:
+        return self.formats or (NEAREST if self.by == "nearest" else CALIBRATED)
 
 
 @dataclass(frozen=True)

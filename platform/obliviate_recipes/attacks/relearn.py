@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from obliviate import fit, storage
 from obliviate.data.rows import Row, read_rows
-from obliviate.errors import UserError
+from obliviate.errors import UserError, under
 from obliviate.methods import GD, Pass
 from obliviate.models import portable
 from obliviate.runs import Run, content_hash
@@ -86,7 +86,8 @@ class Relearn(Attack):
         split = scene.split
         rows = {"forget": split.attacked, "retain": split.retain}.get(self.texts)
         if rows is None:
-            rows = read_rows(self.texts)
+            with under(KEY):
+                rows = read_rows(self.texts)
             measured = {row.key for row in split.measured}
             if shared := sum(row.key in measured for row in rows):
                 raise UserError(f"{KEY}: {self.texts}: {shared} of its rows are measured; take them out")
@@ -176,8 +177,8 @@ class Relearned(OfAttack):
     @property
     def _micro_batches(self) -> int | None:
         """With dropout they change what is trained."""
-        lora, optim = self.attack.lora, self.optim(1.0)
-        if lora is None or not lora.dropout:
+        optim = self.optim(1.0)
+        if not self.model.drops:
             return None
         return micro_batch_count(optim.batch_size, optim.micro_batch_size, self.scene.cluster.workers)
 

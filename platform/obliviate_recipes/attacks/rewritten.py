@@ -4,7 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -23,6 +23,8 @@ Shares = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_le
 
 @dataclass(frozen=True)
 class Rewritten(ModelStage):
+    beside_engines: ClassVar = True
+
     target: Target
     root: str  # of all runs
 

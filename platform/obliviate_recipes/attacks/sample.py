@@ -76,6 +76,7 @@ class Sampled(OfAttack):
     """Samples of V's questions, judged, and what they leak in the records, by k."""
 
     kind: ClassVar = "sample"
+    beside_engines: ClassVar = True
 
     attack: Sample
 

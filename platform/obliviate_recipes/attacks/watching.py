@@ -11,7 +11,7 @@ from obliviate.data.rows import EvaluationSet
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
-from obliviate.models import load_tokenizer, stop_ids, text_encoder
+from obliviate.models import encoder_of, stop_ids
 from obliviate.schema import GenerationSpec, ModelSpec
 from obliviate.scoring import Stat
 from obliviate_eval.collect import Sampling, collect
@@ -44,7 +44,7 @@ class Watched:
     def __call__(self, model: "ScoredModel", step: int) -> None:
         import torch.distributed as dist
 
-        encoder = text_encoder(self.model, load_tokenizer(self.model))
+        encoder = encoder_of(self.model)
         ends = stop_ids(self.model, encoder.tokenizer)
         # The suite asks for nothing that takes more than scoring and greedy generation.
         engine = cast(WhiteBox, TrainedEngine(model, encoder, ends, self.batch_tokens))

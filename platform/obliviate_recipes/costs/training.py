@@ -9,15 +9,15 @@ floating-point operations (FLOPs).
   weights but two factors with a gradient each: twice its forward. Activation checkpointing: the forward once more.
   Texts count as of one length; of different ones attention alone reads the padding.
 - Head, each position that is scored: 2VD forward, as much for the hidden states' gradient, for the weight's where it is
-  trained, and for recomputation where the logits of a kind of text are not small enough to be kept (obliviate.scoring;
-  decided here by their mean). Texts count as if they shared nothing from their beginning on.
-- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8
-  for a base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for
-  rectified gradients, 4 for a held one), 4 a frozen one, and 4 more of the body where forgetting sees rounded weights,
-  over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations of one
-  micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198, section 4,
-  without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of text that
-  are kept.
+  trained, and for recomputation where the logits of a kind of text are not small enough to be kept
+  (obliviate.blockwise; decided here by their mean). Texts count as if they shared nothing from their beginning on.
+- Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8 for
+  a base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for rectified
+  gradients, 4 for a held one, 16 for an attack), 4 a frozen one, and 4 more of the body where forgetting sees rounded
+  weights, over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations
+  of one micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198,
+  section 4, without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of
+  text that are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
   body's once more before backward, and trained ones' gradients reduced in float32; in a ring each worker sends
   (W - 1)/W of it.
@@ -26,8 +26,8 @@ floating-point operations (FLOPs).
 from dataclasses import dataclass
 from math import ceil
 
+from obliviate.blockwise import KEPT_BYTES
 from obliviate.models import ModelSize
-from obliviate.scoring import KEPT_BYTES
 from obliviate_recipes.costs.hardware import Cluster
 
 START_S = 30.0  # processes, imports, CUDA, the process group
@@ -41,6 +41,7 @@ MOMENT_BYTES, INITIAL_BYTES = 8, 4  # of a trained parameter: a further state of
 CHOSEN_BYTES = 4  # of a trained parameter: its value after the step that is chosen so far
 RECTIFIED_BYTES = 8  # of a trained parameter: its forget gradient, held, and the running mean of the regularizers'
 HELD_BYTES = 4  # of a trained parameter: its forget gradient, held while the regularizers' is computed
+TAMPERED_BYTES = 16  # of a trained parameter: its value, its gradients' mean along an attack, the attacker's moments
 SCORING_BYTES = 4 * 32 * 2**20  # a few blocks of logits
 
 
@@ -58,7 +59,9 @@ class TrainingWork:
     checkpointing: bool = False
     compute_bytes: int = 2  # of a number in the compute dtype
     rounds: int = 1  # forward and backward passes that a step makes one after another, each over some of the texts
-    updates: int = 1  # of the weights, in a step
+    updates: int = 1  # of the weights, in a step, those of attacks left out
+    attack_steps: int = 0  # of fine-tuning attacks that a step makes to resist them
+    attack_items: int = 0  # texts of each
     state_bytes: int = STATE_BYTES  # of a trained parameter
     rounded_bytes: int = 0  # of a parameter of the body: a copy of what is rounded while a pass runs
     stored_bytes: int = 2  # of a weight in the model that is written
@@ -71,7 +74,11 @@ class TrainingWork:
 
     @property
     def step_tokens(self) -> float:
-        return self.items * self.texts_per_item * self.tokens
+        return self.step_texts * self.tokens
+
+    @property
+    def step_texts(self) -> float:
+        return self.items * self.texts_per_item + self.attack_steps * self.attack_items
 
     @property
     def forward_flops(self) -> float:
@@ -102,7 +109,7 @@ class TrainingWork:
         backward = self.tokens * 2 * size.active + weights + 2 * attention
         again = self.forward_flops if self.checkpointing else 0.0
         head = (2 + self.full + (not self._kept_bytes(workers))) * self.head_flops
-        return self.items * self.texts_per_item * (self.forward_flops + backward + again + head)
+        return self.step_texts * (self.forward_flops + backward + again + head)
 
     def flops(self, workers: int) -> float:
         """Of a run, all workers together."""
@@ -110,14 +117,15 @@ class TrainingWork:
         return self.steps * self.step_flops(workers) + forward
 
     def micro_batches(self, workers: int) -> int:
-        """Of one worker in one step."""
-        return ceil(self.items / (self.micro_items * workers))
+        """Of one worker in one step, in all its rounds and attacks."""
+        own, attack = (ceil(items / (self.micro_items * workers)) for items in (self.items, self.attack_items))
+        return self.rounds * own + self.attack_steps * attack
 
     def moved_bytes(self, workers: int) -> float:
         """That one worker sends in one step."""
         size = self.size
         each = self.compute_bytes * (size.parameters + size.body) + 4 * size.trained
-        return self.micro_batches(workers) * self.rounds * each * (workers - 1) / workers
+        return self.micro_batches(workers) * each * (workers - 1) / workers
 
     def memory_bytes(self, workers: int) -> float:
         """Of one GPU."""
@@ -178,8 +186,8 @@ def step(training: TrainingWork, cluster: Cluster, workers: int) -> Step:
     return Step(
         compute_s=training.step_flops(workers) / workers / rate,
         communication_s=training.moved_bytes(workers) / cluster.bandwidth(workers),
-        launch_s=training.micro_batches(workers) * training.rounds * training.size.layers * LAUNCH_S * again,
-        optimizer_s=training.updates * state / cluster.gpu.memory_bytes_per_s,
+        launch_s=training.micro_batches(workers) * training.size.layers * LAUNCH_S * again,
+        optimizer_s=(training.updates + training.attack_steps) * state / cluster.gpu.memory_bytes_per_s,
     )
 
 

@@ -22,7 +22,7 @@ from obliviate.fit import read_in_parts
 from obliviate.inference.limits import SAMPLES, room
 from obliviate.methods import Curvature, ParameterTerm, Pass, Positions, Redirection, union_of_needs
 from obliviate.methods.texts import Sets
-from obliviate.models import ModelSize, load_tokenizer, model_size, text_encoder
+from obliviate.models import ModelSize, encoder_of, model_size
 from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, OptimSpec
 from obliviate.scoring import Activation, Stat, needs_reference
 from obliviate.source import export_dtype
@@ -42,6 +42,7 @@ from obliviate_recipes.costs.training import (
     MOMENT_BYTES,
     RECTIFIED_BYTES,
     STATE_BYTES,
+    TAMPERED_BYTES,
     TrainingWork,
 )
 
@@ -81,9 +82,12 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
     apart = any(getattr(config, key) is not None for key in APART)
     updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)
     phases = [phase for update in updates for phase in update.phases if phase.trained]
-    # A sharpness-aware or stable update runs over its texts a second time, with the weights moved; what moves hidden
-    # states finds out how, each time.
-    again = 1 if config.sharpness is None and config.stability is None else 2
+    # A sharpness-aware or stable update runs over its texts a second time, with the weights moved, and one that resists
+    # attacks at every point of one that it looks at; what moves hidden states finds out how, each time.
+    attacks = 1 if config.stability is None else 2
+    tampering = config.tampering
+    points = 1 if tampering is None else tampering.steps // tampering.every
+    again = attacks * points * (1 if config.sharpness is None else 2)
     rounds = [phase.trained for phase in phases for _ in range(again if phase.of_forget else 1)]
     if config.latent is not None:
         rounds += [{Pass.FORGET: {Stat.LOGP: Positions.ANSWER}}] * (again * config.latent.steps)
@@ -125,13 +129,16 @@ def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> Training
         reference_texts=of_reference,
         rounds=len(rounds),
         updates=len(updates),
+        attack_steps=0 if tampering is None else attacks * tampering.steps,
+        attack_items=0 if tampering is None else tampering.batch_size,
         rounded_bytes=0 if config.quantisation is None else MASTER_BYTES,
         state_bytes=STATE_BYTES
         + MOMENT_BYTES * (states - 1)
         + (INITIAL_BYTES if of_weights else 0)
         + (MOMENT_BYTES if config.updates == "dual_plus" else 0)
         + (HELD_BYTES if config.stability is not None else 0)
-        + (RECTIFIED_BYTES if config.rectification is not None else 0),
+        + (RECTIFIED_BYTES if config.rectification is not None else 0)
+        + (0 if tampering is None else TAMPERED_BYTES),
     )
 
 
@@ -280,7 +287,7 @@ def _lengths(model: ModelSpec, texts: Sequence[Said]) -> tuple[float, float]:
 
 @cache  # several stages have one model, and a GGUF's tokenizer takes seconds to read
 def _encoder(model: ModelSpec) -> TextEncoder:
-    return text_encoder(model, load_tokenizer(model))
+    return encoder_of(model)
 
 
 @cache

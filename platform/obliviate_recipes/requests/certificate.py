@@ -26,12 +26,20 @@ from cryptography.hazmat.primitives.serialization import (
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from obliviate import storage
+from obliviate.aliases import Mark
+from obliviate.config_file import parse
 from obliviate.errors import UserError
 from obliviate.runs import write_json, write_whole
 
 FORMAT = "obliviate certificate 1"
 PARTS = {"statement", "public_key", "signature"}
 STATED = {"request", "promoted", "model", "method", "hashes", "policy", "measurements", "code"}
+
+
+class Stated(Mark):
+    """What a certificate says of the ledger that it was made from."""
+
+    requests: tuple[int, ...]  # that the batch met: each has a certificate
 
 
 def make_key(path: Path) -> Path:
@@ -138,6 +146,13 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
     return signed["statement"], fingerprint(own)
 
 
+def ledger_of(path: Path, statement: dict[str, Any]) -> Stated | None:
+    """What the certificate says of its ledger; None for one of before they did. Raises UserError."""
+    if (stated := statement.get("ledger")) is None:
+        return None
+    return parse(Stated, stated, f"{path}: its statement's ledger")
+
+
 class _TwiceError(ValueError):
     """A key that is given twice."""
 
@@ -156,6 +171,11 @@ def canonical(statement: dict[str, Any]) -> bytes:
     """What is signed: the same bytes for the same statement, however its file is laid out."""
     text = json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", errors="surrogatepass")
+
+
+def signer(key: Ed25519PublicKey) -> str:
+    """How `verify` calls it."""
+    return fingerprint(_raw(key))
 
 
 def fingerprint(public: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows
@@ -44,9 +45,17 @@ class Knowledge:
                         "model was taught; give question and answer as `data` has them"
                     )
             return [text_hash(row) for row in asked]
-        found = [each for each, row in self.rows.items() if row.entity == entity]
+        found = self._about.get(entity)
         if not found:
             raise UserError(f"request: no row of the data is about the entity {entity!r}; give --texts FILE")
+        return found
+
+    @cached_property
+    def _about(self) -> dict[str | None, list[str]]:
+        """Entity -> hashes of the rows about it."""
+        found: dict[str | None, list[str]] = {}
+        for each, row in self.rows.items():
+            found.setdefault(row.entity, []).append(each)
         return found
 
     def select(self, hashes: Collection[str]) -> tuple[Row, ...]:

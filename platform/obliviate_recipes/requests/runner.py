@@ -4,15 +4,18 @@ Every step may be killed at any point and is done again from its beginning: what
 computed is found again by its content, and the ledger moves on only when it is done.
 """
 
+import errno
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate import storage
-from obliviate.aliases import set_alias
+from obliviate.aliases import Mark, set_alias
 from obliviate.data.rows import Row, read_rows, write_rows
 from obliviate.errors import UserError
 from obliviate.runs import content_hash, provenance, write_json
@@ -21,17 +24,20 @@ from obliviate_recipes.events import Events
 from obliviate_recipes.requests.certificate import load_key, write_certificate
 from obliviate_recipes.requests.knowledge import Knowledge
 from obliviate_recipes.requests.lease import Lease
-from obliviate_recipes.requests.ledger import Batch, Ledger, Request
+from obliviate_recipes.requests.ledger import HeldError, Ledger
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.policy import Policy
+from obliviate_recipes.requests.reading import Batch, Request
 from obliviate_recipes.requests.spec import RequestsRun
-from obliviate_recipes.requests.states import ENDED, BatchState, RequestState
+from obliviate_recipes.requests.states import ENDED, BatchState
 
 if TYPE_CHECKING:
     from obliviate_recipes.requests.work import Work
 
 BEFORE, AFTER, POLICY = "before.json", "after.json", "policy.json"
 FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # of a disk
+WAIT_S = 5.0  # between two looks at a batch that another runner holds: that one may be done before its lease ends
 S = TypeVar("S", bound=Spec)
 
 
@@ -44,21 +50,23 @@ class Runner:
     events: Events
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def run(self) -> int:
-        """Work until nothing is due, or another runner is at work; how many batches have ended.
+    def run(self, *, wait: bool = False) -> int:
+        """Work until nothing is due; how many batches have ended.
 
-        Raises LeaseLostError where another runner took this one for dead, and UserError for what the user can mend;
-        the batch then stays where it stands, for the next run.
+        Raises HeldError where another runner is at work, unless this one is to `wait` for it, LeaseLostError where
+        another runner took this one for dead, and UserError for what the user can mend; the batch then stays where it
+        stands, for the next run.
         """
         ended = 0
-        while (batch := self._claim()) is not None:
+        while (batch := self._claim(wait=wait)) is not None:
             numbers = ", ".join(str(request.id) for request in batch.requests)
             self.events.said(f"batch {batch.id} ({batch.state}): request {numbers}, from {batch.base}")
             storage.fetch_loose(self.folder(batch))  # another node may have begun it
             with Lease(self.ledger, batch.id, self.owner, self.config.lease_s) as lease:
                 while batch.state not in ENDED:
                     lease.check()
-                    batch = STEPS[batch.state](self, batch)
+                    with _written(batch):
+                        batch = STEPS[batch.state](self, batch)
                     self.events.said(f"batch {batch.id}: {batch.state}")
             ended += 1
         return ended
@@ -68,11 +76,21 @@ class Runner:
         claimed = datetime.fromtimestamp(batch.claimed_s, UTC).strftime("%Y%m%dT%H%M%S")
         return storage.local(self.config.runs).absolute() / "requests" / f"{self.config.alias}-{batch.id}-{claimed}"
 
-    def _claim(self) -> Batch | None:
-        due_after_s = self.config.due_after_hours * 3600
-        return self.ledger.claim(
-            self.config.alias, self.owner, self.config.lease_s, due_after_s=due_after_s, most=self.config.batch_requests
-        )
+    def _claim(self, *, wait: bool) -> Batch | None:
+        config, told = self.config, False
+        while True:
+            try:
+                return self.ledger.claim(
+                    config.alias, self.owner, config.lease_s,
+                    due_after_s=config.due_after_hours * 3600, most=config.batch_requests,
+                )  # fmt: skip
+            except HeldError as held:
+                if not wait:
+                    raise
+                if not told:
+                    self.events.said(f"{held}; waiting for it")
+                told = True
+                sleep(min(held.left_s, WAIT_S))
 
     def baseline(self, batch: Batch) -> Batch:
         """Write the texts down, and measure the model that is served.
@@ -80,9 +98,9 @@ class Runner:
         Texts that another request has had forgotten since this one was taken in are not forgotten again.
         """
         folder, own = self.folder(batch), {each for request in batch.requests for each in request.hashes}
-        gone = self.ledger.forgotten(batch.alias)
+        gone = self._forgotten(batch)
         for request in batch.requests:
-            write_rows(_texts_of(folder, request), self.knowledge.select(request.hashes))
+            write_rows(_texts_of(folder, request.id), self.knowledge.select(request.hashes))
         for name, rows in (
             (FORGET, self.knowledge.select(sorted(own - gone))),
             (RETAIN, self.knowledge.without(own | gone)),
@@ -93,7 +111,7 @@ class Runner:
         return self.ledger.advance(batch, self.owner, BatchState.BASELINE)
 
     def unlearn(self, batch: Batch) -> Batch:
-        folder, gone = self.folder(batch), self.ledger.forgotten(batch.alias)
+        folder, gone = self.folder(batch), self._forgotten(batch)
         model = batch.base
         if not all(gone.issuperset(request.hashes) for request in batch.requests):
             forget, retain = _present(folder / FORGET), folder / RETAIN
@@ -111,7 +129,7 @@ class Runner:
         return self.ledger.advance(batch, self.owner, BatchState.MEASURED)
 
     def judge(self, batch: Batch) -> Batch:
-        folder, gone = self.folder(batch), self.ledger.forgotten(batch.alias)
+        folder, gone = self.folder(batch), self._forgotten(batch)
         before, after = (_read(folder / name, Measurement) for name in (BEFORE, AFTER))
         known = {request.id: not gone.issuperset(request.hashes) for request in batch.requests}
         found = self.config.policy.violations(known, before, after)
@@ -125,27 +143,31 @@ class Runner:
     def conclude(self, batch: Batch) -> Batch:
         """Let the server follow, certify, and only then say that the requests are fulfilled."""
         assert batch.model is not None
-        self.ledger.publish(
-            batch,
-            self.owner,
-            lambda model: set_alias(Path(self.config.aliases), self.config.alias, model),
+        path = Path(self.config.aliases)
+        mark = self.ledger.publish(
+            batch, self.owner, lambda mark: set_alias(path, self.config.alias, mark.model, mark=mark)
         )
         key = load_key(Path(self.config.key))
         folder, weights = self.folder(batch), self.work.weights(batch.model)
         certificates = {}
         for request in batch.requests:
-            statement = self._statement(batch, request, weights)
+            statement = self._statement(batch, request, weights, mark)
             path = write_certificate(folder, f"certificate-{request.id}", statement, key)
             certificates[request.id] = storage.name(path)
             self.events.said(f"certificate of request {request.id}: {certificates[request.id]}")
         return self.ledger.fulfil(batch, self.owner, certificates)
+
+    def _forgotten(self, batch: Batch) -> frozenset[str]:
+        """Of the texts that are in the data or in the batch, those of fulfilled requests."""
+        asked = {each for request in batch.requests for each in request.hashes}
+        return self.ledger.forgotten(batch.alias, self.knowledge.rows.keys() | asked)
 
     def _measure(self, batch: Batch, when: str, model: str, path: Path) -> None:
         """On the texts of the batch, those of earlier requests that are still at hand, and what is to be kept."""
         requests = {request.id: self.knowledge.select(request.hashes) for request in batch.requests}
         if self.config.policy.recheck:
             requests = self._earlier() | requests
-        gone = self.ledger.forgotten(batch.alias) | {each for request in batch.requests for each in request.hashes}
+        gone = self._forgotten(batch) | {each for request in batch.requests for each in request.hashes}
         kept = self.knowledge.kept_without(gone)
         measured = self.work.measure(f"batch-{batch.id}-{when}", model, requests, kept)
         write_json(path, measured.model_dump(mode="json"))
@@ -153,7 +175,7 @@ class Runner:
     def _attack(self, batch: Batch, model: str, folder: Path) -> None:
         """Add to what is measured of the new model what attacks bring back of the batch's texts."""
         retain = folder / RETAIN
-        gone = self.ledger.forgotten(batch.alias) | {each for request in batch.requests for each in request.hashes}
+        gone = self._forgotten(batch) | {each for request in batch.requests for each in request.hashes}
         attacks = self.work.attack(
             f"batch-{batch.id}", model, batch.base, read_rows(folder / FORGET), retain if retain.exists() else None,
             self.knowledge.kept_without(gone),
@@ -164,14 +186,13 @@ class Runner:
     def _earlier(self) -> dict[int, tuple[Row, ...]]:
         """The texts of fulfilled requests, from the folders of their batches; without those that were deleted there."""
         paths = {
-            request.id: _texts_of(storage.local(request.certificate).parent, request)
-            for request in self.ledger.requests(self.config.alias)
-            if request.state is RequestState.FULFILLED and request.certificate is not None
+            number: _texts_of(storage.local(certificate).parent, number)
+            for number, certificate in self.ledger.certificates(self.config.alias).items()
         }
         left = {number: path for number, path in paths.items() if not storage.is_removed(path)}
         return {number: read_rows(path) for number, path in left.items() if storage.fetch(path).exists()}
 
-    def _statement(self, batch: Batch, request: Request, weights: str) -> dict[str, Any]:
+    def _statement(self, batch: Batch, request: Request, weights: str, mark: Mark) -> dict[str, Any]:
         """By which config the model was made, and by which policy it was judged, is on disk: the config of this run may
         be another one by now."""
         assert batch.promoted_s is not None
@@ -185,6 +206,7 @@ class Runner:
                 "received": _time(request.received_s), "texts": list(request.hashes),
             },
             "promoted": _time(batch.promoted_s),
+            "ledger": {**mark.model_dump(), "requests": [each.id for each in batch.requests]},
             "model": {"alias": batch.alias, "before": batch.base, "after": batch.model},
             "method": {
                 "label": made.label, "terms": [term.model_dump(mode="json") for term in made.terms],
@@ -219,8 +241,22 @@ STEPS: dict[BatchState, Callable[[Runner, Batch], Batch]] = {
 }
 
 
-def _texts_of(folder: Path, request: Request) -> Path:
-    return folder / f"request-{request.id}.jsonl"
+@contextmanager
+def _written(batch: Batch) -> Iterator[None]:
+    """What a disk refuses is no fault of ours: one line, and the batch stays where it stands."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise UserError(
+            f"runs: {error.filename or 'a file'}: cannot be written ({error.strerror}); batch {batch.id} stays "
+            f"{batch.state}: mend it and run the same command again"
+        ) from error
+
+
+def _texts_of(folder: Path, request: int) -> Path:
+    return folder / f"request-{request}.jsonl"
 
 
 def _read(path: Path, kind: type[S]) -> S:

@@ -18,7 +18,7 @@ class RequestsRun(UnlearnRun):
     """
 
     ledger: str  # path of a SQLite file, or postgresql://...
-    alias: str = Field(default="production", min_length=1)  # the name that the server follows
+    alias: str = Field(default="production", pattern="^[^$]")  # the name that the server follows
     aliases: FilePath = "aliases.json"  # the file with what names stand for
     policy: Policy
     key: FilePath  # private key that signs the certificates

@@ -1,39 +1,24 @@
-"""The ledger's tables, and the database they lie in: a SQLite file, or PostgreSQL by URL.
+"""The ledger's tables.
 
 Two indexes say what must never be, whatever the program does: two open requests by one requester about the same texts,
 and two batches under way for one alias (each starts from the model that the last one promoted).
 """
 
-from pathlib import Path
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, text
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Engine,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    event,
-    text,
-)
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
-from sqlalchemy.pool import ConnectionPoolEntry
-
-from obliviate.errors import UserError
 from obliviate_recipes.requests.states import ENDED, RequestState
 
-BUSY_TIMEOUT_S = 60.0  # how long a writer waits for another one's transaction on SQLite
-SCHEMA_LOCK = 0x0B11F1A7E  # any number: of PostgreSQL's advisory lock, so that two runners don't create tables at once
+VERSION = 2  # of the tables: 1 had no identity, and no indexes but those that must be unique
 
 metadata = MetaData()
 
+identity = Table(  # one row
+    "ledger_identity",
+    metadata,
+    Column("id", String, primary_key=True),  # random; stays the same in every copy
+    Column("version", Integer, nullable=False),
+    Column("made_s", Float, nullable=False),
+)
 requests = Table(
     "requests",
     metadata,
@@ -76,58 +61,12 @@ aliases = Table(
     Column("batch", Integer, ForeignKey("batches.id")),  # the one that promoted it; null: the first model
 )
 
-_OPEN = text(f"state IN ('{RequestState.PENDING}', '{RequestState.RUNNING}')")
-_UNDER_WAY = text("state NOT IN (" + ", ".join(f"'{state}'" for state in ENDED) + ")")
-Index("one_open_request", requests.c.fingerprint, unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN)
-Index("one_batch_under_way", batches.c.alias, unique=True, sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY)
-
-
-def open_database(url: str) -> Engine:
-    """`url`: a path (SQLite) or a database URL. Creates the tables where they are missing.
-
-    Raises UserError for what is neither, for a database that does not answer, and for a file that is none.
-    """
-    try:
-        # "postgresql://" without a driver means psycopg: the one that is installed with the project.
-        parsed = make_url(url.replace("postgresql://", "postgresql+psycopg://", 1)) if "://" in url else None
-    except ArgumentError as error:
-        raise UserError(f"ledger: {url}: no database URL; give a path or postgresql://user@host/name") from error
-    if parsed is not None and parsed.get_backend_name() != "postgresql":
-        raise UserError(f"ledger: {url}: {parsed.get_backend_name()} is not supported; give a path or postgresql://...")
-    try:
-        engine = _sqlite(Path(url)) if parsed is None else create_engine(parsed, pool_pre_ping=True)
-        with engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
-            metadata.create_all(connection)
-    except (DatabaseError, OSError, ModuleNotFoundError) as error:  # the last: PostgreSQL's driver
-        shown = url if parsed is None else parsed.render_as_string(hide_password=True)
-        reason = " ".join(str(getattr(error, "orig", error)).split())
-        raise UserError(f"ledger: {shown}: cannot be opened ({reason}); give a path or postgresql://...") from error
-    return engine
-
-
-def now_s(connection: Connection) -> float:
-    """By the database's clock: runners on several machines need not agree on theirs."""
-    clock = {
-        "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
-        "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
-    }[connection.dialect.name]
-    return float(connection.execute(text(clock)).scalar_one())
-
-
-def _sqlite(path: Path) -> Engine:
-    """Every transaction takes the write lock when it begins: what it read is still so when it writes."""
-    path = path.expanduser().absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
-
-    @event.listens_for(engine, "connect")
-    def own_transactions(connection: "object", _: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # type: ignore[attr-defined]  # the driver's own BEGIN would be deferred
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+# In these very words a query can use the index: with parameters the database cannot tell that it may.
+IS_OPEN = text(f"state IN ('{RequestState.PENDING}', '{RequestState.RUNNING}')")
+IS_UNDER_WAY = text("state NOT IN (" + ", ".join(f"'{state}'" for state in ENDED) + ")")
+Index("one_open_request", requests.c.fingerprint, unique=True, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+Index("one_batch_under_way", batches.c.alias, unique=True, sqlite_where=IS_UNDER_WAY, postgresql_where=IS_UNDER_WAY)
+Index("requests_by_alias", requests.c.alias, requests.c.id)
+Index("requests_by_state", requests.c.alias, requests.c.state, requests.c.id)
+Index("requests_by_batch", requests.c.batch)
+Index("texts_by_hash", texts.c.hash, texts.c.request)

@@ -27,8 +27,8 @@ from obliviate_recipes.events import Events
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.stage import perform
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.measure import Measuring
-from obliviate_recipes.stages.training import unlearning_stage
 
 
 class Work(Protocol):

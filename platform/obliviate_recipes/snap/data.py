@@ -15,7 +15,7 @@ from obliviate import storage
 from obliviate.data.rows import Corpus, EvaluationSet, Question, Role, Row, write_rows
 from obliviate.data.world_facts import WORLD_FACTS
 from obliviate.errors import UserError
-from obliviate.models import load_tokenizer, portable, text_encoder
+from obliviate.models import encoder_of, portable
 from obliviate.runs import Run, content_hash
 from obliviate.schema import LAYOUT, GenerationSpec, ModelSpec
 from obliviate_eval.judges.nli import NliModel
@@ -192,7 +192,7 @@ def asking(config: SnapRun, events: Events, model: ModelSpec | None = None) -> I
     from obliviate.inference.thinking import without_thinking
 
     model = portable(model or config.model)
-    encoder = text_encoder(model, load_tokenizer(model))
+    encoder = encoder_of(model)
     ensure_ray(config.cluster.address)
     with events.progressing("ask the model") as show:
         show_tokens = lambda done, total, tokens: show(done, total, f"{tokens} tokens")  # noqa: E731

@@ -12,8 +12,8 @@ from obliviate_recipes.snap.data import UNTOUCHED, SnapRows
 from obliviate_recipes.snap.outcome import Reached
 from obliviate_recipes.snap.spec import SnapRun
 from obliviate_recipes.stage import ModelStage, Stage, perform
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.data_files import DATA
-from obliviate_recipes.stages.training import unlearning_stage
 
 
 class Snap(Recipe[SnapRun, ModelSpec]):

@@ -8,7 +8,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from obliviate import storage
-from obliviate.config import RunSpec, UnlearnOptions, UnlearnRun, build, expand_method
+from obliviate.config import RunSpec, UnlearnRun, build, expand_method
+from obliviate.options import UnlearnOptions
 from obliviate.schema import ClusterSpec, EngineSpec, GenerationSpec, ModelSpec, OptimSpec
 from obliviate_recipes.snap.forms import FactQuestions
 from obliviate_recipes.snap.positives import NearMisses
@@ -87,9 +88,8 @@ class SnapRun(RunSpec):
 
     @property
     def expected(self) -> UnlearnRun:
-        """The training, before its rows are made, and without looking at rows that are not there."""
-        bare = self.model_copy(update={"unlearn": self.unlearn.model_copy(update={"validation": None})})
-        return bare._unlearning(PLACEHOLDER)
+        """The training, before its rows are made: it looks at rows of its retain set."""
+        return self._unlearning(PLACEHOLDER)
 
     def unlearning(self, data: Path, untouched: Path) -> UnlearnRun:
         """The training on the rows that `data`, a data.yaml, names; validated on the others, unless told otherwise."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from obliviate.config import AlternativesSpec, UnlearnRun
+from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
-from obliviate.models import load_tokenizer, portable, text_encoder
+from obliviate.models import encoder_of, portable
+from obliviate.options import AlternativesSpec
 from obliviate.runs import Run, content_hash, read_part, write_part
 from obliviate.schema import LAYOUT, EngineSpec, GenerationSpec
 from obliviate_recipes.costs.work import Measured, Work, asking
@@ -115,7 +116,7 @@ class Alternatives(Stage):
             said = {str(places[at]): [each.text for each in group] for at, group in zip(chunk, heard, strict=True)}
             write_part(run.directory / SAMPLES / f"{min(map(int, said)):06d}.json", said)
 
-        encoder = text_encoder(model, load_tokenizer(model))
+        encoder = encoder_of(model)
         ensure_ray(self.config.cluster.address)
         prompts = [encoder.prompt(*self.corpus.forget[place].asked) for place in places]
         with events.progressing("sample other answers") as show:

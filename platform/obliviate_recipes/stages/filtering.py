@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from obliviate import storage
-from obliviate.config import ForgetFilterSpec, UnlearnRun
+from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus, Row
 from obliviate.errors import UserError
-from obliviate.models import load_tokenizer, portable, text_encoder
+from obliviate.models import encoder_of, portable
+from obliviate.options import ForgetFilterSpec
 from obliviate.runs import Run, write_whole
 from obliviate.schema import LAYOUT, EngineSpec, ModelSpec
 from obliviate_recipes.costs.work import Measured, Work, scoring
@@ -136,7 +137,7 @@ def _scored(
     from obliviate.inference.pool import EnginePool
 
     model = portable(model)
-    encoder = text_encoder(model, load_tokenizer(model))
+    encoder = encoder_of(model)
     ensure_ray(address)
     with events.progressing(title) as show:
         show_tokens = lambda done, total, tokens: show(done, total, f"{tokens} tokens")  # noqa: E731

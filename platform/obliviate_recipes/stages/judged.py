@@ -9,7 +9,7 @@ from obliviate.data.rows import Row
 from obliviate.errors import UserError
 
 if TYPE_CHECKING:
-    from obliviate.config import ForgetFilterSpec
+    from obliviate.options import ForgetFilterSpec
 
 JUDGED = "forget_filter.jsonl"  # every forget row with its figures and the verdict
 Scored = tuple[int, float]  # tokens of an answer, and their mean log-probability

@@ -15,7 +15,7 @@ from obliviate import fit, plugins, storage
 from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
-from obliviate.models import date_warnings, load_tokenizer, text_encoder
+from obliviate.models import date_warnings, encoder_of
 from obliviate.runs import Run, content_hash, read_part, write_json
 from obliviate.schema import HostedSpec, ModelSpec
 from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
@@ -52,9 +52,9 @@ ANSWERS = "answers"  # the folder of what the engine said, chunk by chunk, until
 class Measuring:
     """What the evaluations of several models share: items, suite, and what is loaded once.
 
-    `within`: what this process holds is enough, for one that has the device to itself already. A Hugging Face engine is
-    then opened in it, and vLLM's replicas stay open from model to model; otherwise engines take resources of their own
-    for each. `share`: of a GPU, that a replica has. `waits`: for another process that measures the same.
+    Engines stay open from model to model, until a stage needs what they hold. `within`: what this process holds is
+    enough, for one that has the device to itself already; a Hugging Face engine is then opened in it. `share`: of a
+    GPU, that a replica has. `waits`: for another process that measures the same.
     """
 
     corpus: Corpus
@@ -67,7 +67,7 @@ class Measuring:
     nli: Judge | None = None  # makes the NLI model, in place of the spec's
     told: set[str] = field(default_factory=set)  # models that were warned of: once each, however often they are asked
     servers: "dict[HostedSpec, Server]" = field(default_factory=dict)  # of hosted models, each with one budget
-    kept: "list[OnDemand]" = field(default_factory=list)  # the one that stays open, where there is one
+    kept: "list[OnDemand]" = field(default_factory=list)  # those that stay open: at most one
     _read: dict[Path, list[Record]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -124,12 +124,9 @@ class Measuring:
             return
         from obliviate.inference.on_demand import OnDemand
 
-        if not self.within:
-            with OnDemand(model, self.spec.engine, self.address, pace.update) as engines:
-                yield Journal(engines, folder)
-            return
-        if not self.kept:
-            self.kept.append(OnDemand(model, self.spec.engine, self.address, pace.update, within=True))
+        if not self.kept or self.kept[0].spec != self.spec.engine:
+            self.close()
+            self.kept.append(OnDemand(model, self.spec.engine, self.address, pace.update, within=self.within))
         (engines,) = self.kept
         try:
             engines.load(model, pace.update)
@@ -139,6 +136,11 @@ class Measuring:
             engines.close()
             raise
 
+    def close(self) -> None:
+        """Of engines that are open."""
+        while self.kept:
+            self.kept.pop().close()
+
 
 @dataclass(frozen=True)
 class Records(Stage):
@@ -147,6 +149,7 @@ class Records(Stage):
     kind: ClassVar = "records"
     asks_only: ClassVar = True
     scratch: ClassVar = (ANSWERS,)
+    beside_engines: ClassVar = True
 
     shared: Measuring
     name: str
@@ -215,7 +218,7 @@ class Records(Stage):
         spec, corpus, model = self.shared.spec, self.corpus, self.model
         if self._maker(model) is not None:  # it was not there when the stage was checked
             fit.check(model)
-        encoder = text_encoder(model, load_tokenizer(model))
+        encoder = encoder_of(model)
         of_model = [*cautions.of_dtype(self.name, model, spec.engine.dtype), *date_warnings(model, encoder)]
         known = model.source in self.shared.told
         for warning in (*([] if known else of_model), *cautions.of_texts(encoder, corpus, spec, model)):
@@ -235,6 +238,10 @@ class Records(Stage):
                 events.warned(f"{self.name}: {warning}")
         write_json(run.directory / TASKS_FILE, TASKS.dump_python(tasks, mode="json"))
         return {"records": RECORDS_FILE, "tasks": TASKS_FILE}
+
+    def release(self) -> None:
+        if not self.shared.within:
+            self.shared.close()
 
     def work(self) -> "tuple[Work, ...]":
         from obliviate_recipes.costs.work import Measured, measuring, requesting
@@ -270,6 +277,7 @@ class Figures(Stage):
     """What the records come to."""
 
     kind: ClassVar = "evaluate"
+    beside_engines: ClassVar = True
 
     records: Records
     retain: "Figures | None" = None

@@ -17,7 +17,8 @@ from obliviate.train.job import DropRule
 from obliviate_eval.judges.similarity import Floats, SentenceEncoder
 from obliviate_eval.words import spaced
 
-BLOCK = 512  # forget rows compared with all retain rows at a time
+BLOCK = 512  # forget rows compared with all retain rows at a time,
+CELLS = 1 << 26  # as long as that is no more pairs than these, of 4 bytes each
 
 
 def nearest_retain(config: UnlearnRun, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
@@ -35,10 +36,18 @@ def nearest(
 ) -> tuple[tuple[int, ...], ...]:
     """Of each forget row the `count` nearest retain rows; of equally near ones the first."""
     return tuple(
-        tuple(order.tolist())
+        _largest(cosine_R, min(count, len(retain)))
         for cosine_BR in _cosines(encoder, forget, retain)
-        for order in np.argsort(-cosine_BR, axis=1, kind="stable")[:, :count]
+        for cosine_R in cosine_BR
     )
+
+
+def _largest(values_R: Floats, count: int) -> tuple[int, ...]:
+    """Their places, the largest first; of equal ones the first. Sorts few: a sort of all takes most of the time."""
+    least = np.partition(values_R, -count)[-count]
+    (places,) = np.nonzero(values_R >= least)
+    ordered: list[int] = places[np.argsort(-values_R[places], kind="stable")][:count].tolist()
+    return tuple(ordered)
 
 
 def nearest_with_cosine(
@@ -54,8 +63,9 @@ def nearest_with_cosine(
 def _cosines(encoder: SentenceEncoder, forget: Sequence[Row], retain: Sequence[Row]) -> Iterator[Floats]:
     """[B, R], a block of forget rows at a time."""
     forget_FD, retain_RD = (encoder.embed([text_of(row) for row in rows]) for rows in (forget, retain))
-    for start in range(0, len(forget), BLOCK):
-        yield forget_FD[start : start + BLOCK] @ retain_RD.T
+    size = min(BLOCK, max(1, CELLS // max(1, len(retain))))
+    for start in range(0, len(forget), size):
+        yield forget_FD[start : start + size] @ retain_RD.T
 
 
 def text_of(row: Row) -> str:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from obliviate.config import KLBudgetSpec, RefusalsSpec, UnlearnRun, ValidationSpec
+from obliviate.config import UnlearnRun
 from obliviate.data.held_out import SHARE, hold_out
 from obliviate.data.key_facts import asked_for
 from obliviate.data.refusing import Refusing
 from obliviate.data.rows import Corpus, Role, Row, content_of_rows, read_rows
-from obliviate.errors import UserError
+from obliviate.errors import UserError, under
+from obliviate.options import KLBudgetSpec, RefusalsSpec, ValidationSpec
 from obliviate.runs import content_hash
 from obliviate.train.job import Budget, Refusals, Validation
 from obliviate.train.signal import spread
@@ -109,7 +110,8 @@ def _budget(spec: KLBudgetSpec, held: Sequence[Row], corpus: Corpus) -> Budget:
 
 def _read(key: str, path: str, count: int, corpus: Corpus) -> tuple[Row, ...]:
     """So many of a file's rows, spread evenly. Raises UserError where some are trained on."""
-    rows = read_rows(path)
+    with under(f"{key}.texts"):
+        rows = read_rows(path)
     trained = {row.key for row in (*corpus.forget, *corpus.retain)}
     if shared := sum(row.key in trained for row in rows):
         raise UserError(f"{key}.texts: {path}: {shared} of its rows are trained on; take them out")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from obliviate.config import FinetuneRun, UnlearnRun
 from obliviate.data.rows import Row, content_of_rows, read_rows
-from obliviate.errors import UserError
+from obliviate.errors import UserError, under
 from obliviate.methods import KL, Pass
 from obliviate.models import portable
 from obliviate.runs import Run
@@ -55,7 +55,9 @@ class Distilled(Training):
         """Raises UserError where some are to be forgotten: they would be taught again."""
         if self.spec.texts == "retain":
             return self.corpus.retain
-        rows, forgotten = read_rows(self.spec.texts), {row.key for row in self.corpus.forget}
+        with under("undo.texts"):
+            rows = read_rows(self.spec.texts)
+        forgotten = {row.key for row in self.corpus.forget}
         if shared := sum(row.key in forgotten for row in rows):
             raise UserError(f"undo.texts: {self.spec.texts}: {shared} of its rows are in the forget set; take them out")
         return rows

@@ -30,8 +30,11 @@ from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.recipe import OfData
 from obliviate_recipes.several import Models, judge_of
 from obliviate_recipes.stage import MODEL, ModelStage, Stage, all_of, perform
+from obliviate_recipes.stages.composed import trainings, unlearning_stage
 from obliviate_recipes.stages.measure import Figures, Measuring
-from obliviate_recipes.stages.training import Negation, Unlearn, check_data, opened, trainings, unlearning_stage
+from obliviate_recipes.stages.negation import Negation
+from obliviate_recipes.stages.opening import opened
+from obliviate_recipes.stages.unlearning import Unlearn, check_data
 from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
 from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import read_records

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from obliviate.config import FinetuneRun, UnlearnOptions, UnlearnRun, build
+from obliviate.config import FinetuneRun, UnlearnRun, build
+from obliviate.options import UnlearnOptions
 from obliviate.schema import Seed, Spec
 from obliviate_eval.asked import suite_of
 from obliviate_recipes.attacks.depth import Patch

@@ -33,8 +33,8 @@ from obliviate_recipes.attacks.outcome import Robust
 from obliviate_recipes.events import QUIET
 from obliviate_recipes.stage import ModelStage
 from obliviate_recipes.stage import perform as perform_stages
+from obliviate_recipes.stages.composed import unlearning_stage
 from obliviate_recipes.stages.measure import Measuring
-from obliviate_recipes.stages.training import unlearning_stage
 from obliviate_recipes.sweeps.records import Trial, TrialRecord
 from obliviate_recipes.sweeps.robust import attacked, compared, surviving
 from obliviate_recipes.sweeps.robust import figures as figures_of

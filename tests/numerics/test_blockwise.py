@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from obliviate import scoring
+from obliviate import blockwise
+from obliviate.blockwise import score_positions, token_statistics
 from obliviate.head import GenericHead, Head, SteeredHead
-from obliviate.scoring import Distilled, Generic, Stat, Steered, TokenStat, score_positions, token_statistics
+from obliviate.scoring import Distilled, Generic, Stat, Steered, TokenStat
 
 N, D, V = 7, 5, 11
 LOWERED, WITHOUT = Distilled("reference", 2.5), Distilled("self", inf)
@@ -47,7 +48,7 @@ def plain(hidden_ND: Tensor, labels_N: Tensor, head: Head, reference: tuple[Tens
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * 4)  # four columns a block: the last is partial
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 4 * N * 4)  # four columns a block: the last is partial
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -59,7 +60,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_and_gradients_equal_the_plain_formulas(
     stats: set[TokenStat], softcap: float | None, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(blockwise, "KEPT_BYTES", kept_bytes)
     torch.manual_seed(0)
     hidden = torch.randn(N, D, requires_grad=True)
     weight = torch.randn(V, D, requires_grad=True)
@@ -96,7 +97,7 @@ def test_small_logits_are_kept_for_the_backward_pass(
         return made[-1]
 
     monkeypatch.setattr(Head, "product", counted)
-    monkeypatch.setattr(scoring, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(blockwise, "KEPT_BYTES", kept_bytes)
     hidden, head = torch.randn(N, D), Head(torch.randn(V, D).bfloat16().requires_grad_())
     with torch.set_grad_enabled(trained):
         logp_N = token_statistics(hidden, torch.zeros(N, dtype=torch.long), head, {Stat.LOGP})[Stat.LOGP]
@@ -113,13 +114,13 @@ def test_the_width_of_a_block_changes_nothing(columns: int, monkeypatch: pytest.
     head, reference = Head(torch.randn(V, D, requires_grad=True)), (torch.randn(N, 4), Head(torch.randn(V, 4)))
 
     def found(width: int) -> list[Tensor]:
-        monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * width)
+        monkeypatch.setattr(blockwise, "BLOCK_BYTES", 4 * N * width)
         values = list(token_statistics(hidden, labels, head, set(STATS), reference).values())
         return [*values, *torch.autograd.grad(torch.stack(values).sum(), [hidden, head.weight_VD])]
 
     for ours, whole in zip(found(columns), found(V), strict=True):
         torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * columns)
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 4 * N * columns)
 
 
 def test_gradients_of_a_bfloat16_head_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,7 @@ def test_gradients_of_a_bfloat16_head_are_rounded_once(monkeypatch: pytest.Monke
     exact_h, exact_w = torch.randn(N, D, dtype=torch.float64), torch.randn(V, D, dtype=torch.float64)
     hidden, weight = (each.bfloat16().requires_grad_() for each in (exact_h, exact_w))
     labels = torch.randint(0, V, (N,))
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * N * 4)
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 4 * N * 4)
     token_statistics(hidden, labels, Head(weight), {Stat.LOGP})[Stat.LOGP].sum().backward()
     h, w = (each.detach().double().requires_grad_() for each in (hidden, weight))
     (h @ w.T).log_softmax(-1).gather(-1, labels[:, None]).sum().backward()
@@ -270,7 +271,7 @@ def test_tokens_after_the_same_beginning_are_scored_once(monkeypatch: pytest.Mon
         scored.append(len(hidden_ND))
         return token_statistics(hidden_ND, *others)
 
-    monkeypatch.setattr(scoring, "token_statistics", counted)
+    monkeypatch.setattr(blockwise, "token_statistics", counted)
     stats: set[TokenStat] = {Stat.LOGP, Stat.REFERENCE_KL}
     once = score_positions(hidden, ids, wanted, head, stats, reference, alike)
     apart = score_positions(hidden, ids, wanted, head, stats, reference)
