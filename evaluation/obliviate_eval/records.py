@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
-from obliviate.runs import write_whole
+from obliviate.runs import intact, write_whole
 
 RECORDS_FILE = "records.parquet"
 REWORDED = "_paraphrased"  # behind the name of a set of role forget: its items again, asked in other words
@@ -183,20 +183,24 @@ def records_file(part: int | str) -> str:
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """One row a record, one column a field; the teacher-forced answers are a nested column for each probe."""
     table = pa.Table.from_pylist([_row(record) for record in records], schema=_SCHEMA)
-    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    sums = {"write_page_checksum": True}  # of a file that no finished run lists they alone tell that it is damaged
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", **sums))
 
 
 def read_records(path: Path) -> list[Record]:
-    """Raises UserError where the file is missing, no parquet, or was not written by `write_records`."""
+    """Raises UserError where the file is missing, no parquet, was not written by `write_records`, or is damaged."""
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = pq.read_table(intact(path), page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: no readable parquet file ({reason}); give the {RECORDS_FILE} of a run") from error
     missing = sorted(set(_SCHEMA.names) - set(table.column_names) - _LATER)
     if missing:
         raise UserError(f"{path}: no records of an evaluation: without {', '.join(missing)}; run the evaluation again")
-    return [_record(row) for row in table.to_pylist()]
+    try:
+        return [_record(row) for row in table.to_pylist()]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: no records of an evaluation, or damaged ones ({error}); run it again") from error
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from obliviate.errors import UserError
-from obliviate.runs import write_json
+from obliviate.runs import intact, write_json
 from obliviate.schema import Spec
 from obliviate_eval.recovery import Arm, Recovery, Scores, recovery
 from obliviate_eval.statistics import Figure
@@ -122,7 +122,7 @@ class Robustness(Spec):
     def read(cls, path: Path) -> "Robustness":
         """Raises UserError where there is no such file or it holds something else."""
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(intact(path).read_bytes())
         except (OSError, ValidationError) as error:
             raise UserError(f"{path}: no {ROBUSTNESS_FILE} of an attack; run the attacks again") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obliviate import companions, storage
+from obliviate.digests import DIGESTS
 from obliviate.errors import UserError
 from obliviate.runs import whole_folder, write_json
 from obliviate.weights import INDEX, Stored, tensors_in
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Mix = Callable[[str, "list[Tensor]"], "Tensor"]  # of a tensor's name, and of what each model has under it, in float32
 
 # The card tells how the other model was made, not this one; the index is written anew.
-LEFT_BEHIND = ("README.md", storage.MARK, INDEX)
+LEFT_BEHIND = ("README.md", storage.MARK, DIGESTS, INDEX)
 
 
 def interpolate(original: Path, other: Path, share: float, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Loading a language model from wherever it lies: a Hugging Face id, a folder, or a GGUF (in an installed package)."""
 
 import copy
+import logging
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from obliviate import companions, storage
 from obliviate.data.chat import FIXED_DATE
 from obliviate.data.text import TextEncoder
+from obliviate.digests import DIGESTS, damage_of_folder
 from obliviate.errors import UserError
 from obliviate.fingerprint import fingerprint
 from obliviate.layout import in_files
@@ -25,6 +27,8 @@ from obliviate.weights import INDEX, WEIGHTS
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 READ = 16  # tokenizers and configs that are kept: a GGUF's take seconds to read
 
@@ -82,7 +86,7 @@ def _content_of_weights(spec: ModelSpec) -> str:
         found: str | None = record_of(located.parent).get("content")
         return made_by(found or content_hash([file.read_text(encoding="utf-8") for file in record]), located.name)
     files = sorted(located.rglob("*")) if located.is_dir() else [located]
-    files = [file for file in files if file.is_file() and file.name != storage.MARK]
+    files = [file for file in files if file.is_file() and file.name not in (storage.MARK, DIGESTS)]
     root = located if located.is_dir() else located.parent
     listed: list[Any] = [[file.relative_to(root).as_posix(), fingerprint(file)] for file in files]
     return content_hash([*listed, *([] if base is None else [_content_of_weights(base)])])
@@ -348,7 +352,11 @@ def weights_folder(spec: ModelSpec, folder: Path) -> Path:
 
 
 def _written(spec: ModelSpec, folder: Path) -> Path:
-    if not (storage.fetch(folder) / "config.json").exists():
+    there = (storage.fetch(folder) / "config.json").exists()
+    damage = damage_of_folder(folder) if there else {}
+    for name, what in damage.items():
+        log.warning("%s: %s: the model is written again", folder / name, what)
+    if not there or damage:
         import torch
 
         model, _ = load_pretrained(spec, dtype=torch.float32)

@@ -13,15 +13,17 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from obliviate import storage
+from obliviate import digests, storage
+from obliviate.digests import DIGESTS, Listed, damage, is_listed, list_folder, read_listed, sealed, unsealed
 from obliviate.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 REVISION_VARIABLE = "OBLIVIATE_REVISION"  # of the environment: the revision, where the code lies in no checkout
 RUN_FILE = "run.json"
 DONE_FILE = "done.json"
+STEPS_FILE, MISHAPS_FILE = "steps.jsonl", "mishaps.txt"  # a training's log, and what it went on from
+FILES = "files"  # in `done.json`: name -> bytes, digest
+UNLISTED = ("ray", "tensorboard")  # folders of logs that nothing of ours reads
 EXPORT_FILE = "export.json"  # of a training: what rounding left of it when the model was written, and warnings
 LOCK_FILE = ".lock"
 
@@ -57,6 +62,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_part(path: Path, value: Mapping[str, Any]) -> None:
+    """A part of what a run makes, which one that was cut off goes on from. NaN is written as Python does: a collapsed
+    model's answers are answers."""
+    text = json.dumps(sealed(value))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_part(path: Path) -> dict[str, Any] | None:
+    """None where it is damaged, which is told: then it goes, and is to be made again."""
+    try:
+        return unsealed(path.read_bytes())
+    except ValueError as error:
+        log.warning("%s: is damaged (%s): what it held is made again", path, error)
+        path.unlink()
+        return None
+
+
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -73,12 +95,14 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that replaces it when the block ends without an error."""
+    """A temporary folder beside `path` that replaces it when the block ends without an error, with a list of its files
+    and what they come to."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir()
     try:
         yield temporary
+        list_folder(temporary)
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as handle:
@@ -102,6 +126,7 @@ class Run:
     directory: Path
     content: str  # hash of what determines the result
     record: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # for run.json
+    _looked: dict[int, "_Look"] = field(default_factory=dict, compare=False, repr=False)  # when it was marked -> it
 
     @classmethod
     def at(
@@ -129,9 +154,10 @@ class Run:
             "inputs": dict(inputs),
         }
         run = cls(storage.local(root).absolute() / f"{verb}-{_slug(label)}-{content[:10]}", content, told)
-        storage.fetch_loose(run.directory)
-        if storage.is_removed(run.directory / RUN_FILE):
+        sizes = storage.fetch_listed(run.directory)
+        if RUN_FILE not in sizes and (run.directory / RUN_FILE).exists():  # somebody has removed it in the store
             shutil.rmtree(run.directory)
+        run._look(sizes)
         return run
 
     def begin(self, made_of: Mapping[str, str] | None = None) -> "Run":
@@ -176,18 +202,129 @@ class Run:
             yield
 
     @property
-    def done(self) -> bool:
+    def marked(self) -> bool:
+        """Whether it was whole once."""
         return (self.directory / DONE_FILE).exists()
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """What `finish` recorded."""
-        summary: dict[str, Any] = json.loads((self.directory / DONE_FILE).read_text(encoding="utf-8"))
-        return summary
+    def done(self) -> bool:
+        """Whether it is whole: that it was, and its files are as they were, as far as was looked. Its log may be lost:
+        nothing is made of it."""
+        return self.marked and all(map(is_log, self.damage()))
 
-    def finish(self, **summary: Any) -> None:
-        """Mark the run whole. Called last: everything else is on disk by then."""
-        write_json(self.directory / DONE_FILE, summary)
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `finish` was told."""
+        return {key: each for key, each in self._marked().items() if key != FILES}
+
+    @property
+    def files(self) -> Listed:
+        """What `finish` found: name -> bytes, digest. Empty for a run of before that was done."""
+        return {name: (size, digest) for name, (size, digest) in self._marked().get(FILES, {}).items()}
+
+    def _marked(self) -> dict[str, Any]:
+        """What `done.json` holds. Raises UserError where it is damaged."""
+        path = self.directory / DONE_FILE
+        try:
+            return unsealed(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; remove the run and run its command again") from error
+
+    def finish(self, scratch: Iterable[str] = (), **summary: Any) -> None:
+        """Mark the run whole, with what its files come to. Called last: everything else is on disk by then, but for the
+        folders in `scratch`, which go."""
+        sizes = storage.sizes(self.directory)
+        left_out = {*UNLISTED, *scratch}
+        names = [name for name in sizes if is_listed(name) and left_out.isdisjoint(name.split("/"))]
+        known: dict[str, tuple[int, str]] = {}
+        for folder in _whole_folders(sizes):
+            listed = read_listed(storage.read_bytes(self.directory / folder / DIGESTS))
+            known |= {f"{folder}/{name}": found for name, found in listed.items()}
+        files = {name: known.get(name) or (sizes[name], self._digest(name)) for name in sorted(names)}
+        write_json(self.directory / DONE_FILE, sealed({**summary, FILES: files}))
+        self._looked[self._mark] = _Look({}, read=True)
+
+    def drop(self, folder: str) -> None:
+        """Remove a folder of it, on purpose: it is whole without, as others see before the first file goes."""
+        if self.marked:
+            found = self._marked()
+            kept = {name: each for name, each in self.files.items() if not name.startswith(f"{folder}/")}
+            write_json(self.directory / DONE_FILE, sealed({**found, FILES: kept}))
+        storage.remove(self.directory / folder)
+
+    def damage(self, *, read: bool = False) -> dict[str, str]:
+        """Name of a file -> what is wrong with it. Looked at once: the sizes of all files, and the bytes of those in no
+        folder that was written whole, which are small; with `read`, the bytes of models too, as they are in the store.
+
+        Of a run that was made before its files were listed nothing is known.
+        """
+        return self._look_once(read=read).damage if self.marked else {}
+
+    def _look_once(self, *, read: bool = False) -> "_Look":
+        found = self._looked.get(self._mark)
+        if found is None or (read and not found.read):
+            found = self._look(storage.sizes(self.directory), read=read)
+        return found
+
+    def _look(self, sizes: Mapping[str, int], *, read: bool = False) -> "_Look":
+        if not self.marked:
+            return _Look({})
+        try:
+            listed = self.files
+        except UserError:
+            found = {DONE_FILE: "is not as it was written"}
+        else:
+            whole = tuple(f"{folder}/" for folder in _whole_folders(sizes))
+            loose = {name: each for name, each in listed.items() if read or not name.startswith(whole)}
+            found = damage(listed, sizes, None) | damage(loose, sizes, partial(self._digest, stored=read))
+        self._looked[self._mark] = _Look(found, read, frozenset(name.partition("/")[0] for name in sizes))
+        return self._looked[self._mark]
+
+    def holds(self, folders: Iterable[str]) -> bool:
+        """Whether any of these was there when the finished run was found."""
+        return self.marked and not self._look_once().inside.isdisjoint(folders)
+
+    def sweep(self) -> None:
+        """Remove what processes that died have left half written. For the one that holds the lock."""
+        for path in list(self.directory.rglob(".*")):
+            if path.suffix in (".tmp", ".old"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    @property
+    def _mark(self) -> int:
+        return (self.directory / DONE_FILE).stat().st_mtime_ns
+
+    def _digest(self, name: str, *, stored: bool = False) -> str:
+        return storage.digest(self.directory / name, stored=stored)
+
+
+def intact(path: Path) -> Path:
+    """`path`, a file, after a look at what the finished run that it lies in says of it, if it is in one.
+
+    Raises UserError where it is missing there, or other bytes.
+    """
+    for run in (Run(folder, "") for folder in path.parents[:2]):
+        name = path.relative_to(run.directory).as_posix()
+        if run.marked and (known := run.files.get(name)) is not None:
+            for what in damage({name: known}, digests.sizes(run.directory), run._digest).values():
+                raise UserError(f"{path}: {what}; run the command that made it again, and it is made anew")
+    return path
+
+
+def is_log(name: str) -> bool:
+    """Of which nothing is made."""
+    return name.rpartition("/")[2] in (STEPS_FILE, MISHAPS_FILE)
+
+
+def _whole_folders(sizes: Mapping[str, int]) -> list[str]:
+    return [name.removesuffix(f"/{DIGESTS}") for name in sizes if name.endswith(f"/{DIGESTS}")]
+
+
+@dataclass(frozen=True)
+class _Look:
+    damage: dict[str, str]
+    read: bool = False  # whether models too
+    inside: frozenset[str] = frozenset()  # files and folders directly in the run's
 
 
 def record_of(folder: Path) -> dict[str, Any]:

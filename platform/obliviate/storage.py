@@ -23,40 +23,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from obliviate import digests
 from obliviate.errors import UserError
+from obliviate.standins import local as local
+from obliviate.standins import name as name
+from obliviate.standins import stores
+from obliviate.standins import url_of as url_of
+from obliviate.standins import user_cache as user_cache
 
 READS = 10  # of a mark that is being replaced
 MARK = ".folder.json"  # of a folder in a store: {"whole": false} while it is uploaded, then {"whole": true, "id": ...}
-# The third is a folder used like a store, for tests and for disks that are mounted at other places on other nodes.
-_URL = re.compile(r"(s3|gs|file):/+(.+)")  # a Path has made one of two slashes
-_LIKE_A_URL = re.compile(r"[A-Za-z][\w+.-]*:/.*")
-
-
-def local(given: str | Path) -> Path:
-    """The stand-in of a URL; a path as it is. Nothing is fetched. Raises UserError for a URL of any other kind."""
-    url = _URL.fullmatch(str(given))
-    if url is None and _LIKE_A_URL.fullmatch(str(given)):  # as a path it would be a folder `gcs:` in this one
-        raise UserError(f"{given}: is no URL of a store; give s3://BUCKET/KEY, gs://BUCKET/KEY, file:///KEY, or a path")
-    if url is None:
-        return Path(given)
-    scheme, key = url.groups()
-    if ".." in key.split("/"):
-        raise UserError(f"{given}: a URL with '..' in it; write the key that it comes to")
-    return _stores() / scheme / key
-
-
-def url_of(path: Path) -> str | None:
-    """What a stand-in stands for; None for any other path."""
-    path = path.absolute()
-    if not path.is_relative_to(_stores()):
-        return None
-    scheme, *key = path.relative_to(_stores()).parts
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(key)}"
-
-
-def name(path: Path) -> str:
-    """What a path is called on every node: the URL of a stand-in, else the absolute path."""
-    return url_of(path) or str(path.absolute())
 
 
 def for_ray(path: Path) -> tuple[str, Any]:
@@ -100,16 +76,50 @@ def read_text(key: str, path: Path) -> str:
 
 def fetch_loose(path: Path) -> Path:
     """`path`, a folder, after its files have come that belong to no folder with a mark: all of a run but its models."""
+    if url_of(path) is not None:
+        fetch_listed(path)
+    return path
+
+
+def fetch_listed(path: Path) -> dict[str, int]:
+    """As `fetch_loose`; name -> bytes of all files, in the store for a stand-in, those of models too."""
     url = url_of(path)
     if url is None:
-        return path
+        return digests.sizes(path)
     with _store(url) as (files, key):
         listed = _list(files, key)
         marked = [info.path.removesuffix(MARK) for info in listed if info.base_name == MARK]
         for info in listed:
             if not info.path.startswith(tuple(marked)):
                 _get(files, info, path / info.path.removeprefix(f"{key}/"))
-    return path
+        return {info.path.removeprefix(f"{key}/"): info.size for info in listed}
+
+
+def sizes(path: Path) -> dict[str, int]:
+    """Name -> bytes of all files below a folder, in the store for a stand-in. Nothing is fetched."""
+    url = url_of(path)
+    if url is None:
+        return digests.sizes(path)
+    with _store(url) as (files, key):
+        return {info.path.removeprefix(f"{key}/"): info.size for info in _list(files, key)}
+
+
+def digest(path: Path, *, stored: bool = False) -> str:
+    """What a file's bytes come to: of the one that is here, or, where it is not or `stored` says so, of the store's."""
+    url = url_of(path)
+    if url is None or (path.exists() and not stored):
+        return digests.digest(path)
+    with _store(url) as (files, key), files.open_input_stream(key) as stream:
+        return digests.digest_of(stream, path.name)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Of a small file, as it is in the store, of which nothing is kept."""
+    url = url_of(path)
+    if url is None:
+        return path.read_bytes()
+    with _store(url) as (files, key), files.open_input_stream(key) as stream:
+        return bytes(stream.read())
 
 
 def is_removed(path: Path) -> bool:
@@ -117,10 +127,8 @@ def is_removed(path: Path) -> bool:
     url = url_of(path)
     if url is None or not path.exists():
         return False
-    from pyarrow.fs import FileType
-
     with _store(url) as (files, key):
-        return bool(files.get_file_info(key).type == FileType.NotFound)
+        return not files.get_file_info(key).is_file
 
 
 def upload(path: Path, content: Path | None = None) -> None:
@@ -235,15 +243,6 @@ def remove(path: Path) -> None:
                     files.delete_file(each)
 
 
-def user_cache() -> Path:
-    """What may be lost without harm lies here."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "obliviate"
-
-
-def _stores() -> Path:
-    return user_cache() / "stores"
-
-
 @cache
 def _filesystem(scheme: str, bucket: str) -> Any:
     """Credentials, region and endpoint are those of the environment, as the stores' own tools read them."""
@@ -280,7 +279,7 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
 def _lock(path: Path) -> Any:
     from filelock import FileLock
 
-    locks = _stores().with_name("locks")  # not beside it: what lies there is copied and read as a whole
+    locks = stores().with_name("locks")  # not beside it: what lies there is copied and read as a whole
     locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / hashlib.sha256(str(path).encode()).hexdigest())
 
@@ -308,6 +307,9 @@ def _fetch_folder(files: Any, key: str, path: Path) -> None:
         for info in listed:
             if info.base_name != MARK:
                 _get(files, info, temporary / info.path.removeprefix(f"{key}/"))
+        if damage := digests.damage_of_folder(temporary):
+            name, what = next(iter(damage.items()))
+            raise OSError(f"{name} {what}; remove this folder, and what made it makes it again")
         (temporary / MARK).write_text(json.dumps(mark), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from xxhash import xxh3_128
 
+from obliviate.digests import WRITTEN, combined, write_listed
 from obliviate.weights import INDEX, WEIGHTS
 
 SHARD_BYTES = 50 * 10**9  # of a file, as transformers writes them
@@ -28,7 +30,8 @@ def _bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
 
 
 class Writer:
-    """Tensors to safetensors files, in whatever order they come: none but the one at hand is in memory.
+    """Tensors to safetensors files, in whatever order they come: none but the one at hand is in memory. What the files
+    come to is written down beside them, unless a tensor's rows came in another order than theirs.
 
     `tensors`: the shape and dtype of each, by its name. `files`: the name of the file that each goes to; where it is
     not given, into as few as there need to be.
@@ -42,8 +45,11 @@ class Writer:
     ) -> None:
         # Wide numbers first, as the format's own writer has it, so that each lies at a multiple of its size.
         names = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
-        self._tensors = tensors
+        self._folder, self._tensors = folder, tensors
         self._places: dict[str, tuple[Path, int]] = {}
+        self._headers: dict[Path, bytes] = {}
+        self._hashes = {name: xxh3_128() for name in names}
+        self._hashed = dict.fromkeys(names, 0)  # rows of each that its hash is of
         shards: dict[str, list[str]] = {}
         places = files or self._shards(names)
         for name in names:
@@ -80,8 +86,9 @@ class Writer:
             header[name] = {"dtype": KINDS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
         text = json.dumps(header, ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
+        self._headers[file] = len(text).to_bytes(8, "little") + text
         with file.open("wb") as handle:
-            handle.write(len(text).to_bytes(8, "little") + text)
+            handle.write(self._headers[file])
             handle.truncate(8 + len(text) + end)
         for name in names:
             self._places[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
@@ -97,11 +104,24 @@ class Writer:
         shape, dtype = self._tensors[name]
         file, offset = self._places[name]
         numbers = rows.detach().to("cpu", dtype).contiguous().flatten()
+        content = numbers.view(torch.uint8).numpy().data
         with file.open("r+b") as handle:
             handle.seek(offset + begin * _bytes(shape[1:], dtype))
-            handle.write(numbers.view(torch.uint8).numpy().data)
+            handle.write(content)
         self._left[name] -= numbers.numel()
+        if begin == self._hashed[name]:
+            self._hashes[name].update(content)
+            self._hashed[name] += rows.shape[0] if shape else 1
 
     def close(self) -> None:
         left = [name for name, count in self._left.items() if count]
         assert not left, f"not written, or twice: {left[:3]}"
+        files: dict[Path, list[str]] = {}
+        for name, (file, _) in sorted(self._places.items(), key=lambda place: place[1][1]):
+            files.setdefault(file, []).append(name)
+        listed = {
+            file.name: (file.stat().st_size, combined(self._headers[file], [self._hashes[n].digest() for n in names]))
+            for file, names in files.items()
+            if all(self._hashed[name] == (self._tensors[name][0] or [1])[0] for name in names)
+        }
+        write_listed(self._folder / WRITTEN, listed)

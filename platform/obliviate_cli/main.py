@@ -255,6 +255,17 @@ def paired(
     paired.compare(first, second, suite, retain, output, Terminal())
 
 
+@app.command()
+def verify(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that runs are in.")],
+) -> None:
+    """Read all files of runs and say which are damaged or missing; exit with 1 if any is."""
+    from obliviate_cli.console import Terminal
+    from obliviate_recipes.verify import verify as verified
+
+    raise typer.Exit(0 if verified(runs, Terminal()) else 1)
+
+
 @app.command("import")
 def import_logs(
     framework: Annotated[str, typer.Argument(help="The framework of the logs: openunlearning or tofu.")],

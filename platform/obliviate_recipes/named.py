@@ -5,7 +5,7 @@ from typing import Any
 
 from obliviate import storage
 from obliviate.errors import UserError
-from obliviate.runs import DONE_FILE, RUN_FILE, record_of
+from obliviate.runs import DONE_FILE, RUN_FILE, Run, record_of
 from obliviate_recipes.stage import MODEL
 
 
@@ -37,6 +37,9 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _trained(run: Path) -> tuple[str, dict[str, Any]]:
+    for file, what in Run(run, "").damage().items():
+        if file.startswith(f"{MODEL}/"):
+            raise UserError(f"{run}: {file} {what}; run the command that made it again, and it is made anew")
     if not storage.is_folder(run / MODEL):
         raise UserError(f"{run}: no model in this run; give one that has been trained to its end")
     record = record_of(run)

@@ -11,9 +11,9 @@ from obliviate import storage
 from obliviate.errors import UserError
 from obliviate.guardrail import NOT_REMOVED
 from obliviate.labels import not_removed
-from obliviate.runs import RUN_FILE, record_of, write_json
+from obliviate.runs import RUN_FILE, STEPS_FILE, Run, intact, record_of, write_json
 from obliviate.schema import ModelSpec
-from obliviate.train.log import read_steps
+from obliviate.train.log import mishaps, read_steps
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.report.model import Kind, ModelReport
 from obliviate_eval.report.still_said import still_said
@@ -45,7 +45,7 @@ def model_report(directory: Path) -> ModelReport:
         name=evaluated["label"] if hidden is None else f"{evaluated['label']} ({NOT_REMOVED})",
         kind=_kind(made),
         method=hidden or _method(made),
-        evaluation=Evaluation.read(directory / METRICS_FILE),
+        evaluation=Evaluation.read(intact(directory / METRICS_FILE)),
         provenance={
             "model": model.source,
             "seed": None if made is None else made["config"]["seed"],
@@ -53,8 +53,17 @@ def model_report(directory: Path) -> ModelReport:
             "evaluation": evaluated,
         },
         curve=() if made is None else read_steps(training),
+        mishaps=() if made is None else (*mishaps(training), *_lost_of_log(training)),
         records=read_records(directory / RECORDS_FILE),
     )
+
+
+def _lost_of_log(training: Path) -> list[str]:
+    """Of a finished run: what its log had, and has no more."""
+    run = Run(training, "")
+    found = [what for name, what in run.damage().items() if name == STEPS_FILE]
+    left = len(read_steps(training))
+    return [f"its log {what}: {left} of {run.summary.get('steps', 'its')} steps can be read" for what in found]
 
 
 def _imported(directory: Path) -> ModelReport:
@@ -62,7 +71,7 @@ def _imported(directory: Path) -> ModelReport:
     return ModelReport(
         name=directory.name,
         kind="original",
-        evaluation=Evaluation.read(directory / METRICS_FILE),
+        evaluation=Evaluation.read(intact(directory / METRICS_FILE)),
         provenance={"imported": storage.name(directory)},
         records=read_records(directory / RECORDS_FILE),
     )
@@ -91,11 +100,12 @@ def write(
             f"model's: {distances}."
         )
     notes += still_said(models)
+    notes += (mishaps_told := [f"{model.name}: {text}" for model in models for text in model.mishaps])
     reported = [replace(model, provenance={**model.provenance, "machine": machine()}) for model in models]
     build_report(title, reported, notes, path, sections)
     write_json(path.with_suffix(".json"), report_json(reported))
     events.shown(Comparison(models))
-    for line in still_said(models):
+    for line in (*still_said(models), *mishaps_told):
         events.warned(line)
     events.said(f"on {machine()}; another processor rounds otherwise, and may train other models of the same seed")
     events.said(f"report: {storage.name(path)}")

@@ -14,7 +14,7 @@ from obliviate.config_file import RunSpec, build
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
 from obliviate.plugins import by_name
-from obliviate.runs import RUN_FILE, record_of, write_json
+from obliviate.runs import RUN_FILE, intact, record_of, write_json
 from obliviate.schema import ModelSpec
 from obliviate_eval.asked import suite_of
 from obliviate_eval.forget_quality import ForgetQuality
@@ -72,7 +72,7 @@ def rescore(
             resamples=rescoring.evaluation.resamples,
             seed=rescoring.evaluation.seed,
             reference_records=reference,
-            tasks=Evaluation.read(run / METRICS_FILE).tasks if (run / METRICS_FILE).exists() else NO_TASKS,
+            tasks=Evaluation.read(intact(run / METRICS_FILE)).tasks if (run / METRICS_FILE).exists() else NO_TASKS,
         )
     events.shown(_table(found, titles))
     if output is not None:
@@ -132,7 +132,7 @@ def measured_with(run: Path) -> dict[str, Any]:
             raise UserError(f"{run}: a run of `{record['verb']}`, which holds no records; give one of `evaluate`")
         evaluation: dict[str, Any] = record["config"]["evaluation"]
         return {key: evaluation[key] for key in ("suite", "resamples", "seed", "judge", "nli") if key in evaluation}
-    return {"suite": Evaluation.read(run / METRICS_FILE).suite}
+    return {"suite": Evaluation.read(intact(run / METRICS_FILE)).suite}
 
 
 def title_of(run: Path) -> str:

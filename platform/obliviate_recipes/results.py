@@ -10,6 +10,7 @@ import pandas as pd
 
 from obliviate import storage
 from obliviate.config_file import RunSpec
+from obliviate.runs import intact
 from obliviate_eval.asked import suite_of
 from obliviate_eval.records import RECORDS_FILE, read_records
 from obliviate_eval.robustness import Robustness
@@ -94,7 +95,7 @@ class Attacked(Evaluated):
 
 
 def _read(run: Path) -> Evaluation:
-    return Evaluation.read(storage.fetch(run / METRICS_FILE))
+    return Evaluation.read(intact(storage.fetch(run / METRICS_FILE)))
 
 
 def _figures(found: Evaluation) -> Iterator[tuple[Any, ...]]:

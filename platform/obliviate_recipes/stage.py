@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obliviate import storage
+from obliviate.digests import damage_of_folder
+from obliviate.errors import UserError
 from obliviate.models import content_of, made_by, portable, require_weights, weights_folder
 from obliviate.runs import DONE_FILE, RUN_FILE, Run, content_hash, record_of
 from obliviate.schema import ModelSpec
@@ -36,6 +38,7 @@ class Stage(ABC):
 
     kind: ClassVar[str]  # prefix of the run folder's name
     asks_only: ClassVar[bool] = False  # whether a hosted model would do: no weights are read
+    scratch: ClassVar[tuple[str, ...]] = ()  # folders of its run that are of no use once that is finished
     beside_engines: ClassVar[bool] = False  # whether engines may stay open: it takes nothing of the cluster
 
     @property
@@ -77,9 +80,6 @@ class Stage(ABC):
     def prepare(self, events: Events) -> "Iterable[Stage]":
         """Make some of the needed stages in another way than one after the other; return these."""
         return ()
-
-    def finished(self, run: Run) -> None:  # noqa: B027 - most stages have none
-        """Delete what a finished run no longer needs."""
 
     def release(self) -> None:  # noqa: B027 - most stages have none
         """Let go of what making it left open for stages like it. Called before one that is not `beside_engines`, and at
@@ -128,10 +128,18 @@ class Stage(ABC):
             if self._maker(model) is None:
                 folders.add(Path(locate(model.source)).parent)
         return {
-            folder.name: content_hash((folder / RUN_FILE).read_text(encoding="utf-8"))
+            folder.name: content_hash((folder / RUN_FILE).read_text(encoding="utf-8", errors="replace"))
             for folder in folders
             if (folder / RUN_FILE).exists() and (folder / DONE_FILE).exists()
         }
+
+    def require_whole_models(self) -> None:
+        """Raises UserError for a damaged model that none of our stages makes."""
+        for model in self._determined.models.values():
+            if self._maker(model) is None and model.endpoint is None:
+                folder = Path(locate(model.source))
+                for name, what in damage_of_folder(folder).items():
+                    raise UserError(f"model.source: {folder / name}: {what}; restore it, or make the model again")
 
     def content_of(self, model: ModelSpec) -> str:
         """Of a model that is there, or is going to be made."""
@@ -235,16 +243,34 @@ def perform(stages: Iterable[Stage], events: Events) -> None:
 @contextmanager
 def unmade(stage: Stage) -> Iterator[Run | None]:
     """The stage's run, begun, and held against others that would make it too; None where one of them has."""
-    if stage.run.done and not stage.done:
-        storage.remove(stage.run.directory)  # of what is there no more
+    if stage.run.marked and not stage.done:
+        storage.remove(stage.run.directory)  # of what is there no more, or damaged
     with stage.run.begin(stage.made_of()).locked(wait=stage.waits):
-        yield None if stage.run.done else stage.run
+        if stage.run.done:
+            yield None
+        else:
+            stage.run.sweep()
+            yield stage.run
 
 
 def finish(stage: Stage, **summary: Any) -> None:
     """Mark its run whole."""
-    stage.run.finish(**summary)
-    stage.finished(stage.run)
+    stage.run.finish(stage.scratch, **summary)
+    _clean(stage)
+
+
+def _clean(stage: Stage) -> None:
+    """Also where a process died between the mark and this."""
+    for folder in stage.scratch:
+        storage.remove(stage.run.directory / folder)
+
+
+def _tell_damage(run: Run, events: Events) -> None:
+    """In one line."""
+    for name, what in list(run.damage().items())[:1]:
+        more = f", and {len(run.damage()) - 1} more" if len(run.damage()) > 1 else ""
+        then = "nothing is made of a log, and what it lost is lost" if run.done else "the run is made again"
+        events.warned(f"{storage.name(run.directory)}: {name} {what}{more}: {then}")
 
 
 class _Made:
@@ -258,12 +284,20 @@ class _Made:
         run, told = stage.run, self._told
         if stage.done:
             if run.directory not in told:
+                _tell_damage(run, events)
                 events.said(f"{stage.title}: done already, in {storage.name(run.directory)}")
+                if run.holds(stage.scratch):
+                    _clean(stage)
         else:
             self._make_room(stage)
+            _tell_damage(run, events)
+            for need in stage.needs:
+                if storage.url_of(need.run.directory) is None:  # of a store, each node looks at what it fetches
+                    need.run.damage(read=True)
             told.update(each.run.directory for each in stage.prepare(events))
             for need in stage.needs:
                 self.make(need, events)
+            stage.require_whole_models()
             with unmade(stage) as held:
                 if held is not None:
                     self._make_room(stage)

@@ -7,15 +7,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import recipes
+from damage import cut
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
+from obliviate.train.here import alone
+from obliviate.train.job import Job, Reporter
 from obliviate.train.log import read_steps
+from obliviate.train.produce import train_and_write
+from obliviate_recipes.events import QUIET
+from obliviate_recipes.stage import perform
+from obliviate_recipes.stages.composed import unlearning_stage
 from once import Once
 from open_ports import watched_ports
 from processes import descendants
@@ -140,6 +150,32 @@ def _wait_for_steps(runs: Path, steps: int, process: subprocess.Popen[bytes]) ->
 
 
 @pytest.mark.usefixtures("ray_local")
+def dies_after_step_6(job: Job, folder: Path, on_step: Reporter) -> None:
+    def report(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 6:
+            raise KeyboardInterrupt
+
+    torch.set_num_threads(1)  # as the workers have
+    with alone() as device:
+        train_and_write(job, folder, report, device=device)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_damaged_checkpoint_is_passed_over_and_told_of(sources: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """It blocks no attempt of the workers, and what they went on from reaches the one who started them."""
+    values = settings(sources, tmp_path)
+    values["optim"] = {**values["optim"], "keep_checkpoints": 2}  # type: ignore[dict-item]
+    config = build(UnlearnRun, values, where="test")
+    with pytest.raises(KeyboardInterrupt):
+        perform([unlearning_stage(config, config.data.load(), train=dies_after_step_6)], QUIET)
+    (newest,) = tmp_path.glob("unlearn-*/checkpoints/step_000005")
+    cut(newest / "__0_0.distcp")
+    told = recipes.Told()
+    assert same(recipes.unlearned(config, events=told), undisturbed)
+    assert f"{newest}: the checkpoint was damaged (__0_0.distcp has " in told.text
+    assert told.text.count("went on from step_000004") == 1
+
+
 def test_more_cpus_than_the_cluster_has_are_refused_at_once(sources: Path, tmp_path: Path) -> None:
     values = settings(sources, tmp_path) | {"cluster": {"address": "local", "workers": 2, "cpus_per_worker": 1000}}
     with pytest.raises(UserError, match=r"cluster.workers=2: asked for 2 x 1000 CPUs, the cluster has"):

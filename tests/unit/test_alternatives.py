@@ -1,12 +1,12 @@
 """The stage that samples AltPO's alternatives, with a pool that answers from a list: what is asked, kept, resumed."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from damage import WAYS
 from obliviate import cluster
 from obliviate.config import UnlearnRun, build
 from obliviate.data.rows import Corpus, Row
@@ -14,6 +14,7 @@ from obliviate.errors import UserError
 from obliviate.inference import pool as pool_module
 from obliviate.inference.engine import Generation
 from obliviate.models import load_tokenizer
+from obliviate.runs import Run
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
 from recipes import Told, with_alternatives
 
@@ -110,7 +111,28 @@ def test_what_was_sampled_before_a_crash_is_not_sampled_again(tiny: Path, tmp_pa
     assert len(pool.asked) == 2
     assert all(row.alternatives for row in found.forget)
     (stage,) = tmp_path.glob("alternatives-*")
-    assert json.loads((stage / "done.json").read_text()) == {"questions": 2}
+    assert Run(stage, "").summary == {"questions": 2}
+
+
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_samples_that_a_disk_has_damaged_are_sampled_again(
+    tiny: Path, tmp_path: Path, pool: type[Scripted], way: Callable[[Path], None]
+) -> None:
+    """Those of a run that was cut off, and those of one that is done."""
+    pool.dies_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        with_alternatives(run(tiny, tmp_path), corpus(*ROWS))
+    pool.dies_after = 100
+    (chunk,) = tmp_path.glob("alternatives-*/samples/*.json")
+    way(chunk)
+    found = with_alternatives(run(tiny, tmp_path), corpus(*ROWS))
+    assert all(row.alternatives for row in found.forget)
+    asked = len(pool.asked)
+    assert with_alternatives(run(tiny, tmp_path), corpus(*ROWS)) == found
+    assert len(pool.asked) == asked
+    way(chunk)
+    assert with_alternatives(run(tiny, tmp_path), corpus(*ROWS)) == found
+    assert len(pool.asked) == asked + 2  # the whole run is made again
 
 
 def test_a_question_with_nothing_but_the_truth_is_counted(tiny: Path, tmp_path: Path, pool: type[Scripted]) -> None:

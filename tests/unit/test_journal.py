@@ -1,12 +1,15 @@
 """Answers on disk: what a killed job had been told is not asked again, and nothing is mixed up."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from math import isnan, nan
 from pathlib import Path
 
 import pytest
 
+from damage import WAYS, delete
 from obliviate.data.text import Encoded
+from obliviate.digests import SEAL
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.journal import Journal
 from obliviate.inference.pool import OnChunk
@@ -89,3 +92,29 @@ def test_half_a_file_is_none(tmp_path: Path) -> None:
     """What was being written when the job was killed has another name."""
     (tmp_path / ".chunk.json.0123.tmp").write_text('{"abc": ')
     assert Journal(Pool(), tmp_path).gradient_norms(TEXTS[:1]) == [0.1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_damaged_chunk_held_is_asked_for_again(
+    tmp_path: Path, way: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Journal(Pool(), tmp_path).generate(PROMPTS, SAMPLED)
+    chunks = sorted(tmp_path.glob("*.json"))
+    assert len(chunks) == 3
+    way(chunks[1])
+    pool = Pool()
+    assert Journal(pool, tmp_path).generate(PROMPTS, SAMPLED) == whole
+    assert len(pool.asked) == 1
+    assert (f"{chunks[1]}: is damaged (" in caplog.text) == (way is not delete)
+    again = Pool()
+    assert Journal(again, tmp_path).generate(PROMPTS, SAMPLED) == whole
+    assert again.asked == []
+
+
+def test_answers_of_before_chunks_were_sealed_are_known(tmp_path: Path) -> None:
+    Journal(Pool(), tmp_path).gradient_norms(TEXTS)
+    for chunk in tmp_path.glob("*.json"):
+        chunk.write_text(json.dumps({key: each for key, each in json.loads(chunk.read_text()).items() if key != SEAL}))
+    pool = Pool()
+    Journal(pool, tmp_path).gradient_norms(TEXTS)
+    assert pool.asked == []

@@ -104,3 +104,17 @@ def test_a_parquet_of_something_else_is_a_users_error(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["q"]}), tmp_path / "r.parquet")
     with pytest.raises(UserError, match=r"without answer, entailment, .*; run the evaluation again"):
         read_records(tmp_path / "r.parquet")
+
+
+def test_damaged_records_are_refused(tmp_path: Path) -> None:
+    """Of a file that no run lists, its pages' own checksums tell: one flipped bit in what a column holds."""
+    path = tmp_path / "r.parquet"
+    write_records(path, [record(index=index, generation=f"It is London {index}.") for index in range(3)])
+    whole, pages = path.read_bytes(), pq.read_metadata(path).row_group(0)
+    held = {pages.column(i).path_in_schema: pages.column(i) for i in range(pages.num_columns)}
+    for name in ("index", "generation"):
+        content, column = bytearray(whole), held[name]
+        content[column.data_page_offset + column.total_compressed_size - 12] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"^{path}: no readable parquet file"):
+            read_records(path)

@@ -220,7 +220,9 @@ class TestWrittenWhole:
             (temporary / "sub").mkdir()
             (temporary / "sub" / "a.b").write_text("one")
             (temporary / "c.d").write_text("two")
-        assert sorted(synced[1:]) == [(".b", "one", True), (".d", "two", True)]
+        *files, listed = sorted(synced[1:])
+        assert files == [(".b", "one", True), (".d", "two", True)]
+        assert (listed[0], list(json.loads(listed[1])["files"])) == (".json", ["c.d", "sub/a.b"])
 
     def test_a_file_stays_where_the_writer_fails(self, tmp_path: Path) -> None:
         path = tmp_path / "figures.json"

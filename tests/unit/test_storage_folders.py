@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from obliviate import storage
+from obliviate.digests import DIGESTS
 from obliviate.errors import UserError
 from obliviate.models import content_of, locate, portable
 from obliviate.runs import DONE_FILE, Run, whole_folder, write_json
@@ -37,7 +38,12 @@ class TestFolders:
         on("a")
         write_model(bucket, "new")
         on("b")
-        assert {each.name for each in storage.fetch(path).iterdir()} == {"config.json", "weights", storage.MARK}
+        assert {each.name for each in storage.fetch(path).iterdir()} == {
+            "config.json",
+            "weights",
+            DIGESTS,
+            storage.MARK,
+        }
         assert (path / "weights").read_text() == "new"
 
     @pytest.mark.parametrize("files", [0, 1, 2])
@@ -135,11 +141,13 @@ class TestFolders:
         os.utime(root / "llama" / "config.json", ns=(0, 2**62))
         assert content_of(ModelSpec(source=f"{bucket}/llama")) != first
 
-    @pytest.mark.parametrize(("key", "names"), [("run/model", ["config.json", "weights"]), ("x.gguf", ["x.gguf"])])
+    @pytest.mark.parametrize(
+        ("key", "names"), [("run/model", [DIGESTS, "config.json", "weights"]), ("x.gguf", ["x.gguf"])]
+    )
     def test_a_node_fetches_a_model_once(
         self, on: Node, bucket: str, monkeypatch: pytest.MonkeyPatch, key: str, names: list[str]
     ) -> None:
-        """Eight workers that start together: one copies the folder's two files, or the one, and seven wait for it."""
+        """Eight workers that start together: one copies the folder's three files, or the one, and seven wait for it."""
         write_model(bucket, "w")
         (Path(bucket.removeprefix("file://")) / "x.gguf").write_text("w")
         on("b")

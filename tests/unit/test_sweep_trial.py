@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import pytest
 from safetensors.torch import load_file
 from test_cli import FORGET, RETAIN, write_rows
 
+from damage import WAYS, flip
 from obliviate.config import UnlearnRun, build, load
+from obliviate.digests import DIGESTS
 from obliviate.errors import UserError
 from obliviate.models import content_of
 from obliviate.runs import DONE_FILE, Run
@@ -215,13 +217,41 @@ def test_a_models_copy_on_the_node_is_made_once(config: SweepRun, tmp_path: Path
     shared = share(config.model_copy(update={"node_cache": str(tmp_path / "cache")}))
     near = trials._near(config.model, shared)
     assert Path(near.source).parent == tmp_path / "cache"
-    assert sorted(f.name for f in Path(near.source).iterdir()) == sorted(
-        f.name for f in Path(config.model.source).iterdir()
-    )
+    found = {f.name for f in Path(near.source).iterdir()}
+    assert found == {DIGESTS, *(f.name for f in Path(config.model.source).iterdir())}
     written_ns = Path(near.source).stat().st_mtime_ns
     assert trials._near(config.model, shared).source == near.source
     assert Path(near.source).stat().st_mtime_ns == written_ns
     assert trials._near(config.model, share(config)).source == config.model.source
+
+
+def test_a_damaged_copy_on_the_node_is_made_again(config: SweepRun, tmp_path: Path) -> None:
+    shared = share(config.model_copy(update={"node_cache": str(tmp_path / "cache")}))
+    weights = Path(trials._near(config.model, shared).source) / "model.safetensors"
+    whole = weights.read_bytes()
+    flip(weights)
+    trials._near(config.model, shared)
+    assert weights.read_bytes() == whole
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_record_is_written_again_of_what_is_done(
+    shared: Shared, way: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, record = run(shared), only(shared)
+    way(shared.directory / "trials" / f"{record.id}.json")
+    assert read_records(shared.directory) == []
+    assert run(shared)[-1] == told[-1]
+    assert replace(only(shared), train_s=0, evaluate_s=0) == replace(record, train_s=0, evaluate_s=0)
+
+
+def test_a_damaged_model_is_not_kept(shared: Shared, tmp_path: Path) -> None:
+    run(shared)
+    record = only(shared)
+    flip(Path(str(record.run)) / "model" / "model.safetensors")
+    with pytest.raises(UserError, match=r"model/model.safetensors is not as it was written; run the sweep's command"):
+        keep(record.id, "mine", Path(shared.config.runs), QUIET)
+    assert not (Path(shared.config.runs) / "models" / "mine").exists()
 
 
 def test_another_model_under_the_same_path_is_copied_too(config: SweepRun, tmp_path: Path) -> None:

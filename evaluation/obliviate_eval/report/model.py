@@ -27,6 +27,7 @@ class ModelReport:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[dict[str, Any]] = ()
     records: Sequence[Record] = ()
+    mishaps: Sequence[str] = ()  # what its training went on from, or its log has lost
 
     def figures_of(self, role: Role) -> Mapping[str, Figure]:
         """Those of the first set of that role."""

@@ -1,10 +1,10 @@
 """An engine whose answers are kept on disk as they come: a job that was killed asks only for what is missing.
 
-One JSON file for each chunk that ended, written whole. An answer is found again by what was asked: the token ids, and
-how they were to be continued. What the folder belongs to (a model, a precision) is the business of who names it.
+One JSON file for each chunk that ended, written whole; what a damaged one held is asked for again. An answer is found
+again by what was asked: the token ids, and how they were to be continued. What the folder belongs to (a model, a
+precision) is the business of who names it.
 """
 
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from obliviate.data.text import Encoded
 from obliviate.inference.engine import Generation, ScoredText
 from obliviate.inference.pool import OnChunk
-from obliviate.runs import content_hash, write_whole
+from obliviate.runs import content_hash, read_part, write_part
 from obliviate.schema import GenerationSpec
 
 
@@ -39,7 +39,7 @@ class Journal:
         self._engine, self._folder = engine, folder
         self._known: dict[str, Any] = {}
         for chunk in folder.glob("*.json"):
-            self._known |= json.loads(chunk.read_text(encoding="utf-8"))
+            self._known |= read_part(chunk) or {}
 
     def generate(self, prompts: Sequence[tuple[int, ...]], sampling: GenerationSpec) -> list[list[Generation]]:
         how = sampling.model_dump(mode="json")
@@ -82,8 +82,7 @@ class Journal:
 
         def on_chunk(done: Sequence[int], results: Sequence[Any]) -> None:
             chunk = {keys[missing[i]]: dump(result) for i, result in zip(done, results, strict=True)}
-            text = json.dumps(chunk)  # NaN as Python writes it: a collapsed model's answers are answers
-            write_whole(self._folder / f"{uuid.uuid4().hex}.json", lambda path: path.write_text(text, encoding="utf-8"))
+            write_part(self._folder / f"{uuid.uuid4().hex}.json", chunk)
             self._known |= chunk
 
         if missing:

@@ -2,9 +2,11 @@
 
 A checkpoint is written to a hidden folder and renamed when all workers are done: a folder named `step_000012` is whole.
 In an object store, which can't rename, each worker uploads what it wrote, and the folder is marked whole when all have.
+What its files come to is in it: one that a disk has damaged since is passed over.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -25,9 +28,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from obliviate import storage
+from obliviate.digests import Hashing, Listed, damage, digest, sealed, sizes, unsealed
 from obliviate.errors import DivergedError, UserError
-from obliviate.train.log import STEPS_FILE, read_steps
-from obliviate.train.together import together
+from obliviate.runs import write_whole
+from obliviate.train.job import CHECKPOINTS
+from obliviate.train.log import STEPS_FILE, mishap, read_steps
+from obliviate.train.together import everyones, together
 
 META_FILE = "meta.json"
 # The frozen base under adapters never changes: it is read from its source, not from checkpoints.
@@ -75,6 +81,39 @@ def latest(folder: Path) -> Path | None:
     return max(_all(folder), default=None)
 
 
+def latest_sound(folder: Path) -> Path | None:
+    """The newest one whose files are as they were written, or None; damaged ones that are newer go, which is told. Each
+    worker reads its share of the files. All workers call it together.
+
+    Raises UserError, on all of them, where one cannot be fetched.
+    """
+    paths = [_all(folder)]  # as the first worker sees them, whose look at a store is as good as any
+    dist.broadcast_object_list(paths)
+    for path in reversed(paths[0]):
+        if cause := together(lambda path=path: storage.fetch(path)):  # type: ignore[misc]
+            raise UserError(f"{path}: the checkpoint cannot be fetched ({cause}); run the same command again")
+        found = together(lambda path=path: _require_sound(path))  # type: ignore[misc]
+        if not found:
+            return path
+        before = [each for each in paths[0] if each < path]
+        if dist.get_rank() == 0:
+            then = f"went on from {before[-1].name}" if before else "began anew"
+            mishap(folder.parent, f"{storage.name(path)}: the checkpoint was damaged ({found}): {then}")
+        discard(folder, steps_of(path))
+    return None
+
+
+def _require_sound(path: Path) -> None:
+    """This worker's share of the files. Raises OSError where one is not as it was written."""
+    try:
+        listed: Listed = unsealed((path / META_FILE).read_bytes()).get("files", {})  # once they were not listed
+    except ValueError as error:
+        raise OSError(f"{META_FILE} {error}") from error
+    mine = dict(list(listed.items())[dist.get_rank() :: dist.get_world_size()])
+    for name, what in damage(mine, sizes(path), lambda name: digest(path / name)).items():
+        raise OSError(f"{name} {what}")
+
+
 def prune(folder: Path, keep: int) -> None:
     """Only the newest `keep` stay. Called after a step with finite losses: until then the newest may be a bad one."""
     if dist.get_rank() == 0:
@@ -116,6 +155,7 @@ def save(
     path = _path(folder, step)
     temporary = folder / f".{path.name}.tmp"
     rank = dist.get_rank()
+    mine: dict[str, tuple[int, str]] = {}  # files of this worker, and what they come to
 
     def begin() -> None:
         if rank == 0:
@@ -124,13 +164,17 @@ def save(
 
     def write() -> None:
         temporary.mkdir(parents=True, exist_ok=True)  # workers on other nodes may have a disk of their own
-        state = _state(model, optimizers, chosen)
-        dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
-        mine = list(temporary.glob(f"__{rank}_*"))
+        writer = dcp.FileSystemWriter(temporary, single_file_per_rank=True)
+        writer.fs = hashing = _HashingFiles()
+        dcp.save(_state(model, optimizers, chosen), storage_writer=writer)
+        for file in temporary.glob(f"__{rank}_*"):
+            mine[file.name] = (file.stat().st_size, hashing.streams[file.name].hexdigest)
+        storage.upload_into(path, [temporary / name for name in mine], temporary)
+
+    def describe() -> None:
+        listed = {name: found for worker in everyones({rank: mine}).values() for name, found in worker.items()}
         if rank == 0:
-            (temporary / META_FILE).write_text(json.dumps({"step": step, "weights": list(weights)}), encoding="utf-8")
-            mine += [temporary / META_FILE, temporary / ".metadata"]
-        storage.upload_into(path, mine, temporary)
+            storage.upload_into(path, _described(temporary, step, weights, listed), temporary)
 
     def commit() -> None:
         if storage.url_of(path) is not None:
@@ -140,13 +184,25 @@ def save(
         if rank == 0:
             storage.finish_folder(path)
 
-    if cause := together(begin) or together(write) or together(commit):
+    if cause := together(begin) or together(write) or together(describe) or together(commit):
         shutil.rmtree(temporary, ignore_errors=True)
         before = latest(folder)
         raise UserError(
             f"{path}: the checkpoint could not be written ({cause}); free space and run the same command again: "
             f"it continues from {before.name if before else 'the start'}"
         )
+
+
+def _described(temporary: Path, step: int, weights: Sequence[float], listed: Listed) -> list[Path]:
+    """The first worker's files that say what is in the others, and in the log so far, which it would be hard to do
+    without: rules that drop rows or stop read it."""
+    files = [temporary / ".metadata"]
+    if (log := temporary.parents[1] / STEPS_FILE).exists():
+        files.append(Path(shutil.copyfile(log, temporary / STEPS_FILE)))
+    found = {**listed, **{file.name: (file.stat().st_size, digest(file)) for file in files}}
+    meta = sealed({"step": step, "weights": list(weights), "files": found})
+    (temporary / META_FILE).write_text(json.dumps(meta), encoding="utf-8")
+    return [*files, temporary / META_FILE]
 
 
 def _all(folder: Path) -> list[Path]:
@@ -161,6 +217,20 @@ def _path(folder: Path, step: int) -> Path:
 def steps_of(path: Path) -> int:
     """After how many it was taken."""
     return int(path.name.removeprefix("step_"))
+
+
+class _HashingFiles(FileSystem):
+    """Finds what each file comes to while it is written."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, Hashing] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        with super().create_stream(path, mode) as stream:
+            if mode == "wb":
+                self.streams[Path(path).name] = stream = Hashing(stream)
+            yield stream
 
 
 def load(
@@ -185,18 +255,30 @@ def load(
             optim_state_dict=state[_name(number)],
             options=TRAINED_ONLY,
         )
-    meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+    meta = unsealed((path / META_FILE).read_bytes())
     return meta["step"], meta["weights"]
 
 
 def logged(directory: Path, steps: int) -> list[dict[str, Any]]:
-    """What the run in `directory` has logged of its first `steps` steps. All workers call it together.
+    """What the run in `directory` has logged of its first `steps` steps, of which it goes on from the checkpoint: that
+    has a copy, from which lines that are lost come back. All workers call it together.
 
-    Raises UserError, on all of them, where the log cannot be fetched.
+    Raises UserError, on all of them, where the log cannot be fetched or written.
     """
-    if cause := together(lambda: storage.fetch(directory / STEPS_FILE)):
+    copy = _path(directory / CHECKPOINTS, steps)
+
+    def restore() -> None:
+        storage.fetch(directory / STEPS_FILE)
+        if (copy / STEPS_FILE).exists() and dist.get_rank() == 0:
+            lost = len(read_steps(copy)) - sum(line["step"] <= steps for line in read_steps(directory))
+            if lost > 0:
+                mishap(directory, f"{lost} lines of the log were lost, and put back from the checkpoint")
+            write_whole(directory / STEPS_FILE, lambda path: shutil.copyfile(copy / STEPS_FILE, path))
+
+    if cause := together(restore):
         raise UserError(f"{directory}: the log cannot be fetched ({cause}); run the same command again")
-    return [line for line in read_steps(directory) if line["step"] <= steps]
+    source = copy if (copy / STEPS_FILE).exists() else directory
+    return [line for line in read_steps(source) if line["step"] <= steps]
 
 
 def _state(model: nn.Module, optimizers: Sequence[Optimizer], chosen: Mapping[str, Tensor] | None) -> dict[str, Any]:

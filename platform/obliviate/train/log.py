@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from obliviate import storage
-from obliviate.runs import write_whole
+from obliviate.digests import sealed, unsealed
+from obliviate.runs import MISHAPS_FILE, write_whole
+from obliviate.runs import STEPS_FILE as STEPS_FILE
 
-STEPS_FILE = "steps.jsonl"
 PUBLISH_EVERY_S = 15.0  # of a run in an object store, which takes whole files alone
 TENSORBOARD = "tensorboard"
 HELD_OUT = ("kl", "forget", "retain", "score", "refused")  # what is measured between steps
@@ -24,12 +26,12 @@ class StepLog:
         self._path = storage.fetch(directory / STEPS_FILE)
         self._published_s = monotonic()
         kept = [line for line in read_steps(directory) if line["step"] <= start]
-        write_whole(self._path, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in kept)))
+        write_whole(self._path, lambda path: path.write_text("".join(map(_line, kept))))
         self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(metrics) + "\n")
+            handle.write(_line(metrics))
         if monotonic() - self._published_s >= PUBLISH_EVERY_S:
             self.publish()
         scalars = {name: metrics[name] for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
@@ -51,6 +53,19 @@ class StepLog:
         storage.upload_tree(self._path.parent / TENSORBOARD)
 
 
+def mishap(directory: Path, text: str) -> None:
+    """Of the first worker: something that the run went on from, for the one who started it, and for the report."""
+    path = storage.fetch(directory / MISHAPS_FILE)
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(f"{text}\n")
+    storage.upload(path)
+
+
+def mishaps(directory: Path) -> list[str]:
+    path = directory / MISHAPS_FILE
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
 def term_names(types: Sequence[str]) -> list[str]:
     """Of a method's terms, in order: their types; the second of one type is gd_2, for example."""
     earlier = [types[:i].count(name) for i, name in enumerate(types)]
@@ -58,9 +73,17 @@ def term_names(types: Sequence[str]) -> list[str]:
 
 
 def read_steps(directory: Path) -> list[dict[str, Any]]:
-    """The steps logged so far; a last line that is still being written is left out."""
+    """The steps logged so far; a last line that is still being written is left out, as is one that is damaged: nothing
+    is made of it."""
     path = directory / STEPS_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with suppress(ValueError):
+            found.append(unsealed(line))
+    return found
+
+
+def _line(metrics: Mapping[str, Any]) -> str:
+    return json.dumps(sealed(metrics)) + "\n"

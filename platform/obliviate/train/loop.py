@@ -57,10 +57,11 @@ def train(job: Job, report: Reporter | None = None, *, device: torch.device | No
     the last good checkpoint stays: one that a step with finite losses has followed.
     """
     device = device or torch.device("cpu")
-    last = checkpoint.latest(job.directory / CHECKPOINTS)
+    last = checkpoint.latest_sound(job.directory / CHECKPOINTS)
     if last is not None and checkpoint.steps_of(last) == job.schedule.steps:
         model = _built(job, device)
         checkpoint.load(last, model, ())
+        checkpoint.logged(job.directory, job.schedule.steps)
         return model
     trainer = _Trainer(job, device)
     start = trainer.resume()

@@ -3,7 +3,9 @@
 Two trainings share a file where the model is the same, and what is kept of its texts; a text is known by what it says.
 """
 
+import logging
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from obliviate.runs import content_hash, write_whole
 from obliviate.schema import ModelSpec
 from obliviate.train.batch import TextKey
 from obliviate.train.reference import Reference, reference_needs
+
+log = logging.getLogger(__name__)
 
 
 class SharedReference:
@@ -33,8 +37,8 @@ class SharedReference:
         self._path = folder / f"reference-{content_hash(described)[:16]}.pt"
 
     def load(self) -> Reference:
-        """What earlier trainings left; nothing where there is no file."""
-        if not storage.fetch(self._path).exists():
+        """What earlier trainings left; nothing where there is no file, or a damaged one."""
+        if not storage.fetch(self._path).exists() or not _sound(self._path):
             return Reference()
         found = torch.load(self._path, weights_only=False)
         return Reference(found["stats"], found["hidden"])
@@ -44,6 +48,18 @@ class SharedReference:
         if size(kept) > before:
             content: dict[str, dict[TextKey, Tensor]] = {"stats": kept.stats, "hidden": kept.hidden}  # type: ignore[dict-item]
             write_whole(self._path, lambda path: torch.save(content, path))
+
+
+def _sound(path: Path) -> bool:
+    """By the checksums that a zip archive has of what is in it: torch writes them, and does not read them."""
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (BadZipFile, OSError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        log.warning("%s: is damaged (%s): what it held is computed again", path, damaged)
+    return damaged is None
 
 
 def size(kept: Reference) -> int:

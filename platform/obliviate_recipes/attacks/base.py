@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from obliviate import storage
 from obliviate.data.rows import Corpus
+from obliviate.digests import is_sound
 from obliviate.runs import Run
 from obliviate.schema import ClusterSpec, ModelSpec, Seed, Spec
 from obliviate_eval.asked import suite_of
@@ -21,7 +22,7 @@ from obliviate_eval.spec import EvaluationSpec
 from obliviate_eval.suites.base import Suite
 from obliviate_recipes.attacks.split import FORGET, Split, SplitSpec
 from obliviate_recipes.events import Events
-from obliviate_recipes.stage import ModelStage, Stage
+from obliviate_recipes.stage import MODEL, ModelStage, Stage
 from obliviate_recipes.stages.measure import Measuring, Records
 
 T = TypeVar("T")
@@ -80,13 +81,11 @@ class Passing(Records):
         return model.model_copy(update={key: getattr(shape, key) for key in ("source", "base", "revision")})
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
-        if not storage.fetch(self.maker.folder).exists():
+        if not is_sound(storage.fetch(self.maker.folder)):
             self.maker.make(self.maker.run, events)
-        return super().make(run, events)
-
-    def finished(self, run: Run) -> None:
-        super().finished(run)
-        storage.remove(self.maker.folder)
+        found = super().make(run, events)
+        self.maker.run.drop(MODEL)
+        return found
 
 
 @dataclass(frozen=True)

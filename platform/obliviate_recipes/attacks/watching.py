@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, cast
 from obliviate import storage
 from obliviate.data.rows import EvaluationSet
 from obliviate.data.text import Encoded, TextEncoder
+from obliviate.errors import UserError
 from obliviate.inference.engine import Generation, ScoredText, WhiteBox
 from obliviate.models import encoder_of, stop_ids
 from obliviate.schema import GenerationSpec, ModelSpec
 from obliviate.scoring import Stat
 from obliviate_eval.collect import Sampling, collect
-from obliviate_eval.records import records_file, write_records
+from obliviate_eval.records import read_records, records_file, write_records
 from obliviate_eval.spec import SamplingSpec
 from obliviate_eval.suites.base import Suite
 
@@ -38,7 +39,7 @@ class Watched:
 
     @property
     def done(self) -> bool:
-        return all(storage.fetch(self._file(step)).exists() for step in self.steps)
+        return all(_is_readable(storage.fetch(self._file(step))) for step in self.steps)
 
     def __call__(self, model: "ScoredModel", step: int) -> None:
         import torch.distributed as dist
@@ -54,6 +55,15 @@ class Watched:
 
     def _file(self, step: int) -> Path:
         return storage.local(self.directory) / records_file(step)
+
+
+def _is_readable(file: Path) -> bool:
+    """Of a run that was cut off: what a damaged file held is measured again."""
+    try:
+        read_records(file)
+    except UserError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

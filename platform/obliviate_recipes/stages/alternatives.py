@@ -1,6 +1,5 @@
 """Other answers to the forget questions, sampled from the model that must forget: what AltPO trains on."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ from obliviate.errors import UserError
 from obliviate.inference.engine import Generation
 from obliviate.models import encoder_of, portable
 from obliviate.options import AlternativesSpec
-from obliviate.runs import Run, content_hash, write_json
+from obliviate.runs import Run, content_hash, read_part, write_part
 from obliviate.schema import LAYOUT, EngineSpec, GenerationSpec
 from obliviate_recipes.costs.work import Measured, Work, asking
 from obliviate_recipes.events import Events
@@ -114,8 +113,8 @@ class Alternatives(Stage):
 
         def keep(chunk: Sequence[int], generations: Sequence[list[Generation]]) -> None:
             heard = without_thinking(encoder, generations)
-            said = {places[at]: [each.text for each in group] for at, group in zip(chunk, heard, strict=True)}
-            write_json(run.directory / SAMPLES / f"{min(said):06d}.json", said)
+            said = {str(places[at]): [each.text for each in group] for at, group in zip(chunk, heard, strict=True)}
+            write_part(run.directory / SAMPLES / f"{min(map(int, said)):06d}.json", said)
 
         encoder = encoder_of(model)
         ensure_ray(self.config.cluster.address)
@@ -128,7 +127,7 @@ class Alternatives(Stage):
     def _read(self) -> dict[int, tuple[str, ...]]:
         """Row -> its samples, of every chunk that is on disk."""
         files = (self.run.directory / SAMPLES).glob("*.json")
-        chunks = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+        chunks = [read_part(path) or {} for path in files]
         return {int(row): tuple(answers) for chunk in chunks for row, answers in chunk.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from obliviate import storage
 from obliviate.guardrail import NOT_REMOVED, hides
 from obliviate.models import locate
-from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, record_of, write_json, write_whole
+from obliviate.runs import EXPORT_FILE, RUN_FILE, Run, read_part, record_of, write_part, write_whole
 from obliviate.schema import ModelSpec, Spec
 from obliviate.source import weights_dtype
 from obliviate.train.log import read_steps
@@ -96,22 +96,19 @@ def onto_card(model: ModelSpec, add: Callable[[Run, str], None], events: Events)
 def add_measurement(run: Run, folder: str, measured: Measured) -> None:
     """Beside those of other suites."""
     found = {**_measured(run), measured.evaluation.suite: measured}
-    write_json(run.directory / MEASURED, {suite: each.model_dump(mode="json") for suite, each in found.items()})
+    write_part(run.directory / MEASURED, {suite: each.model_dump(mode="json") for suite, each in found.items()})
     write_card(run, folder)
 
 
 def add_attacks(run: Run, folder: str, attacked: Attacked) -> None:
-    write_json(run.directory / ATTACKED, attacked.model_dump(mode="json"))
+    write_part(run.directory / ATTACKED, attacked.model_dump(mode="json"))
     write_card(run, folder)
 
 
 def _measured(run: Run) -> dict[str, Measured]:
     file = run.directory / MEASURED
-    if not file.exists():
-        return {}
-    return {
-        suite: Measured.model_validate(each) for suite, each in json.loads(file.read_text(encoding="utf-8")).items()
-    }
+    found = read_part(file) if file.exists() else None
+    return {suite: Measured.model_validate(each) for suite, each in (found or {}).items()}
 
 
 def _data(inputs: dict[str, str]) -> str:
@@ -233,9 +230,10 @@ def _suite(measured: Measured) -> list[str]:
 def _attacks(run: Run) -> list[str]:
     """Which were tried, how strong, and what came back."""
     file = run.directory / ATTACKED
-    if not file.exists():
+    attacked = read_part(file) if file.exists() else None
+    if attacked is None:
         return ["## Attacks", "", "Not attacked yet: `obliviate attack`. What is not said may still be there.", ""]
-    found = Attacked.model_validate_json(file.read_text(encoding="utf-8"))
+    found = Attacked.model_validate(attacked)
     figures = found.figures
     beyond = "beyond what the same attack teaches a model that never knew" if found.control == "retain" else (
         "without a model that never knew beside it: what an attack teaches by itself is in it"

@@ -16,7 +16,7 @@ from obliviate.data.rows import Corpus
 from obliviate.errors import UserError
 from obliviate.guardrail import label
 from obliviate.models import date_warnings, encoder_of
-from obliviate.runs import Run, content_hash, write_json
+from obliviate.runs import Run, content_hash, read_part, write_json
 from obliviate.schema import HostedSpec, ModelSpec
 from obliviate_eval.asked import asked_of_engine, in_forms, suite_of, worded
 from obliviate_eval.content import content_of_code, content_of_suite
@@ -103,7 +103,10 @@ class Measuring:
     def judges(self) -> "Judges":
         from obliviate_eval.judges.load import load_judges
 
-        return load_judges(self.spec, judged_folder(Path(self.runs)))
+        replies = judged_folder(Path(self.runs))
+        for file in replies.glob("*.json"):
+            read_part(file)  # one that is cut off goes, and is asked for again
+        return load_judges(self.spec, replies)
 
     @contextmanager
     def engine(self, model: ModelSpec, folder: Path, pace: "Pace") -> "Iterator[WhiteBox]":
@@ -145,6 +148,7 @@ class Records(Stage):
 
     kind: ClassVar = "records"
     asks_only: ClassVar = True
+    scratch: ClassVar = (ANSWERS,)
     beside_engines: ClassVar = True
 
     shared: Measuring
@@ -234,9 +238,6 @@ class Records(Stage):
                 events.warned(f"{self.name}: {warning}")
         write_json(run.directory / TASKS_FILE, TASKS.dump_python(tasks, mode="json"))
         return {"records": RECORDS_FILE, "tasks": TASKS_FILE}
-
-    def finished(self, run: Run) -> None:
-        storage.remove(run.directory / ANSWERS)  # not before: what fails on the way asks for nothing again
 
     def release(self) -> None:
         if not self.shared.within:

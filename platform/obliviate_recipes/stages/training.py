@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from obliviate import fit, storage
 from obliviate.config import TrainingRun, UnlearnRun
@@ -15,7 +15,7 @@ from obliviate.runs import EXPORT_FILE, Run
 from obliviate.schema import ModelSpec
 from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
-from obliviate.train.log import HELD_OUT, read_steps
+from obliviate.train.log import HELD_OUT, mishaps, read_steps
 from obliviate.train.signal import spread
 from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import Trained, Work
@@ -40,6 +40,8 @@ Launch = Callable[[Job, Path, Reporter], None]  # a job and the folder for its m
 @dataclass(frozen=True)
 class Training(ModelStage):
     """What fine-tuning and unlearning share. `before`: stages that make models which the config names."""
+
+    scratch: ClassVar = (CHECKPOINTS,)  # three times the model's size
 
     config: TrainingRun
     corpus: Corpus
@@ -104,7 +106,7 @@ class Training(ModelStage):
         log = read_steps(run.directory)
         self.logged(run, log, events)
         write_card(run, MODEL)
-        for warning in exported(run.directory).get("warnings", ()):
+        for warning in (*mishaps(run.directory), *exported(run.directory).get("warnings", ())):
             events.warned(warning)
         chosen = Chosen.of(log)
         if chosen is not None:
@@ -114,9 +116,6 @@ class Training(ModelStage):
 
     def logged(self, run: Run, log: Sequence[Mapping[str, Any]], events: Events) -> None:
         """Write and tell what else the log says, before the card is written."""
-
-    def finished(self, run: Run) -> None:
-        storage.remove(run.directory / CHECKPOINTS)  # three times the model's size, and of no more use
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from obliviate import storage
 from obliviate.arithmetic import interpolate
+from obliviate.digests import is_sound
 from obliviate.runs import Run
 from obliviate.schema import ModelSpec
 from obliviate_eval.summary import METRICS_FILE, Evaluation
@@ -61,6 +62,7 @@ class Calibration(ModelStage):
 
     kind: ClassVar = "calibrate"
     waits: ClassVar = True  # two looks at one sweep may want it at once
+    scratch: ClassVar = (SHARES,)
 
     trial: TrialRecord
     needed: float  # utility
@@ -104,7 +106,7 @@ class Calibration(ModelStage):
 
         def at(share: float) -> Pair:
             folder = run.directory / SHARES / f"{share:.6f}"
-            if not storage.fetch(folder).exists():
+            if not is_sound(storage.fetch(folder)):
                 interpolate(source, unlearned, share, folder)
             model = self.model.at(storage.name(folder))
             figures = self.measuring.figures(f"{record.id} at {share:.3f}", model, self.retain)
@@ -116,9 +118,6 @@ class Calibration(ModelStage):
         share, (forget, utility) = largest_share(at, self.needed, self.original, (record.forget, record.utility))
         interpolate(source, unlearned, share, self.folder)
         return asdict(Calibrated(record.id, record.method, share, forget, utility, storage.name(self.folder)))
-
-    def finished(self, run: Run) -> None:
-        storage.remove(run.directory / SHARES)
 
 
 def largest_share(at: Callable[[float], Pair], needed: float, original: Pair, unlearned: Pair) -> tuple[float, Pair]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from obliviate import storage
 from obliviate.errors import UserError
-from obliviate.runs import LOCK_FILE, whole_folder
+from obliviate.runs import LOCK_FILE, Run, is_log, whole_folder
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import MODEL
 from obliviate_recipes.sweeps.records import TrialRecord, read_records
@@ -29,6 +29,9 @@ def keep(trial: str, name: str | None, runs: Path, events: Events) -> Path:
     if storage.is_folder(folder):
         raise UserError(f"--name: {folder} is there already; give another name, or remove it")
     run = storage.fetch_loose(storage.local(record.run))
+    for file, what in Run(run, "").damage(read=True).items():
+        if not is_log(file):
+            raise UserError(f"{record.run}: {file} {what}; run the sweep's command for {record.id} again")
     if not storage.fetch(run / MODEL).is_dir():
         raise UserError(f"{record.run}: has no model any more; run the sweep's command for {record.id} again")
     with whole_folder(folder) as temporary:

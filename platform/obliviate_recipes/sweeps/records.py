@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from obliviate import storage
-from obliviate.runs import write_json
+from obliviate.runs import read_part, write_part
 from obliviate_recipes.sweeps.space import Point
 
 TRIALS = "trials"  # folder of the records in that of the sweep
@@ -63,10 +63,10 @@ class TrialRecord:
     @classmethod
     def find(cls, directory: Path, trial: Trial) -> "TrialRecord | None":
         path = storage.fetch(_path(directory, trial.id))
-        return _RECORD.validate_json(path.read_bytes()) if path.exists() else None
+        return _read(path) if path.exists() else None
 
     def write(self, directory: Path) -> None:
-        write_json(_path(directory, self.id), asdict(self))
+        write_part(_path(directory, self.id), asdict(self))
 
     @property
     def settled(self) -> bool:
@@ -84,7 +84,13 @@ _RECORD = TypeAdapter(TrialRecord)
 def read_records(directory: Path) -> list[TrialRecord]:
     """Of all trials of the sweep in `directory`, by id."""
     found = storage.fetch_loose(directory / TRIALS).glob("*.json")
-    return [_RECORD.validate_json(path.read_bytes()) for path in sorted(found)]
+    return [record for path in sorted(found) if (record := _read(path)) is not None]
+
+
+def _read(path: Path) -> TrialRecord | None:
+    """None where it is damaged: the trial's stages tell what is done of it."""
+    found = read_part(path)
+    return None if found is None else _RECORD.validate_python(found)
 
 
 def _path(directory: Path, trial: str) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 from obliviate import storage
 from obliviate.config import UnlearnRun
 from obliviate.data.rows import Corpus
+from obliviate.digests import is_sound
 from obliviate.errors import DivergedError, UserError
 from obliviate.models import content_of, locate
 from obliviate.runs import content_hash, whole_folder
@@ -203,7 +204,7 @@ def _near(model: ModelSpec, shared: Shared) -> ModelSpec:
     copy.parent.mkdir(parents=True, exist_ok=True)
     with copy.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # trials that start together wait for one copy
-        if not copy.exists():
+        if not is_sound(copy):
             with whole_folder(copy) as temporary:
                 shutil.copytree(source, temporary, dirs_exist_ok=True)
     return model.model_copy(update={"source": str(copy)})
