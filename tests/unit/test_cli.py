@@ -309,7 +309,11 @@ class TestBadInput:
 
     def test_logs_of_an_unknown_framework_and_logs_that_are_none(self, cli: Cli, tmp_path: Path) -> None:
         assert mistake(cli("import", "tofoo", tmp_path)) == "tofoo: no importer; known: openunlearning, tofu"
-        assert "no readable JSON" in mistake(cli("import", "tofu", tmp_path / "nowhere.json"))
+        for framework in ("tofu", "openunlearning"):
+            there = tmp_path / "nowhere.json"
+            assert mistake(cli("import", framework, there)).startswith(f"{there}: no such file; give ")
+        (tmp_path / "cut.json").write_text("{")
+        assert "no readable JSON" in mistake(cli("import", "tofu", tmp_path / "cut.json"))
 
 
 def test_the_catalogues_list_everything_whole(cli: Cli) -> None:
