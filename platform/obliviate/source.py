@@ -40,7 +40,7 @@ def locate(source: str) -> str:
                 "URL of a folder or of a .gguf file, s3://... or gs://..."
             )
         return str(path)
-    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+    if storage.is_path(source) or source.endswith(".gguf"):
         path = Path(source).expanduser()
         if not path.exists():
             raise UserError(f"model.source: {source}: no such file or folder; give a folder, a .gguf file or a hub id")

@@ -24,6 +24,11 @@ def local(given: str | Path) -> Path:
     return stores() / scheme / key
 
 
+def is_path(source: str) -> bool:
+    """Whether it is written as a path or a URL: a hub id has one slash at most, and neither begins nor ends so."""
+    return source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
+
+
 def url_of(path: Path) -> str | None:
     """What a stand-in stands for; None for any other path."""
     path = path.absolute()

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from obliviate import digests
 from obliviate.errors import UserError
+from obliviate.standins import is_path as is_path
 from obliviate.standins import local as local
 from obliviate.standins import name as name
 from obliviate.standins import stores

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from obliviate.config_file import nearest
+from obliviate.errors import UserError
 from obliviate.guardrail import NOT_REMOVED
 from obliviate.methods import ALIASES, FORGET_DOOR, REGULARIZER_DOOR
 from obliviate.plugins import Door
@@ -80,28 +82,27 @@ def resistances() -> list[dict[str, Any]]:
     return rows
 
 
-def methods() -> None:
+def methods(names: Sequence[str]) -> None:
+    """All where no names are given."""
     console = open_console()
     measured = resistances()
-    for title, door in (("FORGET OBJECTIVES", FORGET_DOOR), ("REGULARIZERS", REGULARIZER_DOOR)):
-        console.print(title, style="bold")
-        for name, cls, place in _all(door, console):
-            console.print(f"  {name}: {cls.title}")
-            console.print(f"      when        {cls.when}")
-            console.print(f"      parameters  {_parameters(cls)}")
-            console.print(f"      source      {cls.source}")
-            for row in measured:
-                if row["method"] == name and not row["beside"]:
-                    console.print(f"      attacked    {_resisted(row)}")
-            if place:
-                console.print(f"      from        {place}")
-    for title, found in (("WITH ANY FORGET OBJECTIVE", BESIDE_ANY), ("BESIDE TRAINING", BESIDE)):
-        console.print(title, style="bold")
-        for name, (what, source) in found.items():
-            console.print(f"  {name}: {what}; {source}")
-            for row in measured:
-                if [re.split("[.:=]", name)[0]] == row["beside"]:
-                    console.print(f"      attacked    {_resisted(row)}")
+    doors = {"FORGET OBJECTIVES": FORGET_DOOR, "REGULARIZERS": REGULARIZER_DOOR}
+    beside = {"WITH ANY FORGET OBJECTIVE": BESIDE_ANY, "BESIDE TRAINING": BESIDE}
+    found = {title: _all(door, console) for title, door in doors.items()}
+    titles = {name: what for entries in beside.values() for name, (what, _) in entries.items()}
+    parts = [part for name in names for part in ALIASES.get(name, name).split("+")]
+    asked = _asked("methods", parts, titles | _titles(found))
+    for title, classes in found.items():
+        _head(console, title, asked & {name for name, _, _ in classes})
+        for name, cls, place in classes:
+            if name in asked:
+                _method(console, name, cls, place, measured)
+    for title, entries in beside.items():
+        _head(console, title, asked & set(entries))
+        for name, (what, source) in entries.items():
+            if name in asked:
+                console.print(f"  {name}: {what}; {source}")
+                _attacked(console, [row for row in measured if row["beside"] == [re.split("[.:=]", name)[0]]])
     console.print(
         "attacked: the share of what was lost that an attack brings back beyond what it teaches a model that never "
         "knew; robustness is 1 less the strongest. TOFU forget01, SmolLM2-135M, all within 0.1 nats of the start"
@@ -111,32 +112,62 @@ def methods() -> None:
     console.print("One of your own: method=package.module.Class, see docs/adding-a-method.md.")
 
 
-def metrics() -> None:
+def _method(console: Console, name: str, cls: Any, place: str, measured: Sequence[dict[str, Any]]) -> None:
+    console.print(f"  {name}: {cls.title}")
+    console.print(f"      when        {cls.when}")
+    console.print(f"      parameters  {_parameters(cls)}")
+    console.print(f"      source      {cls.source}")
+    _attacked(console, [row for row in measured if row["method"] == name and not row["beside"]])
+    if place:
+        console.print(f"      from        {place}")
+
+
+def _attacked(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        console.print(f"      attacked    {_resisted(row)}")
+
+
+def metrics(names: Sequence[str]) -> None:
+    """And the suites; all where no names are given."""
     console = open_console()
-    for title, door in (("METRICS", METRIC_DOOR), ("COMPARISONS OF SETS OR MODELS", COMPARISON_DOOR)):
-        console.print(title, style="bold")
-        for name, cls, place in _all(door, console):
-            suites = [s.name for s in SUITES.values() if name in {each.type for each in (*s.metrics, *s.comparisons)}]
-            console.print(f"  {name}: {cls.title}")
-            console.print(f"      direction   {cls.direction}")
-            console.print(f"      parameters  {_parameters(cls) or 'none'}")
-            of_none = "a config's own" if place else "any, where evaluation.judge is given"
-            console.print(f"      suites      {', '.join(suites) or of_none}")
-            console.print(f"      source      {cls.source}")
-            if place:
-                console.print(f"      from        {place}")
-    console.print("SUITES", style="bold")
+    doors = {"METRICS": METRIC_DOOR, "COMPARISONS OF SETS OR MODELS": COMPARISON_DOOR}
+    found = {title: _all(door, console) for title, door in doors.items()}
+    asked = _asked("metrics", names, _titles(found) | {suite.name: suite.title for suite in SUITES.values()})
+    for title, classes in found.items():
+        _head(console, title, asked & {name for name, _, _ in classes})
+        for name, cls, place in classes:
+            if name in asked:
+                _metric(console, name, cls, place)
+    _head(console, "SUITES", asked & {suite.name for suite in SUITES.values()})
     for suite in SUITES.values():
-        console.print(f"  {suite.name}: {suite.title}")
-        for aggregate in suite.aggregates:
-            console.print(f"      {aggregate.name}: {aggregate.title}")
+        if suite.name in asked:
+            console.print(f"  {suite.name}: {suite.title}")
+            for aggregate in suite.aggregates:
+                console.print(f"      {aggregate.name}: {aggregate.title}")
 
 
-def attacks() -> None:
+def _metric(console: Console, name: str, cls: Any, place: str) -> None:
+    suites = [s.name for s in SUITES.values() if name in {each.type for each in (*s.metrics, *s.comparisons)}]
+    console.print(f"  {name}: {cls.title}")
+    console.print(f"      direction   {cls.direction}")
+    console.print(f"      parameters  {_parameters(cls) or 'none'}")
+    of_none = "a config's own" if place else "any, where evaluation.judge is given"
+    console.print(f"      suites      {', '.join(suites) or of_none}")
+    console.print(f"      source      {cls.source}")
+    if place:
+        console.print(f"      from        {place}")
+
+
+def attacks(names: Sequence[str]) -> None:
+    """All where no names are given."""
     from obliviate_recipes.attacks.spec import ATTACK_DOOR
 
     console = open_console()
-    for name, cls, place in _all(ATTACK_DOOR, console):
+    found = {"ATTACKS": _all(ATTACK_DOOR, console)}
+    asked = _asked("attacks", names, _titles(found))
+    for name, cls, place in found["ATTACKS"]:
+        if name not in asked:
+            continue
         console.print(f"  {name}: {cls.title}")
         console.print(f"      parameters  {_parameters(cls)}")
         console.print(f"      source      {cls.source}")
@@ -146,8 +177,37 @@ def attacks() -> None:
             console.print(f"      from        {place}")
 
 
-def _all(door: Door, console: Console) -> Iterator[tuple[str, Any, str]]:
-    """Name, class and, of what an installed package offers, whence; prints what is wrong with what is not usable."""
+Entry = tuple[str, Any, str]  # name, class and, of what an installed package offers, whence
+
+
+def _all(door: Door, console: Console) -> list[Entry]:
+    """Prints what is wrong with what is not usable."""
+    return list(_offered(door, console))
+
+
+def _titles(found: Mapping[str, Sequence[Entry]]) -> dict[str, str]:
+    return {name: cls.title for classes in found.values() for name, cls, _ in classes}
+
+
+def _asked(verb: str, given: Sequence[str], titles: Mapping[str, str]) -> set[str]:
+    """The names that are given, whole or as a part of a name or a title; all where none is given."""
+    found: set[str] = set()
+    for each in given:
+        part = each.lower()
+        whole = [name for name in titles if name.lower() == part]
+        parts = [name for name, title in titles.items() if part in name.lower() or part in title.lower()]
+        if not parts:
+            raise UserError(f"{verb}: {each}: in no name or title; {nearest(each, list(titles))}")
+        found.update(whole or parts)
+    return found if given else set(titles)
+
+
+def _head(console: Console, title: str, shown: set[str]) -> None:
+    if shown:
+        console.print(title, style="bold")
+
+
+def _offered(door: Door, console: Console) -> Iterator[Entry]:
     yield from ((name, cls, "") for name, cls in door.ours.items())
     for name, (cls, place) in door.offers().items():
         if isinstance(cls, str):

@@ -10,26 +10,11 @@ from obliviate.errors import UserError
 from obliviate_cli.commands import follow
 from obliviate_cli.mistakes import in_file
 from obliviate_eval.suites import SUITES
+from obliviate_recipes.afterwards import DATA_OF
 from obliviate_recipes.evaluation import Evaluate, EvaluateRun
 from obliviate_recipes.named import named_model
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
-# Suite -> the type of data that it was made for; any other suite is asked of TOFU, or of a file with questions.
-DATA_OF = {
-    "closer_look_real_world": "real_world",
-    "real_world": "real_world",
-    "muse": "muse",
-    "wmdp": "wmdp",
-    "wmdp_robust": "wmdp_robust",
-    "wmdp_cloze": "wmdp_cloze",
-    "rwku": "rwku",
-    "knowundo": "knowundo",
-    "custom": "files",
-    "lume": "lume",
-    "relu": "relu",
-    "blur": "blur",
-    "pistol": "pistol",
-}
 
 
 def evaluate(arguments: Sequence[str], suite: str | None, data: str | None, retain: str | None, dry_run: bool) -> None:

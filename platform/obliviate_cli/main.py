@@ -18,7 +18,6 @@ from obliviate_recipes.catalogue import RECIPES, load
 app = typer.Typer(
     help="Removes knowledge from language models and measures what was removed and what was kept.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -36,6 +35,21 @@ class ReportFormat(StrEnum):
     MARKDOWN = "markdown"
     SVG = "svg"
     PDF = "pdf"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from obliviate import __version__
+
+        typer.echo(f"obliviate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print it.")] = False,
+) -> None:
+    pass  # what it does is done by then
 
 
 @app.command()
@@ -279,28 +293,33 @@ def import_logs(
     imports.import_logs(framework, logs, retain_logs, output)
 
 
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these: names, or parts of a name or a title.")
+]
+
+
 @app.command()
-def methods() -> None:
+def methods(names: Names = None) -> None:
     """List the forget objectives and regularizers, with their parameters."""
     from obliviate_cli import catalogue
 
-    catalogue.methods()
+    catalogue.methods(names or [])
 
 
 @app.command()
-def metrics() -> None:
+def metrics(names: Names = None) -> None:
     """List the metrics and the suites that use them."""
     from obliviate_cli import catalogue
 
-    catalogue.metrics()
+    catalogue.metrics(names or [])
 
 
 @app.command()
-def attacks() -> None:
+def attacks(names: Names = None) -> None:
     """List the attacks of `obliviate attack`, with their parameters."""
     from obliviate_cli import catalogue
 
-    catalogue.attacks()
+    catalogue.attacks(names or [])
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from math import inf
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from obliviate.config import RunSpec
+from obliviate.console_table import ConsoleTable
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes, total
 from obliviate_cli.console import open_console
@@ -74,7 +74,9 @@ def show(found: list[Part], cluster: Cluster, gpu: str, gpus: float, console: Co
         f"{gpu}{count}, {cluster.gpus_per_node} to a node, {cluster.utilization:.0%} of their "
         f"{cluster.gpu.flops_per_s / 1e12:.0f} TFLOP/s used: an estimate, whose terms are in docs/scaling.md"
     )
-    table = Table("stage", "times", "tokens", "PFLOP", "sent", "GPUs", "minutes", "GPU h", "GB/GPU", "limited by")
+    table = ConsoleTable()
+    for title in ("stage", "times", "tokens", "PFLOP", "sent", "GPUs", "minutes", "GPU h", "GB/GPU", "limited by"):
+        table.add_column(title, justify="left" if title in ("stage", "limited by") else "right")
     for each in found:
         table.add_row(
             each.title,

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import yaml
 from pydantic import Field
-from rich.table import Table
 
 from obliviate import storage
 from obliviate.config import RunSpec
+from obliviate.console_table import ConsoleTable
 from obliviate.data.rows import Row, read_rows
 from obliviate.erase import HolisticCost, Selection, Settings
 from obliviate.errors import UserError, under
@@ -178,7 +178,7 @@ def _tokens(model: ModelSpec, rows: list[Row]) -> int:
 
 def _tell(found: dict[str, Any], examples: int, events: Events) -> None:
     operations = found["operations"]
-    table = Table(caption="floating-point operations between two requests to forget")
+    table = ConsoleTable(caption="floating-point operations between two requests to forget")
     for title in ("", "forgetting", "questions", "total"):
         table.add_column(title, justify="left" if title == "" else "right")
     cells = (operations["unlearning"], operations["inference"], operations["total"])

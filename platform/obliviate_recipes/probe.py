@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
-from rich.table import Table
 from rich.text import Text
 
 from obliviate import storage
 from obliviate.config import RunSpec
+from obliviate.console_table import ConsoleTable
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.errors import UserError
@@ -161,9 +161,9 @@ def _questions(corpus: Corpus) -> tuple[Row, ...]:
     return tuple(Row(question, truth) for question, truth in pairs)
 
 
-def _table(corpus: Corpus, said: Mapping[Asked, str]) -> Table:
+def _table(corpus: Corpus, said: Mapping[Asked, str]) -> ConsoleTable:
     """How many questions about each entity are answered."""
-    table = Table("Set", "Entity", title="Known questions")
+    table = ConsoleTable("Set", "Entity", title="Known questions")
     for title in ("Known", "Asked"):
         table.add_column(title, justify="right")
     sets = {"forget": corpus.forget, "retain": corpus.retain}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.table import Table
 from rich.text import Text
 
 from obliviate import config_file, storage
 from obliviate.config_file import RunSpec, build
+from obliviate.console_table import ConsoleTable
 from obliviate.errors import UserError
 from obliviate.labels import not_removed
 from obliviate.plugins import by_name
@@ -74,7 +74,7 @@ def rescore(
             reference_records=reference,
             tasks=Evaluation.read(intact(run / METRICS_FILE)).tasks if (run / METRICS_FILE).exists() else NO_TASKS,
         )
-    events.shown(_table(found, titles))
+    events.shown(figures_table(found, titles))
     if output is not None:
         figures = {run: evaluation.model_dump(mode="json") for run, evaluation in found.items()}
         write_json(storage.local(output), {run: {"title": titles[run], **each} for run, each in figures.items()})
@@ -144,9 +144,9 @@ def title_of(run: Path) -> str:
     return run.name if hidden is None else f"{run.name} ({hidden})"
 
 
-def _table(found: Mapping[str, Evaluation], titles: Mapping[str, str]) -> Table:
+def figures_table(found: Mapping[str, Evaluation], titles: Mapping[str, str]) -> ConsoleTable:
     """A row for each figure, a column for each run."""
-    table = Table(caption="behind each figure its 95 % bootstrap interval and how many items it rests on")
+    table = ConsoleTable(caption="behind each figure its 95 % bootstrap interval and how many items it rests on")
     table.add_column("")
     for run in found:
         table.add_column(Text(titles[run]), overflow="fold")

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
-from obliviate.config import FinetuneRun, UnlearnRun
+from obliviate.config import FinetuneRun, TrainingRun, UnlearnRun
 from obliviate.schema import ModelSpec
+from obliviate_recipes.afterwards import command
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import OfData
 from obliviate_recipes.stage import ModelStage
@@ -21,7 +22,7 @@ class FinetuneRecipe(OfData[FinetuneRun, ModelSpec]):
         return [Finetune(self.config, self.corpus)]
 
     def conclude(self, events: Events) -> ModelSpec:
-        return self.stages[-1].told_of(events)
+        return _concluded(self.stages[-1], self.config, events)
 
 
 class UnlearnRecipe(OfData[UnlearnRun, ModelSpec]):
@@ -32,4 +33,11 @@ class UnlearnRecipe(OfData[UnlearnRun, ModelSpec]):
         return [unlearning_stage(self.config, self.corpus)]
 
     def conclude(self, events: Events) -> ModelSpec:
-        return self.stages[-1].told_of(events)
+        return _concluded(self.stages[-1], self.config, events)
+
+
+def _concluded(stage: ModelStage, config: TrainingRun, events: Events) -> ModelSpec:
+    """The model, and what to do next."""
+    model = stage.told_of(events)
+    events.said(f"next: {command(model.source, config.data, config.runs)}")
+    return model

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it says to mistakes, and what it does not load."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from command_line import Cli, Result, run_here
 from modules import loaded_by
+from obliviate import __version__
 from obliviate.config import UnlearnRun, build
 from obliviate.data.tables import KINDS
 from obliviate.methods import FORGET_TYPES, REGULARIZER_TYPES
@@ -196,8 +198,48 @@ class TestBadInput:
         write_rows(tmp_path / "forget.jsonl", [FORGET[0], {"question": "Who?"}])
         assert mistake(cli("unlearn", config)) == (
             f"{config}: data.forget: {tmp_path}/forget.jsonl, line 2: has no 'answer' (found: question); "
-            "add it, name its column in data.columns, or give a plain text as 'text'"
+            "add it, name its column (data.columns.answer=COLUMN), or give a plain text as 'text'"
         )
+
+    @pytest.mark.parametrize(
+        ("name", "content", "told"),
+        [
+            ("a.jsonl", '{"question": "Who?", "answer": null}', "a.jsonl, line 1: 'answer' is empty (null, "),
+            ("a.csv", "question,answer\n,Ada.\n", "a.csv, line 2: 'question' is empty (null, or an empty cell); "),
+            ("a.jsonl", '{"text": null}', "a.jsonl, line 1: 'text' is empty (null, "),
+            (
+                "a.csv",
+                "frage,antwort\nWer?,Ada.\n",
+                "a.csv, line 2: has no 'question' (found: frage, antwort); add it, ",
+            ),
+        ],
+    )
+    def test_a_value_that_is_not_there(
+        self, cli: Cli, config: Path, tmp_path: Path, name: str, content: str, told: str
+    ) -> None:
+        (tmp_path / name).write_text(content)
+        message = mistake(cli("unlearn", config, f"data.forget={tmp_path / name}", "--dry-run"))
+        assert message.startswith(f"data.forget: {tmp_path}/{told}")
+
+    def test_the_columns_that_the_message_asks_for_are_taken(self, cli: Cli, config: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("frage,antwort\nWer?,Ada.\n")
+        names = ("data.columns.question=frage", "data.columns.answer=antwort")
+        code, out, _ = cli(
+            "unlearn", config, f"data.forget={tmp_path}/a.csv", "data.retain=null", "method=ga", *names, "--dry-run"
+        )
+        assert code == 0
+        assert "unlearn 1 rows with " in out
+
+    def test_a_folder_in_place_of_a_file_and_one_that_is_not_there(
+        self, cli: Cli, config: Path, tmp_path: Path
+    ) -> None:
+        message = mistake(cli("unlearn", config, f"data.forget={tmp_path}", "--dry-run"))
+        assert message.startswith(f"data.forget: {tmp_path}: is a folder; give a file in it, or ")
+        for missing in ("nowhere/", "runs/nowhere/model"):
+            message = mistake(cli("unlearn", config, f"model.source={missing}", "--dry-run"))
+            assert message.startswith(f"model.source: {missing}: no such file or folder; ")
+            message = mistake(cli("unlearn", config, f"data={{type: tofu, source: {missing}}}", "--dry-run"))
+            assert message.startswith(f"data.source: {missing}: no such folder; ")
 
     @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
     def test_a_file_of_refusals_that_is_not_there(self, cli: Cli, config: Path, dry_run: tuple[str]) -> None:
@@ -267,7 +309,11 @@ class TestBadInput:
 
     def test_logs_of_an_unknown_framework_and_logs_that_are_none(self, cli: Cli, tmp_path: Path) -> None:
         assert mistake(cli("import", "tofoo", tmp_path)) == "tofoo: no importer; known: openunlearning, tofu"
-        assert "no readable JSON" in mistake(cli("import", "tofu", tmp_path / "nowhere.json"))
+        for framework in ("tofu", "openunlearning"):
+            there = tmp_path / "nowhere.json"
+            assert mistake(cli("import", framework, there)).startswith(f"{there}: no such file; give ")
+        (tmp_path / "cut.json").write_text("{")
+        assert "no readable JSON" in mistake(cli("import", "tofu", tmp_path / "cut.json"))
 
 
 def test_the_catalogues_list_everything_whole(cli: Cli) -> None:
@@ -289,6 +335,33 @@ def test_the_catalogues_list_everything_whole(cli: Cli) -> None:
         assert f"  {name}: {metric.title}\n" in out
     for suite in SUITES.values():
         assert f"  {suite.name}: {suite.title}\n" in out
+
+
+def test_the_catalogues_list_what_is_asked_for(cli: Cli) -> None:
+    def shown(*arguments: str) -> list[str]:
+        _, out, error = cli(*arguments)
+        assert not error
+        return [found[1] for line in out.splitlines() if (found := re.match(r"  (\S+): ", line))]
+
+    assert shown("methods", "npo") == ["npo"]  # the name itself, and not simnpo too
+    assert shown("methods", "npo+gd") == ["npo", "gd"]
+    assert shown("methods", "adversarial") == [
+        name for name, each in {**FORGET_TYPES, **REGULARIZER_TYPES}.items() if "adversarial" in each.title.lower()
+    ] + ["latent.layers=[8]"]
+    assert "REGULARIZERS" not in cli("methods", "npo").out
+    assert shown("metrics", "rouge", "rwku") == ["rouge", "rwku"]
+    assert shown("attacks", "relearn") == ["relearn"]
+    assert mistake(cli("methods", "nppo")) == "methods: nppo: in no name or title; did you mean npo?"
+    assert mistake(cli("metrics", "rougue")) == "metrics: rougue: in no name or title; did you mean rouge?"
+    assert mistake(cli("attacks", "relern")) == "attacks: relern: in no name or title; did you mean relearn?"
+
+
+def test_the_version_and_completion(cli: Cli) -> None:
+    assert cli("--version") == Result(0, f"obliviate {__version__}\n", "")
+    assert "--install-completion" in cli("--help").out
+    asked = {"_OBLIVIATE_COMPLETE": "complete_bash", "COMP_WORDS": "obliviate unl", "COMP_CWORD": "1"}
+    done = subprocess.run([SCRIPT], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["unlearn"]
 
 
 class TestProgress:

@@ -119,7 +119,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cut\.parquet: cannot be read as Parquet"):
         read_rows(tmp_path / "cut.parquet")
     pq.write_table(pa.table({"question": ["Who?", "Where?"], "answer": ["Ann.", None]}), tmp_path / "hole.parquet")
-    with pytest.raises(UserError, match=r"hole\.parquet, row 2: has no 'answer'"):
+    with pytest.raises(UserError, match=r"hole\.parquet, row 2: 'answer' is empty"):
         read_rows(tmp_path / "hole.parquet")
 
 

@@ -123,7 +123,7 @@ def test_tables_of_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cut\.csv, line 2: has more or fewer cells than the first line names"):
         read_rows(tmp_path / "cut.csv")
     (tmp_path / "hole.csv").write_text("question,answer\nWho?,\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"hole\.csv, line 2: has no 'answer' \(found: question, answer\)"):
+    with pytest.raises(UserError, match=r"hole\.csv, line 2: 'answer' is empty"):
         read_rows(tmp_path / "hole.csv")
 
 

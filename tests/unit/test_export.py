@@ -181,7 +181,7 @@ class TestRounding:
         whole = written(run_of(source, tmp_path / "again", 1e-6, export_dtype="float32"), tmp_path / "whole")
         rounded, exact = load_file(found / WEIGHTS), load_file(whole / WEIGHTS)
         assert all(torch.equal(rounded[name], tensor.bfloat16()) for name, tensor in exact.items())
-        assert read(tmp_path / "again" / "run" / EXPORT_FILE) == {"rounding": None, "warnings": []}
+        assert read(tmp_path / "again" / "run" / EXPORT_FILE) == {"rounding": None, "warnings": [], "facts": None}
 
     def test_a_large_step_stays(self, source: Path, tmp_path: Path) -> None:
         written(run_of(source, tmp_path, 1e-2), tmp_path / "model")

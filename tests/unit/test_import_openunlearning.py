@@ -173,7 +173,7 @@ def test_files_of_something_else(tmp_path: Path, log: Any, message: str) -> None
 
 
 def test_no_file_and_no_json(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"TOFU_EVAL\.json: no readable JSON"):
+    with pytest.raises(UserError, match=r"TOFU_EVAL\.json: no such file"):
         read_openunlearning_log(tmp_path)
     (tmp_path / "log.json").write_text("{")
     with pytest.raises(UserError, match="no readable JSON"):

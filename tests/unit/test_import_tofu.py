@@ -152,7 +152,7 @@ def test_a_log_with_a_missing_part_is_a_users_error(tmp_path: Path) -> None:
 
 
 def test_no_file_and_no_json_are_users_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no readable JSON"):
+    with pytest.raises(UserError, match="no such file"):
         read_tofu_log(tmp_path / "nowhere.json")
     (tmp_path / "log.json").write_text("{")
     with pytest.raises(UserError, match="no readable JSON"):

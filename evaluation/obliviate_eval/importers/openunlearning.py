@@ -4,13 +4,13 @@ The log maps each metric's name to its aggregate and to values by index. Only so
 become records; of token-wise metrics and attacks (extraction strength, Min-K%, ...) the records keep the item's score.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
+from obliviate_eval.importers.logs import read_json
 from obliviate_eval.metrics.base import WITH_OPTIONS
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 from obliviate_eval.summary import Evaluation
@@ -107,12 +107,7 @@ def beside(logged: Mapping[str, float], evaluation: Evaluation) -> dict[str, dic
 def _log(path: Path) -> tuple[Mapping[str, Any], Path]:
     if path.is_dir():
         path = path / LOG_FILE
-    try:
-        log = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: no readable JSON ({error}); give OpenUnlearning's {LOG_FILE} or its folder"
-        ) from error
+    log = read_json(path, f"give OpenUnlearning's {LOG_FILE} or its folder")
     if not isinstance(log, dict):
         raise UserError(f"{path}: is a {type(log).__name__}; OpenUnlearning's {LOG_FILE} is an object of metrics")
     if log and all(isinstance(value, int | float) or value is None for value in log.values()):

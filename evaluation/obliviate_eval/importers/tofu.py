@@ -1,12 +1,12 @@
 """Evaluation logs of TOFU's own code (`eval_log_aggregated.json`) as records, to be scored like any other."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
+from obliviate_eval.importers.logs import read_json
 from obliviate_eval.records import Probe, Record, ScoredAnswer
 
 _SETS = {  # the log's name of a set -> ours
@@ -24,10 +24,7 @@ def read_tofu_log(path: Path) -> list[Record]:
     what every metric of probability uses; the texts of paraphrased and perturbed answers and the tokens of the
     generations are not in it (empty, None). Generations keep the "Answer: " that the prompt left to the model.
     """
-    try:
-        log = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: no readable JSON ({error}); give an eval_log_aggregated.json of TOFU") from error
+    log = read_json(path, "give an eval_log_aggregated.json of TOFU")
     known = [name for name in _SETS if name in log] if isinstance(log, dict) else []
     if not known:
         raise UserError(f"{path}: no evaluation log of TOFU; its keys should be among {', '.join(_SETS)}")

@@ -30,7 +30,7 @@ def locate(key: str, source: str) -> str:
         raise UserError(f"{key}: {source}: no whole folder with a model (no config.json in it); give another URL")
     if "://" in source:
         return str(storage.local(source))
-    if source.startswith((".", "/", "~")) and not (Path(source).expanduser() / "config.json").exists():
+    if storage.is_path(source) and not (Path(source).expanduser() / "config.json").exists():
         raise UserError(f"{key}: {source}: no folder with a model (no config.json in it); give a folder or a hub id")
     return str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
 

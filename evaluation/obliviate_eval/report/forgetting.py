@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import plotly.graph_objects as go
-from rich.table import Table
 from rich.text import Text
 
+from obliviate.console_table import ConsoleTable
 from obliviate_eval.forgetting import ForgettingMatrix
 from obliviate_eval.report.build import Section
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, Chart, plain_figure
@@ -37,9 +37,9 @@ def forgetting_section(matrices: Sequence[ForgettingMatrix]) -> Section:
     )
 
 
-def matrix_table(matrix: ForgettingMatrix) -> Table:
+def matrix_table(matrix: ForgettingMatrix) -> ConsoleTable:
     """One row a step: every task's forget efficacy, the step's own in bold, then leakage, spill and utility."""
-    table = Table(title=f"{matrix.name}: forget efficacy of each task after each step")
+    table = ConsoleTable(title=f"{matrix.name}: forget efficacy of each task after each step")
     table.add_column("Step")
     for task in matrix.tasks:
         table.add_column(task.replace("_", " "), justify="right")

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
-from rich.table import Table
 from rich.text import Text
 
+from obliviate.console_table import ConsoleTable
 from obliviate_eval.report.build import Section, TextTable
 from obliviate_eval.report.plots import UNLEARNED_COLOURS, Chart, plain_figure
 from obliviate_eval.robustness import ANY, FEW, HEADLINE, PLAIN, AttackFigures, ModelFigures, Outcome, Robustness
@@ -37,10 +37,10 @@ def robustness_section(result: Robustness, unlearned: Sequence[str]) -> Section:
     )
 
 
-def robustness_table(result: Robustness, unlearned: Sequence[str]) -> Table:
+def robustness_table(result: Robustness, unlearned: Sequence[str]) -> ConsoleTable:
     """One row a model: its score, what it is by, and the share of the knowledge that is there."""
     least = "retain model" if result.control == "retain" else "nothing"
-    table = Table(caption=f"intervals: paired bootstrap over {result.items} items; known: 0 {least}, 1 original")
+    table = ConsoleTable(caption=f"intervals: paired bootstrap over {result.items} items; known: 0 {least}, 1 original")
     for title in ("Model", "Robustness ↑", "Strongest attack", "Known, asked", "Known, attacked ↓"):
         table.add_column(title, justify="left" if title in ("Model", "Strongest attack") else "right", overflow="fold")
     for name in unlearned:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
+from obliviate.console_table import ConsoleTable
 from obliviate.data.rows import Role
 from obliviate_eval.paired import Differences
 from obliviate_eval.report.model import ModelReport
@@ -35,14 +35,16 @@ class Comparison:
             yield _figures(models)
 
 
-def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
+def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> ConsoleTable:
     """One row a model: does it say the facts, what it forgot, what it kept, and is it told from one that never knew?
 
     Model utility is the suite's own, or else TOFU's. Forget and retain show the first set of that role.
     """
     intervals = "below each figure its 95 % bootstrap interval" if roomy else "intervals: in the report"
     beyond = beyond_retain(models) if roomy else {}
-    table = Table(caption=f"{intervals}; below FQ's p-value the KS statistic" + (f"\n{BEYOND}" if beyond else ""))
+    table = ConsoleTable(
+        caption=f"{intervals}; below FQ's p-value the KS statistic" + (f"\n{BEYOND}" if beyond else "")
+    )
     table.add_column("Model", overflow="fold")
     says_more = any(model.method not in (None, model.name) for model in models)
     if says_more:
@@ -70,9 +72,9 @@ def _comparison(models: Sequence[ModelReport], *, roomy: bool) -> Table:
     return table
 
 
-def _figures(models: Sequence[ModelReport]) -> Table:
+def _figures(models: Sequence[ModelReport]) -> ConsoleTable:
     """One row a figure, one column a model."""
-    table = Table(caption="behind each figure its 95 % bootstrap interval, and how many items were scored")
+    table = ConsoleTable(caption="behind each figure its 95 % bootstrap interval, and how many items were scored")
     table.add_column("")
     for model in models:
         table.add_column(Text(model.name), justify="right", overflow="fold")
@@ -82,9 +84,9 @@ def _figures(models: Sequence[ModelReport]) -> Table:
     return table
 
 
-def differences_table(differences: Differences) -> Table:
+def differences_table(differences: Differences) -> ConsoleTable:
     """Second model less first: one row a figure."""
-    table = Table(
+    table = ConsoleTable(
         caption="p: permutation test, sign test, and the first adjusted over all metrics (Benjamini-Hochberg)"
     )
     for title in ("", "difference", "95 % interval", "p perm.", "p sign", "p adj.", "pairs"):

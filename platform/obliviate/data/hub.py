@@ -20,7 +20,7 @@ def load_objects(source: str, subset: str, split: str, also: Sequence[str] = ())
     """
     folder = storage.fetch(storage.local(source).expanduser())
     if not folder.is_dir():
-        if source.startswith((".", "/", "~")) or "://" in source:
+        if storage.is_path(source):
             raise UserError(f"data.source: {source}: no such folder; give a folder with {subset}/{split}.jsonl")
         return [
             (f"{source} {subset}/{split}, row {n}", row) for n, row in enumerate(load_hub(source, subset, split), 1)
@@ -72,7 +72,7 @@ def rows_of(path: str, subset: str | None, split: str) -> Iterator[tuple[str, An
     from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
 
     folder = storage.fetch(storage.local(path).expanduser())
-    if not folder.is_dir() and (path.startswith((".", "/", "~")) or "://" in path):
+    if not folder.is_dir() and storage.is_path(path):
         raise UserError(f"{path}: no such folder; give a folder that `datasets` can load, or a hub id")
     source = str(folder) if folder.is_dir() else path
     try:

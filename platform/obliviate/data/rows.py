@@ -191,16 +191,20 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: is {_shown(record)}; make it an object with the keys question and answer")
     given, record = record, standard(record, columns, where)
-    if "text" in record and "answer" not in record:
+    plain = "text" in record and "answer" not in record
+    for key in ("text",) if plain else ("question", "answer"):
+        if key in record and record[key] is None:
+            raise UserError(f"{where}: '{key}' is empty (null, or an empty cell); give the text or remove the row")
+    if plain:
         return Row(
             "", _text(record, "text", where), entity=_optional(record, "entity", where), task_id=_task(record, where)
         )
     for key in ("question", "answer"):
-        if record.get(key) is None:
+        if key not in record:
             found = ", ".join(map(str, given)) or "nothing"
             raise UserError(
-                f"{where}: has no '{key}' (found: {found}); add it, name its column in data.columns, or give a plain "
-                "text as 'text'"
+                f"{where}: has no '{key}' (found: {found}); add it, name its column (data.columns.{key}=COLUMN), or "
+                "give a plain text as 'text'"
             )
     return Row(
         question=_question(record, where),

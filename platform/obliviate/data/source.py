@@ -14,7 +14,7 @@ def folder_of(source: str) -> Path | None:
     path = storage.fetch(storage.local(source).expanduser())
     if path.is_dir():
         return path
-    if source.startswith((".", "/", "~")) or "://" in source:
+    if storage.is_path(source):
         raise UserError(f"data.source: {source}: no such folder; give a folder with the data set's JSON files")
     return None
 

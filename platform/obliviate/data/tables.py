@@ -25,6 +25,10 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
     Raises UserError for a file that is missing or of another kind.
     """
     path = storage.fetch(storage.local(path).expanduser())
+    if path.is_dir():
+        raise UserError(
+            f"{path}: is a folder; give a file in it, or {{path: {path}, split: train}} for a data set's part"
+        )
     if not path.is_file():
         raise UserError(f"{storage.url_of(path) or path}: no such file; give a {KINDS}")
     content = _unpacked(path)

@@ -138,6 +138,7 @@ class Job:
     quantisation: QuantisationSpec | None = None
     tampering: TamperingSpec | None = None  # batches of some of the forget rows, to attack with the others
     undo: UndoSpec | None = None  # what the weights lose before the first step
+    asked: tuple[Row, ...] = ()  # whose facts the trained model is asked for, before it is written
 
     @property
     def ascent(self) -> Ascent | None:

@@ -21,6 +21,7 @@ from obliviate.train.loop import train
 from obliviate.train.model import ScoredModel
 from obliviate.train.rounding import measured
 from obliviate.train.signal import Signal, Slices, measure
+from obliviate.train.verdict import still_said
 
 SAMPLE = 32  # forget rows whose probability stands for all
 
@@ -34,6 +35,7 @@ def train_and_write(
     """
     device = device or torch.device("cpu")
     model = train(job, report, device=device)
+    facts = still_said(model, job, device)
     try:
         rounding = None
         if job.model.lora is None:
@@ -50,7 +52,7 @@ def train_and_write(
         asked = job.model.export_dtype
         warnings = [found.warning(asked)] if found is not None and found.undone else []
         record = None if found is None else asdict(found)
-        write_json(job.directory / EXPORT_FILE, {"rounding": record, "warnings": warnings})
+        write_json(job.directory / EXPORT_FILE, {"rounding": record, "warnings": warnings, "facts": facts})
     return model
 
 

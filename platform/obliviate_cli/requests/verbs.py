@@ -6,11 +6,11 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from obliviate import storage
 from obliviate.config import load
+from obliviate.console_table import ConsoleTable
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
 from obliviate.models import portable
@@ -70,7 +70,7 @@ def add(
 def show(path: Path, overrides: list[str], state: RequestState | None, last: int) -> None:
     config, console = load(RequestsRun, path, overrides), open_console()
     ledger = open_ledger(config)
-    table = Table()
+    table = ConsoleTable()
     for title in ("Request", "Requester", "Received", "Texts", "State", "Batch", "Why, or certificate"):
         table.add_column(title, justify="right" if title in {"Request", "Texts", "Batch"} else "left", overflow="fold")
     counts = ledger.counts(config.alias)

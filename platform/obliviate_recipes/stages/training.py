@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from obliviate import fit, storage
 from obliviate.config import TrainingRun, UnlearnRun
+from obliviate.data.key_facts import asked_for
 from obliviate.data.rows import Corpus, Row, require_training_texts
 from obliviate.models import date_warnings, encoder_of, portable
 from obliviate.runs import EXPORT_FILE, Run
@@ -33,6 +34,7 @@ LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
+ASKED = 32  # forget rows, of the model that has just been trained
 LOOKED_AT = 2000  # training texts, for a warning of those that are cut
 Launch = Callable[[Job, Path, Reporter], None]  # a job and the folder for its model
 
@@ -117,6 +119,11 @@ class Training(ModelStage):
     def logged(self, run: Run, log: Sequence[Mapping[str, Any]], events: Events) -> None:
         """Write and tell what else the log says, before the card is written."""
 
+    def told(self, run: Run, events: Events) -> None:
+        storage.fetch(run.directory / EXPORT_FILE)
+        if (facts := exported(run.directory).get("facts")) is not None:
+            events.said(f"{self.title}: key facts still said: {facts['said']} of {facts['of']} (training rows asked)")
+
     @property
     @abstractmethod
     def steps(self) -> TrainingWork:
@@ -181,6 +188,12 @@ def details(step: Mapping[str, Any]) -> str:
     found = "".join(f" {name} {held_out[name]:.4f}" for name in HELD_OUT if held_out.get(name) is not None)
     pace = f"lr {step['learning_rate']:.1e} {step['tokens_per_s']:.0f} tokens/s"
     return f"loss {step['loss']:.3f} ({parts}){found} {pace}"
+
+
+def facts_of(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Some of those with a fact that a question asks for, evenly spread."""
+    having = [row for row in rows if asked_for(row)]
+    return tuple(having[index] for index in spread(len(having), ASKED))
 
 
 def exported(directory: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from obliviate_recipes.costs.training import TrainingWork
 from obliviate_recipes.costs.work import finetuning
 from obliviate_recipes.events import Events
 from obliviate_recipes.stage import Determined, ModelStage, Stage
-from obliviate_recipes.stages.training import LEFT_OUT, Training
+from obliviate_recipes.stages.training import LEFT_OUT, Training, facts_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Distilled(Training):
             directory=run.directory,
             anchor=Pass.RETAIN,
             undo=self.spec,
+            asked=facts_of(self.corpus.forget) if self.train is None else (),
         )
         return self._launch(run, job, events)
 

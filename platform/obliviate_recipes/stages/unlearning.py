@@ -29,7 +29,7 @@ from obliviate_recipes.stages.filtering import Filter
 from obliviate_recipes.stages.finetuning import Finetune
 from obliviate_recipes.stages.judged import JUDGED
 from obliviate_recipes.stages.selecting import HeldOut
-from obliviate_recipes.stages.training import Training
+from obliviate_recipes.stages.training import Training, facts_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Unlearn(Training):
     def needs(self) -> tuple[Stage, ...]:
         prepared = (self.reinforced, self.filter, self.alternatives)
         return (*self.before, *(each for each in prepared if each is not None))
+
+    @property
+    def gives_verdict(self) -> bool:
+        """Whether the trained model is asked what it still says; of a sweep's trials, which are all measured, none."""
+        return self.train is None
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -130,6 +135,7 @@ class Unlearn(Training):
             tampering=config.tampering,
             reference=None if config.reference is None else portable(config.reference),
             reinforced=reinforced,
+            asked=facts_of(corpus.forget) if self.gives_verdict else (),
         )
 
     def logged(self, run: Run, log: Sequence[Mapping[str, Any]], events: Events) -> None:
@@ -165,12 +171,14 @@ class Learn(Unlearn):
     """Trains a task vector on what is to be forgotten, which is then subtracted."""
 
     kind: ClassVar = "learn"
+    gives_verdict: ClassVar = False
 
 
 class Adapter(Unlearn):
     """Trains an adapter that is fused with others: with the Gram matrices that fusing reads."""
 
     kind: ClassVar = "adapter"
+    gives_verdict: ClassVar = False
 
 
 def check_data(config: UnlearnRun, corpus: Corpus) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.table import Table
 from rich.text import Text
 
 from obliviate import storage
+from obliviate.console_table import ConsoleTable
 from obliviate.runs import write_json, write_whole
 from obliviate_eval.report.sweep import SURVIVES, Configuration, Ended, Mixed, SweepReport, build_sweep_report
 from obliviate_eval.report.sweep_picture import draw_front
@@ -178,9 +178,9 @@ def _json(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _table(result: Result) -> Table:
+def _table(result: Result) -> ConsoleTable:
     names = result.config.objectives
-    table = Table(
+    table = ConsoleTable(
         title=f"{result.config.title}: {sum(each.on_front for each in result.ranked)} of {len(result.ranked)} "
         f"configurations on the front, hypervolume {result.hypervolume:.4f}",
         caption=f"original: {names.forget} {result.original[0]:.3f}, {names.utility} {result.original[1]:.3f}",

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from ray.tune import Callback
-from rich.table import Table
 from rich.text import Text
 
+from obliviate.console_table import ConsoleTable
 from obliviate_eval.report.sweep import SURVIVES
 from obliviate_recipes.events import Draw, Events
 from obliviate_recipes.sweeps.logs import TrialLog, open_logs
@@ -98,8 +98,8 @@ class Watch(Callback):  # type: ignore[misc]
         if self._draw is not None:
             self._draw(self._table())
 
-    def _table(self) -> Table:
-        table = Table(title=f"{self._config.title}: {self._ended} of {self._total} trials ended")
+    def _table(self) -> ConsoleTable:
+        table = ConsoleTable(title=f"{self._config.title}: {self._ended} of {self._total} trials ended")
         for name in ("Trial", "Method", "Parameters"):
             table.add_column(name, overflow="fold")
         third = [] if self._config.robustness is None else [SURVIVES]
