@@ -15,6 +15,7 @@ from obliviate.data.text import TextEncoder
 from obliviate.digests import DIGESTS, damage_of_folder
 from obliviate.errors import UserError
 from obliviate.fingerprint import fingerprint
+from obliviate.gguf_reader import quick_gguf
 from obliviate.layout import in_files
 from obliviate.linear import adapted_weights, linear_weights
 from obliviate.runs import DONE_FILE, RUN_FILE, content_hash, record_of, whole_folder
@@ -114,7 +115,8 @@ def _tokenizer(spec: ModelSpec, content: str) -> "PreTrainedTokenizerBase":
 
     path, keywords = _from_pretrained_arguments(_of_tokenizer(spec))
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
+        with quick_gguf(keywords):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **keywords)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         # As of a list where keys belong, or of a text where config.json has a number.
         local = Path(path).exists()
@@ -213,7 +215,10 @@ def load_pretrained(
     path, keywords = _from_pretrained_arguments(spec)
     transformers_logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # the GGUF reader draws a bar of its own that no setting turns off
+        with (
+            quick_gguf(keywords),
+            redirect_stderr(StringIO()),
+        ):  # the GGUF reader draws a bar of its own that no setting turns off
             model: PreTrainedModel
             model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **keywords)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -309,7 +314,8 @@ def _config(spec: ModelSpec, content: str) -> Any:
         return load_config(base)
     path, keywords = _from_pretrained_arguments(spec)
     try:
-        return AutoConfig.from_pretrained(path, **keywords)
+        with quick_gguf(keywords):
+            return AutoConfig.from_pretrained(path, **keywords)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise UserError(f"model.source: {spec.source}: no model config ({_first_line(error)})") from error
 

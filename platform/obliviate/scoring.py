@@ -6,9 +6,10 @@ Shapes: B texts, T tokens, D hidden size.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Stat(StrEnum):
@@ -104,24 +105,24 @@ class TokenScores:
     predecessor (prompt and answer, and padding where a method asked for it).
     """
 
-    stats: Mapping[AnyStat, Tensor]
-    answer_BT: Tensor
-    sequence_BT: Tensor
+    stats: "Mapping[AnyStat, Tensor]"
+    answer_BT: "Tensor"
+    sequence_BT: "Tensor"
 
     @property
-    def logp_BT(self) -> Tensor:
+    def logp_BT(self) -> "Tensor":
         return self.stats[Stat.LOGP]
 
     @property
-    def logp_B(self) -> Tensor:
+    def logp_B(self) -> "Tensor":
         """Summed over the answer's tokens, nats."""
         return (self.stats[Stat.LOGP] * self.answer_BT).sum(-1)
 
     @property
-    def tokens_B(self) -> Tensor:
+    def tokens_B(self) -> "Tensor":
         """Answer tokens of each text."""
         return self.answer_BT.sum(-1)
 
-    def activation_BTD(self, layer: int | str, without: int = 0) -> Tensor:
+    def activation_BTD(self, layer: int | str, without: int = 0) -> "Tensor":
         """float32, whatever the model computes in: squared distances of bfloat16 would be coarse."""
         return self.stats[Activation(layer, without)].float()

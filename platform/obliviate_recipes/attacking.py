@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from obliviate import storage
 from obliviate.runs import write_whole
 from obliviate.schema import ModelSpec
-from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page
 from obliviate_eval.robustness import ROBUSTNESS_FILE, Robustness
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.base import ORIGINAL, RETAIN, Attack, Scene, Target
@@ -118,6 +117,8 @@ class Attacking(OfData[A, Path]):
 
     def reported(self, robust: Robust, events: Events) -> Path:
         """The path of the report, beside a page that sums it up."""
+        from obliviate_eval.report.robustness import robustness_section, robustness_table, summary_page  # plotly
+
         result = Robustness.read(robust.run.directory / ROBUSTNESS_FILE)
         names = [target.name for target in robust.targets]
         folder = robust.run.directory

@@ -103,7 +103,8 @@ def load(name: str, path: Path, overrides: Sequence[str]) -> "Recipe[Any, Any]":
     """What a config file comes to. `name` is one of RECIPES. Raises UserError."""
     from obliviate import config_file
 
-    if name == "sweep" and _of_attack(config_file.read(path)):
+    values = config_file.read(path)  # what is wrong with the file is told before a recipe is imported
+    if name == "sweep" and _of_attack(values):
         name = "sweep-attack"
     recipe = RECIPES[name].load()
     return recipe(config_file.load(recipe.takes, path, overrides))

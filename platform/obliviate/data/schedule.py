@@ -93,3 +93,9 @@ class Schedule:
     @cached_property
     def _orders(self) -> dict[int, np.ndarray]:
         return {}
+
+
+def micro_batch_count(items: int, size: int, workers: int) -> int:
+    """Into how many micro-batches a step of that many items is cut, over all workers."""
+    rounds = min(-(-items // (size * workers)), items // workers)
+    return rounds * workers

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 
 from obliviate.methods.base import Loss, Needs, Pass, Positions, Regularizer, Scores
@@ -23,5 +22,7 @@ class AP(Regularizer):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over texts of -(1/beta) log sigmoid(beta log(p(answer) / p(refusal))); log-probabilities are sums."""
+        import torch.nn.functional as F
+
         margin_B = scores[Pass.RETAIN].logp_B - scores[Pass.RETAIN_IDK].logp_B  # nats
         return Loss.mean(-F.logsigmoid(self.beta * margin_B) / self.beta)

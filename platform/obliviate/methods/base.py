@@ -9,16 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.texts import Pass as Pass
 from obliviate.methods.texts import Text
 from obliviate.schema import Layer as Layer
 from obliviate.schema import OptimSpec, Spec
 from obliviate.scoring import Activation, AnyStat, TokenScores, needs_reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Factor = Annotated[float, Field(ge=0)]
 Ramp = tuple[Factor, Factor]  # what a weight is multiplied by at the beginning of a run and at its end
@@ -46,7 +48,7 @@ def states(layers: Iterable[Layer], positions: Positions, without: int = 0) -> d
     return {Activation(layer, without): positions for layer in layers}
 
 
-def mask_BT(scores: TokenScores, positions: Positions) -> Tensor:
+def mask_BT(scores: TokenScores, positions: Positions) -> "Tensor":
     """Where to average: the answer, or all that was scored (padding was only where `positions` asked for it)."""
     return scores.answer_BT if positions is Positions.ANSWER else scores.sequence_BT
 
@@ -55,11 +57,11 @@ def mask_BT(scores: TokenScores, positions: Positions) -> Tensor:
 class Loss:
     """A sum and what it is a sum over (texts or tokens)."""
 
-    sum: Tensor
-    count: Tensor
+    sum: "Tensor"
+    count: "Tensor"
 
     @classmethod
-    def mean(cls, values: Tensor, mask: Tensor | None = None) -> "Loss":
+    def mean(cls, values: "Tensor", mask: "Tensor | None" = None) -> "Loss":
         """The mean over all values, or over those that `mask` marks."""
         if mask is None:
             return cls(values.sum(), values.new_tensor(values.numel()))
@@ -221,7 +223,7 @@ class ParameterTerm(Term, ABC):
         raise TypeError(f"{self.type} looks at weights and not at scores: call penalty")
 
     @abstractmethod
-    def penalty(self, initial_ND: Tensor, weight_ND: Tensor, directions_KD: Tensor) -> Tensor:
+    def penalty(self, initial_ND: "Tensor", weight_ND: "Tensor", directions_KD: "Tensor") -> "Tensor":
         """The share of `directions_KD`, unit vectors and some of all `directions`, in the penalty of one parameter; of
         a sum over weights, which has none, that of a part of it.
 

@@ -2,8 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from obliviate.methods.base import (
@@ -54,6 +52,9 @@ class CircuitBreakers(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over tokens and layers of relu(cos(h, h_ref))."""
+        import torch
+        import torch.nn.functional as F
+
         forget, reference = scores[Pass.FORGET], scores[Pass.REFERENCE_FORGET]
         cosine_LBT = torch.stack(
             [

@@ -1,11 +1,13 @@
 """Weight distance (arXiv:2505.22310): as far from the starting weights as what is kept allows."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.base import ForgetObjective, ParameterTerm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Distance(ParameterTerm, ForgetObjective):
@@ -24,6 +26,6 @@ class Distance(ParameterTerm, ForgetObjective):
     type: Literal["distance"] = "distance"
     weight: float = Field(default=0.1, ge=0)
 
-    def penalty(self, initial_ND: Tensor, weight_ND: Tensor, directions_KD: Tensor) -> Tensor:
+    def penalty(self, initial_ND: "Tensor", weight_ND: "Tensor", directions_KD: "Tensor") -> "Tensor":
         """-|W - W_0|^2 of one parameter, or of a part of it."""
         return -(weight_ND - initial_ND).square().sum()

@@ -3,7 +3,6 @@ eq. 7; as an unlearning objective in Zhang et al. 2024, arXiv:2404.05868, which 
 
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
@@ -31,6 +30,8 @@ class DPO(ForgetObjective):
 
 def preference(scores: Scores, preferred: Text, preferred_by_reference: Text, beta: float) -> Loss:
     """DPO of the text of `preferred` over the true answer; log-probabilities are sums over answer tokens, nats."""
+    import torch.nn.functional as F
+
     preferred_B = scores[preferred].logp_B - scores[preferred_by_reference].logp_B
     truth_B = scores[Pass.FORGET].logp_B - scores[Pass.REFERENCE_FORGET].logp_B
     return Loss.mean(-2 / beta * F.logsigmoid(beta * (preferred_B - truth_B)))

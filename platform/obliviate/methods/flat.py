@@ -1,13 +1,13 @@
 """FLAT: loss adjustment with forget data only (Wang et al. 2025, arXiv:2410.11143, eq. 6 and table 2)."""
 
 from math import log
-from typing import ClassVar, Literal
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
 from obliviate.scoring import Stat, TokenScores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Divergence = Literal["kl", "total_variation", "jensen_shannon", "pearson"]
 
@@ -37,13 +37,15 @@ class FLAT(ForgetObjective):
         return Loss.mean(conjugate_B - variational_B)
 
 
-def _probability_B(scores: TokenScores) -> Tensor:
+def _probability_B(scores: TokenScores) -> "Tensor":
     """Mean over the answer's tokens of p(y_t | y_<t): not the probability of their whole."""
     return (scores.logp_BT.exp() * scores.answer_BT).sum(-1) / scores.tokens_B.clamp(min=1)
 
 
-def _g_and_conjugate(divergence: Divergence, v_B: Tensor) -> tuple[Tensor, Tensor]:
+def _g_and_conjugate(divergence: Divergence, v_B: "Tensor") -> "tuple[Tensor, Tensor]":
     """g(v) and f*(g(v))."""
+    import torch.nn.functional as F
+
     match divergence:
         case "kl":
             return v_B, (v_B - 1).exp()

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, mask_BT, states
@@ -41,6 +40,8 @@ class MLPBreaking(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over tokens and layers of max(floor, <o, o_ref> / ||o_ref||^2), o less its leading components."""
+        import torch
+
         forget, reference = scores[Pass.FORGET], scores[Pass.REFERENCE_FORGET]
         parts = []
         for layer in self.layers:

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
@@ -29,6 +28,8 @@ class NPO(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over texts, or over answer tokens, of -(2/beta) log sigmoid(-beta log(p / p_ref))."""
+        import torch.nn.functional as F
+
         forget, reference = scores[Pass.FORGET], scores[Pass.REFERENCE_FORGET]
         if self.reduction == "token":
             log_ratio_BT = forget.logp_BT - reference.logp_BT

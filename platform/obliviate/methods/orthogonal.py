@@ -1,16 +1,16 @@
 """Forget rows turned away from each other: what circuit breakers lack against an attack along one direction
 (EleutherAI's `unlearn`, orthogonal circuit breakers)."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.base import Layer, Loss, Needs, Pass, Scores, mask_BT
 from obliviate.methods.steered import OfSteered
 from obliviate.scoring import TokenScores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Orthogonal(OfSteered):
@@ -35,6 +35,9 @@ class Orthogonal(OfSteered):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over pairs of texts and layers of relu(cos(state, other state))."""
+        import torch
+        import torch.nn.functional as F
+
         one, other = scores[Pass.FORGET], scores[Pass.FORGET_OTHER]
         cosines = [
             F.cosine_similarity(self._state_BD(one, layer), self._state_BD(other, layer), dim=-1)
@@ -42,6 +45,6 @@ class Orthogonal(OfSteered):
         ]
         return Loss.mean(torch.stack(cosines).relu().mean(0))
 
-    def _state_BD(self, scores: TokenScores, layer: Layer) -> Tensor:
+    def _state_BD(self, scores: TokenScores, layer: Layer) -> "Tensor":
         mask_BT1 = mask_BT(scores, self.positions)[..., None]
         return (scores.activation_BTD(layer) * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)

@@ -1,14 +1,15 @@
 """Representation noising (RepNoise; Rosati et al. 2024, arXiv:2405.14577, after its code)."""
 
 from math import exp, log1p
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, states
 from obliviate.scoring import Stat, TokenScores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the five kernels, in units of the mean squared distance of two draws of noise
 
@@ -46,19 +47,23 @@ class RepNoise(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over texts of noise x MMD^2, averaged over layers, - surprise x log(1 + mean over tokens of -log p)."""
+        import torch
+
         forget, other = scores[Pass.FORGET], scores[Pass.FORGET_OTHER]
         away_B = torch.stack([discrepancy_B(forget, other, layer) for layer in self.layers]).mean(0)
         surprise_B = -forget.logp_B / forget.tokens_B.clamp(min=1)
         return Loss.mean(self.noise * away_B - self.surprise * surprise_B.log1p())
 
 
-def discrepancy_B(one: TokenScores, other: TokenScores, layer: Layer) -> Tensor:
+def discrepancy_B(one: TokenScores, other: TokenScores, layer: Layer) -> "Tensor":
     """Of each pair of texts an estimate of the squared discrepancy between the layer's outputs at answer tokens and
     N(0, I) in D dimensions, summed over kernels k(x, y) = exp(-||x - y||^2 / b), b = 2 D times each of `WIDTHS`.
 
     E k(x, x') - 2 E k(x, n) + E k(n, n'), where E k(x, n) = (1 + 2 / b)^(-D/2) exp(-||x||^2 / (b + 2)) and
     E k(n, n') = (1 + 4 / b)^(-D/2).
     """
+    import torch
+
     x_BTD, y_BTD = one.activation_BTD(layer), other.activation_BTD(layer)
     width = x_BTD.shape[-1]
     length_BT = x_BTD.square().sum(-1)

@@ -3,7 +3,6 @@ arXiv:2406.04313, algorithm 1)."""
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from obliviate.methods.base import Loss, Needs, Pass, Scores, mask_BT
@@ -31,6 +30,8 @@ class Representations(OfSteered):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over tokens and layers of ||h - h_ref||, or of ||h - h_ref|| / ||h_ref||."""
+        import torch
+
         retain, reference = scores[Pass.RETAIN], scores[Pass.REFERENCE_RETAIN]
         distances = []
         for layer in self._layers:

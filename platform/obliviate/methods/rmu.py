@@ -1,13 +1,13 @@
 """Representation misdirection for unlearning (RMU; Li et al. 2024, arXiv:2403.03218, section 4)."""
 
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.base import ForgetObjective, Layer, Loss, Needs, Pass, Positions, Scores, mask_BT, states
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RMU(ForgetObjective):
@@ -52,14 +52,17 @@ class RMU(ForgetObjective):
         return Loss.mean(squared_distance_B(hidden_BTD, target_D, mask_BT(forget, self.positions)))
 
 
-def direction(seed: int | None, like_BTD: Tensor) -> Tensor:
+def direction(seed: int | None, like_BTD: "Tensor") -> "Tensor":
     """u [D]: uniform in [0, 1) in each dimension, then of length 1. Drawn on the CPU: the same on every worker."""
+    import torch
+    import torch.nn.functional as F
+
     assert seed is not None, "a term is told the run's seed before its first loss"
     u_D = torch.rand(like_BTD.shape[-1], generator=torch.Generator().manual_seed(seed))
     return F.normalize(u_D, dim=0).to(like_BTD)
 
 
-def squared_distance_B(hidden_BTD: Tensor, target: Tensor, mask_BT: Tensor) -> Tensor:
+def squared_distance_B(hidden_BTD: "Tensor", target: "Tensor", mask_BT: "Tensor") -> "Tensor":
     """Of each text, the mean over its marked tokens of the squared distance over D."""
     distance_BT = (hidden_BTD - target).square().mean(-1) * mask_BT
     return distance_BT.sum(-1) / mask_BT.sum(-1).clamp(min=1)

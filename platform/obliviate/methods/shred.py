@@ -1,14 +1,16 @@
 """SHRED: self-distillation with the surprising tokens' logits lowered (Hu et al. 2026, arXiv:2605.07482, after its
 abstract and project page)."""
 
-from typing import ClassVar, Literal
+from math import inf
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores, mask_BT
 from obliviate.scoring import Distilled, Stat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SHRED(ForgetObjective):
@@ -49,6 +51,8 @@ class SHRED(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over tokens of CE(target, softmax(z)), nats: the KL from the target, plus its entropy."""
+        import torch
+
         forget = scores[Pass.FORGET]
         told_BT = forget.answer_BT & (forget.answer_BT.cumsum(-1) > self.skip)
         low_BT = least(scores[Pass.REFERENCE_FORGET].logp_BT, told_BT, self.share)
@@ -56,10 +60,10 @@ class SHRED(ForgetObjective):
         return Loss.mean(loss_BT, mask_BT(forget, self.positions))
 
 
-def least(values_BT: Tensor, mask_BT: Tensor, share: float) -> Tensor:
+def least(values_BT: "Tensor", mask_BT: "Tensor", share: float) -> "Tensor":
     """Where each row's smallest values are, of those that the mask marks: that share of them, rounded up; of equal ones
     the first."""
     count_B1 = (mask_BT.sum(-1, keepdim=True) * share - 1e-6).ceil()
-    order_BT = values_BT.masked_fill(~mask_BT, torch.inf).argsort(dim=-1, stable=True)
+    order_BT = values_BT.masked_fill(~mask_BT, inf).argsort(dim=-1, stable=True)
     rank_BT = order_BT.argsort(dim=-1)
     return (rank_BT < count_B1) & mask_BT

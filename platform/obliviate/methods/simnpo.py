@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
@@ -27,6 +26,8 @@ class SimNPO(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over texts of -(2/beta) log sigmoid(beta (-log p / answer tokens - delta))."""
+        import torch.nn.functional as F
+
         forget = scores[Pass.FORGET]
         nll_B = -forget.logp_B / forget.tokens_B.clamp(min=1)  # nats per token
         return Loss.mean(-2 / self.beta * F.logsigmoid(self.beta * (nll_B - self.delta)))

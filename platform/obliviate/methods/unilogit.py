@@ -2,8 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch
-
 from obliviate.methods.base import ForgetObjective, Loss, Needs, Pass, Positions, Scores
 from obliviate.scoring import Stat
 
@@ -26,6 +24,8 @@ class Unilogit(ForgetObjective):
 
     def loss(self, scores: Scores) -> Loss:
         """Mean over answer tokens, nats."""
+        import torch
+
         forget = scores[Pass.FORGET]
         log_vocabulary_BT = forget.stats[Stat.LOG_VOCABULARY]
         # At a probability of 1 the gradient vanishes, but log(1 - p) alone is not finite.

@@ -1,13 +1,14 @@
 """Sliced Wasserstein distance of the weights to the initial ones (Opt-Out, arXiv:2406.12329v3; sliced: Bonneel et al.
 2015, "Sliced and Radon Wasserstein barycenters of measures")."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from obliviate.methods.base import ParameterRegularizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Wasserstein(ParameterRegularizer):
@@ -33,8 +34,10 @@ class Wasserstein(ParameterRegularizer):
     reduction: Literal["sum", "mean"] = "sum"  # over rows
     precision: Literal["float32", "bfloat16"] = "float32"
 
-    def penalty(self, initial_ND: Tensor, weight_ND: Tensor, directions_KD: Tensor) -> Tensor:
+    def penalty(self, initial_ND: "Tensor", weight_ND: "Tensor", directions_KD: "Tensor") -> "Tensor":
         """(1 / directions) sum_k sum_i |sort(W u_k)_i - sort(W_0 u_k)_i|^p; the rows' mean for the inner sum."""
+        import torch
+
         dtype = torch.bfloat16 if self.precision == "bfloat16" else weight_ND.dtype
         kept_KN = _sorted(initial_ND.to(dtype), directions_KD.to(dtype))
         moved_KN = _sorted(weight_ND, directions_KD).to(dtype)
@@ -43,6 +46,8 @@ class Wasserstein(ParameterRegularizer):
         return total / len(weight_ND) if self.reduction == "mean" else total
 
 
-def _sorted(points_ND: Tensor, directions_KD: Tensor) -> Tensor:
+def _sorted(points_ND: "Tensor", directions_KD: "Tensor") -> "Tensor":
     """[K, N] rather than [N, K]: what is sorted lies side by side."""
+    import torch
+
     return torch.sort(directions_KD @ points_ND.T, dim=-1).values

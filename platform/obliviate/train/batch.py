@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from obliviate.data.rows import Row, Said
-from obliviate.data.schedule import Item
+from obliviate.data.schedule import Item, micro_batch_count
 from obliviate.data.text import Encoded, TextEncoder
 from obliviate.methods import Needs, Positions, Text
 from obliviate.methods.texts import Sets
@@ -154,12 +154,6 @@ def micro_batches(texts: Texts, items: Sequence[Item], anchor: Text, size: int, 
     ordered = sorted(items, key=lambda item: len(texts[texts.key(anchor, item)].input_ids))
     parts = np.array_split(np.arange(len(ordered)), micro_batch_count(len(items), size, workers))
     return [[ordered[i] for i in part] for part in parts]
-
-
-def micro_batch_count(items: int, size: int, workers: int) -> int:
-    """Into how many micro-batches a step of that many items is cut, over all workers."""
-    rounds = min(-(-items // (size * workers)), items // workers)
-    return rounds * workers
 
 
 def micro_batch_seed(seed: Sequence[int], place: int) -> int:

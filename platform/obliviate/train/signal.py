@@ -10,15 +10,15 @@ from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import torch
-
 from obliviate.data.schedule import Item
 from obliviate.errors import DivergedError
 from obliviate.methods import Pass, Positions, Text
 from obliviate.scoring import Stat
-from obliviate.train.batch import Texts, collate
 
 if TYPE_CHECKING:
+    import torch
+
+    from obliviate.train.batch import Texts
     from obliviate.train.model import ScoredModel
 
 
@@ -53,9 +53,8 @@ class Slices:
     retain: Sequence[int]
 
 
-@torch.no_grad()
 def measure(
-    model: "ScoredModel", texts: Texts, slices: Slices, *, size: int, max_length: int, device: torch.device
+    model: "ScoredModel", texts: "Texts", slices: Slices, *, size: int, max_length: int, device: "torch.device"
 ) -> dict[str, float | None]:
     """Mean probability of the true answers, "forget" and "retain"; None where there are no rows.
 
@@ -82,11 +81,16 @@ def measure(
 
 
 def _probabilities(
-    model: "ScoredModel", texts: Texts, each: Text, items: Sequence[Item], max_length: int, device: torch.device
+    model: "ScoredModel", texts: "Texts", each: Text, items: Sequence[Item], max_length: int, device: "torch.device"
 ) -> list[float]:
+    import torch
+
+    from obliviate.train.batch import collate
+
     batch = collate(texts, items, {each: {Stat.LOGP: Positions.ANSWER}}, max_length).to(device)
     wanted = {str(each): (batch.rows[each], batch.wanted_BT(each, Positions.ANSWER), (Stat.LOGP,))}
-    out = model(batch.input_ids_BT, batch.attention_BT, wanted, {})
+    with torch.no_grad():
+        out = model(batch.input_ids_BT, batch.attention_BT, wanted, {})
     scores = batch.scores(each, {Stat.LOGP: out[f"{each}/{Stat.LOGP}"]})
     probabilities: list[float] = (scores.logp_B / scores.tokens_B.clamp(min=1)).exp().tolist()
     return probabilities

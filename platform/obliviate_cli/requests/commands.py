@@ -133,9 +133,9 @@ def key(
     path: Annotated[Path, typer.Argument(help="Where to write the private key; the public one is PATH.pub.")],
 ) -> None:
     """Make an Ed25519 key to sign certificates with."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import certificates
 
-    verbs.make_key(path)
+    certificates.make_key(path)
 
 
 @certificate.command()
@@ -144,6 +144,6 @@ def verify(
     key: Annotated[Path | None, typer.Option(help="Public key of the expected signer.")] = None,
 ) -> None:
     """Check that a certificate is intact, and who signed it."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import certificates
 
-    verbs.verify(path, key)
+    certificates.verify(path, key)

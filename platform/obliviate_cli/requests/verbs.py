@@ -1,4 +1,4 @@
-"""What `obliviate request` and `obliviate certificate` do."""
+"""What `obliviate request` does."""
 
 import sys
 from datetime import UTC, datetime
@@ -146,20 +146,6 @@ def restore(path: Path, overrides: list[str], file: Path | None, certificates: l
     console.print(f"ledger: {ledger.name} ({ledger.identity})")
     console.print(f"{restored} requests of the backup; certificates say of {met} more that they are met")
     check(config, ledger)
-
-
-def make_key(path: Path) -> None:
-    public = certificate.make_key(path)
-    open_console().print(f"private key: {path} (keep it)\npublic key: {public} (give it to who checks certificates)")
-
-
-def verify(path: Path, key: Path | None) -> None:
-    console = open_console()
-    statement, signer = certificate.verify(path, None if key is None else certificate.load_public_key(key))
-    request = statement["request"]
-    console.print(f"valid: {len(request['texts'])} texts of {request['requester']}, in service {statement['promoted']}")
-    whose = "the given key" if key else "a key of its own: give --key to know whose it is"
-    console.print(f"signed with {whose} ({signer})")
 
 
 def _knowledge(config: RequestsRun, console: Console) -> Knowledge:

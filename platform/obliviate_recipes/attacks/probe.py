@@ -9,7 +9,6 @@ from obliviate.data.rows import Row
 from obliviate.errors import UserError
 from obliviate.runs import Run
 from obliviate.schema import Seed
-from obliviate_eval.inside.probe import LEAST
 from obliviate_recipes.attacks.base import Attack, Attempt, Measured, Scene, Target
 from obliviate_recipes.attacks.inside import Look
 from obliviate_recipes.events import Events
@@ -25,6 +24,8 @@ class Probe(Attack):
     seed: Seed = 0  # of the folds
 
     def check(self, scene: Scene) -> None:
+        from obliviate_eval.inside.probe import LEAST
+
         if (count := len(probed_rows(scene))) < LEAST:
             raise UserError(
                 f"attacks.{self.label}: {count} of the forget rows have false answers (perturbed_answer), and a probe "

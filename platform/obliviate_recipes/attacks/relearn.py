@@ -16,12 +16,12 @@ from pydantic import AfterValidator, Field
 
 from obliviate import fit, storage
 from obliviate.data.rows import Row, read_rows
+from obliviate.data.schedule import micro_batch_count
 from obliviate.errors import UserError, under
 from obliviate.methods import GD, Pass
 from obliviate.models import portable
 from obliviate.runs import Run, content_hash
 from obliviate.schema import LoraSpec, ModelSpec, OptimSpec, Seed
-from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import Job
 from obliviate_eval.records import records_file
 from obliviate_recipes.attacks.base import (

@@ -26,7 +26,6 @@ floating-point operations (FLOPs).
 from dataclasses import dataclass
 from math import ceil
 
-from obliviate.blockwise import KEPT_BYTES
 from obliviate.models import ModelSize
 from obliviate_recipes.costs.hardware import Cluster
 
@@ -97,6 +96,8 @@ class TrainingWork:
 
     def _kept_bytes(self, workers: int) -> float:
         """Of the logits of one text of a micro-batch: 0 where they are made again in the backward pass."""
+        from obliviate.blockwise import KEPT_BYTES
+
         each = self.scored * self.size.vocabulary * self.compute_bytes
         return each if self._micro_items(workers) * each <= KEPT_BYTES else 0.0
 

@@ -27,8 +27,6 @@ from obliviate.schema import EngineSpec, GenerationSpec, HostedSpec, ModelSpec, 
 from obliviate.scoring import Activation, Stat, needs_reference
 from obliviate.source import export_dtype
 from obliviate.train.phases import APART, plan_updates
-from obliviate.train.reference import scored_at
-from obliviate.train.steered import further_needs
 from obliviate_eval.asked import suite_of
 from obliviate_eval.collect import answers_of
 from obliviate_eval.records import SCORED, Probe
@@ -78,6 +76,9 @@ def finetuning(optim: OptimSpec, seed: int, rows: tuple[Row, ...], model: ModelS
 
 
 def unlearning(config: UnlearnRun, corpus: Corpus, model: ModelSpec) -> TrainingWork:
+    from obliviate.train.reference import scored_at
+    from obliviate.train.steered import further_needs
+
     needs = union_of_needs(config.terms)
     apart = any(getattr(config, key) is not None for key in APART)
     updates = plan_updates(config.terms, needs, config.updates, forget_apart=apart)

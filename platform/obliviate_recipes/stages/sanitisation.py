@@ -14,7 +14,6 @@ from obliviate.data.rows import Corpus, Row
 from obliviate.models import load_to_read, skeleton
 from obliviate.prune import measured_layers
 from obliviate.runs import Run, content_hash, write_whole
-from obliviate.sanitise import NOT_MEASURED, retained_directions, sanitise
 from obliviate.schema import EngineSpec, ModelSpec, SanitisationSpec
 from obliviate.train.log import STEPS_FILE
 from obliviate_recipes.costs.work import Measured, Work, scoring
@@ -70,9 +69,13 @@ class Sanitised(ModelStage):
         return Determined(config, inputs, {"model": self.base}, self.config.model_dump(mode="json"))
 
     def check(self) -> None:
+        from obliviate.sanitise import NOT_MEASURED
+
         measured_layers(skeleton(self.at_hand(self.base)), NOT_MEASURED)
 
     def make(self, run: Run, events: Events) -> dict[str, Any]:
+        from obliviate.sanitise import retained_directions, sanitise
+
         base = self.base.model_copy(update={"lora": None})
         model, encoder = load_to_read(base, base.compute_dtype)
         with events.progressing(self.title) as show:

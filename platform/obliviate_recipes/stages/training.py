@@ -11,10 +11,10 @@ from obliviate import fit, storage
 from obliviate.config import TrainingRun, UnlearnRun
 from obliviate.data.key_facts import asked_for
 from obliviate.data.rows import Corpus, Row, require_training_texts
+from obliviate.data.schedule import micro_batch_count
 from obliviate.models import date_warnings, encoder_of, portable
 from obliviate.runs import EXPORT_FILE, Run
 from obliviate.schema import ModelSpec
-from obliviate.train.batch import micro_batch_count
 from obliviate.train.job import CHECKPOINTS, Job, Reporter
 from obliviate.train.log import HELD_OUT, mishaps, read_steps
 from obliviate.train.signal import spread

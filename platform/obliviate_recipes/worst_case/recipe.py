@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from ray.tune import Callback
-
 from obliviate import storage
 from obliviate.cluster import ensure_ray
 from obliviate.errors import UserError
@@ -27,10 +25,9 @@ from obliviate_recipes.events import QUIET, Events
 from obliviate_recipes.stage import Stage, perform
 from obliviate_recipes.sweeps.front import Figures
 from obliviate_recipes.sweeps.sampler import open_sampler
-from obliviate_recipes.sweeps.search import Search
 from obliviate_recipes.sweeps.space import Point
 from obliviate_recipes.sweeps.tuning import TUNE_ENVIRONMENT, place, tuned
-from obliviate_recipes.worst_case.spec import AtSettings, WorstCaseRun
+from obliviate_recipes.worst_case.spec import AtSettings, WorstCaseRun, called
 
 PLACEMENT = {"cluster", "runs", "concurrency", "max_failures"}  # what changes how fast it is found
 
@@ -73,6 +70,9 @@ class WorstCase(Attacking[WorstCaseRun]):
     def conclude(self, events: Events) -> Path:
         """Runs the trials; the path of the report on all of them."""
         from ray import tune
+
+        from obliviate_recipes.sweeps.search import Search
+        from obliviate_recipes.worst_case.watch import Watch
 
         config = self.config
         spec = config.model_dump(mode="json", exclude=PLACEMENT)
@@ -142,34 +142,3 @@ def brought_back(outcomes: Sequence[Outcome], attack: str) -> float:
 
 def figures_in(result: Mapping[str, Any]) -> Figures | None:
     return (result["found"],) if "found" in result else None
-
-
-def called(point: Point) -> str:
-    return ", ".join(f"{name}={value}" for name, value in point.values.items())
-
-
-class Watch(Callback):  # type: ignore[misc]
-    """A line for each trial that ends."""
-
-    def __init__(self, total: int, events: Events) -> None:
-        self._total, self._events = total, events
-        self.ended: dict[str, tuple[Point, str | None]] = {}  # Tune's id -> the point, and why it failed
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks, for its own way to resume, which a sweep does not use."""
-        return {}
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        result = trial.last_result
-        cause = result.get("cause")
-        told = f"not counted: {cause}" if cause else f"brings back {result['found']:.3f} within the budget"
-        self._end(trial, cause, told)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, "its process died", "not counted: its process died")
-
-    def _end(self, trial: Any, cause: str | None, told: str) -> None:
-        point = Point(trial.config["method"], trial.config["values"])
-        self.ended[trial.trial_id] = (point, cause)
-        tell = self._events.said if cause is None else self._events.warned
-        tell(f"{len(self.ended)}/{self._total} {called(point)}: {told}")

@@ -88,3 +88,7 @@ class AtSettings(Attack):
 
     def beside(self, target: Target, scene: Scene) -> Sequence[Stage]:
         return list(chain.from_iterable(attack.beside(target, scene) for _, attack in self.points))
+
+
+def called(point: Point) -> str:
+    return ", ".join(f"{name}={value}" for name, value in point.values.items())
