@@ -158,7 +158,8 @@ def main() -> None:
     print(f"revision {revision}, {machine()}", file=sys.stderr)
     print("\n".join(table(found)), file=sys.stderr)
     if arguments.write:
-        values = {"revision": revision, "machine": machine(), "models": [asdict(row) for row in found if row.method]}
+        told = [asdict(row) for row in found if row.method and row.robustness]
+        values = {"revision": revision, "machine": machine(), "models": told}
         path = Path(obliviate_cli.__file__).parent / RESISTANCE_FILE
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     named: dict[str, Any] = {"models": len(found)}
