@@ -1,11 +1,11 @@
 """AltPO from the command's side: alternatives are sampled on a real engine, then trained on, each once."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from obliviate.config import UnlearnRun, build
+from obliviate.runs import read_part
 from obliviate.train.log import read_steps
 from recipes import unlearned
 from tiny import tiny_model_folder
@@ -30,7 +30,7 @@ def test_altpo_just_works(tmp_path: Path) -> None:
     folder = unlearned(config)
     (stage,) = (tmp_path / "runs").glob("alternatives-*")
     chunks = sorted((stage / "samples").iterdir())
-    samples = {row: answers for path in chunks for row, answers in json.loads(path.read_text()).items()}
+    samples = {row: answers for path in chunks for row, answers in (read_part(path) or {}).items()}
     assert len(chunks) == 2  # of two questions each
     assert {row: len(answers) for row, answers in samples.items()} == {str(i): 3 for i in range(4)}
     assert len(set(map(tuple, samples.values()))) > 1

@@ -28,4 +28,5 @@ def _as_question(record: Any) -> Any:
     parts = [record["instruction"], record.get("input") or ""]
     if not all(isinstance(part, str) for part in parts):
         return record
-    return {"question": "\n\n".join(filter(None, parts)), "answer": record.get("output")}
+    answer = {"answer": record["output"]} if "output" in record else {}
+    return {"question": "\n\n".join(filter(None, parts)), **answer}
