@@ -30,7 +30,7 @@ import obliviate_cli
 from obliviate.config_file import load
 from obliviate.runs import provenance
 from obliviate.train.log import read_steps
-from obliviate_cli.catalogue import BESIDE_ANY, RESISTANCE_FILE
+from obliviate_cli.catalogue import BESIDE_ANY, RESISTANCE_FILE, key_of
 from obliviate_cli.console import Terminal
 from obliviate_eval.robustness import PLAIN, ROBUSTNESS_FILE, ModelFigures, Robustness
 from obliviate_eval.statistics import Figure
@@ -70,7 +70,7 @@ def rows(recipe: Attacks, folder: Path) -> Iterator[Row]:
     config, result = recipe.config, Robustness.read(folder / ROBUSTNESS_FILE)
     plain = {each.records.name: each.run.directory for each in recipe.stages if isinstance(each, Figures)}
     runs = [run for method in config.methods for run in config.unlearnings(method, "")]
-    trained = {run.name if len(config.seeds) < 2 else f"{run.name} seed {run.seed}": run for run in runs}
+    trained = {config.called(run): run for run in runs}
     made = {target.name: target for target in recipe.targets}
     for name, directory in plain.items():
         run = trained.get(name)
@@ -96,8 +96,11 @@ def rows(recipe: Attacks, folder: Path) -> Iterator[Row]:
 
 def _keys() -> list[str]:
     """Of a run, what goes with any forget objective, how its steps are cut aside."""
-    names = (key.partition(":")[0].partition("=")[0].partition(".")[0] for key in BESIDE_ANY)
-    return [name for name in dict.fromkeys(names) if name not in ("kl_budget", "validation", "pairing", "updates")]
+    return [
+        name
+        for name in dict.fromkeys(map(key_of, BESIDE_ANY))
+        if name not in ("kl_budget", "validation", "pairing", "updates")
+    ]
 
 
 def _excess(figures: ModelFigures) -> Iterator[tuple[str, tuple[float, ...]]]:

@@ -1,9 +1,10 @@
 """Training runs small enough for a unit test: rows, jobs, and every method, for a model that knows nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -141,6 +142,19 @@ def losses(job: Job) -> list[float]:
     """Of every step and term: their sum may cancel to nearly nothing, where no relative tolerance holds."""
     train(job, quiet)
     return [part for line in read_steps(job.directory) for part in line["parts"].values()]
+
+
+def whole_and_resumed(make: Callable[[str], Job]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a training that is made for a folder ends with, undisturbed and killed at its third step."""
+
+    def dies(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 3:
+            raise KeyboardInterrupt
+
+    whole = weights(train(make("whole"), quiet))
+    with pytest.raises(KeyboardInterrupt):
+        train(make("cut"), dies)
+    return whole, weights(train(make("cut"), quiet))
 
 
 def weights(model: torch.nn.Module) -> dict[str, Tensor]:

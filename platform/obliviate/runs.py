@@ -70,9 +70,11 @@ def write_part(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_part(path: Path) -> dict[str, Any] | None:
-    """None where it is damaged, which is told: then it goes, and is to be made again."""
+    """None where it is missing, or damaged, which is told: then it goes, and is to be made again."""
     try:
         return unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         log.warning("%s: is damaged (%s): what it held is made again", path, error)
         path.unlink()

@@ -75,6 +75,11 @@ BESIDE = {
 RESISTANCE_FILE = "resistance.json"  # what benchmarks/resistance.py has measured
 
 
+def key_of(name: str) -> str:
+    """The config's key of an entry of BESIDE_ANY."""
+    return re.split("[.:=]", name)[0]
+
+
 def resistances() -> list[dict[str, Any]]:
     """Of each model that was measured, a row of docs/results.md."""
     found = json.loads((Path(__file__).parent / RESISTANCE_FILE).read_text(encoding="utf-8"))
@@ -88,7 +93,7 @@ def methods(names: Sequence[str]) -> None:
     measured = resistances()
     doors = {"FORGET OBJECTIVES": FORGET_DOOR, "REGULARIZERS": REGULARIZER_DOOR}
     beside = {"WITH ANY FORGET OBJECTIVE": BESIDE_ANY, "BESIDE TRAINING": BESIDE}
-    found = {title: _all(door, console) for title, door in doors.items()}
+    found = {title: list(_offered(door, console)) for title, door in doors.items()}
     titles = {name: what for entries in beside.values() for name, (what, _) in entries.items()}
     parts = [part for name in names for part in ALIASES.get(name, name).split("+")]
     asked = _asked("methods", parts, titles | _titles(found))
@@ -102,7 +107,7 @@ def methods(names: Sequence[str]) -> None:
         for name, (what, source) in entries.items():
             if name in asked:
                 console.print(f"  {name}: {what}; {source}")
-                _attacked(console, [row for row in measured if row["beside"] == [re.split("[.:=]", name)[0]]])
+                _attacked(console, [row for row in measured if row["beside"] == [key_of(name)]])
     console.print(
         "attacked: the share of what was lost that an attack brings back beyond what it teaches a model that never "
         "knew; robustness is 1 less the strongest. TOFU forget01, SmolLM2-135M, all within 0.1 nats of the start"
@@ -131,7 +136,7 @@ def metrics(names: Sequence[str]) -> None:
     """And the suites; all where no names are given."""
     console = open_console()
     doors = {"METRICS": METRIC_DOOR, "COMPARISONS OF SETS OR MODELS": COMPARISON_DOOR}
-    found = {title: _all(door, console) for title, door in doors.items()}
+    found = {title: list(_offered(door, console)) for title, door in doors.items()}
     asked = _asked("metrics", names, _titles(found) | {suite.name: suite.title for suite in SUITES.values()})
     for title, classes in found.items():
         _head(console, title, asked & {name for name, _, _ in classes})
@@ -163,7 +168,7 @@ def attacks(names: Sequence[str]) -> None:
     from obliviate_recipes.attacks.spec import ATTACK_DOOR
 
     console = open_console()
-    found = {"ATTACKS": _all(ATTACK_DOOR, console)}
+    found = {"ATTACKS": list(_offered(ATTACK_DOOR, console))}
     asked = _asked("attacks", names, _titles(found))
     for name, cls, place in found["ATTACKS"]:
         if name not in asked:
@@ -178,11 +183,6 @@ def attacks(names: Sequence[str]) -> None:
 
 
 Entry = tuple[str, Any, str]  # name, class and, of what an installed package offers, whence
-
-
-def _all(door: Door, console: Console) -> list[Entry]:
-    """Prints what is wrong with what is not usable."""
-    return list(_offered(door, console))
 
 
 def _titles(found: Mapping[str, Sequence[Entry]]) -> dict[str, str]:
@@ -208,6 +208,7 @@ def _head(console: Console, title: str, shown: set[str]) -> None:
 
 
 def _offered(door: Door, console: Console) -> Iterator[Entry]:
+    """Prints what is wrong with what is not usable."""
     yield from ((name, cls, "") for name, cls in door.ours.items())
     for name, (cls, place) in door.offers().items():
         if isinstance(cls, str):

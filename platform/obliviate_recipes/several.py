@@ -122,6 +122,10 @@ class UnlearnedModels(MethodsRun, ComparedModels):
         check_seeds(self.seeds)
         return self
 
+    def called(self, run: UnlearnRun) -> str:
+        """What figures call the model of one of `unlearnings`."""
+        return run.name if len(self.seeds) < 2 else f"{run.name} seed {run.seed}"
+
     def unlearnings(self, method: Method, source: str) -> list[UnlearnRun]:
         """Of one method on the model at `source`, with every seed."""
         return [self.unlearning(method, source, seed) for seed in self.seeds or (self.seed,)]
@@ -177,7 +181,7 @@ def unlearned(config: UnlearnedModels, models: Models, corpus: Corpus) -> Iterat
     """Those of all methods, with every seed."""
     for run in (run for method in config.methods for run in config.unlearnings(method, models.target.source)):
         stage = unlearning_stage(run, corpus, models.before)
-        name = run.name if len(config.seeds) < 2 else f"{run.name} seed {run.seed}"
+        name = config.called(run)
         yield Made(name, behind_marks(stage.model, run, corpus), stage)
 
 

@@ -149,14 +149,14 @@ class Stage(ABC):
     def at_hand(self, model: ModelSpec) -> ModelSpec:
         """A model of the same shape and tokenizer whose files are there already."""
         maker = self._maker(model)
-        return model if maker is None or maker.done else _at(maker.shape, model)
+        return model if maker is None or maker.done else placed(maker.shape, model)
 
     def portable(self, model: ModelSpec) -> ModelSpec:
         """As `obliviate.models.portable`, of a model that is there or is going to be made."""
         maker = self._maker(model)
         if maker is None:
             return portable(model)
-        return _at(model, portable(_at(maker.shape, model)))
+        return placed(model, portable(placed(maker.shape, model)))
 
     def _maker(self, model: ModelSpec) -> "ModelStage | None":
         makers = (need for need in self.needs if isinstance(need, ModelStage))
@@ -198,7 +198,7 @@ class ModelStage(Stage):
         return self.at_hand(self.base)
 
 
-def _at(place: ModelSpec, model: ModelSpec) -> ModelSpec:
+def placed(place: ModelSpec, model: ModelSpec) -> ModelSpec:
     """The model, laid out as it is, where `place` says that its weights lie."""
     return model.model_copy(update={key: getattr(place, key) for key in ("source", "base", "revision")})
 

@@ -1,13 +1,12 @@
 """How forgetting and keeping share an optimiser's state (DualOptim+), and an update (StableUN)."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from obliviate.config import UnlearnRun, build
 from obliviate.errors import UserError
@@ -17,7 +16,7 @@ from obliviate.train.job import Job
 from obliviate.train.loop import train
 from obliviate.train.shared_base import SharedBase
 from obliviate.train.stability import Stability
-from training import job, quiet, weights
+from training import job, quiet, weights, whole_and_resumed
 
 
 class TestSharedBase:
@@ -102,17 +101,8 @@ def test_a_resumed_run_is_the_whole_one(
         run = job(tiny, tmp_path / folder, (NPO(), GD()), checkpoint_every_steps=1, warmup_steps=0)
         return replace(run, model=run.model.model_copy(update={"lora": lora}), **fields)
 
-    def dies(metrics: Mapping[str, Any]) -> None:
-        if metrics["step"] == 3:
-            raise KeyboardInterrupt
-
-    def ends(run: Job, report: Callable[[Mapping[str, Any]], None] = quiet) -> dict[str, Tensor]:
-        return weights(train(run, report))
-
-    whole = ends(make("whole"))
-    with pytest.raises(KeyboardInterrupt):
-        ends(make("cut"), dies)
-    cut, plain = ends(make("cut")), ends(replace(make("plain"), **{**dict.fromkeys(fields), "updates": "dual"}))
+    whole, cut = whole_and_resumed(make)
+    plain = weights(train(replace(make("plain"), **{**dict.fromkeys(fields), "updates": "dual"}), quiet))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert any(not torch.equal(whole[name], plain[name]) for name in whole)
 

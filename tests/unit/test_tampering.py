@@ -1,6 +1,6 @@
 """Tamper resistance (TAR): what an attack trains on, what is taken of its points, and what it leaves behind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -23,7 +23,7 @@ from obliviate.train.loop import train
 from obliviate.train.surprise import TRUE_ANSWERS, surprise
 from obliviate.train.tampering import Tampering
 from obliviate_recipes.stages.unlearning import check_data
-from training import FORGET, RETAIN, job, losses, quiet, weights
+from training import FORGET, RETAIN, job, losses, quiet, weights, whole_and_resumed
 
 pytestmark = pytest.mark.usefixtures("process_group")
 SPEC = TamperingSpec(steps=4, every=2, learning_rates=(1e-3,), batch_size=3)
@@ -196,17 +196,7 @@ def test_a_resumed_run_is_the_whole_one(tiny: Path, tmp_path: Path, lora: LoraSp
         run = job(tiny, tmp_path / folder, RESISTED, checkpoint_every_steps=1, warmup_steps=0)
         return replace(run, model=run.model.model_copy(update={"lora": lora}), tampering=SPEC)
 
-    def dies(metrics: Mapping[str, Any]) -> None:
-        if metrics["step"] == 3:
-            raise KeyboardInterrupt
-
-    def ends(run: Job, report: Callable[[Mapping[str, Any]], None] = quiet) -> dict[str, Tensor]:
-        return weights(train(run, report))
-
-    whole = ends(make("whole"))
-    with pytest.raises(KeyboardInterrupt):
-        ends(make("cut"), dies)
-    cut = ends(make("cut"))
+    whole, cut = whole_and_resumed(make)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 

@@ -127,8 +127,7 @@ class EnginePool:
     ) -> None:
         self._model, self._spec, self._on_progress, self._within = model, spec, on_progress, within
         self._replicas: list[Any] = []
-        self._engine_type: str | None = None
-        self._rests = False
+        self._placement: Placement | None = None
 
     @property
     def spec(self) -> EngineSpec:
@@ -137,12 +136,11 @@ class EnginePool:
     @property
     def engine_type(self) -> str | None:
         """ "vllm" or "hf"; None until entered."""
-        return self._engine_type
+        return None if self._placement is None else self._placement.spec.type
 
     def __enter__(self) -> "EnginePool":
         placement = place(self._spec, within=self._within)
-        self._engine_type = placement.spec.type
-        self._rests = self._within or placement.gpus == 0 or self._engine_type == "hf"
+        self._placement = placement
         vllm = vllm_environment(placement.gpus > 0) if placement.spec.type == "vllm" else {}
         actor = ray.remote(Replica).options(
             max_restarts=-1,  # with resources of their own on another node, where it was the node that died
@@ -185,7 +183,7 @@ class EnginePool:
     @property
     def rests(self) -> bool:
         """Whether it can rest. vLLM with a GPU of its own has to be closed: it would not leave its memory to others."""
-        return self._rests
+        return self._within or self.engine_type == "hf" or (self._placement is not None and not self._placement.gpus)
 
     def load(self, model: ModelSpec, on_progress: Progress | None) -> None:
         """From now on answer for another model, for vLLM one of the same obliviate.models.architecture: its weights

@@ -107,8 +107,7 @@ def add_attacks(run: Run, folder: str, attacked: Attacked) -> None:
 
 def _measured(run: Run) -> dict[str, Measured]:
     file = run.directory / MEASURED
-    found = read_part(file) if file.exists() else None
-    return {suite: Measured.model_validate(each) for suite, each in (found or {}).items()}
+    return {suite: Measured.model_validate(each) for suite, each in (read_part(file) or {}).items()}
 
 
 def _data(inputs: dict[str, str]) -> str:
@@ -230,7 +229,7 @@ def _suite(measured: Measured) -> list[str]:
 def _attacks(run: Run) -> list[str]:
     """Which were tried, how strong, and what came back."""
     file = run.directory / ATTACKED
-    attacked = read_part(file) if file.exists() else None
+    attacked = read_part(file)
     if attacked is None:
         return ["## Attacks", "", "Not attacked yet: `obliviate attack`. What is not said may still be there.", ""]
     found = Attacked.model_validate(attacked)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from obliviate.data.rows import Row
 from obliviate.models import encoder_of
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate_recipes.stage import placed
 from obliviate_recipes.stages.hosted import longest
 
 LENGTH = 2048  # tokens of a prompt and its answer, where the model has positions for them
@@ -25,7 +26,7 @@ def with_room_to_answer(generation: GenerationSpec) -> GenerationSpec:
 
 def room_in(model: ModelSpec, here: ModelSpec) -> Callable[[Row], bool]:
     """Whether a row fits the model whole, its answers with it: a cut one is another."""
-    encoder = encoder_of(model.model_copy(update=here.model_dump(include={"source", "base", "revision"})))
+    encoder = encoder_of(placed(here, model))
 
     def fits(row: Row) -> bool:
         return not any(encoder.cuts(*row.saying(answer)) for answer in (row.fact, *row.perturbed_answers))
