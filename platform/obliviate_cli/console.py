@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -49,3 +50,7 @@ class Terminal:
             return
         with Live(console=self._console, refresh_per_second=2) as live:
             yield live.update
+
+    def began(self, folder: Path) -> None: ...
+
+    def ended(self, folder: Path) -> None: ...

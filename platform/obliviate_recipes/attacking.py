@@ -130,6 +130,7 @@ class Attacking(OfData[A, Path]):
         write(self.config.title, models, folder / REPORT, events, [robustness_section(result, names)])
         events.shown(robustness_table(result, names))
         events.said(f"summary: {storage.name(folder / SUMMARY)}")
+        events.ended(folder)
         return folder / REPORT
 
 

@@ -50,8 +50,8 @@ class Compare(OfData[CompareRun, Path]):
         """The path of the report."""
         config = self.config
         measured = [stage.run.directory for stage in self.stages if isinstance(stage, Figures)]
-        folder = (
-            Run.at(Path(config.runs), "compare", config.title, config.model_dump(mode="json"), {}).begin().directory
-        )
+        whole = config.model_dump(mode="json", exclude={"tracking"})
+        folder = Run.at(Path(config.runs), "compare", config.title, whole, {}).begin().directory
         write(config.title, model_reports(measured), folder / REPORT, events)
+        events.ended(folder)
         return folder / REPORT

@@ -165,13 +165,15 @@ class Continual(Recipe[ContinualRun, Path]):
             folders = [each.run.directory for each in (self.before, *steps)]
             matrices.append(_matrix(name, self.tasks, folders, config))
             events.shown(matrix_table(matrices[-1]))
-        run = Run.at(Path(config.runs), "continual", config.title, config.model_dump(mode="json"), {}).begin()
+        whole = config.model_dump(mode="json", exclude={"tracking"})
+        run = Run.at(Path(config.runs), "continual", config.title, whole, {}).begin()
         write_json(run.directory / MATRIX, [_as_json(each) for each in matrices])
         report = run.directory / reporting.REPORT
         last = [self.before, *(steps[-1] for steps in self.steps.values())]
         models = [reporting.model_report(each.run.directory) for each in last]
         reporting.write(config.title, models, report, events, sections=[forgetting_section(matrices)])
         events.said(f"matrices: {storage.name(run.directory / MATRIX)}")
+        events.ended(run.directory)
         return report
 
 

@@ -11,7 +11,6 @@ import yaml
 from pydantic import Field
 
 from obliviate import storage
-from obliviate.config import RunSpec
 from obliviate.console_table import ConsoleTable
 from obliviate.data.rows import Row, read_rows
 from obliviate.erase import HolisticCost, Selection, Settings
@@ -19,6 +18,7 @@ from obliviate.errors import UserError, under
 from obliviate.models import encoder_of, model_size
 from obliviate.runs import Run, content_hash, write_json, write_whole
 from obliviate.schema import ModelSpec
+from obliviate.tracking import Tracked
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import Recipe
 from obliviate_recipes.stage import Determined, Stage
@@ -27,7 +27,7 @@ MODEL_YAML, SELECTION = "model.yaml", "selection.json"
 INTRODUCTION = "Answer as in these examples."
 
 
-class EraseRun(RunSpec):
+class EraseRun(Tracked):
     """Examples are chosen by quantised k-means, then those of `forget` are forgotten one after another."""
 
     title: str = "erase"
@@ -84,7 +84,7 @@ class Examples(Stage):
 
     def determined(self) -> Determined:
         config, (rows, forget) = self.config, self.rows
-        settings = config.model_dump(mode="json", exclude={"title", "examples", "forget", "runs"})
+        settings = config.model_dump(mode="json", exclude={"title", "examples", "forget", "runs", "tracking"})
         inputs = {"examples": content_hash(list(rows)), "forget": content_hash(forget)}
         return Determined(settings, inputs, {"model": config.model}, config.model_dump(mode="json"))
 

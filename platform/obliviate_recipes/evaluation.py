@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator, model_validator
 
 from obliviate import storage
-from obliviate.config_file import RunSpec
 from obliviate.data import DataSpec
 from obliviate.schema import ModelSpec
+from obliviate.tracking import Tracked
 from obliviate_eval.report.terminal import Comparison
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.events import Events
@@ -19,7 +19,7 @@ from obliviate_recipes.reporting import model_report
 from obliviate_recipes.stages.measure import Figures, Measuring
 
 
-class EvaluateRun(RunSpec):
+class EvaluateRun(Tracked):
     """`obliviate evaluate`: models measured side by side on the same items."""
 
     models: dict[str, ModelSpec] = Field(min_length=1)  # name -> model

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class Events(Protocol):
         """What draws a table anew in its place; None where nothing can be drawn over."""
         ...
 
+    def began(self, folder: Path) -> None:
+        """A run is being made in its folder, by this process or by workers."""
+
+    def ended(self, folder: Path) -> None:
+        """The run in the folder is whole, now or since an earlier command."""
+
 
 class Quiet:
     """Nobody is told."""
@@ -46,6 +53,10 @@ class Quiet:
 
     def watched(self) -> AbstractContextManager[Draw | None]:
         return nullcontext()
+
+    def began(self, folder: Path) -> None: ...
+
+    def ended(self, folder: Path) -> None: ...
 
 
 QUIET: Events = Quiet()
@@ -80,3 +91,7 @@ class Bars:
 
     def watched(self) -> AbstractContextManager[Draw | None]:
         return nullcontext()
+
+    def began(self, folder: Path) -> None: ...
+
+    def ended(self, folder: Path) -> None: ...

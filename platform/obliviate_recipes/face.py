@@ -222,7 +222,10 @@ def _of_values(name: str, values: Mapping[str, Any], overrides: tuple[str, ...])
 
 def _concluded(recipe: "Recipe[Any, Any]", events: Events | None) -> Any:
     """What it makes, with its figures as tables where it has some."""
-    made = recipe.perform(events or Bars())
+    from obliviate_recipes.tracking.tracker import tracked
+
+    with tracked(recipe.config, events or Bars()) as told:
+        made = recipe.perform(told)
     from obliviate_eval.robustness import ROBUSTNESS_FILE
     from obliviate_recipes.attacking import Attacking
     from obliviate_recipes.reporting import REPORT

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from obliviate import storage
-from obliviate.config import RunSpec, Unlearning, UnlearnRun, build, expand_method
+from obliviate.config import Unlearning, UnlearnRun, build, expand_method
 from obliviate.data import DataSpec
 from obliviate.errors import UserError
 from obliviate.fusion import fuse
@@ -22,6 +22,7 @@ from obliviate.models import load_pretrained, name_elsewhere, save, skeleton
 from obliviate.runs import RUN_FILE, Run, record_of, whole_folder
 from obliviate.schema import ClusterSpec, LoraSpec, ModelSpec, OptimSpec
 from obliviate.source import adapter_of, export_dtype
+from obliviate.tracking import Tracked
 from obliviate_recipes.events import Events
 from obliviate_recipes.recipe import Recipe
 from obliviate_recipes.stage import MODEL, Determined, Stage, finish, perform, unmade
@@ -32,7 +33,7 @@ from obliviate_recipes.stages.unlearning import Adapter
 ADAPTER = "adapter"  # folder of the fused adapter, beside that of the whole model
 
 
-class FuseRun(Unlearning, RunSpec):
+class FuseRun(Unlearning, Tracked):
     """Efficient unlearning with small layers (EUL, arXiv:2310.20150)."""
 
     title: str = "fused"

@@ -15,13 +15,13 @@ from pydantic import model_validator
 from rich.text import Text
 
 from obliviate import storage
-from obliviate.config import RunSpec
 from obliviate.console_table import ConsoleTable
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row
 from obliviate.errors import UserError
 from obliviate.runs import Run
 from obliviate.schema import EngineSpec, GenerationSpec, ModelSpec
+from obliviate.tracking import Tracked
 from obliviate_eval.metrics import Entailment
 from obliviate_eval.records import RECORDS_FILE, Record, read_records
 from obliviate_eval.spec import EvaluationSpec
@@ -35,7 +35,7 @@ NO_ENTITY = "(no entity)"
 Asked = tuple[str, str]  # question, true answer
 
 
-class ProbeRun(RunSpec):
+class ProbeRun(Tracked):
     """`obliviate probe-knowledge`: the rows of `data` that a model knows, as `data` for other runs."""
 
     model: ModelSpec

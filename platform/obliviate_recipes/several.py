@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from obliviate.config import FinetuneRun, RunSpec, Unlearning, UnlearnRun, build, expand_method
+from obliviate.config import FinetuneRun, Unlearning, UnlearnRun, build, expand_method
 from obliviate.config_file import merge
 from obliviate.data import DataSpec
 from obliviate.data.rows import Corpus
 from obliviate.options import AlternativesSpec, UnlearnOptions
 from obliviate.schema import ClusterSpec, EngineSpec, GuardrailSpec, ModelSpec, OptimSpec, Seed, Spec
+from obliviate.tracking import Tracked
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.stage import Stage
 from obliviate_recipes.stages.composed import unlearning_stage
@@ -33,7 +34,7 @@ class Method(Unlearning):
     optim: dict[str, Any] = Field(default={})  # over the job's `optim`
 
 
-class MethodsRun(UnlearnOptions, RunSpec):
+class MethodsRun(UnlearnOptions, Tracked):
     """A job with an entry for each of several methods, each of which takes what the job says and it does not itself."""
 
     @classmethod
@@ -73,7 +74,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ValueError(f"seeds: {list(seeds)} holds one twice; give each once")
 
 
-class ComparedModels(UnlearnOptions, RunSpec):
+class ComparedModels(UnlearnOptions, Tracked):
     """What all jobs on several models share: the model that must forget, the retain model, how they are measured."""
 
     title: str = "Unlearning methods compared"

@@ -302,9 +302,11 @@ class _Made:
                 if held is not None:
                     self._make_room(stage)
                     self._open.append(stage)
+                    events.began(run.directory)
                     finish(stage, **stage.make(held, events))
         if run.directory not in told:
             told.add(run.directory)
+            events.ended(run.directory)
             stage.told(run, events)
 
     def _make_room(self, stage: Stage) -> None:

@@ -2,11 +2,10 @@
 
 import json
 import re
-import sys
 from html import unescape
 from io import StringIO
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -14,14 +13,16 @@ import pytest
 from rich.console import Console
 from test_sweep_space import sweep
 
-from obliviate.errors import UserError
+from obliviate.tracking import MlflowTracking
 from obliviate_cli.console import Terminal
 from obliviate_eval.report.sweep_plots import symbol
+from obliviate_recipes.sweeps import logs
 from obliviate_recipes.sweeps.calibrate import Calibrated
 from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import TrialRecord
 from obliviate_recipes.sweeps.result import Result, write_result
 from obliviate_recipes.sweeps.spec import SweepRun
+from obliviate_recipes.tracking.board import Begun
 
 
 def record(beta: float, seed: int, forget: float | None, utility: float | None, **more: Any) -> TrialRecord:
@@ -171,9 +172,8 @@ class TestLogs:
             "retain_probability": 0.6,
         }
         (opened,) = open_logs(tmp_path, config)
-        with opened as log:
-            log.trial(record(0.1, 0, 0.9, 0.2, signals=(signal,)))
-            log.trial(record(0.1, 0, 0.9, 0.2, signals=(signal,)))  # of a resumed sweep
+        opened.trial(record(0.1, 0, 0.9, 0.2, signals=(signal,)))
+        opened.trial(record(0.1, 0, 0.9, 0.2, signals=(signal,)))  # of a resumed sweep
         board = EventAccumulator(str(tmp_path / "tensorboard" / "b0.1-s0")).Reload()
         assert [(each.step, each.value) for each in board.Scalars("signal")] == [(4, pytest.approx(0.3))]
         assert board.Scalars("forget")[0].value == pytest.approx(0.9)
@@ -185,51 +185,40 @@ class TestLogs:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         (opened,) = open_logs(tmp_path, config)
-        with opened as log:
-            log.trial(record(0.1, 0, None, None, status="crashed"))
-            log.trial(record(0.1, 0, 0.9, 0.2))
+        opened.trial(record(0.1, 0, None, None, status="crashed"))
+        opened.trial(record(0.1, 0, 0.9, 0.2))
         board = EventAccumulator(str(tmp_path / "tensorboard" / "b0.1-s0")).Reload()
         assert board.Scalars("forget")[0].value == pytest.approx(0.9)
 
-    def test_an_mlflow_server_that_is_gone_ends_no_sweep(
+    def test_a_tracker_that_is_gone_ends_no_sweep(
         self, config: SweepRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        class GoneError(Exception):
-            pass
+        def gone(begun: Begun) -> None:
+            raise RuntimeError("API request failed\nwith a long tail")
 
-        def gone(*_: object, **__: object) -> None:
-            raise GoneError("API request failed\nwith a long tail")
+        monkeypatch.setattr(logs, "open_board", lambda spec, runs: SimpleNamespace(open=gone))
+        _, log = open_logs(
+            tmp_path, config.model_copy(update={"tracking": MlflowTracking(uri="http://localhost:5000")})
+        )
+        log.trial(RECORDS[0])
+        assert "mlflow: trial b0.1-s0 is not logged (API request failed): the same command" in caplog.text
 
-        mlflow = ModuleType("mlflow")
-        vars(mlflow).update(
-            set_tracking_uri=lambda url: None, set_experiment=lambda name: None, search_runs=gone,
-            exceptions=SimpleNamespace(MlflowException=GoneError),
-        )  # fmt: skip
-        monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-        with open_logs(tmp_path, config.model_copy(update={"mlflow": "http://localhost:5000"}))[1] as log:
-            log.trial(RECORDS[0])
-        assert "trial b0.1-s0 is not logged (API request failed): the same command" in caplog.text
-
-    def test_mlflow_that_is_not_installed(
-        self, config: SweepRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setitem(sys.modules, "mlflow", None)
-        logs = open_logs(tmp_path, config.model_copy(update={"mlflow": "http://localhost:5000"}))
-        with pytest.raises(UserError, match="MLflow is not installed; pip install mlflow-skinny"), logs[1]:
-            pass
-
-    def test_mlflow_in_a_file_store(self, config: SweepRun, tmp_path: Path) -> None:
-        mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
-        url = f"sqlite:///{tmp_path}/mlflow.db"
+    def test_trials_in_mlflow(self, config: SweepRun, tmp_path: Path) -> None:
+        mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        tracked = config.model_copy(update={"tracking": MlflowTracking(uri=uri)})
         for _ in range(2):  # the second time is a resumed sweep
-            with open_logs(tmp_path, config.model_copy(update={"mlflow": url}))[1] as log:
-                for each in (RECORDS[0], RECORDS[-1]):
-                    log.trial(each)
-        found = {run.data.tags["trial"]: run for run in mlflow.search_runs(output_format="list")}
+            _, log = open_logs(tmp_path / "sweep", tracked)
+            for each in (RECORDS[0], RECORDS[-1]):
+                log.trial(each)
+        mlflow.set_tracking_uri(uri)
+        runs = mlflow.search_runs(experiment_names=["obliviate"], output_format="list")
+        found = {run.info.run_name: run for run in runs}
         assert set(found) == {"b0.1-s0", "d-s0"}
+        assert len(runs) == 2
         assert found["b0.1-s0"].data.params["method.beta"] == "0.1"
         assert found["b0.1-s0"].data.metrics["forget"] == pytest.approx(0.9)
         assert found["d-s0"].info.status == "FAILED"
-        with open_logs(tmp_path / "other", config.model_copy(update={"mlflow": url}))[1] as log:
-            log.trial(RECORDS[0])  # of a sweep with the same title, on other data
-        assert len(mlflow.search_runs(output_format="list")) == 3
+        _, log = open_logs(tmp_path / "other", tracked)
+        log.trial(RECORDS[0])  # of a sweep with the same title, on other data
+        assert len(mlflow.search_runs(experiment_names=["obliviate"], output_format="list")) == 3

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -352,15 +351,6 @@ def test_data_that_a_method_cannot_use_is_told_before_anything_runs(config: Swee
     with pytest.raises(UserError, match=r"NPO\+GD needs a retain set and the data has none"):
         Sweep(config.model_copy(update={"data": data})).perform(QUIET)
     assert not (tmp_path / "runs").exists()
-
-
-def test_an_mlflow_that_is_not_there_is_told_before_anything_runs(
-    config: SweepRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    monkeypatch.setattr(sweeps, "ensure_ray", None)
-    with pytest.raises(UserError, match="MLflow is not installed"):
-        Sweep(config.model_copy(update={"mlflow": "http://localhost:5000"})).perform(QUIET)
 
 
 def test_a_folder_that_cannot_be_written(config: SweepRun, tmp_path: Path) -> None:

@@ -112,10 +112,11 @@ def run(path: Path, overrides: list[str], dry_run: bool, wait: bool) -> int:
         console.print(f"{waiting} requests wait: {ledger.texts_waiting(config.alias)} texts")
         return 0
     from obliviate_recipes.requests.work import Recipes  # brings all that trains and measures: listing needs none of it
+    from obliviate_recipes.tracking.tracker import tracked
 
-    events = Terminal(console)
     try:
-        ended = Runner(config, ledger, knowledge, Recipes(config, events), events).run(wait=wait)
+        with tracked(config, Terminal(console)) as events:
+            ended = Runner(config, ledger, knowledge, Recipes(config, events), events).run(wait=wait)
     except LeaseLostError as error:
         raise UserError(f"{error}; raise lease_s if this one was only slow") from error
     except HeldError as error:

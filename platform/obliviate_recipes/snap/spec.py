@@ -8,9 +8,10 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from obliviate import storage
-from obliviate.config import RunSpec, UnlearnRun, build, expand_method
+from obliviate.config import UnlearnRun, build, expand_method
 from obliviate.options import UnlearnOptions
 from obliviate.schema import ClusterSpec, EngineSpec, GenerationSpec, ModelSpec, OptimSpec
+from obliviate.tracking import Tracked
 from obliviate_recipes.snap.forms import FactQuestions
 from obliviate_recipes.snap.positives import NearMisses
 from obliviate_recipes.snap.questions import FileQuestions, ModelQuestions, TemplateQuestions
@@ -25,7 +26,7 @@ VALIDATION = {"every_steps": 10, "retain_rows": 48, "patience": 6, "refusals": {
 PLACEHOLDER = {"type": "files", "forget": "forget.jsonl", "retain": "retain.jsonl"}  # for rows that are not yet made
 
 
-class SnapRun(RunSpec):
+class SnapRun(Tracked):
     """`obliviate snap`: from an entity's name and texts to a model without it (SNAP, arXiv:2406.12329v1)."""
 
     model: ModelSpec

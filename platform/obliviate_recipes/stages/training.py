@@ -32,6 +32,7 @@ LEFT_OUT: dict[str, Any] = {
     "kl_budget": {"texts"},
     "validation": {"texts"},
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
+    "tracking": True,
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 ASKED = 32  # forget rows, of the model that has just been trained

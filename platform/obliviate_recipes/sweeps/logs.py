@@ -1,17 +1,17 @@
-"""Trials for other tools to look at: TensorBoard with HParams, and MLflow where it is installed."""
+"""Trials for other tools to look at: TensorBoard with HParams, and the tracker that the config names."""
 
-import importlib
+import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from obliviate import storage
-from obliviate.errors import UserError
-from obliviate_recipes.sweeps.records import TrialRecord
+from obliviate.tracking import TrackingSpec
+from obliviate_recipes.sweeps.records import TRIALS, TrialRecord
 from obliviate_recipes.sweeps.spec import SweepRun
+from obliviate_recipes.tracking.board import Begun, Ended, first_line, open_board
+from obliviate_recipes.tracking.folder import State, numbers
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ class TrialLog(Protocol):
         ...
 
 
-def open_logs(directory: Path, config: SweepRun) -> Sequence[AbstractContextManager[TrialLog]]:
-    """Raises UserError where MLflow is asked for and is not there."""
-    logs: list[AbstractContextManager[TrialLog]] = [_tensorboard(directory / TENSORBOARD)]
-    if config.mlflow is not None:
-        logs.append(_mlflow(config.mlflow, config.title, directory.name))
+def open_logs(directory: Path, config: SweepRun) -> Sequence[TrialLog]:
+    """Raises UserError where a tracker is asked for that cannot be used."""
+    logs: list[TrialLog] = [_TensorBoard(directory / TENSORBOARD)]
+    if config.tracking is not None:
+        logs.append(_Tracked(config.tracking, directory))
     return logs
 
 
@@ -52,54 +52,31 @@ class _TensorBoard:
         storage.upload_tree(folder)
 
 
-@contextmanager
-def _tensorboard(folder: Path) -> Iterator[TrialLog]:
-    yield _TensorBoard(folder)
-
-
-class _MLflow:
-    def __init__(self, mlflow: ModuleType, sweep: str) -> None:
-        self._mlflow, self._sweep = mlflow, sweep
+class _Tracked:
+    def __init__(self, spec: TrackingSpec, directory: Path) -> None:
+        self._board, self._directory = open_board(spec, directory.parent), directory
+        self._name, self._place = spec.type, json.dumps(spec.model_dump(mode="json"), sort_keys=True)
 
     def trial(self, record: TrialRecord) -> None:
         """Once, of a sweep that is resumed too; and again where it has ended otherwise."""
-        status = "FINISHED" if record.status in ("done", "stopped") else "FAILED"
-        tags = {"sweep": self._sweep, "trial": record.id, "ended": record.status}
-        same = [f"tags.{name} = '{value}'" for name, value in tags.items()]
+        state = State(self._directory / TRIALS / f".{record.id}.tracked", self._place)
+        if state.ended == record.status:
+            return
+        sweep = self._directory.name
+        begun = Begun(f"{sweep}-{record.id}", record.id, "trial", sweep, _parameters(record), state.known)
+        texts = {"ended": record.status} | ({"cause": record.cause} if record.cause else {})
+        failed = record.status not in ("done", "stopped")
         try:
-            # One that was cut off while it was written has another status.
-            found = " and ".join([*same, f"attributes.status = '{status}'"])
-            if not self._mlflow.search_runs(filter_string=found, output_format="list"):
-                self._write(record, tags, status)
-        except self._mlflow.exceptions.MlflowException as error:
-            first = str(error).partition("\n")[0]
-            log.warning("mlflow: trial %s is not logged (%s): the same command logs it later", record.id, first)
-
-    def _write(self, record: TrialRecord, tags: dict[str, str], status: str) -> None:
-        with self._mlflow.start_run(run_name=record.id, tags=tags):
-            self._mlflow.log_params(_parameters(record))
+            opened = self._board.open(begun)
             for signal in record.signals:
-                found = {name: value for name, value in signal.items() if isinstance(value, float)}
-                self._mlflow.log_metrics(found, step=signal["step"])
-            self._mlflow.log_metrics(_figures(record))
-            if record.cause:
-                self._mlflow.set_tag("cause", record.cause)
-            self._mlflow.end_run(status=status)
-
-
-@contextmanager
-def _mlflow(url: str, experiment: str, sweep: str) -> Iterator[TrialLog]:
-    try:
-        mlflow = importlib.import_module("mlflow")
-    except ImportError as error:
-        raise UserError(f"mlflow: {url}: MLflow is not installed; pip install mlflow-skinny, or mlflow=null") from error
-    try:
-        mlflow.set_tracking_uri(url)
-        mlflow.set_experiment(experiment)
-    except mlflow.exceptions.MlflowException as error:
-        first = str(error).partition("\n")[0]
-        raise UserError(f"mlflow: {url}: cannot be used ({first}); give a server's or a folder's URL") from error
-    yield _MLflow(mlflow, sweep)
+                opened.step(signal["step"], numbers({key: each for key, each in signal.items() if key != "step"}))
+            opened.end(Ended(_figures(record), texts, failed=failed))
+        except Exception as error:  # each tracker's library has errors of its own
+            told = "the same command logs it later"
+            log.warning("%s: trial %s is not logged (%s): %s", self._name, record.id, first_line(error), told)
+        else:
+            state.ended = record.status
+            state.write()
 
 
 def _parameters(record: TrialRecord) -> dict[str, Any]:

@@ -7,7 +7,6 @@ again. Tune's own state, pickles of one version of the code, is not needed for i
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
@@ -36,7 +35,6 @@ from obliviate_recipes.stages.negation import Negation
 from obliviate_recipes.stages.opening import opened
 from obliviate_recipes.stages.unlearning import Unlearn, check_data
 from obliviate_recipes.sweeps.calibrate import HALVINGS, calibrate
-from obliviate_recipes.sweeps.logs import open_logs
 from obliviate_recipes.sweeps.records import read_records
 from obliviate_recipes.sweeps.result import Result, write_result
 from obliviate_recipes.sweeps.robust import attacked, compared
@@ -47,7 +45,7 @@ from obliviate_recipes.sweeps.tuning import TUNE_ENVIRONMENT, Places, place, tun
 from obliviate_recipes.sweeps.watch import Watch
 
 # What changes how fast a sweep runs, or what is made of its trials, but not the trials.
-PLACEMENT = {"cluster", "runs", "concurrency", "max_failures", "node_cache", "mlflow", "choose", "calibrate",
+PLACEMENT = {"cluster", "runs", "concurrency", "max_failures", "node_cache", "tracking", "choose", "calibrate",
              "calibrate_to"}  # fmt: skip
 
 
@@ -160,9 +158,6 @@ class Sweep(OfData[SweepRun, Result]):
         check_methods(self.config, self.corpus)
         run = open_sweep(self.config, self.corpus)
         with run.locked():
-            with ExitStack() as stack:  # a log that cannot be opened is told now, not after hours
-                for log in open_logs(run.directory, self.config):
-                    stack.enter_context(log)
             ensure_ray(self.config.cluster.address, dashboard=not self.config.in_process)
             self.places = place(self.config)
             self.config = self.places.applied_to(self.config)
@@ -187,6 +182,7 @@ class Sweep(OfData[SweepRun, Result]):
         if config.calibrate:
             result = replace(result, calibrated=calibrate(result, shared, events))
         write_result(result, events)
+        events.ended(self.directory)
         return result
 
     def _attack_front(self, result: Result, attacks: Sequence[Attack], events: Events) -> Robustness | None:

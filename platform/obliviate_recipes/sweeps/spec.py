@@ -158,7 +158,6 @@ class SweepRun(Trials):
     calibrate: bool = False  # compare the methods' chosen points at equal utility, too
     calibrate_to: float = Field(default=0.95, gt=0, lt=1)  # share of the original's utility
     node_cache: str | None = None  # folder on each node's own disk that models are copied to once; None: read in place
-    mlflow: str | None = None  # tracking URL to log trials to as well
 
     @model_validator(mode="after")
     def _check_space(self) -> "SweepRun":

@@ -40,7 +40,7 @@ class Watch(Callback):  # type: ignore[misc]
         return {}
 
     def __enter__(self) -> "Watch":
-        self._logs = [self._stack.enter_context(log) for log in open_logs(self._directory, self._config)]
+        self._logs = list(open_logs(self._directory, self._config))
         self._records = {record.id: record for record in read_records(self._directory)}
         self._draw = self._stack.enter_context(self._events.watched())
         return self

@@ -29,7 +29,7 @@ from obliviate_recipes.sweeps.space import Point
 from obliviate_recipes.sweeps.tuning import TUNE_ENVIRONMENT, place, tuned
 from obliviate_recipes.worst_case.spec import AtSettings, WorstCaseRun, called
 
-PLACEMENT = {"cluster", "runs", "concurrency", "max_failures"}  # what changes how fast it is found
+PLACEMENT = {"cluster", "runs", "concurrency", "max_failures", "tracking"}  # what changes how fast it is found
 
 
 class WorstCase(Attacking[WorstCaseRun]):
@@ -89,7 +89,9 @@ class WorstCase(Attacking[WorstCaseRun]):
             raise UserError(f"settings: the attack failed at every one: {next(iter(watch.ended.values()))[1]}")
         robust = self.at_points(sorted(tried, key=lambda point: point.id))
         perform([robust], events)
-        return self.reported(robust, events)
+        path = self.reported(robust, events)
+        events.ended(run.directory)
+        return path
 
 
 @dataclass(frozen=True)
