@@ -27,7 +27,7 @@ from obliviate.methods import (
 )
 from obliviate.options import UnlearnOptions
 from obliviate.plugins import by_name
-from obliviate.schema import LAYOUT, ClusterSpec, ModelSpec, OptimSpec, Seed
+from obliviate.schema import LAYOUT, ClusterSpec, ModelSpec, OptimSpec, PushSpec, Seed, later
 from obliviate.tracking import Tracked
 
 __all__ = ["FinetuneRun", "RunSpec", "TrainingRun", "UnlearnRun", "build", "expand_method", "load"]
@@ -43,6 +43,7 @@ class TrainingRun(Tracked):
     cluster: ClusterSpec = ClusterSpec()
     seed: Seed = 0
     runs: str = "runs"  # folder of all runs; on several nodes one that they share, or a URL (s3://bucket/runs)
+    push_to_hub: PushSpec | None = later()  # once it is made
 
     @model_validator(mode="after")
     def _nothing_guarded_is_trained(self) -> "TrainingRun":

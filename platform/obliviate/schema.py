@@ -57,6 +57,15 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class PushSpec(Spec):
+    """Where a model goes on the Hugging Face hub. Needs `hf auth login`, or HF_TOKEN."""
+
+    repo: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")  # org/name
+    private: bool = True
+    records: bool = False  # each question and answer that was measured, too
+    license: str | None = None  # None: the base model's
+
+
 class LoraSpec(Spec):
     """Low-rank adapters on all linear layers but the lm_head (defaults of "A Closer Look", arXiv:2410.08109)."""
 

@@ -280,6 +280,28 @@ def verify(
     raise typer.Exit(0 if verified(runs, Terminal()) else 1)
 
 
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of an unlearning or a fine-tuning, or of its model.")],
+    repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face hub.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; default: private.")
+    ] = False,
+    records: Annotated[
+        bool, typer.Option("--records", help="Each question and answer that was measured, too.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="As the hub writes it; default: the base model's.")] = None,
+) -> None:
+    """Send a model, its card and its figures to the Hugging Face hub."""
+    from obliviate.config_file import parse
+    from obliviate.schema import PushSpec
+    from obliviate_cli.console import Terminal
+    from obliviate_recipes.push import push as pushed
+
+    to = parse(PushSpec, {"repo": repo, "private": not public, "records": records, "license": license}, "push")
+    pushed(run, to, Terminal())
+
+
 @app.command("import")
 def import_logs(
     framework: Annotated[str, typer.Argument(help="The framework of the logs: openunlearning or tofu.")],

@@ -41,6 +41,14 @@ class RequestsRun(UnlearnRun):
         return self
 
     @model_validator(mode="after")
+    def _nothing_is_pushed(self) -> "RequestsRun":
+        if self.push_to_hub is not None:
+            raise ValueError(
+                "push_to_hub: is for single models; send one of a batch by `obliviate push`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _attacks_fit(self) -> "RequestsRun":
         check_labels(self.attacks)
         if not self.attacks and self.retain_model is not None:

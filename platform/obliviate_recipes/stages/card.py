@@ -16,6 +16,7 @@ from obliviate_eval.robustness import ModelFigures
 from obliviate_eval.statistics import Figure
 from obliviate_eval.summary import Evaluation
 from obliviate_recipes.events import Events
+from obliviate_recipes.stages.card_metadata import metadata, without_places
 from obliviate_recipes.stages.chosen import Chosen
 from obliviate_recipes.stages.dropping import dropped_section
 from obliviate_recipes.stages.judged import JUDGED, line
@@ -46,15 +47,18 @@ class Attacked(Spec):
 
 def write_card(run: Run, folder: str) -> None:
     """Into the run's model folder, from what the run holds; again, once the model is measured or attacked."""
+    text = card_of(run, folder)
+    write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def card_of(run: Run, folder: str, license_id: str | None = None) -> str:
+    """Readable, and valid, wherever the model goes: paths of this machine are in the run's record alone."""
     record = record_of(run.directory)
-    config = record["config"]
-    text = "\n".join(
+    config = without_places(record["config"])
+    evaluations = [measured.evaluation for measured in _measured(run).values()]
+    return "\n".join(
         [
-            "---",
-            f"base_model: {json.dumps(config['model']['source'])}",
-            "library_name: transformers",
-            "tags: [machine-unlearning, obliviate]",
-            "---",
+            metadata(record["label"], record["config"], evaluations, license_id),
             f"# {record['label']}",
             "",
             _what(record["verb"], config),
@@ -77,7 +81,6 @@ def write_card(run: Run, folder: str) -> None:
             "",
         ]
     )
-    write_whole(run.directory / folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def onto_card(model: ModelSpec, add: Callable[[Run, str], None], events: Events) -> None:

@@ -33,6 +33,7 @@ LEFT_OUT: dict[str, Any] = {
     "validation": {"texts"},
     **dict.fromkeys(("cluster", "runs", "name", "data", "alternatives", "reinforcement", "forget_filter"), True),
     "tracking": True,
+    "push_to_hub": True,
     "optim": {"micro_batch_size", "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints"},
 }
 ASKED = 32  # forget rows, of the model that has just been trained
