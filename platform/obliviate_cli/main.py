@@ -284,9 +284,7 @@ def verify(
 def push(
     run: Annotated[Path, typer.Argument(help="Folder of an unlearning or a fine-tuning, or of its model.")],
     repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face hub.")],
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everybody see it; default: private.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; default: private.")] = False,
     records: Annotated[
         bool, typer.Option("--records", help="Each question and answer that was measured, too.")
     ] = False,

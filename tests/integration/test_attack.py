@@ -216,7 +216,8 @@ def test_a_request_is_told_what_attacks_bring_back(ray_local: None, tmp_path: Pa
     values = {
         "model": {"source": models[0], "compute_dtype": "float32"}, "data": {"type": "fictitious", "people": 4},
         "method": "me+gd", "ledger": str(tmp_path / "ledger.sqlite"), "key": str(tmp_path / "key.pem"),
-        "policy": {"forget": {"rouge": {"max": 1}}, "utility": {"retain.rouge": {"min": 0}}},
+        "policy": {"forget": {"rouge": {"max": 1, "allow": True}},
+                   "utility": {"retain.rouge": {"min": 0, "allow": True}}},
         "attacks": [{"type": "relearn", "name": "relearn", "learning_rates": [1e-2], "steps": [1], "batch_size": 2}],
         "budget": {"utility_drop": 1.0}, "runs": str(tmp_path / "runs"),
         "evaluation": {"engine": {"type": "hf", "dtype": "float32"}, "generation": {"max_new_tokens": 4}},

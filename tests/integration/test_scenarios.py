@@ -63,7 +63,10 @@ def test_a_request_from_its_texts_to_its_certificate(settings: Settings, tmp_pat
         ledger=str(tmp_path / "ledger.sqlite"),
         aliases=str(tmp_path / "aliases.json"),
         key=str(tmp_path / "key.pem"),
-        policy={"forget": {"probability": {"max": 1}}, "utility": {"retain.rouge": {"min": 0}}},
+        policy={
+            "forget": {"probability": {"max": 1, "allow": True}},
+            "utility": {"retain.rouge": {"min": 0, "allow": True}},
+        },
     )
     config = build(RequestsRun, values, where="test")
     ledger, knowledge = Ledger(config.ledger, create=True), Knowledge.of(config.data.load())

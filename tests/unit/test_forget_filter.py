@@ -146,7 +146,7 @@ def test_what_it_cannot_do_is_refused(tiny: Path, tmp_path: Path, scripted: Scri
             config(tiny, tmp_path, **{key: value})
     requests = {
         **config(tiny, tmp_path).model_dump(mode="json"), "ledger": "l", "key": "k",
-        "policy": {"forget": {"rouge": {"max": 1}}, "utility": {"model_utility": {"min": 0}}},
+        "policy": {"forget": {"rouge": {"max": 0.5}}, "utility": {"model_utility": {"min": 0.1}}},
     }  # fmt: skip
     with pytest.raises(UserError, match="forget_filter: a request is about all of its rows"):
         build(RequestsRun, requests, where="test")

@@ -286,7 +286,7 @@ def test_a_request_of_nobody(cli: Cli, config: Path) -> None:
 
 def test_a_policy_with_an_unknown_metric(cli: Cli, config: Path) -> None:
     message = mistake(
-        cli("request", "add", config, "policy.forget={rogue: {max: 1}}", "--by", "u", "--entity", "person 5")
+        cli("request", "add", config, "policy.forget={rogue: {max: 0.5}}", "--by", "u", "--entity", "person 5")
     )
     assert message == "policy.forget.rogue: the suite closer_look measures no such thing; did you mean rouge?"
     config.write_text(config.read_text().replace("rouge:", "rogue:", 1))

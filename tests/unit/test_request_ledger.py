@@ -234,7 +234,7 @@ class TestRunning:
         batch = second.judge(second.measure(batch))
         assert isinstance(second.work, FakeWork)
         assert second.work.calls == ["measure batch-1-before", "measure batch-1-after"]
-        lenient = {"forget": {"forget_efficacy": {"min": 0.1}}, "utility": {"model_utility": {"min": 0}}}
+        lenient = {"forget": {"forget_efficacy": {"min": 0.1}}, "utility": {"model_utility": {"min": 0, "allow": True}}}
         work_off(tmp_path, method="npo+gd", optim={"epochs": 9}, policy=lenient)
         statement, _ = verify(Path(str(ledger.request("production", 1).certificate)))
         assert statement["method"]["label"] == "ME+GD"
@@ -459,7 +459,7 @@ ATTACKED: dict[str, object] = {
     "attacks": [{"type": "relearn", "name": "relearn"}],
     "policy": {
         "forget": {"forget_efficacy": {"min": 0.9}},
-        "utility": {"model_utility": {"min": 0}},
+        "utility": {"model_utility": {"min": 0, "allow": True}},
         "attack": {"relearn.key_said": {"excess": 0.2}},
     },
 }

@@ -27,7 +27,9 @@ def known(*requests: int) -> dict[int, bool]:
 
 def policy(forget: Bound, utility: Bound | None = None, *, recheck: bool = True) -> Policy:
     return Policy(
-        forget={"forget_efficacy": forget}, utility={"model_utility": utility or Bound(min=0)}, recheck=recheck
+        forget={"forget_efficacy": forget},
+        utility={"model_utility": utility or Bound(min=0, allow=True)},
+        recheck=recheck,
     )
 
 
@@ -95,6 +97,47 @@ def test_a_bound_without_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"max": 1}, "max: 1"),
+        ({"min": 0.0}, "min: 0"),
+        ({"max_of_before": 1.5}, "max_of_before: 1.5"),
+        ({"min_of_before": 0, "max": 2}, "max: 2, min_of_before: 0"),
+    ],
+)
+def test_a_bound_that_forbids_nothing(limits: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=f"{told} forbids nothing to a figure from 0 to 1; tighten it, or add allow"):
+        Bound(**limits)  # type: ignore[arg-type]
+    assert Bound(**limits, allow=True).allow  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limits", [{"max": 0.99}, {"max_of_before": 1}, {"min": 0, "max_of_before": 0.5}])
+def test_a_bound_that_forbids_something(limits: dict[str, float]) -> None:
+    Bound(**limits)  # type: ignore[arg-type]
+
+
+def test_an_attack_that_may_bring_back_everything() -> None:
+    with pytest.raises(ValueError, match="excess: 1 forbids nothing; lower it, or add allow: true"):
+        AttackBound(excess=1)
+    assert AttackBound(excess=1, allow=True).excess == 1
+
+
+def test_texts_that_became_more_likely_are_not_unlearned_whatever_the_policy_allows() -> None:
+    def likely(value: float) -> Measurement:
+        return Measurement(
+            evaluation="runs/x", kept={"model_utility": figure(0.5)},
+            requests={1: {"rouge": figure(0.1), "probability": figure(value)}},
+        )  # fmt: skip
+
+    lax = Policy(forget={"rouge": Bound(max=1, allow=True)}, utility={"model_utility": Bound(min=0, allow=True)})
+    assert lax.violations({1: True}, likely(0.5), likely(0.5)) == []
+    assert lax.violations({1: True}, likely(0.5), likely(0.6)) == [
+        "request 1: its texts became more likely: probability is 0.600, before 0.500"
+    ]
+    assert lax.violations({1: False}, likely(0.5), likely(0.6)) == []  # forgotten by another request before
+
+
+@pytest.mark.parametrize(
     ("forget", "utility", "message"),
     [
         ("forget_eficacy", "model_utility", r"policy.forget.forget_eficacy: .* did you mean forget_efficacy\?"),
@@ -105,14 +148,14 @@ def test_a_bound_without_a_limit() -> None:
     ],
 )
 def test_names_that_are_not_measured(forget: str, utility: str, message: str) -> None:
-    made = Policy(forget={forget: Bound(min=0)}, utility={utility: Bound(min=0)})
+    made = Policy(forget={forget: Bound(min=0, allow=True)}, utility={utility: Bound(min=0, allow=True)})
     with pytest.raises(UserError, match=message):
         made.check(EvaluationSpec(), [("retain", Role.RETAIN)])
 
 
 def test_names_that_are_measured() -> None:
-    names = {"model_utility": Bound(min=0), "retain.rouge": Bound(min=0)}
-    Policy(forget={"rouge": Bound(max=1)}, utility=names).check(EvaluationSpec(), [("retain", Role.RETAIN)])
+    names = {"model_utility": Bound(min=0, allow=True), "retain.rouge": Bound(min=0, allow=True)}
+    Policy(forget={"rouge": Bound(max=1, allow=True)}, utility=names).check(EvaluationSpec(), [("retain", Role.RETAIN)])
 
 
 @pytest.mark.parametrize(
@@ -134,14 +177,16 @@ def test_names_that_the_evaluation_leaves_out(spec: dict[str, Any], name: str, m
     forget, utility = ("rouge", name) if "." in name else (name, "retain.rouge")
     if spec.get("suite") == "muse":
         forget = "knowledge_memorization"
-    made = Policy(forget={forget: Bound(max=1)}, utility={utility: Bound(min=0)})
+    made = Policy(forget={forget: Bound(max=1, allow=True)}, utility={utility: Bound(min=0, allow=True)})
     sets = [("retain", Role.RETAIN), ("knowledge_retain", Role.RETAIN)]
     with pytest.raises(UserError, match=message):
         made.check(EvaluationSpec(**spec), sets)
 
 
 def test_an_attack_may_bring_back_no_more_than_its_limit() -> None:
-    bounds = policy(Bound(min=0)).model_copy(update={"attack": {"relearn.key_said": AttackBound(excess=0.1)}})
+    bounds = policy(Bound(min=0, allow=True)).model_copy(
+        update={"attack": {"relearn.key_said": AttackBound(excess=0.1)}}
+    )
 
     def said(value: float | None) -> list[str]:
         after = BEFORE.model_copy(update={"attacks": {"relearn.key_said": figure(value)}})
@@ -155,7 +200,7 @@ def test_an_attack_may_bring_back_no_more_than_its_limit() -> None:
 
 def test_only_an_attack_that_is_tried_can_be_bound() -> None:
     bounds = Policy(
-        forget={"rouge": Bound(min=0)}, utility={"model_utility": Bound(min=0)},
+        forget={"rouge": Bound(min=0, allow=True)}, utility={"model_utility": Bound(min=0, allow=True)},
         attack={"relearn forget.key_said": AttackBound(excess=0.1)},
     )  # fmt: skip
     kept = [("retain", Role.RETAIN)]

@@ -1,7 +1,8 @@
 """What a model must have forgotten, and what it must have kept, before it may be served."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -24,6 +25,21 @@ JUDGES = {  # keys of `evaluation`
 }
 
 
+# Limits -> whether one forbids nothing to a figure from 0 to 1, as all but perplexities are.
+LIMITS: dict[str, Callable[[float], bool]] = {
+    "min": lambda limit: limit <= 0,
+    "max": lambda limit: limit >= 1,
+    "min_of_before": lambda limit: limit <= 0,
+    "max_of_before": lambda limit: limit > 1,
+}
+LIKELY = "probability"  # of the true answers: what unlearning must not raise, whatever the policy says
+
+
+def _allow() -> Any:
+    """The default False, which certificates of before the key do not have."""
+    return Field(default=False, exclude_if=lambda allow: not allow)
+
+
 class Bound(Spec):
     """Limits of one figure; those that are given must all hold."""
 
@@ -31,11 +47,16 @@ class Bound(Spec):
     max: float | None = None
     min_of_before: float | None = Field(default=None, ge=0)  # times what it was before unlearning
     max_of_before: float | None = Field(default=None, ge=0)
+    allow: bool = _allow()  # a bound that no figure from 0 to 1 breaks
 
     @model_validator(mode="after")
     def _some_limit(self) -> "Bound":
-        if all(limit is None for limit in (self.min, self.max, self.min_of_before, self.max_of_before)):
+        limits = {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
+        if not limits:
             raise ValueError("has no limit; give min, max, min_of_before or max_of_before")
+        if not self.allow and all(LIMITS[name](limit) for name, limit in limits.items()):
+            given = ", ".join(f"{name}: {limit:g}" for name, limit in limits.items())
+            raise ValueError(f"{given} forbids nothing to a figure from 0 to 1; tighten it, or add allow: true")
         return self
 
     def broken(self, before: Figure | None, after: Figure | None) -> Iterator[str]:
@@ -60,6 +81,13 @@ class AttackBound(Spec):
     """The most of what was removed that an attack may bring back, as a share: excess recovery."""
 
     excess: float = Field(ge=0)
+    allow: bool = _allow()  # to bring back all of it
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> "AttackBound":
+        if self.excess >= 1 and not self.allow:
+            raise ValueError(f"excess: {self.excess:g} forbids nothing; lower it, or add allow: true")
+        return self
 
     def broken(self, found: Figure | None) -> Iterator[str]:
         """What is wrong with what came back. An attack that ruins the model at every setting tells nothing."""
@@ -125,6 +153,8 @@ class Policy(Spec):
             which = f"request {request}" if request in requests else f"earlier request {request}"
             for name, bound in bounds.items():
                 found += [f"{which}: {name} {what}" for what in bound.broken(earlier.get(name), figures.get(name))]
+            if requests.get(request, False):
+                found += [f"{which}: {what}" for what in _likelier(earlier.get(LIKELY), figures.get(LIKELY))]
         for name, limit in self.attack.items():
             found += [f"attack: {name} {what}" for what in limit.broken(after.attacks.get(name))]
         for name, bound in self.utility.items():
@@ -132,9 +162,16 @@ class Policy(Spec):
         return found
 
 
+def _likelier(before: Figure | None, after: Figure | None) -> Iterator[str]:
+    if before is None or after is None or before.value is None or after.value is None:
+        return
+    if after.value > before.value:
+        yield f"its texts became more likely: {LIKELY} is {after.value:.3f}, before {before.value:.3f}"
+
+
 def _absolute(bounds: Mapping[str, Bound]) -> dict[str, Bound]:
     return {
-        name: Bound(min=bound.min, max=bound.max)
+        name: Bound(min=bound.min, max=bound.max, allow=True)
         for name, bound in bounds.items()
         if bound.min is not None or bound.max is not None
     }

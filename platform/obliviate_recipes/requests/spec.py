@@ -43,9 +43,7 @@ class RequestsRun(UnlearnRun):
     @model_validator(mode="after")
     def _nothing_is_pushed(self) -> "RequestsRun":
         if self.push_to_hub is not None:
-            raise ValueError(
-                "push_to_hub: is for single models; send one of a batch by `obliviate push`"
-            )
+            raise ValueError("push_to_hub: is for single models; send one of a batch by `obliviate push`")
         return self
 
     @model_validator(mode="after")
