@@ -5,6 +5,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 from once import once  # noqa: F401
+from wheel import installed  # noqa: F401
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: see obliviate.cluster.THREADS_WAIT
 

@@ -4,10 +4,7 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("obliviate", "obliviate_cli", "obliviate_eval", "obliviate_recipes", "obliviate_serve")
@@ -51,23 +48,6 @@ strict = True
 follow_imports = skip
 """
 NAMES = re.compile(r"^(\w+\.py):(\d+): error: ", flags=re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel holds."""
-    folder = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    if "No module named hatchling" in built.stderr:
-        pytest.skip("hatchling is not installed: pip install hatchling")
-    assert built.returncode == 0, built.stderr
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as opened:
-        opened.extractall(folder / "site")
-    return folder / "site"
 
 
 def blocks() -> dict[str, str]:
