@@ -3,6 +3,7 @@
 # make notebooks: runs those of examples/.   make configs: those of configs/, on a tiny model.
 # make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
 # make mutants: whether the tests notice broken formulas, see docs/mutants.md. MUTANTS="obliviate.methods.npo*" for some.
+# make docs: the documentation site, into site/.
 # make check: what CI runs besides the tests.   make bench: the benchmarks.   make lock: the lock files anew.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ TEST_PROCESSES ?= 2
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test notebooks configs test-cluster test-families models mutants check bench lock install clean
+.PHONY: demo test notebooks configs test-cluster test-families models mutants check docs bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
@@ -55,6 +56,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --group docs
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py

@@ -122,12 +122,14 @@ def _evaluations(run: Run) -> list[Path]:
 
 
 def _license_of_base(api: "HfApi", run: Run) -> str | None:
+    from huggingface_hub.errors import HfHubHTTPError
+
     base = base_on_hub(record_of(run.directory)["config"]["model"]["source"])
     if base is None:
         return None
     try:
         data = api.model_info(base).card_data
-    except Exception:  # gated, gone, or another hub: the user can say it
+    except HfHubHTTPError:  # gated or gone: the user can say it
         return None
     return None if data is None else data.get("license")
 

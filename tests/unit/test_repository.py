@@ -99,7 +99,7 @@ def test_locked_versions_are_those_that_the_project_asks_for(device: str) -> Non
     for requirement in asked:
         if "==" in requirement:
             name, _, version = re.sub(r"\[.*\]", "", requirement).partition("==")
-            assert re.search(rf"^{name}=={re.escape(version)}(\+cpu)?$", locked, flags=re.MULTILINE), requirement
+            assert re.search(rf"^{name}=={re.escape(version)}(\+cpu)?( ;.*)?$", locked, flags=re.MULTILINE), requirement
 
 
 def test_nothing_swallows_everything() -> None:
