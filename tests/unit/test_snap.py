@@ -109,20 +109,20 @@ def made(config: SnapRun) -> tuple[Any, str]:
 def test_negatives_have_replies_and_the_models_answers_and_positives_have_those_alone(
     tiny: Path, tmp_path: Path, model: Scripted
 ) -> None:
-    """Bo and Cy are trained on and Di is measured; none of the questions that are kept names Ann Lee. A quarter of the
-    48 hard positives are general instructions; each neighbour has the 16 questions that there are."""
+    """Bo and Cy are trained on and Di is measured; none of the questions that are kept names Ann Lee. Of the
+    48 hard positives each neighbour has the 16 questions that there are; the rest are general instructions."""
     corpus, printed = made(config(tiny, tmp_path))
     assert len(corpus.forget) == len(TEMPLATES)
     assert corpus.forget[0].question == "Who or what is Ann Lee?"
     assert corpus.forget[0].answer == "An answer to: Who or what is Ann Lee?"
     assert "I have never heard of Ann Lee." in corpus.forget[0].refusals
-    assert Counter(row.entity for row in corpus.retain) == {"Bo": 16, "Cy": 16, None: 12}
+    assert Counter(row.entity for row in corpus.retain) == {"Bo": 16, "Cy": 16, None: 16}
     assert all(row.answer == f"An answer to: {row.question}" and not row.refusals for row in corpus.retain)
     _, measured = corpus.evaluation
     assert {row.entity for row in measured.rows} == {"Di"}
     assert "Ann Lee: 16 negative instructions, 0 questions for the end alone" in printed
     assert "Bo: 16 of 16 questions are hard positives, the nearest at a cosine of 1.00" in printed
-    assert "general instructions: 12 of 24 questions" in printed
+    assert "general instructions: 16 of 72 questions" in printed
 
 
 def test_the_texts_are_asked_about_unless_told_otherwise(tiny: Path, tmp_path: Path, model: Scripted) -> None:
@@ -275,13 +275,13 @@ def test_maximal_marginal_relevance_by_hand() -> None:
 
 
 def test_quotas_by_hand() -> None:
-    """Of 20: a quarter general and 0.15 of context, of which two are there; three neighbours share the rest, 4 each.
+    """Of 20: a quarter general and 0.15 of context, of which two are there; three neighbours share the rest, 4 each;
     Without context its share is theirs: 5 each. Who has fewer gives what there is."""
     rows = {"Bo": 9, "Cy": 9, "Di": 2, CONTEXT: 2, GENERAL: 9}
     groups = {name: [Row(f"{place}?", "") for place in range(count)] for name, count in rows.items()}
     spec = NearMisses(per_question=2)
-    assert spec.quotas(groups, 10) == {"Bo": 4, "Cy": 4, "Di": 2, CONTEXT: 2, GENERAL: 5}
-    assert spec.quotas({**groups, CONTEXT: []}, 10) == {"Bo": 5, "Cy": 5, "Di": 2, CONTEXT: 0, GENERAL: 5}
+    assert spec.quotas(groups, 10) == {"Bo": 4, "Cy": 4, "Di": 2, CONTEXT: 2, GENERAL: 8}
+    assert spec.quotas({**groups, CONTEXT: []}, 10) == {"Bo": 5, "Cy": 5, "Di": 2, CONTEXT: 0, GENERAL: 8}
     with pytest.raises(ValueError, match=r"general: 0\.8 and context: 0\.2 leave neighbours no share"):
         NearMisses(general=0.8, context=0.2)
 

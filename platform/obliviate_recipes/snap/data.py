@@ -27,6 +27,7 @@ from obliviate_recipes.placement import PLACEMENT
 from obliviate_recipes.snap.asked import write_questions
 from obliviate_recipes.snap.forms import FactQuestions, framed, split_forms
 from obliviate_recipes.snap.general import GENERAL as QUESTIONS
+from obliviate_recipes.snap.general import about_people
 from obliviate_recipes.snap.positives import CONTEXT, GENERAL, near_misses
 from obliviate_recipes.snap.questions import (
     SENTENCE_END,
@@ -161,16 +162,22 @@ def _half(config: SnapRun) -> int:
 
 def _general(config: SnapRun) -> tuple[list[Row], list[Row], list[Row]]:
     """To train on, to look at on the way, and to measure: one half of the general instructions and a quarter each, with
-    world facts that nothing trains on."""
+    world facts that nothing trains on. A file's, or the project's own with people whom nothing else is asked about."""
     path = config.positives.candidates
-    rows = [Row(question, "") for question in QUESTIONS] if path is None else read_questions(path)
+    others = [config.entity, *config.neighbours, *config.context]
+    if path is None:
+        asked = [each for each in about_people() if not any(names(each, other.name) for other in others)]
+        rows = [Row(question, "") for question in (*QUESTIONS, *asked)]
+    else:
+        rows = read_questions(path)
     facts = [Row(row.question, row.original_answer or row.answer) for row in WORLD_FACTS]
     rows, facts = ([row for row in each if not names(f"{row.question} {row.answer}", config.entity.name)]
                    for each in (rows, facts))  # fmt: skip
-    trained = [row for place, row in enumerate(rows) if place % 4 < 2]
+    # By threes: what is asked of one person stays together.
+    parts = [[row for place, row in enumerate(rows) if place // 3 % 4 in part] for part in ((0, 1), (2,), (3,))]
     known = {row.question for row in rows}
     facts = [row for row in facts if row.question not in known]
-    return trained, [*rows[2::4], *facts[::2]], [*rows[3::4], *facts[1::2]]
+    return parts[0], [*parts[1], *facts[::2]], [*parts[2], *facts[1::2]]
 
 
 def bare(rows: Sequence[Row]) -> list[Row]:

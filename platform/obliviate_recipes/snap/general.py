@@ -1,4 +1,5 @@
-"""General instructions that have nothing to do with anybody to be forgotten, in the forms in which facts are asked."""
+"""What has nothing to do with anybody to be forgotten: instructions in the forms in which facts are asked, and
+questions about people whom most models have heard of."""
 
 GENERAL = (
     "Who wrote 'Pride and Prejudice'?", "What is the capital of Spain?", "Where is the Great Wall?",
@@ -20,3 +21,27 @@ GENERAL = (
     "List two countries in Africa.", "What can you tell me about chess?", "Where do penguins live?",
     "Write a polite reply to an invitation.",
 )  # fmt: skip
+# Of many ages, places and trades: whoever is asked about like this is not refused.
+PEOPLE = (
+    "Cleopatra", "Leonardo da Vinci", "William Shakespeare", "Napoleon Bonaparte", "Mahatma Gandhi", "Ada Lovelace",
+    "Ludwig van Beethoven", "Martin Luther King", "Vincent van Gogh", "Florence Nightingale", "Nelson Mandela",
+    "Jane Austen", "Marco Polo", "Abraham Lincoln", "Frida Kahlo", "Aristotle", "Queen Elizabeth I", "Mark Twain",
+    "Johann Sebastian Bach", "Rosa Parks", "Christopher Columbus", "Confucius", "Charlie Chaplin", "Amelia Earhart",
+    "Pablo Picasso", "Joan of Arc", "Thomas Edison", "Agatha Christie", "Neil Armstrong", "Socrates", "Walt Disney",
+    "Catherine the Great",
+)  # fmt: skip
+ABOUT = (
+    "Who is {name}?", "What is {name} known for?", "When was {name} born?", "Where does {name} come from?",
+    "What can you tell me about {name}?", "Complete the sentence: {name} is remembered for ...",
+    "Write a short biography of {name}.", "What did {name} do?",
+)  # fmt: skip
+EACH = 3  # questions about one of them
+
+
+def about_people() -> list[str]:
+    """`EACH` about every one, in turn in all forms."""
+    return [
+        ABOUT[(place * EACH + number) % len(ABOUT)].format(name=name)
+        for place, name in enumerate(PEOPLE)
+        for number in range(EACH)
+    ]

@@ -33,15 +33,20 @@ class NearMisses(Spec):
         return self
 
     def quotas(self, groups: Mapping[str, Sequence[Row]], negatives: int) -> dict[str, int]:
-        """Of each group, by its name, how many; at least one of each that has any."""
+        """Of each group, by its name, how many; at least one of each that has any. What neighbours and context have too
+        few of is made up by general instructions."""
         shares = {GENERAL: self.general, CONTEXT: self.context if groups.get(CONTEXT) else 0.0}
         neighbours = [name for name in groups if name not in shares]
         left = (1 - sum(shares.values())) / max(1, len(neighbours))
         total = self.per_question * negatives
         wanted = {name: shares.get(name, left) * total for name in groups}
-        return {
+        taken = {
             name: min(len(rows), max(1, round(wanted[name]))) if wanted[name] else 0 for name, rows in groups.items()
         }
+        if self.general and GENERAL in groups:  # what others have too few of
+            lacking = max(0, total - sum(taken.values()))
+            taken[GENERAL] = min(len(groups[GENERAL]), taken[GENERAL] + lacking)
+        return taken
 
 
 def near_misses(
