@@ -2,7 +2,11 @@
 
 import base64
 import json
+import re
+import shutil
 import stat
+import subprocess
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from obliviate.errors import UserError
+from obliviate_eval.statistics import Figure
 from obliviate_recipes.requests.certificate import canonical, load_key, load_public_key, make_key, verify
+from obliviate_recipes.requests.clock import due, left
+from obliviate_recipes.requests.findings import headline, lines
 from obliviate_recipes.requests.knowledge import text_hash
 from obliviate_recipes.requests.ledger import Ledger
+from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.policy import Bound
 from requests_world import ROWS, config, runner
 
 Json = dict[str, Any]
@@ -44,9 +53,91 @@ def test_its_page_shows_the_figures_and_runs_nothing(certificate: Path, tmp_path
     page = certificate.with_suffix(".html").read_text()
     assert "&lt;ann&gt;" in page
     assert "<ann>" not in page
-    assert "<td>forget_efficacy</td><td>0.000</td><td>1.000</td>" in page
+    assert "<td>forget_efficacy</td><td>0.000</td><td>1.000</td><td>at least 0.9</td><td>yes</td><td>1</td>" in page
+    assert "<details" not in page  # what is folded is not printed
+    assert text_hash(ROWS[0]) in page
     assert "default-src 'none'" in page
     assert f"batch 1 of <code>{Ledger(str(tmp_path / 'ledger.sqlite')).identity}</code>" in page
+
+
+def test_it_can_be_filed(certificate: Path, tmp_path: Path) -> None:
+    """Number, clock, what was found, and the figures with their limits, in the statement that is signed."""
+    statement, _ = verify(certificate)
+    ledger = Ledger(str(tmp_path / "ledger.sqlite"))
+    assert statement["certificate"] == {
+        "number": f"{ledger.identity[:8]}-1", "issued": statement["promoted"], "issuer": None, "case": None,
+        "legal_basis": None,
+    }  # fmt: skip
+    received, until = (datetime.fromisoformat(statement["clock"][key]) for key in ("received", "due"))
+    assert until == due(received, 1)
+    assert statement["clock"]["in_time"]
+    assert statement["found"] == {"texts": 1, "in_data": 1}
+    (line,) = statement["findings"]["forgotten"]
+    assert (line["name"], line["before"], line["after"], line["limit"], line["passed"]) == (
+        "forget_efficacy", 0.0, 1.0, "at least 0.9", True,
+    )  # fmt: skip
+
+
+def test_openssl_alone_verifies_it(certificate: Path, tmp_path: Path) -> None:
+    """By the lines of docs/requests.md."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    document = (Path(__file__).parents[2] / "docs" / "requests.md").read_text()
+    (lines,) = re.findall(r"```sh\n(python3 -c [^`]*openssl pkeyutl [^`]*)```", document)
+    script = lines.replace("CERTIFICATE", str(certificate)).replace("KEY.pub", str(tmp_path / "key.pem.pub"))
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Signature Verified Successfully" in done.stdout
+    certificate.write_text(certificate.read_text().replace('"in_time": true', '"in_time": false'))
+    assert subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True).returncode != 0
+
+
+def figure_of(value: float, scored: int) -> Figure:
+    return Figure(value=value, low=None, high=None, scored=scored, unscored=0)
+
+
+def test_the_headline_counts_facts() -> None:
+    before, after = (
+        Measurement(evaluation="e", requests={4: {"key_said": figure_of(value, 10)}}, kept={}) for value in (0.9, 0.2)
+    )
+    assert headline(4, before, after) == (
+        "Asked for what was to be forgotten, the model states 2 of 10 facts; before: 9 of 10."
+    )
+    bare = Measurement(evaluation="e", requests={4: {}}, kept={})
+    assert headline(4, bare, bare).startswith("Facts were not told apart")
+
+
+def test_each_figure_has_its_limit_and_whether_it_is_met() -> None:
+    after = {"rouge": figure_of(0.7, 4), "probability": figure_of(0.2, 4), "mine": figure_of(1.0, 4)}
+    bounds = {"rouge": Bound(max=0.6), "probability": Bound(max_of_before=0.5, max=0.9)}
+    found = lines(after, {"rouge": figure_of(0.9, 4), "probability": figure_of(0.8, 4)}, bounds)
+    assert [(each["name"], each["limit"], each["passed"]) for each in found] == [
+        ("rouge", "at most 0.6", False), ("probability", "at most 0.9, at most 0.5 of before", True),
+        ("mine", None, None),
+    ]  # fmt: skip
+    assert found[1]["plain"] == "Probability of the true answer, per token"
+    assert found[2]["plain"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("received", "months", "until"),
+    [
+        ("2026-01-15T10:00:00+00:00", 1, "2026-02-15T10:00:00+00:00"),
+        ("2026-01-31T10:00:00+00:00", 1, "2026-02-28T10:00:00+00:00"),
+        ("2028-01-31T10:00:00+00:00", 1, "2028-02-29T10:00:00+00:00"),
+        ("2026-11-30T23:00:00+00:00", 3, "2027-02-28T23:00:00+00:00"),
+        ("2026-12-01T00:00:00+00:00", 1, "2027-01-01T00:00:00+00:00"),
+    ],
+)
+def test_a_month_later(received: str, months: int, until: str) -> None:
+    assert due(datetime.fromisoformat(received), months) == datetime.fromisoformat(until)
+
+
+def test_what_is_left_in_words() -> None:
+    now = datetime.fromisoformat("2026-01-10T00:00:00+00:00")
+    assert left(now + timedelta(days=1, hours=5), now) == "due in 1 day"
+    assert left(now + timedelta(hours=5), now) == "due in less than a day"
+    assert left(now - timedelta(days=3), now) == "overdue by 3 days"
 
 
 def test_its_layout_does_not_matter(certificate: Path) -> None:

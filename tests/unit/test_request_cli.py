@@ -57,6 +57,18 @@ def test_a_dry_run_says_what_waits(cli: Cli, config: Path, tmp_path: Path) -> No
     assert "nothing is due" in cli("request", "run", config, "due_after_hours=1")[1]
 
 
+def test_what_must_be_answered_soon_is_an_exit_code(cli: Cli, config: Path) -> None:
+    cli("request", "init", config)
+    assert cli("request", "due", config) == (0, "nothing is due within 7 days\n", "")
+    cli("request", "add", config, "--by", "user-17", "--entity", "person 5")
+    assert cli("request", "due", config, "--within", 7)[0] == 0
+    code, out, _ = cli("request", "due", config, "--within", 32)
+    assert code == 4
+    assert re.fullmatch(r"request 1 of user-17: pending, 20\d\d-\d\d-\d\d, due in (27|28|29|30) days\n", out)
+    assert cli("request", "due", config, "certificates.months=3", "--within", 32)[0] == 0
+    assert "due in" in cli("request", "list", config)[1]
+
+
 def mistake(result: tuple[int, str, str]) -> str:
     code, out, error = result
     assert (code, out, error.count("\n")) == (2, "", 1)

@@ -275,8 +275,8 @@ def test_maximal_marginal_relevance_by_hand() -> None:
 
 
 def test_quotas_by_hand() -> None:
-    """Of 20: a quarter general and 0.15 of context, of which two are there; three neighbours share the rest, 4 each;
-    Without context its share is theirs: 5 each. Who has fewer gives what there is."""
+    """Of 20: a quarter general and 0.15 of context, of which two are there; three neighbours share the rest, 4 each.
+    Without context its share is theirs: 5 each. Who has fewer gives what there is, and general ones make up the 3."""
     rows = {"Bo": 9, "Cy": 9, "Di": 2, CONTEXT: 2, GENERAL: 9}
     groups = {name: [Row(f"{place}?", "") for place in range(count)] for name, count in rows.items()}
     spec = NearMisses(per_question=2)

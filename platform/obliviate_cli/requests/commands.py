@@ -63,6 +63,19 @@ def list_requests(
 
 @request.command()
 @names_file
+def due(
+    config: Config,
+    overrides: Overrides = None,
+    within: Annotated[int, typer.Option(min=0, help="Days from now.")] = 7,
+) -> None:
+    """Show requests that must be answered soon; exit with 4 if there are any."""
+    from obliviate_cli.requests import verbs
+
+    raise typer.Exit(verbs.due(config, overrides or [], within))
+
+
+@request.command()
+@names_file
 def status(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Show one request in detail."""
     from obliviate_cli.requests import verbs

@@ -1,7 +1,7 @@
 """What `obliviate request` does."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import yaml
@@ -17,6 +17,7 @@ from obliviate.models import portable
 from obliviate_cli.console import Terminal, open_console
 from obliviate_recipes.requests import backup, certificate
 from obliviate_recipes.requests.asking import read_asked
+from obliviate_recipes.requests.clock import due_s, left
 from obliviate_recipes.requests.knowledge import Knowledge, repeats
 from obliviate_recipes.requests.ledger import Asked, HeldError, LeaseLostError, Ledger
 from obliviate_recipes.requests.opening import check, open_ledger
@@ -28,6 +29,8 @@ from obliviate_recipes.requests.states import RequestState
 
 NOTHING = "–"
 HELD = 3  # exit code of a run that found another runner at work
+DUE = 4  # of `request due` that found some
+OPEN = (RequestState.PENDING, RequestState.RUNNING, RequestState.FAILED)  # nobody has been answered yet
 
 
 def init(path: Path, overrides: list[str]) -> None:
@@ -71,13 +74,14 @@ def show(path: Path, overrides: list[str], state: RequestState | None, last: int
     config, console = load(RequestsRun, path, overrides), open_console()
     ledger = open_ledger(config)
     table = ConsoleTable()
-    for title in ("Request", "Requester", "Received", "Texts", "State", "Batch", "Why, or certificate"):
+    for title in ("Request", "Requester", "Received", "Due", "Texts", "State", "Batch", "Why, or certificate"):
         table.add_column(title, justify="right" if title in {"Request", "Texts", "Batch"} else "left", overflow="fold")
     counts = ledger.counts(config.alias)
     shown = ledger.requests(config.alias, state=state, last=last or None)
     for each in shown:
         table.add_row(
-            str(each.id), Text(each.requester), _time(each.received_s), str(len(each.hashes)), each.state,
+            str(each.id), Text(each.requester), _time(each.received_s), _clock(each, config), str(len(each.hashes)),
+            each.state,
             NOTHING if each.batch is None else str(each.batch),
             Text(each.reason or (NOTHING if each.certificate is None else Path(each.certificate).name)),
         )  # fmt: skip
@@ -86,6 +90,24 @@ def show(path: Path, overrides: list[str], state: RequestState | None, last: int
         console.print(f"{hidden} earlier ones are not shown: --last 0 shows all")
     console.print(", ".join(f"{counts[each]} {each}" for each in RequestState if each in counts) or "no requests")
     console.print(f"{config.alias}: {ledger.model_of(config.alias) or portable(config.model).source}")
+
+
+def due(path: Path, overrides: list[str], within_days: int) -> int:
+    """The exit code: 0 where nothing is due so soon."""
+    config, console = load(RequestsRun, path, overrides), open_console()
+    last = datetime.now(UTC) + timedelta(days=within_days)
+    months = config.certificates.months
+    urgent = [
+        each
+        for state in OPEN
+        for each in open_ledger(config).requests(config.alias, state=state)
+        if due_s(each.received_s, months) <= last
+    ]
+    for each in sorted(urgent, key=lambda request: request.received_s):
+        console.print(f"request {each.id} of {each.requester}: {each.state}, {_clock(each, config)}")
+    if not urgent:
+        console.print(f"nothing is due within {within_days} days")
+    return DUE if urgent else 0
 
 
 def status(path: Path, overrides: list[str], number: int) -> None:
@@ -107,7 +129,9 @@ def run(path: Path, overrides: list[str], dry_run: bool, wait: bool) -> int:
     certificate.load_key(Path(config.key))  # now, and not after hours of work
     knowledge, ledger = _knowledge(config, console), open_ledger(config)
     if dry_run:
-        console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        # As the ledger calls itself: without a password.
+        shown = {**config.model_dump(mode="json"), "ledger": ledger.name}
+        console.print(yaml.safe_dump(shown, sort_keys=False))
         waiting = ledger.counts(config.alias).get(RequestState.PENDING, 0)
         console.print(f"{waiting} requests wait: {ledger.texts_waiting(config.alias)} texts")
         return 0
@@ -157,6 +181,13 @@ def _knowledge(config: RequestsRun, console: Console) -> Knowledge:
     kept = [(each.name, each.role) for each in corpus.evaluation if each.role is not Role.FORGET]
     config.policy.check(config.evaluation, kept, [attack.label for attack in config.attacks])
     return Knowledge.of(corpus)
+
+
+def _clock(each: Request, config: RequestsRun) -> str:
+    until = due_s(each.received_s, config.certificates.months)
+    if each.state not in OPEN:
+        return until.strftime("%Y-%m-%d")
+    return f"{until:%Y-%m-%d}, {left(until, datetime.now(UTC))}"
 
 
 def _details(each: Request) -> dict[str, str]:

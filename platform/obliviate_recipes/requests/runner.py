@@ -22,6 +22,8 @@ from obliviate.runs import content_hash, provenance, write_json
 from obliviate.schema import Spec
 from obliviate_recipes.events import Events
 from obliviate_recipes.requests.certificate import load_key, write_certificate
+from obliviate_recipes.requests.clock import due_s
+from obliviate_recipes.requests.findings import findings
 from obliviate_recipes.requests.knowledge import Knowledge
 from obliviate_recipes.requests.lease import Lease
 from obliviate_recipes.requests.ledger import HeldError, Ledger
@@ -197,8 +199,11 @@ class Runner:
         be another one by now."""
         assert batch.promoted_s is not None
         assert batch.model is not None
-        folder, made = self.folder(batch), self.work.recipe(batch.model)
+        folder, made, issued = self.folder(batch), self.work.recipe(batch.model), self.config.certificates
+        until = due_s(request.received_s, issued.months)
         measured = {"before": _read(folder / BEFORE, Measurement), "after": _read(folder / AFTER, Measurement)}
+        policy = _read(folder / POLICY, Policy)
+        rows = [each for each in request.hashes if each in self.knowledge.rows]
         hashes = [[row.key for row in read_rows(path)] for name in (FORGET, RETAIN) if (path := folder / name).exists()]
         return {
             "request": {
@@ -206,6 +211,16 @@ class Runner:
                 "received": _time(request.received_s), "texts": list(request.hashes),
             },
             "promoted": _time(batch.promoted_s),
+            "certificate": {
+                "number": f"{mark.ledger[:8]}-{request.id}", "issued": _time(batch.promoted_s),
+                **issued.model_dump(exclude={"months"}),
+            },
+            "clock": {
+                "received": _time(request.received_s), "due": until.isoformat(timespec="seconds"),
+                "done": _time(batch.promoted_s), "in_time": batch.promoted_s <= until.timestamp(),
+            },
+            "found": {"texts": len(request.hashes), "in_data": len(rows)},
+            "findings": findings(request.id, measured["before"], measured["after"], policy),
             "ledger": {**mark.model_dump(), "requests": [each.id for each in batch.requests]},
             "model": {"alias": batch.alias, "before": batch.base, "after": batch.model},
             "method": {
@@ -220,7 +235,7 @@ class Runner:
                 "control": "none" if self.config.retain_model is None else "retain",
                 "utility_drop": self.config.budget.utility_drop,
             },
-            "policy": _read(folder / POLICY, Policy).model_dump(mode="json", exclude_none=True),
+            "policy": policy.model_dump(mode="json", exclude_none=True),
             "measurements": {
                 when: {
                     "forgotten": each["requests"][str(request.id)], "kept": each["kept"], "run": each["evaluation"],

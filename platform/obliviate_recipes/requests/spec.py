@@ -4,11 +4,20 @@ from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
 from obliviate.guardrail import NOT_REMOVED
-from obliviate.schema import FilePath, ModelSpec
+from obliviate.schema import FilePath, ModelSpec, Spec
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
 from obliviate_recipes.attacks.split import SplitSpec
 from obliviate_recipes.requests.policy import Policy
+
+
+class CertificateSpec(Spec):
+    """What certificates say of who issues them. They are published: no names of data subjects belong here."""
+
+    issuer: str | None = None  # organisation, and whom to write to
+    case: str | None = None  # the issuer's reference
+    legal_basis: str | None = None  # for example: Regulation (EU) 2016/679, Article 17(1)(b)
+    months: int = Field(default=1, ge=1, le=3)  # from receipt to answer; GDPR, Article 12(3): one, or three if extended
 
 
 class RequestsRun(UnlearnRun):
@@ -22,6 +31,7 @@ class RequestsRun(UnlearnRun):
     aliases: FilePath = "aliases.json"  # the file with what names stand for
     policy: Policy
     key: FilePath  # private key that signs the certificates
+    certificates: CertificateSpec = CertificateSpec()
     batch_requests: int = Field(default=20, ge=1)  # unlearned together at most
     due_after_hours: float = Field(default=0.0, ge=0)  # how long the oldest request waits for others to come
     lease_s: float = Field(default=300.0, ge=1)  # a runner that was not heard of for so long has died
