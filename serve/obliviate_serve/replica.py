@@ -6,9 +6,11 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ray import serve
 
+from obliviate.digests import damage_of_folder
 from obliviate.errors import UserError
 from obliviate.models import locate, portable
 from obliviate.schema import ModelSpec
@@ -44,7 +46,8 @@ class Model:
     @classmethod
     def load(cls, loading: Loading) -> "Model":
         """Raises UserError where there is no such model. Takes a while."""
-        locate(loading.model.source)
+        for source in (loading.model.source, *loading.adapters.values()):
+            _require_whole(Path(locate(source)))
         if loading.engine.type == "vllm":
             from obliviate_serve.vllm import VLLMServingEngine as Engine
         else:
@@ -240,3 +243,9 @@ def on_demand_replica(size: int) -> type:
 def _end_this_process() -> None:
     """A replica without its engine answers nothing; Ray Serve starts another at once where the process is gone."""
     os._exit(1)
+
+
+def _require_whole(folder: Path) -> None:
+    """Raises UserError where the files that one of our runs wrote are not as it wrote them; all are read."""
+    for name, what in damage_of_folder(folder).items():
+        raise UserError(f"models: {folder / name}: {what}; restore it, or make the model again")

@@ -113,6 +113,16 @@ def test_a_second_run_asks_nothing_and_another_question_does(endpoint: Endpoint,
     )
 
 
+def test_a_damaged_reply_is_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    """One that still parses, too: a flipped letter may turn a verdict."""
+    endpoint.replies = {"no leak": [(200, "no", "stop")] * 2}
+    assert EndpointJudge(spec_of(endpoint), tmp_path)([case("no leak")]) == [False]
+    (kept,) = (path for path in tmp_path.glob("*.json") if "no leak" in path.read_text())
+    kept.write_text(kept.read_text().replace('"reply": "no"', '"reply": "yes"'))
+    assert EndpointJudge(spec_of(endpoint), tmp_path)([case("no leak")]) == [False]
+    assert len(endpoint.asked) == 3  # the trial, the answer, and the answer again
+
+
 def test_no_more_requests_at_a_time_than_allowed(endpoint: Endpoint, tmp_path: Path) -> None:
     EndpointJudge(spec_of(endpoint, concurrency=3), tmp_path)([case(f"answer {n}") for n in range(12)])
     assert endpoint.most == 3

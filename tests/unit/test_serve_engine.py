@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from obliviate.errors import UserError
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
+from obliviate.runs import whole_folder
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted, Quiz, Sampling, Token
 from obliviate_serve.errors import ApiError
@@ -203,6 +205,16 @@ def test_the_room_behind_the_prompt(tiny: Path, spec: ModelSpec) -> None:
     with pytest.raises(ApiError, match="the prompt has 64 tokens; this model takes up to 63"):
         ask(roomy, (5,) * 64, max_tokens=1)
     assert sum(d.new_tokens for d in deltas(ask(roomy, (5,) * 60, temperature=0.0))) <= 4
+
+
+def test_a_damaged_model_is_not_served(tiny: Path, tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "model") as folder:
+        shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    loading = Loading(ModelSpec(source=str(tmp_path / "model")), ENGINE, {}, prompt_tokens=40, new_tokens=20)
+    with pytest.raises(UserError, match=r"model\.safetensors: is not as it was written; restore it, or make the model"):
+        Model.load(loading)
 
 
 @pytest.fixture(scope="module")

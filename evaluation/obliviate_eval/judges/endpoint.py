@@ -4,7 +4,6 @@ Its replies lie on disk, one file each, by all that was asked: a second run asks
 every retry, has no verdict: it counts as unscored, never as "no leak".
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any
 from obliviate import storage
 from obliviate.endpoint import api_key, client, first_choice, shown
 from obliviate.errors import UserError
-from obliviate.runs import content_hash, write_json
+from obliviate.runs import content_hash, read_part, write_part
 from obliviate_eval.judges.prompt import Case, filled, read_prompt, verdict
 from obliviate_eval.spec import JudgeSpec
 
@@ -58,13 +57,13 @@ class EndpointJudge:
         """And why there is none."""
         request = self._request(case)
         path = self._cache / f"{content_hash([self._spec.base_url, request])}.json"
-        if storage.fetch(path).exists():
-            reply = json.loads(path.read_text(encoding="utf-8"))["reply"]
-        else:
+        if (kept := read_part(storage.fetch(path))) is None:
             reply, why = self._ask(request)
             if reply is None:
                 return None, why
-            write_json(path, {"base_url": self._spec.base_url, "request": request, "reply": reply})
+            kept = {"base_url": self._spec.base_url, "request": request, "reply": reply}
+            write_part(path, kept)
+        reply = kept["reply"]
         said = verdict(reply)
         return said, UNCLEAR if said is None else None
 

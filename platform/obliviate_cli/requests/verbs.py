@@ -89,7 +89,7 @@ def show(path: Path, overrides: list[str], state: RequestState | None, last: int
     if hidden := (sum(counts.values()) if state is None else counts.get(state, 0)) - len(shown):
         console.print(f"{hidden} earlier ones are not shown: --last 0 shows all")
     console.print(", ".join(f"{counts[each]} {each}" for each in RequestState if each in counts) or "no requests")
-    console.print(f"{config.alias}: {ledger.model_of(config.alias) or portable(config.model).source}")
+    console.print(f"{config.alias}: {ledger.model_of(config.alias) or config.model.source}")
 
 
 def due(path: Path, overrides: list[str], within_days: int) -> int:
