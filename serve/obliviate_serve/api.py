@@ -153,6 +153,11 @@ class Question(Request):
     answer: Annotated[ProbeText, Field(min_length=1)] | None = None  # the true one
     context: Annotated[list[ProbeText], Field(max_length=32)] = []  # facts that the in-context attacks teach again
 
+    @property
+    def texts(self) -> list[str]:
+        """All that the client wrote."""
+        return [self.question, *([] if self.answer is None else [self.answer]), *self.context]
+
 
 class ProbeRequest(Probing, Question):
     """One question to several models."""

@@ -37,7 +37,7 @@ class Gateway:
     ) -> None:
         listen_where_the_node_does()
         self._app = create_app(spec, ServeBackend(models, on_demand, judge, spec.limits.start_s))
-        self._server = listen(self._app, spec.http) if listens else None
+        self._server = listen(self._app, spec.http, spec.limits) if listens else None
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app

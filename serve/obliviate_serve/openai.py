@@ -9,13 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from obliviate_serve.api import ChatRequest, CompletionRequest, ErrorResponse, ModelList
+from obliviate_serve.api import ChatRequest, CompletionRequest, ErrorResponse, ModelList, ServedModel
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Sampling, Token
 from obliviate_serve.names import Target
 from obliviate_serve.server import Server
 from obliviate_serve.sse import line, merged, respond, together
+from obliviate_serve.whole import compact, whole
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503)
@@ -47,9 +48,9 @@ class Format:
         self._logprobs = logprobs
         self._head = {"id": f"{self.name}-{uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, choices: Sequence[Choice], usage: dict[str, int]) -> dict[str, Any]:
-        written = [self._choice(i, each, each.finish, chunk=False) for i, each in enumerate(choices)]
-        return {**self._head, "object": self.object, "choices": written, "usage": usage}
+    async def whole(self, choices: Sequence[Choice], usage: dict[str, int]) -> Response:
+        written = (compact(self._choice(i, each, each.finish, chunk=False)) for i, each in enumerate(choices))
+        return await whole({**self._head, "object": self.object, "usage": usage}, "choices", written)
 
     def chunk(self, index: int, piece: Choice) -> dict[str, Any]:
         choice = self._choice(index, piece, piece.finish, chunk=True)
@@ -120,6 +121,10 @@ def routes(server: Server) -> APIRouter:
     async def models() -> ModelList:
         return server.names.listing()
 
+    @router.get("/models/{id_}", response_model=ServedModel)
+    async def model(id_: str) -> ServedModel:
+        return server.names.entry(id_)
+
     @router.post("/completions")
     async def completions(asked: CompletionRequest, http: Request) -> Response:
         """Continuations of one or more prompts, given as texts or token ids."""
@@ -160,6 +165,7 @@ async def _answer(
     server: Server, asked: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], sampling: Sampling, form: Format
 ) -> Response:
     target, turns = server.names.target(asked.model), server.turns()
+    _check_size(server, target, prompts, sampling)
     if asked.stream:
         streams = [_streamed(server, target, prompt, sampling, turns) for prompt in prompts]
         usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -170,7 +176,16 @@ async def _answer(
         choices += added
         prompt_tokens += read
         new_tokens += written
-    return JSONResponse(form.whole(choices, _usage(prompt_tokens, new_tokens)))
+    return await form.whole(choices, _usage(prompt_tokens, new_tokens))
+
+
+def _check_size(server: Server, target: Target, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+    room = min(server.spec.limits.new_tokens, server.room(target))
+    new = len(prompts) * (room if sampling.max_tokens is None else sampling.max_tokens)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str | tuple)] if sampling.echo else []
+    echoed = sum(server.most_tokens(target, text) for text in texts)
+    size = sampling.n * (new + echoed) * ((sampling.logprobs or 0) + 1)
+    server.check_size(size, "n x (max_tokens of each prompt + echoed bytes or tokens) x (logprobs + 1)")
 
 
 async def _completed(
@@ -218,6 +233,7 @@ async def _chunks(
                         yield line(opening)
                     if text:
                         yield line(form.chunk(index, Choice(text, list(tokens))))
+                        await asyncio.sleep(0)  # an echo is long, and here it comes n times
             case Delta(choice, text, written, tokens, finish):
                 new_tokens += written
                 # Even without text (a part of a character): a stream that has begun says so to the client.

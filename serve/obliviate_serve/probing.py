@@ -9,7 +9,7 @@ from math import exp
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from obliviate.wordings import WORDINGS
 from obliviate_serve.api import (
@@ -40,6 +40,7 @@ from obliviate_serve.openai import ERRORS
 from obliviate_serve.refusal import is_refusal
 from obliviate_serve.server import Server
 from obliviate_serve.sse import error_body, line, merged, respond
+from obliviate_serve.whole import whole
 
 MAX_PROMPTS = 1024  # that one question may come to
 
@@ -79,13 +80,15 @@ def routes(server: Server) -> APIRouter:
     @router.post("/probe", response_model=ProbeResponse)
     async def probe(asked: ProbeRequest, http: Request) -> Response:
         """One question to several models. With `stream`, server-sent events instead of one object."""
-        server.journal.asked(http.state.record, asked.models, [asked.question], attacks=asked.attacks)
+        server.journal.asked(http.state.record, asked.models, asked.texts, attacks=asked.attacks)
         cases = plan(server, asked, asked)
+        _check_size(server, asked, cases)
         id_ = f"probe-{uuid4().hex}"
         if asked.stream:
             return await respond(_lines(server, id_, asked, asked, cases))
         results = await answer(server, asked, asked, cases, server.turns())
-        return JSONResponse(ProbeResponse(id=id_, created=int(time.time()), results=results).model_dump())
+        head = ProbeResponse(id=id_, created=int(time.time()), results=[]).model_dump(exclude={"results"})
+        return await whole(head, "results", (each.model_dump_json() for each in results))
 
     return router
 
@@ -111,6 +114,13 @@ def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
             )
             cases.append(Case(asked, target, quiz))
     return cases
+
+
+def _check_size(server: Server, asked: ProbeRequest, cases: Sequence[Case]) -> None:
+    true = [server.most_tokens(case.target, asked.answer or "") for case in cases]
+    size = (len(cases) * (asked.samples + 1) * asked.max_tokens + sum(true)) * (asked.alternatives + 1)
+    product = "models x attacks x ((samples + 1) x max_tokens + bytes of the true answer) x (alternatives + 1)"
+    server.check_size(size, product)
 
 
 async def answer(

@@ -1,12 +1,15 @@
 """OpenAI's interface on a fake engine whose tokens are words, each of log-probability -0.5."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from obliviate_serve import openai, whole
 from obliviate_serve.engine import Chat, Sampling
 from serving import FakeBackend, fake_server
 
@@ -161,6 +164,68 @@ def test_models_and_aliases_are_listed(client: TestClient) -> None:
     assert data["adapter"]["root"] == "original"
     assert data["rare"]["on_demand"]
     assert (data["production"]["kind"], data["production"]["root"]) == ("alias", "original")
+
+
+def test_one_model_of_the_list(client: TestClient) -> None:
+    data = {each["id"]: each for each in client.get("/v1/models").json()["data"]}
+    for name in ("adapter", "production"):
+        assert client.get(f"/v1/models/{name}").json() == data[name]
+    assert error(client.get("/v1/models/nope"), 404)["code"] == "model_not_found"
+
+
+def test_an_answer_that_would_be_too_large(tmp_path: Path, backend: FakeBackend) -> None:
+    """n x (max_tokens of each prompt + echoed bytes) x (logprobs + 1): a text of 3 bytes has at most 4 tokens."""
+    client = TestClient(fake_server(tmp_path, backend, limits={"answer_tokens": 120}))
+    asked: dict[str, Any] = {"model": "original", "prompt": [[1, 2], [3, 4]], "max_tokens": 3, "n": 2, "logprobs": 5}
+    assert client.post("/v1/completions", json={**asked, "echo": True}).status_code == 200  # 2 x (6 + 4) x 6
+    for change, size in (
+        ({"max_tokens": 4, "echo": True}, 144),
+        ({"prompt": ["abc"] * 2, "echo": True}, 168),
+        ({"n": 4}, 144),
+        ({"logprobs": 10}, 132),
+        ({"max_tokens": None, "n": 1, "prompt": "a", "logprobs": None}, 1024),  # all that the context has room for
+    ):
+        got = error(client.post("/v1/completions", json={**asked, **change}), 400)
+        assert got["code"] == "answer_too_large"
+        assert f"x (logprobs + 1) comes to {size}, more than 120" in got["message"]
+    backend.asked.clear()
+    assert error(client.post("/v1/chat/completions", json={**CHAT, "stream": True}), 400)["code"] == "answer_too_large"
+    assert backend.asked == []
+
+
+def test_others_are_answered_while_a_large_answer_is_written(tmp_path: Path) -> None:
+    """The event loop comes round between any two of its 64 choices."""
+    turns = 0
+
+    async def run() -> None:
+        nonlocal turns
+        app = fake_server(tmp_path)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client:
+            asked = {"model": "original", "prompt": ["a b"] * 64, "max_tokens": 4, "logprobs": 1, "echo": True}
+            large = asyncio.create_task(client.post("/v1/completions", json=asked))
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    turns += writing
+                    await asyncio.sleep(0)
+
+            counting = asyncio.create_task(count())
+            assert (await large).status_code == 200
+            counting.cancel()
+
+    writing = 0
+    compact = whole.compact
+
+    def noted(value: Any) -> str:
+        nonlocal writing
+        writing = 1
+        return compact(value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai, "compact", noted)
+        asyncio.run(run())
+    assert turns >= 64
 
 
 def test_aliases_and_adapters_reach_their_replicas(client: TestClient, backend: FakeBackend) -> None:

@@ -138,6 +138,16 @@ def test_a_bug_in_the_judge_ends_the_probe(tmp_path: Path, backend: FakeBackend)
     assert client.post("/v1/probe", json={**PROBE, "answer": "In London"}).status_code == 500
 
 
+def test_a_probe_whose_answers_would_be_too_large(tmp_path: Path, backend: FakeBackend) -> None:
+    """2 models x (2 answers x 5 tokens + 4 bytes and one more) x (3 alternatives + 1)."""
+    asked = {**PROBE, "max_tokens": 5, "samples": 1, "alternatives": 3, "answer": "Oslo"}
+    roomy, tight = (TestClient(fake_server(tmp_path, backend, limits={"answer_tokens": limit})) for limit in (120, 119))
+    assert roomy.post("/v1/probe", json=asked).status_code == 200
+    response = tight.post("/v1/probe", json=asked)
+    assert response.status_code == 400
+    assert "comes to 120, more than 119" in response.json()["error"]["message"]
+
+
 def test_in_context_attacks_teach_the_given_facts(client: TestClient, backend: FakeBackend) -> None:
     facts = ["Ada writes {question} books.", "Ada likes rain."]
     (result,) = probe(client, models=["original"], attacks=["in_context"], context=facts)
