@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from obliviate_serve import compare, openai, probing
+from obliviate_serve import compare, openai, probing, responses, tokens
 from obliviate_serve.api import AliasList, AliasRequest, ErrorBody, Health
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import Tokens
@@ -29,9 +29,9 @@ def create_app(spec: ServeRun, backend: Backend) -> Guard:
     """An ASGI application. Raises UserError for a token file that cannot be read."""
     server = Server(spec, Names(spec), backend, Journal(spec))
     app = FastAPI(title="Obliviate", description=__doc__, docs_url=None, redoc_url=None)
-    tokens = None if spec.tokens is None else Tokens(Path(spec.tokens))
-    guard = Guard(app, spec, tokens, server.metrics, server.journal)
-    for part in (openai, probing, compare):
+    known = None if spec.tokens is None else Tokens(Path(spec.tokens))
+    guard = Guard(app, spec, known, server.metrics, server.journal)
+    for part in (openai, responses, tokens, probing, compare):
         app.include_router(part.routes(server))
     _add_aliases(app, server)
     _add_operations(app, server, guard)

@@ -142,6 +142,8 @@ def _on_demand(spec: ServeRun) -> serve.Application | None:
 
 def _options(spec: ServeRun, engine: ServingEngineSpec, gpus: float) -> dict[str, Any]:
     vllm = vllm_environment(gpus > 0) if engine.type == "vllm" else {}
+    if engine.batch_invariant:
+        vllm["VLLM_BATCH_INVARIANT"] = "1"  # of no effect on transformers, which batches no requests
     return {
         "max_ongoing_requests": engine.max_requests,
         "max_queued_requests": spec.limits.queued_requests,
@@ -177,5 +179,11 @@ def _loading(spec: ServeRun, name: str) -> tuple[Loading, float]:
 
 
 def place(engine: ServingEngineSpec) -> Placed:
-    """Raises UserError for an engine that is not installed."""
-    return Placed(*chosen(engine))
+    """Raises UserError for an engine that is not installed, or cannot do what is asked."""
+    placed = Placed(*chosen(engine))
+    if engine.batch_invariant and placed.engine.type == "vllm" and not placed.gpus:
+        raise UserError(
+            "engine.batch_invariant: vLLM has it on GPUs only; set engine.type=hf, which batches no requests, or leave "
+            "it out and probe with `deterministic`"
+        )
+    return placed

@@ -62,6 +62,8 @@ class Guard:
         record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         began_s = time.perf_counter()
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it
+        page = path not in OPEN and role_for(scope["method"], path) is None
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -70,7 +72,7 @@ class Guard:
                 record["status"] = message["status"]
                 added = {**SECURITY_HEADERS, "x-request-id": request_id}
                 # The page's parts belong together: a browser asks each time whether it still has the right ones.
-                added["cache-control"] = "no-store" if scope["path"].startswith("/v1/") else "no-cache"
+                added["cache-control"] = "no-cache" if page else "no-store"
                 names = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
@@ -79,7 +81,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, answer, headers, record)
+            await self._guarded(path, scope, receive, answer, headers, record)
         except ApiError as error:
             await _send_error(answer, error)
         except asyncio.CancelledError:
@@ -93,9 +95,8 @@ class Guard:
             self._journal.write(record)
 
     async def _guarded(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], record: dict[str, Any]
+        self, path: str, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], record: dict[str, Any]
     ) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it
         self._check_host(headers)
         caller, needed = self._caller(headers), role_for(scope["method"], path)
         if caller is not None:
@@ -112,7 +113,7 @@ class Guard:
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] in ("POST", "PUT") and media_type != "application/json":
             raise ApiError(415, "send the body as application/json", code="unsupported_media_type")
-        if self.draining and path.startswith("/v1/"):
+        if self.draining:
             raise ApiError(503, "the server is shutting down", "server_busy", code="draining", retry_after_s=10)
         with self._counted(caller, scope):
             body = await self._body(receive, headers)

@@ -4,16 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from obliviate_serve.api import ChatRequest, CompletionRequest, ErrorResponse, ModelList, ServedModel
+from obliviate_serve.api import ErrorResponse, ModelList, ServedModel
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Sampling, Token
 from obliviate_serve.names import Target
+from obliviate_serve.openai_api import ChatRequest, CompletionRequest, Talk
 from obliviate_serve.server import Server
 from obliviate_serve.sse import line, merged, respond, together
 from obliviate_serve.whole import compact, whole
@@ -105,7 +106,7 @@ class ChatFormat(Format):
         return [{**self._head, "object": self.chunk_object, "choices": [choice]}]
 
     def _choice(self, index: int, piece: Choice, finish: str | None, *, chunk: bool) -> dict[str, Any]:
-        logprobs = {"content": [_chat_token(token) for token in piece.tokens]} if self._logprobs else None
+        logprobs = {"content": [chat_token(token) for token in piece.tokens]} if self._logprobs else None
         said: dict[str, Any]
         if chunk:
             said = {"delta": {"content": piece.text} if piece.text or not finish else {}}
@@ -134,15 +135,25 @@ def routes(server: Server) -> APIRouter:
         return await _answer(server, asked, asked.prompts, sampling, form)
 
     @router.post("/chat/completions")
-    async def chat(asked: ChatRequest, http: Request) -> Response:
+    async def chat_completions(asked: ChatRequest, http: Request) -> Response:
         """The assistant's next message."""
         limit = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
         sampling = _sampling(asked, limit, asked.top_logprobs or 0 if asked.logprobs else None, echo=False)
-        messages = tuple((message.role, message.text) for message in asked.messages)
-        server.journal.asked(http.state.record, [asked.model], [messages], user=asked.user)
-        return await _answer(server, asked, [Chat(messages)], sampling, ChatFormat(asked.model, asked.logprobs))
+        if asked.response_format is not None:
+            sampling = replace(sampling, json_schema=asked.response_format.json_text)
+        prompt = chat(asked)
+        texts = [prompt.messages, *filter(None, [prompt.names])]
+        server.journal.asked(http.state.record, [asked.model], texts, user=asked.user)
+        return await _answer(server, asked, [prompt], sampling, ChatFormat(asked.model, asked.logprobs))
 
     return router
+
+
+def chat(asked: Talk) -> Chat:
+    messages = tuple((message.role, message.text) for message in asked.messages)
+    named = any(message.name for message in asked.messages)
+    names = tuple(message.name for message in asked.messages) if named else ()
+    return Chat(messages, names, asked.continue_final_message)
 
 
 def _sampling(
@@ -155,6 +166,10 @@ def _sampling(
         n=asked.n,
         seed=asked.seed,
         stop=asked.stops,
+        ignore_eos=asked.ignore_eos,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        logit_bias=asked.biases,
         logprobs=logprobs,
         echo=echo,
         stream=asked.stream,
@@ -165,21 +180,21 @@ async def _answer(
     server: Server, asked: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], sampling: Sampling, form: Format
 ) -> Response:
     target, turns = server.names.target(asked.model), server.turns()
-    _check_size(server, target, prompts, sampling)
+    check_size(server, target, prompts, sampling)
     if asked.stream:
         streams = [_streamed(server, target, prompt, sampling, turns) for prompt in prompts]
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await respond(_chunks(streams, sampling, form, usage))
     choices, prompt_tokens, new_tokens = [], 0, 0
     for events in await together(_completed(server, target, prompt, sampling, turns) for prompt in prompts):
-        added, read, written = _add_up(events, sampling)
+        added, read, written = add_up(events, sampling.n)
         choices += added
         prompt_tokens += read
         new_tokens += written
     return await form.whole(choices, _usage(prompt_tokens, new_tokens))
 
 
-def _check_size(server: Server, target: Target, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+def check_size(server: Server, target: Target, prompts: Sequence[Prompt], sampling: Sampling) -> None:
     room = min(server.spec.limits.new_tokens, server.room(target))
     new = len(prompts) * (room if sampling.max_tokens is None else sampling.max_tokens)
     texts = [prompt for prompt in prompts if isinstance(prompt, str | tuple)] if sampling.echo else []
@@ -203,9 +218,9 @@ async def _streamed(
             yield event
 
 
-def _add_up(events: Sequence[Event], sampling: Sampling) -> tuple[list[Choice], int, int]:
+def add_up(events: Sequence[Event], n: int) -> tuple[list[Choice], int, int]:
     """One prompt's continuations, its tokens, and theirs."""
-    choices = [Choice() for _ in range(sampling.n)]
+    choices = [Choice() for _ in range(n)]
     prompt_tokens = new_tokens = 0
     for event in events:
         match event:
@@ -261,7 +276,7 @@ def _likely(token: Token) -> dict[str, float] | None:
     return found
 
 
-def _chat_token(token: Token) -> dict[str, Any]:
+def chat_token(token: Token) -> dict[str, Any]:
     return {
         **_written(token.text, token.logp),
         "top_logprobs": [_written(text, logp) for text, logp in token.alternatives],

@@ -33,7 +33,7 @@ from obliviate_serve.api import (
     TrueAnswer,
     TrueAnswerEvent,
 )
-from obliviate_serve.engine import Delta, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import Delta, Event, Prompted, Quiz, Sampling, Token
 from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.names import Target
 from obliviate_serve.openai import ERRORS
@@ -87,7 +87,8 @@ def routes(server: Server) -> APIRouter:
         if asked.stream:
             return await respond(_lines(server, id_, asked, asked, cases))
         results = await answer(server, asked, asked, cases, server.turns())
-        head = ProbeResponse(id=id_, created=int(time.time()), results=[]).model_dump(exclude={"results"})
+        empty = ProbeResponse(id=id_, created=int(time.time()), deterministic=asked.deterministic, results=[])
+        head = empty.model_dump(exclude={"results"})
         return await whole(head, "results", (each.model_dump_json() for each in results))
 
     return router
@@ -166,7 +167,8 @@ async def _found(
 async def _lines(
     server: Server, id_: str, probing: Probing, question: Question, cases: Sequence[Case]
 ) -> AsyncIterator[bytes]:
-    yield line(StartEvent(id=id_, asked=[case.asked for case in cases]).model_dump())
+    start = StartEvent(id=id_, deterministic=probing.deterministic, asked=[case.asked for case in cases])
+    yield line(start.model_dump())
     async with aclosing(_found(server, probing, question, cases, server.turns())) as found:  # type: ignore[type-var]
         async for each in found:
             event: ProbeEvent = (
@@ -191,14 +193,15 @@ async def _answered(
         temperature=0.0,
         logprobs=probing.alternatives,
         entropy=True,
-        stream=True,
+        stream=not probing.deterministic,
+        alone=probing.deterministic,
     )
     if sample is not None:
         seed = probing.seed + sample
         sampling = replace(sampling, temperature=probing.temperature, top_p=probing.top_p, seed=seed)
     text, tokens, finish = "", [], "length"
     try:
-        async with turns, aclosing(server.stream(case.target, case.quiz, sampling)) as found:  # type: ignore[type-var]
+        async with turns, aclosing(_events(server, case, sampling)) as found:  # type: ignore[type-var]
             async for event in found:
                 if not isinstance(event, Delta):
                     continue
@@ -224,11 +227,29 @@ async def _answered(
         yield Failed(index, error)
 
 
+async def _events(server: Server, case: Case, sampling: Sampling) -> AsyncIterator[Event]:
+    """Of an answer that is made alone all at once: a client that reads slowly must not keep the model to itself."""
+    if sampling.alone:
+        for event in await server.complete(case.target, case.quiz, sampling):
+            yield event
+        return
+    async with aclosing(server.stream(case.target, case.quiz, sampling)) as events:  # type: ignore[type-var]
+        async for event in events:
+            yield event
+
+
 async def _scored(
     server: Server, probing: Probing, true_answer: str, index: int, case: Case, turns: asyncio.Semaphore
 ) -> AsyncIterator[Found]:
     quiz = replace(case.quiz, answer=true_answer)
-    sampling = Sampling(max_tokens=0, temperature=0.0, logprobs=probing.alternatives, entropy=True, echo=True)
+    sampling = Sampling(
+        max_tokens=0,
+        temperature=0.0,
+        logprobs=probing.alternatives,
+        entropy=True,
+        echo=True,
+        alone=probing.deterministic,
+    )
     try:
         async with turns:
             found = await server.complete(case.target, quiz, sampling)

@@ -12,11 +12,24 @@ from ray import serve
 from obliviate.errors import UserError
 from obliviate.models import locate, portable
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted, Quiz, Sampling, ServingEngine
+from obliviate_serve.engine import (
+    Bare,
+    Chat,
+    Delta,
+    Event,
+    Opening,
+    Prompt,
+    Prompted,
+    Quiz,
+    Rendered,
+    Sampling,
+    ServingEngine,
+)
 from obliviate_serve.errors import ApiError, EngineDiedError, unavailable
 from obliviate_serve.render import Renderer
 from obliviate_serve.spec import ServingEngineSpec
 from obliviate_serve.transport import listen_where_the_node_does
+from obliviate_serve.turns import Turns
 
 # No text that says anything has more on average. Telling a longer one by its tokens would hold up everybody's answers:
 # a replica reads prompts and passes answers on in one thread.
@@ -40,6 +53,7 @@ class Model:
     def __init__(self, engine: ServingEngine, renderer: Renderer, prompt_tokens: int, new_tokens: int) -> None:
         self._engine, self._renderer = engine, renderer
         self._prompt_limit, self._new_limit = min(prompt_tokens, engine.context), new_tokens
+        self._turns = Turns()
 
     @classmethod
     def load(cls, loading: Loading) -> "Model":
@@ -60,19 +74,33 @@ class Model:
         )
 
     async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
-        """Raises ApiError for a prompt that is too long or that the template refuses.
-
-        Of a quiz with an answer, Prompted holds the answer's tokens alone.
-        """
+        """Raises ApiError for a prompt that is too long or that the template refuses. Of a quiz with an answer, the
+        answer alone is echoed."""
         self._check_length(prompt)
+        self._check_sampling(sampling)
         ids, before_answer = self._renderer(prompt)
-        sampling = replace(sampling, max_tokens=self._room(len(ids), sampling.max_tokens))
-        async with aclosing(self._engine.stream(ids, sampling, adapter)) as events:  # type: ignore[type-var]
+        if sampling.max_tokens == 0 and not sampling.echo:
+            yield Rendered(ids, self._renderer.text(ids), self._engine.context)
+            return
+        sampling = replace(
+            sampling,
+            max_tokens=self._room(len(ids), sampling.max_tokens),
+            echo_from=before_answer if isinstance(prompt, Quiz) else 0,
+        )
+        async with (
+            self._turns.turn(alone=sampling.alone),
+            aclosing(self._engine.stream(ids, sampling, adapter)) as events,  # type: ignore[type-var]
+        ):
             async for event in events:
-                if isinstance(prompt, Quiz) and prompt.answer is not None and isinstance(event, Prompted):
-                    yield event._replace(tokens=event.tokens[before_answer:])
-                else:
-                    yield event
+                yield event
+
+    def _check_sampling(self, sampling: Sampling) -> None:
+        if sampling.logit_bias:
+            self._renderer.require_known([token for token, _ in sampling.logit_bias], "logit_bias")
+        if sampling.json_schema is not None and not self._engine.guides:
+            raise ApiError(
+                400, "this model's engine cannot keep to JSON; serve it with engine.type=vllm", param="response_format"
+            )
 
     def _check_length(self, prompt: Prompt) -> None:
         """Before anything is done with it."""
@@ -124,6 +152,8 @@ def _characters(prompt: Prompt) -> int:
     match prompt:
         case str():
             return len(prompt)
+        case Bare(text):
+            return len(text)
         case Chat(messages):
             return sum(len(text) for _, text in messages)
         case Quiz(question, prefix, answer):

@@ -20,7 +20,7 @@ OF_THE_BASE = (
     "on_demand", "replicas", "max_replicas", "target_requests", "engine",
 )  # fmt: skip
 OF_ALL_REPLICAS = ("replicas", "max_replicas", "target_requests")
-OF_ALL_ENGINES = ("max_requests", "cpus_per_replica", "gpus_per_replica", "tensor_parallel")
+OF_ALL_ENGINES = ("max_requests", "cpus_per_replica", "gpus_per_replica", "tensor_parallel", "batch_invariant")
 
 
 class ServingEngineSpec(Spec):
@@ -34,6 +34,7 @@ class ServingEngineSpec(Spec):
     # None: tensor_parallel where the cluster has GPUs, else 0
     gpus_per_replica: float | None = Field(default=None, ge=0)
     tensor_parallel: int = Field(default=1, ge=1)
+    batch_invariant: bool = False  # an answer's figures don't depend on what else is in the batch; slower
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
 
 

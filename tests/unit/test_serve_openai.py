@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from obliviate_serve import openai, whole
-from obliviate_serve.engine import Chat, Sampling
+from obliviate_serve.engine import Bare, Chat, Sampling
 from serving import FakeBackend, fake_server
 
 CHAT = {"model": "original", "messages": [{"role": "user", "content": "Where does Ada live?"}]}
@@ -243,11 +243,18 @@ def test_aliases_and_adapters_reach_their_replicas(client: TestClient, backend: 
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
         ({"n": 0}, "n", "greater than or equal to 1"),
-        ({"n": 17}, "n", "less than or equal to 16"),
+        ({"n": 129}, "n", "less than or equal to 128"),
         ({"max_tokens": 0}, None, "nothing would be returned"),
         ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
         ({"temprature": 0}, "temprature", "unknown parameter"),
-        ({"presence_penalty": 1.0}, "presence_penalty", "less than or equal to 0"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty", "less than or equal to 1"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "should match pattern"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "less than or equal to 100"),
+        ({"store": True}, "store", "should be False"),
+        ({"metadata": {"a": "b"}}, "metadata", "at most 0 items"),
+        ({"service_tier": "priority"}, "service_tier", "should be 'auto' or 'default'"),
+        ({"nothing": None}, "nothing", "unknown parameter"),
         ({"prompt": []}, "prompt", "at least 1 item"),
         ({"prompt": [-1]}, "prompt", ""),
         ({"prompt": {"a": 1}}, "prompt", ""),
@@ -260,6 +267,105 @@ def test_a_wrong_parameter_is_named(
     assert got["type"] == "invalid_request_error"
     assert (got["param"] or "").partition(".")[0] == (param or "")
     assert message in got["message"]
+
+
+NOTHING = {
+    "repetition_penalty": 1.0, "top_k": -1, "min_p": 0, "ignore_eos": False, "store": False, "metadata": None,
+    "service_tier": "auto", "logit_bias": None, "presence_penalty": 0, "frequency_penalty": 0.0, "stop": None, "n": 1,
+    "seed": None, "user": None, "stream": False, "stream_options": None, "temperature": None, "top_p": None,
+    "use_beam_search": False, "skip_special_tokens": True, "stop_token_ids": [], "safety_identifier": "x",
+}  # fmt: skip
+NO_TOOLS = {
+    "tools": [], "tool_choice": "none", "functions": None, "function_call": None, "parallel_tool_calls": True,
+    "response_format": {"type": "text"}, "modalities": ["text"], "audio": None, "prediction": None, "logprobs": False,
+    "reasoning_effort": None, "verbosity": None, "web_search_options": None, "top_logprobs": None,
+    "max_completion_tokens": None, "add_generation_prompt": True, "continue_final_message": False,
+}  # fmt: skip
+
+
+def test_what_asks_for_nothing_may_be_said(client: TestClient, backend: FakeBackend) -> None:
+    """A client library sends its defaults along; they change nothing of what is asked."""
+    for path, asked, more in (
+        ("/v1/completions", {"model": "original", "prompt": "x"}, {"suffix": None, "best_of": 1, "logprobs": None}),
+        ("/v1/chat/completions", CHAT, {**NO_TOOLS, "tools": None, "tool_choice": None}),
+        ("/v1/chat/completions", CHAT, NO_TOOLS),
+    ):
+        response = client.post(path, json={**asked, **NOTHING, **more})
+        assert response.status_code == 200, response.text
+        plain = client.post(path, json=asked)
+        assert response.json()["choices"] == plain.json()["choices"]
+        (_, _, said), (_, _, unsaid) = backend.asked[-2:]
+        assert said == unsaid
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}, "messages"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, None),
+        ({"continue_final_message": True}, None),
+        ({"add_generation_prompt": False}, None),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(client: TestClient, change: dict[str, Any], param: str | None) -> None:
+    got = error(client.post("/v1/chat/completions", json={**CHAT, **change}), 400)
+    assert (got["param"] or "").partition(".")[0] == (param or "")
+
+
+def test_how_tokens_are_weighed_reaches_the_engine(client: TestClient, backend: FakeBackend) -> None:
+    weights = {"presence_penalty": 0.5, "frequency_penalty": -1.5, "logit_bias": {"7": -100, "12": 2.5}}
+    asked = {"model": "original", "prompt": "x", "max_tokens": 3, **weights, "ignore_eos": True, "n": 128}
+    assert len(client.post("/v1/completions", json=asked).json()["choices"]) == 128
+    assert backend.asked[0][2] == Sampling(
+        max_tokens=3, n=128, ignore_eos=True, presence_penalty=0.5, frequency_penalty=-1.5,
+        logit_bias=((7, -100.0), (12, 2.5)),
+    )  # fmt: skip
+
+
+def test_json_of_a_schema_is_asked_of_the_engine(client: TestClient, backend: FakeBackend) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    for form, expected in (
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}, schema),
+    ):
+        assert client.post("/v1/chat/completions", json={**CHAT, "response_format": form}).status_code == 200
+        assert json.loads(backend.asked[-1][2].json_schema or "") == expected
+
+
+def test_the_last_message_may_be_the_beginning_of_the_answer(client: TestClient, backend: FakeBackend) -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": "Ada lives", "refusal": None}]
+    asked = {"model": "original", "messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    assert client.post("/v1/chat/completions", json=asked).status_code == 200
+    assert backend.asked[-1][1] == Chat((("user", "Where does Ada live?"), ("assistant", "Ada lives")), begun=True)
+
+
+def test_names_of_speakers_reach_the_template(client: TestClient, backend: FakeBackend) -> None:
+    messages = [{"role": "user", "content": "Hi.", "name": "Ada"}, {"role": "user", "content": "Ho."}]
+    client.post("/v1/chat/completions", json={"model": "original", "messages": messages})
+    assert backend.asked[-1][1] == Chat((("user", "Hi."), ("user", "Ho.")), ("Ada", None))
+
+
+def test_tokens_of_a_text_and_their_text(client: TestClient, backend: FakeBackend) -> None:
+    def tokenized(**asked: Any) -> Any:
+        return client.post("/tokenize", json={"model": "original", **asked})
+
+    assert tokenized(prompt="a b c").json() == {"count": 3, "max_model_len": 1024, "tokens": [0, 1, 2]}
+    assert tokenized(prompt="a b", add_special_tokens=False).json()["count"] == 2
+    assert tokenized(messages=CHAT["messages"]).json()["count"] == 4
+    assert [prompt for _, prompt, _ in backend.asked] == [
+        "a b c",
+        Bare("a b"),
+        Chat((("user", "Where does Ada live?"),)),
+    ]
+    detokenized = client.post("/detokenize", json={"model": "original", "tokens": [5, 6]})
+    assert detokenized.json() == {"prompt": "5 6"}
+    assert error(client.post("/detokenize", json={"model": "nope", "tokens": [5]}), 404)["code"] == "model_not_found"
+    assert error(tokenized(), 400)["param"] is not None
 
 
 def test_an_unknown_model_is_answered_with_the_list(client: TestClient) -> None:

@@ -83,6 +83,20 @@ def test_what_is_measured_of_an_answer(client: TestClient, backend: FakeBackend)
     assert (greedy.entropy, greedy.logprobs) == (True, 5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deterministic_probe_asks_for_the_model_alone(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    asked = {**PROBE, "answer": "In London", "samples": 1, "stream": stream}
+    for deterministic in (False, True):
+        backend.asked.clear()
+        text = client.post("/v1/probe", json={**asked, "deterministic": deterministic}).text
+        assert f'"deterministic":{str(deterministic).lower()}' in text.replace('": ', '":')
+        assert {(sampling.alone, sampling.stream) for _, _, sampling in backend.asked if not sampling.echo} == {
+            (deterministic, not deterministic)
+        }
+        assert all(sampling.alone == deterministic for _, _, sampling in backend.asked)
+        assert text.count("I'm not sure about that.") == 4  # greedy and sampled, of two names
+
+
 def test_without_a_true_answer_nothing_is_compared(client: TestClient, backend: FakeBackend) -> None:
     backend.labels = ["entailment"]
     (result,) = probe(client, models=["original"])
