@@ -1,10 +1,8 @@
 """The web application: routes, errors in OpenAI's shape, the page, health and metrics, and the guard around all."""
 
 from pathlib import Path
-from typing import Annotated
 
 from fastapi import FastAPI, Request
-from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -19,9 +17,8 @@ from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.guard import Guard
 from obliviate_serve.names import Names
 from obliviate_serve.server import Server
-from obliviate_serve.spec import NAME, ServeRun
+from obliviate_serve.spec import ServeRun
 
-AliasName = Annotated[str, PathParameter(pattern=NAME)]
 WEB = Path(__file__).with_name("web")
 
 
@@ -46,14 +43,14 @@ def _add_aliases(app: FastAPI, server: Server) -> None:
         return AliasList(aliases=server.names.aliases)
 
     @app.put("/v1/aliases/{name}", responses={**openai.ERRORS, 409: openai.ERRORS[400]})
-    async def promote(name: AliasName, asked: AliasRequest, http: Request) -> AliasList:
+    async def promote(name: str, asked: AliasRequest, http: Request) -> AliasList:
         """Let the alias stand for another model of the config, from the next request on."""
         server.journal.asked(http.state.record, [asked.model], [], alias={name: asked.model})
         server.names.promote(name, asked.model)
         return AliasList(aliases=server.names.aliases)
 
     @app.delete("/v1/aliases/{name}", responses={**openai.ERRORS, 409: openai.ERRORS[400]})
-    async def forget(name: AliasName, http: Request) -> AliasList:
+    async def forget(name: str, http: Request) -> AliasList:
         """Take an alias back; one of the config then stands for what the config says."""
         server.journal.asked(http.state.record, [], [], alias={name: None})
         server.names.forget(name)

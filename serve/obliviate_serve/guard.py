@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
+from obliviate_serve import trouble
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import ANYBODY, Caller, Role, Tokens
 from obliviate_serve.errors import ApiError, busy
@@ -59,6 +60,7 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         asked_id = headers.get("x-request-id", "")
         request_id = asked_id if REQUEST_ID.fullmatch(asked_id) else uuid4().hex
+        trouble.request_id.set(request_id)
         record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         began_s = time.perf_counter()

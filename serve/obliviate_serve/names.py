@@ -1,5 +1,6 @@
 """From the name in a request to what answers it: models, adapters, and aliases that are switched at any time."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from obliviate.labels import not_removed
 from obliviate.schema import ModelSpec
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
-from obliviate_serve.spec import ServeRun
+from obliviate_serve.spec import NAME, ServeRun
 from obliviate_serve.stamp import stamp
 
 KEY = "aliases_file"  # of the config
@@ -105,6 +106,8 @@ class Names:
 
     def promote(self, alias: str, model: str) -> None:
         """Let the alias stand for a model of the config, from the next request on. Raises ApiError."""
+        if re.fullmatch(NAME, alias) is None:
+            raise ApiError(400, f"{alias!r} is no name; use letters, digits and . _ : + -", param="name")
         if alias in self._spec.models:
             raise ApiError(409, f"{alias} is a model's name; choose another alias", param="alias")
         if model not in self._spec.models:

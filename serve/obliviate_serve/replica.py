@@ -234,9 +234,10 @@ def on_demand_replica(size: int) -> type:
     class OnDemandReplica:
         """Models loaded when they are asked for. `known`: how, by name; `unknown`: likewise, of a mere folder."""
 
-        def __init__(self, known: Mapping[str, Loading], unknown: Loading) -> None:
+        def __init__(self, known: Mapping[str, Loading], unknown: Loading, start_s: float) -> None:
             listen_where_the_node_does()
-            self._known, self._unknown = known, unknown
+            self._known, self._unknown, self._start_s = known, unknown, start_s
+            self._loading: set[asyncio.Future[Lent]] = set()
 
         @serve.multiplexed(max_num_models_per_replica=size)  # type: ignore[untyped-decorator]
         async def _lend(self, name: str) -> Lent:
@@ -244,6 +245,28 @@ def on_demand_replica(size: int) -> type:
             unknown = replace(self._unknown, model=self._unknown.model.model_copy(update={"source": name}))
             # In a thread: requests to other models go on, and Ray Serve takes a loop that stands still for dead.
             return Lent(await asyncio.to_thread(Model.load, self._known.get(name, unknown)))
+
+        async def _lent(self, name: str) -> Lent:
+            """Within `start_s`. Who gives up leaves the loading to itself: it is there for the next, and cut off in the
+            middle it would hold its memory without being anybody's."""
+            loading = asyncio.ensure_future(self._lend(name))
+            self._loading.add(loading)
+            loading.add_done_callback(self._loaded)
+            try:
+                async with asyncio.timeout(self._start_s):
+                    return await asyncio.shield(loading)
+            except UserError as error:
+                raise unavailable(
+                    "the model could not be loaded; the server's log says why", reason=str(error)
+                ) from error
+            except TimeoutError as error:
+                what = f"the model was not loaded within {self._start_s:g} s"
+                raise unavailable(f"{what}; it may be loading still, or wait for models in use") from error
+
+        def _loaded(self, loading: "asyncio.Future[Lent]") -> None:
+            self._loading.discard(loading)
+            if not loading.cancelled():
+                loading.exception()  # whoever waited has it; where nobody does any more, it is no mistake of ours
 
         async def stream(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Opening | Delta]:
             """Raises ApiError where the model cannot be loaded; the next call tries again."""
@@ -254,11 +277,7 @@ def on_demand_replica(size: int) -> type:
             return [event async for event in self._events(name, prompt, sampling)]
 
         async def _events(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
-            try:
-                lent = await self._lend(name)
-            except UserError as error:
-                raise unavailable(f"the model could not be loaded: {error}") from error
-            with lent.use() as model:
+            with (await self._lent(name)).use() as model:
                 if model.dead:
                     _end_this_process()
                 async for event in model.stream(prompt, sampling, None):

@@ -31,7 +31,7 @@ from obliviate_serve.engine import (
 from obliviate_serve.errors import ApiError
 from obliviate_serve.hf import HFServingEngine
 from obliviate_serve.render import Renderer
-from obliviate_serve.replica import Lent, Loading, Model, Replica
+from obliviate_serve.replica import Lent, Loading, Model, Replica, on_demand_replica
 from obliviate_serve.spec import ServingEngineSpec
 from obliviate_serve.text import GrowingText
 from obliviate_serve.vllm import _lora
@@ -367,6 +367,50 @@ def test_a_lent_model_is_put_away_when_nobody_uses_it() -> None:
         assert not engine.closed
     thread.join(10)
     assert engine.closed
+
+
+def on_demand(start_s: float, lend: Any) -> Any:
+    """A replica for models on demand, without Ray Serve's cache of them."""
+    kind = on_demand_replica(1)
+    replica = kind.__new__(kind)
+    replica._start_s, replica._loading, replica._lend = start_s, set(), lend
+    return replica
+
+
+def test_a_model_that_does_not_load_is_waited_for_no_longer_than_the_limit() -> None:
+    """It goes on loading for the next request."""
+
+    async def run() -> None:
+        loaded, lent = asyncio.Event(), Lent(Model(SimpleNamespace(context=8, close=lambda: None), None, 8, 8))  # type: ignore[arg-type]
+        times = 0
+
+        async def lend(name: str) -> Lent:
+            nonlocal times
+            times += 1
+            await loaded.wait()
+            return lent
+
+        replica = on_demand(0.05, lend)
+        with pytest.raises(ApiError, match=r"not loaded within 0.05 s; it may be loading still") as raised:
+            await replica._lent("rare")
+        assert (raised.value.status, raised.value.retry_after_s) == (503, 10)
+        (loading,) = replica._loading
+        loaded.set()
+        assert await loading is lent
+        assert await replica._lent("rare") is lent
+        assert times == 2
+
+    asyncio.run(run())
+
+
+def test_why_a_model_does_not_load_is_no_clients_business() -> None:
+    async def lend(name: str) -> Lent:
+        raise UserError("model.source: /secret/model: no such file or folder")
+
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(on_demand(5.0, lend)._lent("rare"))
+    assert raised.value.reason == "model.source: /secret/model: no such file or folder"
+    assert "secret" not in str(raised.value.body)
 
 
 def test_nan_is_no_number() -> None:
