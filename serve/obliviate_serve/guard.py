@@ -29,6 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = frozenset({"/healthz", "/readyz"})  # asked by whoever watches over the server
 WATCHED = frozenset({"/metrics"})  # likewise, with a token; none of these waits for others, nor counts against them
 CLIENT_GONE = 499  # nginx's number, for the journal and the metrics alone
+PATH = 256  # characters of a path that are written down
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -61,7 +62,7 @@ class Guard:
         asked_id = headers.get("x-request-id", "")
         request_id = asked_id if REQUEST_ID.fullmatch(asked_id) else uuid4().hex
         trouble.request_id.set(request_id)
-        record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
+        record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"][:PATH]}
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         began_s = time.perf_counter()
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it

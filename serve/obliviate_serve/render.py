@@ -24,6 +24,10 @@ class Renderer:
         self._guardrail = model.guardrail
         self._own_system_prompt = model.system_prompt
 
+    @property
+    def guarded(self) -> bool:
+        return self._guardrail is not None
+
     def __call__(self, prompt: Prompt) -> tuple[tuple[int, ...], int]:
         """Token ids, and how many of them come before the answer that is to be scored (all, without one)."""
         match prompt:

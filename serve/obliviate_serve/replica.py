@@ -80,6 +80,8 @@ class Model:
         self._check_sampling(sampling)
         ids, before_answer = self._renderer(prompt)
         if sampling.max_tokens == 0 and not sampling.echo:
+            if self._renderer.guarded:
+                raise ApiError(400, "this model is behind a guardrail, whose words its tokens would tell")
             yield Rendered(ids, self._renderer.text(ids), self._engine.context)
             return
         sampling = replace(

@@ -8,6 +8,7 @@ from collections import deque
 from contextvars import ContextVar
 
 KEPT = 1000  # lines that nobody has fetched; the oldest give way
+LONG = 2000  # characters of a line
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)  # of the HTTP request under way
 
@@ -24,7 +25,7 @@ class Trouble(logging.Handler):
         if record.exc_info is not None and (error := record.exc_info[1]) is not None:
             line += f": {type(error).__name__}: {error}"
         asked = request_id.get()
-        self._lines.append(" ".join(line.split()) + ("" if asked is None else f" (request {asked})"))
+        self._lines.append(" ".join(line[:LONG].split()) + ("" if asked is None else f" (request {asked})"))
 
     def take(self) -> list[str]:
         """Those that are new since the last time."""

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import grpc
 import httpx
 import openai
 import psutil
@@ -19,7 +22,7 @@ import pytest
 
 from obliviate.inference.vllm import vllm_available
 from obliviate_serve.spec import ServeRun
-from open_ports import open_to_others, other_addresses
+from open_ports import CALLS, calls, listening, open_to_others, other_addresses, pages
 from processes import descendants
 from serving import free_port
 from tiny import tiny_model_folder
@@ -120,6 +123,26 @@ def test_no_port_is_open_to_others(either_url: str) -> None:
     if not other_addresses():
         pytest.skip("this machine has no address but loopback")
     assert open_to_others(psutil.Process()) == []
+
+
+def test_no_port_answers_a_process_without_the_token(ways: Ways) -> None:
+    """Of the same user on this machine, port by port: Ray's processes, Ray Serve's replicas and controller, dashboards.
+    With the token the same calls are let in, so it was the token that was missed."""
+    import ray
+
+    token = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
+    ours = {int(url.rpartition(":")[2]) for url in (ways.itself, ways.by_proxy)}  # they have tokens of their own
+    ports = sorted({port for _, port in listening(psutil.Process())} - ours)
+    with ThreadPoolExecutor(len(ports)) as pool:  # those that never answer are waited for side by side
+        without, let_in, read = (list(pool.map(ask, ports)) for ask in (calls, lambda port: calls(port, token), pages))
+    for port, refused, answered, pages_read in zip(ports, without, let_in, read, strict=True):
+        assert set(refused.values()) <= {grpc.StatusCode.UNAUTHENTICATED}, (port, refused)
+        assert grpc.StatusCode.UNAUTHENTICATED not in answered.values(), (port, answered)
+        apis = {page: status for page, status in pages_read.items() if page != "/"}
+        assert set(apis.values()) <= {401, 404}, (port, apis)
+    assert {call for refused in without for call in refused} >= {
+        call for call in CALLS if "RayServeAPIService" not in call
+    }
 
 
 def test_the_official_client(either_url: str) -> None:

@@ -299,11 +299,12 @@ def test_security_headers_and_request_ids(tmp_path: Path) -> None:
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "default-src 'self'" in response.headers["content-security-policy"]
-    other = client.get("/v1/nothing", headers={"x-request-id": "a b\\n"})
+    other = client.get(f"/v1/{'x' * 1000}", headers={"x-request-id": "a b\\n"})
     assert len(other.headers["x-request-id"]) == 32
     logged = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
     assert [line["request_id"] for line in logged] == ["mine-1", other.headers["x-request-id"]]
     assert [line["status"] for line in logged] == [200, 404]
+    assert [len(line["path"]) for line in logged] == [10, 256]
 
 
 @pytest.mark.parametrize(

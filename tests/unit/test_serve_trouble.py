@@ -47,3 +47,5 @@ def test_the_oldest_give_way() -> None:
     for number in range(KEPT + 2):
         trouble.handle(logging.LogRecord("x", logging.ERROR, "", 0, f"{number}", None, None))
     assert trouble.take()[0] == "2"
+    trouble.handle(logging.LogRecord("x", logging.ERROR, "", 0, "x" * 5000, None, None))
+    assert trouble.take() == ["x" * 2000]
