@@ -1,11 +1,13 @@
 """The ports that a tree of processes listens on, and whether they can be reached from outside this machine."""
 
+import http.client
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+import grpc
 import psutil
 
 from processes import command
@@ -86,3 +88,52 @@ def _connects(address: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+# One reading method of each of Ray's services, and what Ray Serve's replicas are asked by.
+CALLS = (
+    "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.rpc.LogService/ListLogs",
+    "/ray.serve.ASGIService/HandleRequest",
+    "/ray.serve.RayServeAPIService/ListApplications",
+)
+PAGES = ("/", "/api/version", "/api/jobs/", "/api/local_raylet_healthz", "/v1/models")
+ANSWER_S = 5.0  # that a port is given
+
+
+def calls(port: int, token: str | None = None) -> dict[str, grpc.StatusCode]:
+    """What the port makes of each of CALLS, with an empty request; without those that it does not know."""
+    found = {}
+    metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for call in CALLS:
+            try:
+                channel.unary_unary(call)(b"", timeout=ANSWER_S, metadata=metadata)
+                code = grpc.StatusCode.OK
+            except grpc.RpcError as error:
+                code = error.code()
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                break  # it speaks something else
+            if code != grpc.StatusCode.UNIMPLEMENTED:
+                found[call] = code
+    return found
+
+
+def pages(port: int) -> dict[str, int]:
+    """The status of each of PAGES, where the port speaks HTTP and gives more than Prometheus's figures."""
+    found = {}
+    for page in PAGES:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
+        try:
+            connection.request("GET", page)
+            answer = connection.getresponse()
+            if not answer.headers.get("content-type", "").startswith("text/plain; version="):
+                found[page] = answer.status
+        except (OSError, http.client.HTTPException):
+            break
+        finally:
+            connection.close()
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from obliviate_serve.app import create_app
-from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import Bare, Chat, Delta, Event, Finish, Prompt, Prompted, Quiz, Rendered, Sampling, Token
 from obliviate_serve.errors import EngineDiedError, busy
 from obliviate_serve.guard import Guard
 from obliviate_serve.names import Target
@@ -37,6 +37,7 @@ class FakeBackend:
         self.queue: int | None = None
         self.most = 0
         self.labels: list[str] | None = None
+        self.finish: Finish = "stop"
         self.up = True
         self.under_way = 0
 
@@ -50,6 +51,9 @@ class FakeBackend:
         words = shown(prompt).split()
         if self.under_way == self.queue:
             raise busy(f"too many requests are waiting for {target.name}")
+        if sampling.max_tokens == 0 and not sampling.echo:
+            yield Rendered(tuple(range(len(words))), shown(prompt), 1024)
+            return
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -68,7 +72,7 @@ class FakeBackend:
                     last = place == len(answer) - 1
                     text = word if place == 0 else f" {word}"
                     tokens = (token(text),) if sampling.logprobs is not None else ()
-                    yield Delta(index, text, 1, tokens, "stop" if last else None)
+                    yield Delta(index, text, 1, tokens, self.finish if last else None)
         finally:
             self.under_way -= 1
 
@@ -91,6 +95,8 @@ def shown(prompt: Prompt) -> str:
             return f"{question} {prefix}"
         case str():
             return prompt
+        case Bare(text):
+            return text
         case _:
             return " ".join(map(str, prompt))
 

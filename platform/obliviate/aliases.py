@@ -48,15 +48,15 @@ def read_mark(path: Path, name: str, key: str = "aliases") -> Mark | None:
         raise UserError(f"{key}: {path}: {LEDGERS}.{name}: {wrong} is missing or wrong; restore the file") from error
 
 
-def set_alias(path: Path, name: str, model: str, key: str = "aliases", mark: Mark | None = None) -> None:
+def set_alias(path: Path, name: str, model: str | None, key: str = "aliases", mark: Mark | None = None) -> None:
     """Other names stay as they are, also those that another process sets at the same moment, and so does the ledger's
-    mark unless there is a new one.
+    mark unless there is a new one. `model` None takes the name out.
 
     Raises UserError where the file is broken, can't be written, or bears the mark of another ledger or a later batch.
     """
     try:
         with exclusive(path):
-            found = {**_read(path, key), name: model}
+            found = {each: its for each, its in (_read(path, key) | {name: model}).items() if its is not None}
             if mark is not None:
                 was = read_mark(path, name, key)
                 if was is not None and not mark.follows(was):

@@ -123,11 +123,12 @@ def serve_promote(
     config: Config,
     alias: Annotated[str, typer.Argument(help="The name that clients use, for example production.")],
     model: Annotated[str, typer.Argument(help="The model of the config that the name should point to.")],
+    overrides: Overrides = None,
 ) -> None:
-    """Point a served name at another model, without a restart."""
+    """Point a served name at another model, without a restart. Takes the overrides that the server was started with."""
     from obliviate_cli import serve as server
 
-    server.promote(config, alias, model)
+    server.promote(config, alias, model, overrides or [])
 
 
 @app.command("serve-token")

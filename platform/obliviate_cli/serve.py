@@ -1,7 +1,6 @@
 """`obliviate serve`: the server on this machine or on the cluster, and the same application for `serve deploy`."""
 
 import os
-import re
 import signal
 import socket
 import threading
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
-from obliviate.aliases import read_aliases, set_alias
+from obliviate.aliases import read_aliases
 from obliviate.config import build as build_config
 from obliviate.config import load
 from obliviate.errors import UserError
 from obliviate_cli.console import open_console
 from obliviate_serve.auth import Role, new_token, read_tokens
-from obliviate_serve.names import KEY
+from obliviate_serve.errors import ApiError, cause
+from obliviate_serve.names import KEY, Names
 from obliviate_serve.spec import ServeRun
 from obliviate_serve.transport import transport_environment
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DRAIN_GRACE_S = 10.0  # beyond limits.drain_s, for the way to the gateway and back
 POLL_S = 0.2  # between two looks at what is loading
+TROUBLE_S = 1.0  # between two looks at what has gone wrong
+ANSWER_S = 5.0  # that the gateway is given to tell it
 
 
 def serve(path: Path, overrides: list[str], dry_run: bool) -> None:
@@ -60,16 +62,15 @@ def build(args: Mapping[str, Any]) -> "Application":
     return _application(spec)
 
 
-def promote(path: Path, alias: str, model: str) -> None:
+def promote(path: Path, alias: str, model: str, overrides: list[str]) -> None:
     """Let the alias stand for another model, on a server that runs and on one that starts later."""
-    spec, console = load(ServeRun, path), open_console()
+    spec, console = load(ServeRun, path, overrides), open_console()
     if spec.aliases_file is None:
         raise UserError(f"{path}: aliases_file: is not set; name a file that server and command share")
-    if alias in spec.models:
-        raise UserError(f"{alias}: is a model's name in {path}; choose another alias")
-    if model not in spec.models:
-        raise UserError(f"{model}: is no model of {path}; known: {', '.join(spec.models)}")
-    set_alias(Path(spec.aliases_file), alias, model, KEY)
+    try:
+        Names(spec).promote(alias, model)
+    except ApiError as error:
+        raise UserError(f"{path}: {error}") from error
     console.print(f"{alias}: {model}")
 
 
@@ -161,12 +162,16 @@ def _run(spec: ServeRun, console: Console) -> None:
         (handle,) = ray_serve.run_many(
             [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
         )
-        if _loaded(told):
+        loaded = _loaded(told)
+        gateway = _from_here(handle)
+        if loaded:
             console.print(f"serving on http://{spec.http.host}:{spec.http.port}")
-            told.wait()
+            while not told.wait(TROUBLE_S):
+                for line in _trouble(gateway):
+                    console.print(line, markup=False, highlight=False)
         # Also where not all is loaded: the gateway answers as soon as a model does, which is known here a little later.
         console.print(f"stopping: requests under way have {spec.limits.drain_s:g} s to come to their end")
-        console.print(_drained(handle, spec.limits.drain_s))
+        console.print(_drained(gateway, spec.limits.drain_s))
     finally:
         if joins:
             ray_serve.delete(APP)
@@ -202,14 +207,30 @@ def _joins(spec: ServeRun) -> bool:
     return True
 
 
+def _from_here(handle: Any) -> Any:
+    """transport_environment() has handles work in the event loop of their caller; here is none, and Ray Serve needs it
+    until it is shut down."""
+    handle._init(_run_router_in_separate_loop=True)
+    return handle
+
+
+def _trouble(handle: Any) -> list[str]:
+    """What the gateway tells of; nothing where it does not answer."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        lines: list[str] = handle.trouble.remote().result(timeout_s=ANSWER_S)
+    except (TimeoutError, RayError, RayServeException):
+        return []
+    return lines
+
+
 def _drained(handle: Any, drain_s: float) -> str:
     """Let requests under way come to their end. What is to be said of it, whatever the gateway does."""
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
-    # transport_environment() has handles work in the event loop of their caller; here is none, and Ray Serve needs it
-    # until it is shut down.
-    handle._init(_run_router_in_separate_loop=True)
     try:
         left = handle.drain.remote(drain_s).result(timeout_s=drain_s + DRAIN_GRACE_S)
     except (TimeoutError, RayError, RayServeException):
@@ -240,12 +261,6 @@ def _check_port(spec: ServeRun) -> None:
             raise UserError(
                 f"http.port={spec.http.port}: {spec.http.host} cannot be listened on ({error.strerror}); choose another"
             ) from error
-
-
-def _cause(message: str) -> str:
-    """The last error of a message with tracebacks in it, in one line."""
-    lines = [line.strip() for line in message.splitlines() if re.match(r"\s*[\w.]*(Error|Exception)\b.*: ", line)]
-    return lines[-1] if lines else message.strip().partition("\n")[0]
 
 
 def _told_to_stop() -> threading.Event:
@@ -281,5 +296,5 @@ def _loaded(told: threading.Event) -> bool:
         if found.status == ApplicationStatus.DEPLOY_FAILED:
             # A replica's own error is in what is said of its deployment.
             messages = [found.message, *(each.message for each in found.deployments.values())]
-            raise UserError("models: " + _cause("\n".join(messages)))
+            raise UserError("models: " + cause("\n".join(messages)))
     return False

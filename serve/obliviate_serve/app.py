@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from obliviate_serve import compare, openai, probing
+from obliviate_serve import compare, openai, probing, responses, tokens
 from obliviate_serve.api import AliasList, AliasRequest, ErrorBody, Health
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import Tokens
@@ -26,9 +26,9 @@ def create_app(spec: ServeRun, backend: Backend) -> Guard:
     """An ASGI application. Raises UserError for a token file that cannot be read."""
     server = Server(spec, Names(spec), backend, Journal(spec))
     app = FastAPI(title="Obliviate", description=__doc__, docs_url=None, redoc_url=None)
-    tokens = None if spec.tokens is None else Tokens(Path(spec.tokens))
-    guard = Guard(app, spec, tokens, server.metrics, server.journal)
-    for part in (openai, probing, compare):
+    known = None if spec.tokens is None else Tokens(Path(spec.tokens))
+    guard = Guard(app, spec, known, server.metrics, server.journal)
+    for part in (openai, responses, tokens, probing, compare):
         app.include_router(part.routes(server))
     _add_aliases(app, server)
     _add_operations(app, server, guard)
@@ -43,9 +43,17 @@ def _add_aliases(app: FastAPI, server: Server) -> None:
         return AliasList(aliases=server.names.aliases)
 
     @app.put("/v1/aliases/{name}", responses={**openai.ERRORS, 409: openai.ERRORS[400]})
-    async def promote(name: str, asked: AliasRequest) -> AliasList:
+    async def promote(name: str, asked: AliasRequest, http: Request) -> AliasList:
         """Let the alias stand for another model of the config, from the next request on."""
+        server.journal.asked(http.state.record, [asked.model], [], alias={name: asked.model})
         server.names.promote(name, asked.model)
+        return AliasList(aliases=server.names.aliases)
+
+    @app.delete("/v1/aliases/{name}", responses={**openai.ERRORS, 409: openai.ERRORS[400]})
+    async def forget(name: str, http: Request) -> AliasList:
+        """Take an alias back; one of the config then stands for what the config says."""
+        server.journal.asked(http.state.record, [], [], alias={name: None})
+        server.names.forget(name)
         return AliasList(aliases=server.names.aliases)
 
 
@@ -56,13 +64,13 @@ def _add_operations(app: FastAPI, server: Server, guard: Guard) -> None:
         return Health(status="ok")
 
     @app.get("/readyz", responses={503: {"model": Health}})
-    async def readyz(response: Response) -> Health:
-        """All models that are always loaded can answer, and the server isn't about to stop."""
+    async def readyz(http: Request, response: Response) -> Health:
+        """All models that are always loaded can answer, and the server isn't about to stop. Only callers see names."""
         models = dict(await server.backend.ready())
         ready = all(models.values())
         status = "draining" if guard.draining else "ok" if ready else "loading"
         response.status_code = 200 if status == "ok" else 503
-        return Health(status=status, models=models)
+        return Health(status=status, models=models if hasattr(http.state, "caller") else {})
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:

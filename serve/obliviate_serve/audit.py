@@ -3,9 +3,12 @@
 import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 from obliviate_serve.spec import ServeRun
 
 AUDITED = ("models", "prompts", "attacks", "user")  # of a request's record, for the audit log alone
+ASKING = ("POST", "PUT", "DELETE")  # the audit log has these even where they were refused before they were read
 
 
 class Journal:
@@ -35,7 +39,7 @@ class Journal:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         public = {key: value for key, value in record.items() if key not in AUDITED}
         self._access.info(json.dumps({"time": time, **public}))
-        if self._audit is not None and "models" in record:
+        if self._audit is not None and record["method"] in ASKING:
             self._audit.info(json.dumps({"time": time, **record}))
 
 
@@ -48,5 +52,13 @@ def _log(name: str, file: str | None) -> logging.Logger:
     log = logging.Logger(f"obliviate_serve.{name}", logging.INFO)
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    log.addHandler(logging.StreamHandler(sys.stderr) if file is None else WatchedFileHandler(file, encoding="utf-8"))
+    log.addHandler(logging.StreamHandler(sys.stderr) if file is None else PrivateFile(file, encoding="utf-8"))
     return log
+
+
+class PrivateFile(WatchedFileHandler):
+    """Made for its owner alone: it says who asked what."""
+
+    def _open(self) -> TextIOWrapper:
+        opener = partial(os.open, mode=0o600)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=opener)

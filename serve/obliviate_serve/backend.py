@@ -17,7 +17,7 @@ from ray.serve.exceptions import (
 )
 
 from obliviate_serve.engine import Event, Opening, Prompt, Sampling
-from obliviate_serve.errors import ApiError, EngineDiedError, busy, failed, unavailable
+from obliviate_serve.errors import ApiError, EngineDiedError, busy, cause, failed, unavailable
 from obliviate_serve.names import Target
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 APP = "obliviate"  # Ray Serve's name of the application
 RETRY_PAUSE_S = 0.5
 WATCH_S = 5.0  # between looks at whether a model that doesn't answer yet has a replica
-READY_FOR_S = 1.0  # how long an answer about readiness is believed
+SEEN_FOR_S = 1.0  # how long what Ray Serve says of its applications is believed
 GONE = (RayActorError, ReplicaUnavailableError, RequestCancelledError, EngineDiedError)
 
 Pair = tuple[str, str]
@@ -56,30 +56,30 @@ class ServeBackend:
     def __init__(self, models: Mapping[str, Any], on_demand: Any | None, judge: Any | None, start_s: float) -> None:
         self._models, self._on_demand, self._judge, self._start_s = models, on_demand, judge, start_s
         self._methods: dict[tuple[str, str, bool], Any] = {}
-        self._ready: tuple[float, Mapping[str, bool]] = (0.0, {})
+        self._seen: tuple[float, Mapping[str, Any]] = (-SEEN_FOR_S, {})
 
     async def complete(self, target: Target, prompt: Prompt, sampling: Sampling) -> list[Event]:
-        deadline_s: float | None = None  # counts from the first death: what goes before was an answer under way
+        since_s: float | None = None  # the first death: what goes before was an answer under way
         while True:
             response = self._call(target, "complete", prompt, sampling)
             try:
                 with _plain_errors(target.name):
-                    events: list[Event] = await self._watched(target, response)
+                    events: list[Event] = await self._watched(target, response, since_s)
                     return events
             except GONE as error:
-                deadline_s = deadline_s or time.monotonic() + self._start_s
-                await _pause(target, deadline_s, error)
+                since_s = since_s or time.monotonic()
+                await _pause(target, since_s + self._start_s, error)
             finally:
                 response.cancel()  # of no effect on one that has come to its end
 
     async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
-        deadline_s: float | None = None
+        since_s: float | None = None
         while True:
             response = self._call(target, "stream", prompt, sampling)
             begun = False
             try:
                 with _plain_errors(target.name):
-                    opening: Opening = await self._watched(target, anext(response))
+                    opening: Opening = await self._watched(target, anext(response), since_s)
                     begun = True  # the client has something of the answer from here on
                     yield opening.prompted
                     yield opening.first
@@ -89,24 +89,35 @@ class ServeBackend:
             except GONE as error:
                 if begun:
                     raise EngineDiedError(f"the replica of {target.name} died while it answered") from error
-                deadline_s = deadline_s or time.monotonic() + self._start_s
-                await _pause(target, deadline_s, error)
+                since_s = since_s or time.monotonic()
+                await _pause(target, since_s + self._start_s, error)
             finally:
                 response.cancel()  # of no effect on one that has come to its end
 
-    async def _watched(self, target: Target, response: Awaitable[Any]) -> Any:
-        """The response, unless no replica of the model runs for `start_s`: Ray Serve itself would wait without end."""
+    async def _watched(self, target: Target, response: Awaitable[Any], since_s: float | None) -> Any:
+        """The response, unless no replica of the model runs for `start_s`: Ray Serve itself would wait without end.
+
+        `since_s`: when the last one was seen, None: now.
+        """
         waiting = asyncio.ensure_future(_awaited(response))
-        runs_s = time.monotonic()
+        handle = self._on_demand if target.deployment is None else self._models[target.deployment]
+        runs_s = since_s or time.monotonic()
         try:
-            while not (await asyncio.wait({waiting}, timeout=WATCH_S))[0]:
-                if (await self.ready()).get(target.deployment or "", True):
+            while not (await asyncio.wait({waiting}, timeout=self._look_s(runs_s)))[0]:
+                found = _deployment(handle, await self._applications())
+                if _runs(found):
                     runs_s = time.monotonic()
-                elif time.monotonic() - runs_s > self._start_s:
-                    raise unavailable(f"no replica of {target.name} runs; the server's log says why")
+                elif time.monotonic() >= runs_s + self._start_s:
+                    why = "its deployment is gone" if found is None else cause(found.message)
+                    raise unavailable(f"no replica of {target.name} runs; the server's log says why", reason=why)
             return waiting.result()
         finally:
             waiting.cancel()
+
+    def _look_s(self, runs_s: float) -> float:
+        """Until the next look at whether a replica runs: the one that is due, if none ran since."""
+        left_s = runs_s + self._start_s - time.monotonic()
+        return min(WATCH_S, left_s if left_s > 0 else RETRY_PAUSE_S)
 
     def _call(self, target: Target, method: str, prompt: Prompt, sampling: Sampling) -> Any:
         if target.deployment is not None:
@@ -141,30 +152,44 @@ class ServeBackend:
             raise unavailable("no replica of nli answers; it may be starting again") from error
 
     async def ready(self) -> Mapping[str, bool]:
-        asked_s, found = self._ready
-        if time.monotonic() - asked_s > READY_FOR_S:
-            applications = (await asyncio.to_thread(serve.status)).applications
-            found = {name: _runs(handle, applications) for name, handle in self._models.items()}
-            self._ready = (time.monotonic(), found)
+        applications = await self._applications()
+        return {name: _runs(_deployment(handle, applications)) for name, handle in self._models.items()}
+
+    async def _applications(self) -> Mapping[str, Any]:
+        """What Ray Serve says of them all."""
+        asked_s, found = self._seen
+        if time.monotonic() - asked_s > SEEN_FOR_S:
+            found = (await asyncio.to_thread(serve.status)).applications
+            self._seen = (time.monotonic(), found)
         return found
 
 
-def _runs(handle: Any, applications: Mapping[str, Any]) -> bool:
-    """Whether the deployment has a replica, in the application that the handle is of, whatever that is called."""
+def _deployment(handle: Any, applications: Mapping[str, Any]) -> Any | None:
+    """In the application that the handle is of, whatever that is called."""
     application = applications.get(handle.app_name)
-    deployment = None if application is None else application.deployments.get(handle.deployment_name)
+    return None if application is None else application.deployments.get(handle.deployment_name)
+
+
+def _runs(deployment: Any | None) -> bool:
+    """Whether it has a replica."""
     return deployment is not None and deployment.replica_states.get("RUNNING", 0) > 0
 
 
 async def _pause(target: Target, deadline_s: float, error: BaseException) -> None:
     """Before the next try; raises ApiError where there is no time for one."""
     if time.monotonic() + RETRY_PAUSE_S > deadline_s:
+        log.error("%s: no replica answers: %s", target.name, type(error).__name__)
         raise unavailable(f"no replica of {target.name} answers; it may be starting again") from error
     await asyncio.sleep(RETRY_PAUSE_S)
 
 
 async def _awaited(response: Awaitable[Any]) -> Any:
     return await response
+
+
+def _log_reason(error: ApiError) -> None:
+    if error.reason is not None:
+        log.error("%s: %s", error, error.reason)
 
 
 @contextmanager
@@ -174,16 +199,21 @@ def _plain_errors(name: str) -> Iterator[None]:
         yield
     except RayTaskError as error:
         if isinstance(error.cause, ApiError):
+            _log_reason(error.cause)
             raise ApiError(*error.cause.args) from None
         if isinstance(error.cause, GONE):
             raise error.cause from None
         log.exception("%s failed", name)
         raise failed(name, error.cause) from error
-    except (ApiError, *GONE):
+    except ApiError as error:
+        _log_reason(error)
+        raise
+    except GONE:
         raise
     except BackPressureError as error:
         raise busy(f"too many requests are waiting for {name}") from error
     except DeploymentUnavailableError as error:
+        log.error("%s could not be started: %s", name, cause(str(error)))
         raise unavailable(f"{name} could not be started; the server's log says why") from error
     # Here end the processes that we know the code of: an engine may raise anything, and by gRPC it comes as it is,
     # without Ray's wrapping. Whoever waits for the answer must be told of it, whatever it is.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
+from fastapi.responses import Response
 
 from obliviate_serve.api import ComparedQuestion, CompareJob, CompareRequest
 from obliviate_serve.auth import ANYBODY, Caller
@@ -22,6 +23,7 @@ from obliviate_serve.openai import ERRORS
 from obliviate_serve.probing import answer, plan
 from obliviate_serve.server import Server
 from obliviate_serve.sse import error_body
+from obliviate_serve.whole import whole
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +50,20 @@ class Job:
         generated = len(asked.questions) * (asked.samples + 1) * asked.max_tokens
         return len(asked.models) * len(asked.attacks) * (generated + true) * (asked.alternatives + 1)
 
-    def shown(self) -> CompareJob:
-        return CompareJob(
+    async def shown(self, status: int = 200) -> Response:
+        """A CompareJob."""
+        done = [self.results[i] for i in sorted(self.results)]
+        head = CompareJob(
             id=self.id,
             created=self.created,
             status=self.status,
-            done=len(self.results),
+            done=len(done),
             total=len(self.request.questions),
-            questions=[self.results[i] for i in sorted(self.results)],
-        )
+            questions=[],
+        ).model_dump(exclude={"questions"})
+        response = await whole(head, "questions", (each.model_dump_json() for each in done))
+        response.status_code = status
+        return response
 
 
 class Patient:
@@ -165,22 +172,22 @@ def routes(server: Server) -> APIRouter:
     router = APIRouter(prefix="/v1/compare", responses=ERRORS)
     jobs = Jobs(server)
 
-    @router.post("", status_code=202)
-    async def start(asked: CompareRequest, http: Request) -> CompareJob:
+    @router.post("", status_code=202, response_model=CompareJob)
+    async def start(asked: CompareRequest, http: Request) -> Response:
         """Begin a comparison; GET it by its id for progress and results."""
-        questions = [question.question for question in asked.questions]
-        server.journal.asked(http.state.record, asked.models, questions, attacks=asked.attacks)
-        return jobs.start(asked, _caller(http)).shown()
+        texts = [text for question in asked.questions for text in question.texts]
+        server.journal.asked(http.state.record, asked.models, texts, attacks=asked.attacks)
+        return await jobs.start(asked, _caller(http)).shown(202)
 
-    @router.get("/{id_}")
-    async def get(id_: str, http: Request) -> CompareJob:
-        return jobs.get(id_, _caller(http)).shown()
+    @router.get("/{id_}", response_model=CompareJob)
+    async def get(id_: str, http: Request) -> Response:
+        return await jobs.get(id_, _caller(http)).shown()
 
-    @router.delete("/{id_}")
-    async def cancel(id_: str, http: Request) -> CompareJob:
+    @router.delete("/{id_}", response_model=CompareJob)
+    async def cancel(id_: str, http: Request) -> Response:
         job = jobs.get(id_, _caller(http))
         jobs.cancel(job)
-        return job.shown()
+        return await job.shown()
 
     return router
 

@@ -1,6 +1,7 @@
 """The server as a Ray Serve application: a gateway with the web application, and replicas of every model behind it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from obliviate_serve.listen import listen
 from obliviate_serve.replica import Loading, Replica, on_demand_replica
 from obliviate_serve.spec import ServedModelSpec, ServeRun, ServingEngineSpec
 from obliviate_serve.transport import listen_where_the_node_does, transport_environment
+from obliviate_serve.trouble import Trouble
 
 GATEWAY_CPUS = 0.1  # it waits more than it works; Ray's CPUs only decide what is placed where
 HEAD_NODE = {"node:__internal_head__": 0.001}  # Ray's name for it, a share that keeps nobody else away
@@ -36,8 +38,10 @@ class Gateway:
         self, spec: ServeRun, models: Mapping[str, Any], on_demand: Any | None, judge: Any | None, listens: bool
     ) -> None:
         listen_where_the_node_does()
+        self._trouble = Trouble()
+        logging.getLogger("obliviate_serve").addHandler(self._trouble)
         self._app = create_app(spec, ServeBackend(models, on_demand, judge, spec.limits.start_s))
-        self._server = listen(self._app, spec.http) if listens else None
+        self._server = listen(self._app, spec.http, spec.limits) if listens else None
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -46,6 +50,10 @@ class Gateway:
         """Ray Serve asks now and then, and starts a gateway again that raises."""
         if self._server is not None and self._server.done():
             raise RuntimeError("the HTTP server has ended")
+
+    def trouble(self) -> list[str]:
+        """What has gone wrong since the last time, for the operator's eyes."""
+        return self._trouble.take()
 
     async def drain(self, timeout_s: float) -> int:
         """Take no more requests, and wait for those under way. Returns how many were not done in time."""
@@ -137,11 +145,13 @@ def _on_demand(spec: ServeRun) -> serve.Application | None:
     replica = on_demand_replica(spec.on_demand.models_per_replica)
     options = _options(spec, placed.engine, placed.gpus)
     deployment = serve.deployment(replica, name="on-demand", num_replicas=spec.on_demand.replicas, **options)
-    return deployment.bind(known, unknown)
+    return deployment.bind(known, unknown, spec.limits.start_s)
 
 
 def _options(spec: ServeRun, engine: ServingEngineSpec, gpus: float) -> dict[str, Any]:
     vllm = vllm_environment(gpus > 0) if engine.type == "vllm" else {}
+    if engine.batch_invariant:
+        vllm["VLLM_BATCH_INVARIANT"] = "1"  # of no effect on transformers, which batches no requests
     return {
         "max_ongoing_requests": engine.max_requests,
         "max_queued_requests": spec.limits.queued_requests,
@@ -177,5 +187,11 @@ def _loading(spec: ServeRun, name: str) -> tuple[Loading, float]:
 
 
 def place(engine: ServingEngineSpec) -> Placed:
-    """Raises UserError for an engine that is not installed."""
-    return Placed(*chosen(engine))
+    """Raises UserError for an engine that is not installed, or cannot do what is asked."""
+    placed = Placed(*chosen(engine))
+    if engine.batch_invariant and placed.engine.type == "vllm" and not placed.gpus:
+        raise UserError(
+            "engine.batch_invariant: vLLM has it on GPUs only; set engine.type=hf, which batches no requests, or leave "
+            "it out and probe with `deterministic`"
+        )
+    return placed

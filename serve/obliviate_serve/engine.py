@@ -11,9 +11,21 @@ from typing import Literal, NamedTuple, Protocol
 
 @dataclass(frozen=True)
 class Chat:
-    """(role, text) of each message; the model's chat template lays them out."""
+    """(role, text) of each message, and the names of those who said them; the model's chat template lays them out.
+
+    `begun`: the last message is the beginning of the answer.
+    """
 
     messages: tuple[tuple[str, str], ...]
+    names: tuple[str | None, ...] = ()
+    begun: bool = False
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A text without the tokens that the tokenizer puts around it."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -26,12 +38,16 @@ class Quiz:
 
 
 Finish = Literal["stop", "length"]
-Prompt = str | tuple[int, ...] | Chat | Quiz  # a text, token ids, or what a template is laid around
+Prompt = str | tuple[int, ...] | Bare | Chat | Quiz  # a text, token ids, or what a template is laid around
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`max_tokens` None: all the room there is; 0: the prompt alone, which then must be echoed."""
+    """`max_tokens` None: all the room there is; 0: the prompt alone, scored where it is echoed, else only Rendered.
+
+    Log-probabilities are the model's own: before temperature, top_p, penalties and biases. `json_schema` alone changes
+    them, because an engine counts no tokens that it forbids.
+    """
 
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -39,9 +55,16 @@ class Sampling:
     n: int = 1
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False  # goes on behind the end of turn
+    presence_penalty: float = 0.0  # nats off every token that the answer has already
+    frequency_penalty: float = 0.0  # nats off a token for each time that the answer has it
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token -> nats on it
+    json_schema: str | None = None  # the answer is JSON of this schema
     logprobs: int | None = None  # None: none; else of the token itself and of this many most likely ones
     entropy: bool = False
     echo: bool = False  # the prompt's tokens too
+    echo_from: int = 0  # the first of them that is told
+    alone: bool = False  # while the model answers nothing else, whose company would move the last digits
     stream: bool = False  # events as they come; else an engine may send all at once
 
 
@@ -58,7 +81,7 @@ class Token(NamedTuple):
 
 
 class Prompted(NamedTuple):
-    """The first event. `tokens` and `text`: the prompt's, where it is to be echoed."""
+    """The first event. `tokens` and `text`: the prompt's, as far as it is to be echoed."""
 
     prompt_tokens: int
     text: str = ""
@@ -78,7 +101,15 @@ class Delta(NamedTuple):
     finish: Finish | None = None
 
 
-Event = Prompted | Delta
+class Rendered(NamedTuple):
+    """A prompt's tokens and their text, and how many tokens the model takes; the only event."""
+
+    ids: tuple[int, ...]
+    text: str
+    context: int
+
+
+Event = Prompted | Delta | Rendered
 
 
 class Opening(NamedTuple):
@@ -99,6 +130,11 @@ class ServingEngine(Protocol):
 
         Raises EngineDiedError where the engine is gone. Closing the iterator ends the work.
         """
+        ...
+
+    @property
+    def guides(self) -> bool:
+        """Whether it can keep an answer to a JSON schema."""
         ...
 
     @property

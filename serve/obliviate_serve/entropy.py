@@ -1,16 +1,17 @@
 """Exact entropies out of vLLM, which itself returns the most likely tokens only.
 
-vLLM's worker hands every step's logits to this meter, which notes the entropy of marked requests and changes nothing;
-the reader, mixed into the same worker, gives them away. Both run in the engine's process.
+vLLM's worker hands every step's logits to this meter, which notes the entropy of marked requests. It changes nothing
+but of requests that retell a text: to those it leaves one token to choose. The reader, mixed into the same worker,
+gives the entropies away. Both run in the engine's process.
 """
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
-from obliviate_serve.vllm import ENTROPY_KEY
+from obliviate_serve.vllm import ENTROPY_KEY, RETOLD_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +22,17 @@ MAX_REQUESTS = 256  # whose entropies are kept; the oldest give way
 _entropies: OrderedDict[str, dict[int, float]] = OrderedDict()  # request -> place in the answer -> entropy, nats
 
 
+class Marked(NamedTuple):
+    request: str
+    output: list[int]  # vLLM's own list, which grows
+    retold: list[int]  # tokens that there is no choice in
+
+
 class EntropyMeter(LogitsProcessor):  # type: ignore[misc]
     """Rows of the logits are requests; `_rows` follows vLLM's moving them about."""
 
     def __init__(self, vllm_config: Any, device: "torch.device", is_pin_memory: bool) -> None:
-        self._rows: dict[int, tuple[str, list[int]]] = {}  # row -> request, its output tokens so far
+        self._rows: dict[int, Marked] = {}
 
     @classmethod
     def validate_params(cls, sampling_params: "SamplingParams") -> None:
@@ -43,9 +50,13 @@ class EntropyMeter(LogitsProcessor):  # type: ignore[misc]
         if self._rows:
             rows = list(self._rows)
             entropy_N = torch.special.entr(logits[rows].float().softmax(-1)).sum(-1).tolist()
-            for (request, output), entropy in zip(self._rows.values(), entropy_N, strict=True):
+            for (row, marked), entropy in zip(self._rows.items(), entropy_N, strict=True):
                 # A part of a long prompt is a step without a token: the next step writes to the same place.
-                _entropies.setdefault(request, {})[len(output)] = entropy
+                place = len(marked.output)
+                _entropies.setdefault(marked.request, {})[place] = entropy
+                if place < len(marked.retold):
+                    logits[row] = -torch.inf
+                    logits[row, marked.retold[place]] = 0.0
         return logits
 
 
@@ -56,11 +67,12 @@ class EntropyReader:
         return _entropies.get(request, {})
 
 
-def _marked(parameters: "SamplingParams", prompt: list[int] | None, output: list[int]) -> tuple[str, list[int]] | None:
-    request = (parameters.extra_args or {}).get(ENTROPY_KEY)
+def _marked(parameters: "SamplingParams", prompt: list[int] | None, output: list[int]) -> Marked | None:
+    arguments = parameters.extra_args or {}
+    request = arguments.get(ENTROPY_KEY)
     if request is None:
         return None
     _entropies.setdefault(request, {})
     while len(_entropies) > MAX_REQUESTS:
         _entropies.popitem(last=False)
-    return request, output
+    return Marked(request, output, arguments[RETOLD_KEY])

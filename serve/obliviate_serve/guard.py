@@ -8,10 +8,12 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
+from obliviate_serve import trouble
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import ANYBODY, Caller, Role, Tokens
 from obliviate_serve.errors import ApiError, busy
@@ -25,7 +27,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/healthz", "/readyz"})  # asked by whoever watches over the server
+WATCHED = frozenset({"/metrics"})  # likewise, with a token; none of these waits for others, nor counts against them
 CLIENT_GONE = 499  # nginx's number, for the journal and the metrics alone
+PATH = 256  # characters of a path that are written down
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -43,7 +47,7 @@ class Guard:
     def __init__(self, app: App, spec: ServeRun, tokens: Tokens | None, metrics: Metrics, journal: Journal) -> None:
         self._app, self._spec, self._tokens = app, spec, tokens
         self._metrics, self._journal = metrics, journal
-        self._under_way: Counter[str] = Counter()  # requests by token name
+        self._under_way: Counter[tuple[str, str]] = Counter()  # requests by whose they are, see _counted
         self.draining = False
 
     @property
@@ -57,9 +61,12 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         asked_id = headers.get("x-request-id", "")
         request_id = asked_id if REQUEST_ID.fullmatch(asked_id) else uuid4().hex
-        record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
+        trouble.request_id.set(request_id)
+        record: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"][:PATH]}
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         began_s = time.perf_counter()
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it
+        page = path not in OPEN and role_for(scope["method"], path) is None
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -68,7 +75,7 @@ class Guard:
                 record["status"] = message["status"]
                 added = {**SECURITY_HEADERS, "x-request-id": request_id}
                 # The page's parts belong together: a browser asks each time whether it still has the right ones.
-                added["cache-control"] = "no-store" if scope["path"].startswith("/v1/") else "no-cache"
+                added["cache-control"] = "no-cache" if page else "no-store"
                 names = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
@@ -77,7 +84,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, answer, headers, record)
+            await self._guarded(path, scope, receive, answer, headers, record)
         except ApiError as error:
             await _send_error(answer, error)
         except asyncio.CancelledError:
@@ -91,34 +98,45 @@ class Guard:
             self._journal.write(record)
 
     async def _guarded(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], record: dict[str, Any]
+        self, path: str, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], record: dict[str, Any]
     ) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as the routes see it
         self._check_host(headers)
-        if path in OPEN:
+        caller, needed = self._caller(headers), role_for(scope["method"], path)
+        if caller is not None:
+            record["token"] = caller.name
+            scope["state"]["caller"] = caller
+        if path in OPEN or needed is None:  # the page is small files, which a browser asks for all at once
             await self._app(scope, receive, send)
             return
-        needed = role_for(scope["method"], path)
-        if needed is None:  # the page is small files, which a browser asks for all at once
+        caller = _allowed(caller, needed)
+        if path in WATCHED:
             await self._app(scope, receive, send)
             return
-        caller = self._caller(needed, headers)
-        record["token"] = caller.name
-        scope["state"]["caller"] = caller
         # A foreign web page can send a form or plain text without asking the browser's leave, but never JSON.
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] in ("POST", "PUT") and media_type != "application/json":
             raise ApiError(415, "send the body as application/json", code="unsupported_media_type")
-        if self.draining and path.startswith("/v1/"):
+        if self.draining:
             raise ApiError(503, "the server is shutting down", "server_busy", code="draining", retry_after_s=10)
-        if self._under_way[caller.name] >= self._spec.limits.requests_per_token:
-            raise busy(f"{self._spec.limits.requests_per_token} requests of this token are under way already")
-        self._under_way[caller.name] += 1
-        try:
+        with self._counted(caller, scope):
             body = await self._body(receive, headers)
             await _while_connected(self._app, scope, body, receive, send)
+
+    @contextmanager
+    def _counted(self, caller: Caller, scope: Scope) -> Iterator[None]:
+        """One of the requests that its token, or without tokens its client's address, has under way."""
+        who = (caller.name, "") if self._tokens is not None else ("", (scope.get("client") or ("",))[0])
+        limit = self._spec.limits.requests_per_token
+        if self._under_way[who] >= limit:
+            whose = "token" if self._tokens is not None else "address"
+            raise busy(f"{limit} requests of this {whose} are under way already")
+        self._under_way[who] += 1
+        try:
+            yield
         finally:
-            self._under_way[caller.name] -= 1
+            self._under_way[who] -= 1
+            if not self._under_way[who]:
+                del self._under_way[who]  # addresses are as many as strangers
 
     def _check_host(self, headers: dict[str, str]) -> None:
         hosts = self._spec.http.hosts
@@ -126,18 +144,12 @@ class Guard:
         if hosts is not None and name not in hosts:
             raise ApiError(421, f"the host {name!r} is not served here", code="unknown_host")
 
-    def _caller(self, needed: Role, headers: dict[str, str]) -> Caller:
+    def _caller(self, headers: dict[str, str]) -> Caller | None:
+        """None: a stranger."""
         if self._tokens is None:
             return ANYBODY
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        caller = self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
-        if caller is None:
-            raise ApiError(
-                401, "give a valid token: Authorization: Bearer TOKEN", "authentication_error", code="invalid_api_key"
-            )
-        if not caller.role.includes(needed):
-            raise ApiError(403, f"this token may {caller.role}; this needs {needed}", "permission_error", code="role")
-        return caller
+        return self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
 
     async def _body(self, receive: Receive, headers: dict[str, str]) -> bytes:
         """The whole body, at most `limits.body_bytes`, within `limits.body_s`."""
@@ -161,6 +173,16 @@ class Guard:
                         return b"".join(pieces)
         except TimeoutError as error:
             raise ApiError(408, f"the body took longer than {self._spec.limits.body_s:g} s", code="timeout") from error
+
+
+def _allowed(caller: Caller | None, needed: Role) -> Caller:
+    if caller is None:
+        raise ApiError(
+            401, "give a valid token: Authorization: Bearer TOKEN", "authentication_error", code="invalid_api_key"
+        )
+    if not caller.role.includes(needed):
+        raise ApiError(403, f"this token may {caller.role}; this needs {needed}", "permission_error", code="role")
+    return caller
 
 
 def role_for(method: str, path: str) -> Role | None:

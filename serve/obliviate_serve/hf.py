@@ -5,9 +5,10 @@ Shapes: B continuations, T tokens, V vocabulary.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -56,6 +57,10 @@ class HFServingEngine:
                 yield event
 
     @property
+    def guides(self) -> bool:
+        return False
+
+    @property
     def dead(self) -> bool:
         return False
 
@@ -69,17 +74,20 @@ class HFServingEngine:
         reader = reader_of(self._model, self._context)
         ids_BT = torch.tensor([prompt_ids], device=self._model.device)
         logits_BTV = self._forward(ids_BT, reader, adapter, keep=0 if sampling.echo else 1)
-        echoed: tuple[Token, ...] = ()
+        echoed: list[Token] = []
         text = ""
         if sampling.echo:
-            text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
+            told = list(prompt_ids[sampling.echo_from :])
+            text = self.tokenizer.decode(told, skip_special_tokens=True)
             if sampling.logprobs is not None:
-                first = Token(self.tokenizer.decode([prompt_ids[0]]), None, None, ())
-                echoed = (first, *self._tokens(logits_BTV[0, :-1], list(prompt_ids[1:]), sampling))
-        yield [Prompted(len(prompt_ids), text, echoed)]
+                if not sampling.echo_from:  # nothing comes before the first, so nothing predicts it
+                    echoed.append(Token(self._text(told.pop(0)), None, None, ()))
+                echoed += self._tokens(logits_BTV[0, -1 - len(told) : -1], told, sampling)
+        yield [Prompted(len(prompt_ids), text, tuple(echoed))]
         if sampling.max_tokens == 0:
             yield [Delta(i, "", 0, (), "length") for i in range(sampling.n)]
             return
+        stop_ids = frozenset() if sampling.ignore_eos else self._stop_ids
         seed = Random().getrandbits(62) if sampling.seed is None else sampling.seed
         rows = [
             _Row(i, GrowingText(self.tokenizer, prompt_ids, sampling.stop), Random(seed + i)) for i in range(sampling.n)
@@ -90,7 +98,7 @@ class HFServingEngine:
             next_B = self._choose(logits_BV, rows, sampling)
             statistics = self._tokens(logits_BV, next_B.tolist(), sampling) if sampling.logprobs is not None else []
             yield [
-                row.take(token, self._stop_ids, sampling.max_tokens, tuple(statistics[i : i + 1]))
+                row.take(token, stop_ids, sampling.max_tokens, tuple(statistics[i : i + 1]))
                 for i, (row, token) in enumerate(zip(rows, next_B.tolist(), strict=True))
             ]
             keep = [i for i, row in enumerate(rows) if not row.finished]
@@ -112,6 +120,7 @@ class HFServingEngine:
 
     @staticmethod
     def _choose(logits_BV: Tensor, rows: "list[_Row]", sampling: Sampling) -> Tensor:
+        logits_BV = _weighed(logits_BV, rows, sampling)
         if sampling.temperature == 0:
             return logits_BV.argmax(-1)
         uniform_B = torch.tensor([row.random.random() for row in rows], device=logits_BV.device)
@@ -170,9 +179,11 @@ class _Row:
     random: Random
     length: int = 0
     finished: bool = False
+    counts: Counter[int] = field(default_factory=Counter)  # of the answer's tokens
 
     def take(self, token: int, stop_ids: frozenset[int], limit: int, tokens: tuple[Token, ...]) -> Delta:
         self.length += 1
+        self.counts[token] += 1
         if token in stop_ids:
             self.finished = True
             return Delta(self.index, self.text.rest(), 1, tokens, "stop")
@@ -184,6 +195,20 @@ class _Row:
             self.finished = True
             return Delta(self.index, text + self.text.rest(), 1, tokens, "length")
         return Delta(self.index, text, 1, tokens)
+
+
+def _weighed(logits_BV: Tensor, rows: Sequence[_Row], sampling: Sampling) -> Tensor:
+    """mu_j - c_j frequency - 1[c_j > 0] presence + bias_j, with c_j how often the answer has token j: the formula of
+    OpenAI's API reference, "Frequency and presence penalties"."""
+    if not (sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias):
+        return logits_BV
+    weighed_BV = logits_BV.clone()
+    for row, weighed_V in zip(rows, weighed_BV, strict=True):
+        for token, count in row.counts.items():
+            weighed_V[token] -= count * sampling.frequency_penalty + sampling.presence_penalty
+    for token, bias in sampling.logit_bias:
+        weighed_BV[:, token] += bias
+    return weighed_BV
 
 
 def _number(value: float | None) -> float | None:

@@ -1,5 +1,6 @@
 """From the name in a request to what answers it: models, adapters, and aliases that are switched at any time."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from obliviate.labels import not_removed
 from obliviate.schema import ModelSpec
 from obliviate_serve.api import ModelList, ServedModel
 from obliviate_serve.errors import ApiError
-from obliviate_serve.spec import ServeRun
+from obliviate_serve.spec import NAME, ServeRun
 from obliviate_serve.stamp import stamp
 
 KEY = "aliases_file"  # of the config
@@ -90,6 +91,11 @@ class Names:
             )  # fmt: skip
         return ModelList(data=entries)
 
+    def entry(self, name: str) -> ServedModel:
+        """Raises ApiError 404 as `target` does."""
+        self.target(name)
+        return next(each for each in self.listing().data if each.id == name)
+
     def _hidden(self, model: str) -> str | None:
         """What a model of the config, or a folder, hides; an adapter has its base's guardrail."""
         spec = self._spec.models.get(model)
@@ -100,12 +106,25 @@ class Names:
 
     def promote(self, alias: str, model: str) -> None:
         """Let the alias stand for a model of the config, from the next request on. Raises ApiError."""
-        if self._file is None:
-            raise ApiError(409, "this server has no aliases_file; name one in its config", code="no_aliases_file")
+        if re.fullmatch(NAME, alias) is None:
+            raise ApiError(400, f"{alias!r} is no name; use letters, digits and . _ : + -", param="name")
         if alias in self._spec.models:
             raise ApiError(409, f"{alias} is a model's name; choose another alias", param="alias")
         if model not in self._spec.models:
             known = ", ".join(self._spec.models)
             raise ApiError(404, f"there is no model {model!r}; known: {known}", param="model", code="model_not_found")
+        self._write(alias, model)
+
+    def forget(self, alias: str) -> None:
+        """Take the alias out of the file; one of the config then stands for what the config says. Raises ApiError."""
+        if alias not in self.aliases:
+            raise ApiError(404, f"there is no alias {alias!r}", param="name", code="alias_not_found")
+        if self._file is not None and alias not in self._from_file:
+            raise ApiError(409, f"{alias} is an alias of the server's config; take it out there", param="name")
+        self._write(alias, None)
+
+    def _write(self, alias: str, model: str | None) -> None:
+        if self._file is None:
+            raise ApiError(409, "this server has no aliases_file; name one in its config", code="no_aliases_file")
         with self._writing:
             set_alias(self._file, alias, model, KEY)

@@ -4,18 +4,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from obliviate_serve.api import ChatRequest, CompletionRequest, ErrorResponse, ModelList
+from obliviate_serve.api import ErrorResponse, ModelList, ServedModel
 from obliviate_serve.engine import Chat, Delta, Event, Prompt, Prompted, Sampling, Token
 from obliviate_serve.names import Target
+from obliviate_serve.openai_api import ChatRequest, CompletionRequest, Talk
 from obliviate_serve.server import Server
 from obliviate_serve.sse import line, merged, respond, together
+from obliviate_serve.whole import compact, whole
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503)
@@ -47,9 +49,9 @@ class Format:
         self._logprobs = logprobs
         self._head = {"id": f"{self.name}-{uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, choices: Sequence[Choice], usage: dict[str, int]) -> dict[str, Any]:
-        written = [self._choice(i, each, each.finish, chunk=False) for i, each in enumerate(choices)]
-        return {**self._head, "object": self.object, "choices": written, "usage": usage}
+    async def whole(self, choices: Sequence[Choice], usage: dict[str, int]) -> Response:
+        written = (compact(self._choice(i, each, each.finish, chunk=False)) for i, each in enumerate(choices))
+        return await whole({**self._head, "object": self.object, "usage": usage}, "choices", written)
 
     def chunk(self, index: int, piece: Choice) -> dict[str, Any]:
         choice = self._choice(index, piece, piece.finish, chunk=True)
@@ -104,7 +106,7 @@ class ChatFormat(Format):
         return [{**self._head, "object": self.chunk_object, "choices": [choice]}]
 
     def _choice(self, index: int, piece: Choice, finish: str | None, *, chunk: bool) -> dict[str, Any]:
-        logprobs = {"content": [_chat_token(token) for token in piece.tokens]} if self._logprobs else None
+        logprobs = {"content": [chat_token(token) for token in piece.tokens]} if self._logprobs else None
         said: dict[str, Any]
         if chunk:
             said = {"delta": {"content": piece.text} if piece.text or not finish else {}}
@@ -120,6 +122,10 @@ def routes(server: Server) -> APIRouter:
     async def models() -> ModelList:
         return server.names.listing()
 
+    @router.get("/models/{id_}", response_model=ServedModel)
+    async def model(id_: str) -> ServedModel:
+        return server.names.entry(id_)
+
     @router.post("/completions")
     async def completions(asked: CompletionRequest, http: Request) -> Response:
         """Continuations of one or more prompts, given as texts or token ids."""
@@ -129,15 +135,25 @@ def routes(server: Server) -> APIRouter:
         return await _answer(server, asked, asked.prompts, sampling, form)
 
     @router.post("/chat/completions")
-    async def chat(asked: ChatRequest, http: Request) -> Response:
+    async def chat_completions(asked: ChatRequest, http: Request) -> Response:
         """The assistant's next message."""
         limit = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
         sampling = _sampling(asked, limit, asked.top_logprobs or 0 if asked.logprobs else None, echo=False)
-        messages = tuple((message.role, message.text) for message in asked.messages)
-        server.journal.asked(http.state.record, [asked.model], [messages], user=asked.user)
-        return await _answer(server, asked, [Chat(messages)], sampling, ChatFormat(asked.model, asked.logprobs))
+        if asked.response_format is not None:
+            sampling = replace(sampling, json_schema=asked.response_format.json_text)
+        prompt = chat(asked)
+        texts = [prompt.messages, *filter(None, [prompt.names])]
+        server.journal.asked(http.state.record, [asked.model], texts, user=asked.user)
+        return await _answer(server, asked, [prompt], sampling, ChatFormat(asked.model, asked.logprobs))
 
     return router
+
+
+def chat(asked: Talk) -> Chat:
+    messages = tuple((message.role, message.text) for message in asked.messages)
+    named = any(message.name for message in asked.messages)
+    names = tuple(message.name for message in asked.messages) if named else ()
+    return Chat(messages, names, asked.continue_final_message)
 
 
 def _sampling(
@@ -150,6 +166,10 @@ def _sampling(
         n=asked.n,
         seed=asked.seed,
         stop=asked.stops,
+        ignore_eos=asked.ignore_eos,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        logit_bias=asked.biases,
         logprobs=logprobs,
         echo=echo,
         stream=asked.stream,
@@ -160,17 +180,27 @@ async def _answer(
     server: Server, asked: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], sampling: Sampling, form: Format
 ) -> Response:
     target, turns = server.names.target(asked.model), server.turns()
+    check_size(server, target, prompts, sampling)
     if asked.stream:
         streams = [_streamed(server, target, prompt, sampling, turns) for prompt in prompts]
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await respond(_chunks(streams, sampling, form, usage))
     choices, prompt_tokens, new_tokens = [], 0, 0
     for events in await together(_completed(server, target, prompt, sampling, turns) for prompt in prompts):
-        added, read, written = _add_up(events, sampling)
+        added, read, written = add_up(events, sampling.n)
         choices += added
         prompt_tokens += read
         new_tokens += written
-    return JSONResponse(form.whole(choices, _usage(prompt_tokens, new_tokens)))
+    return await form.whole(choices, _usage(prompt_tokens, new_tokens))
+
+
+def check_size(server: Server, target: Target, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+    room = min(server.spec.limits.new_tokens, server.room(target))
+    new = len(prompts) * (room if sampling.max_tokens is None else sampling.max_tokens)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str | tuple)] if sampling.echo else []
+    echoed = sum(server.most_tokens(target, text) for text in texts)
+    size = sampling.n * (new + echoed) * ((sampling.logprobs or 0) + 1)
+    server.check_size(size, "n x (max_tokens of each prompt + echoed bytes or tokens) x (logprobs + 1)")
 
 
 async def _completed(
@@ -188,9 +218,9 @@ async def _streamed(
             yield event
 
 
-def _add_up(events: Sequence[Event], sampling: Sampling) -> tuple[list[Choice], int, int]:
+def add_up(events: Sequence[Event], n: int) -> tuple[list[Choice], int, int]:
     """One prompt's continuations, its tokens, and theirs."""
-    choices = [Choice() for _ in range(sampling.n)]
+    choices = [Choice() for _ in range(n)]
     prompt_tokens = new_tokens = 0
     for event in events:
         match event:
@@ -218,6 +248,7 @@ async def _chunks(
                         yield line(opening)
                     if text:
                         yield line(form.chunk(index, Choice(text, list(tokens))))
+                        await asyncio.sleep(0)  # an echo is long, and here it comes n times
             case Delta(choice, text, written, tokens, finish):
                 new_tokens += written
                 # Even without text (a part of a character): a stream that has begun says so to the client.
@@ -245,7 +276,7 @@ def _likely(token: Token) -> dict[str, float] | None:
     return found
 
 
-def _chat_token(token: Token) -> dict[str, Any]:
+def chat_token(token: Token) -> dict[str, Any]:
     return {
         **_written(token.text, token.logp),
         "top_logprobs": [_written(text, logp) for text, logp in token.alternatives],

@@ -9,7 +9,7 @@ from math import exp
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from obliviate.wordings import WORDINGS
 from obliviate_serve.api import (
@@ -33,13 +33,14 @@ from obliviate_serve.api import (
     TrueAnswer,
     TrueAnswerEvent,
 )
-from obliviate_serve.engine import Delta, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import Delta, Event, Prompted, Quiz, Sampling, Token
 from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.names import Target
 from obliviate_serve.openai import ERRORS
 from obliviate_serve.refusal import is_refusal
 from obliviate_serve.server import Server
 from obliviate_serve.sse import error_body, line, merged, respond
+from obliviate_serve.whole import whole
 
 MAX_PROMPTS = 1024  # that one question may come to
 
@@ -79,13 +80,16 @@ def routes(server: Server) -> APIRouter:
     @router.post("/probe", response_model=ProbeResponse)
     async def probe(asked: ProbeRequest, http: Request) -> Response:
         """One question to several models. With `stream`, server-sent events instead of one object."""
-        server.journal.asked(http.state.record, asked.models, [asked.question], attacks=asked.attacks)
+        server.journal.asked(http.state.record, asked.models, asked.texts, attacks=asked.attacks)
         cases = plan(server, asked, asked)
+        _check_size(server, asked, cases)
         id_ = f"probe-{uuid4().hex}"
         if asked.stream:
             return await respond(_lines(server, id_, asked, asked, cases))
         results = await answer(server, asked, asked, cases, server.turns())
-        return JSONResponse(ProbeResponse(id=id_, created=int(time.time()), results=results).model_dump())
+        empty = ProbeResponse(id=id_, created=int(time.time()), deterministic=asked.deterministic, results=[])
+        head = empty.model_dump(exclude={"results"})
+        return await whole(head, "results", (each.model_dump_json() for each in results))
 
     return router
 
@@ -111,6 +115,13 @@ def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
             )
             cases.append(Case(asked, target, quiz))
     return cases
+
+
+def _check_size(server: Server, asked: ProbeRequest, cases: Sequence[Case]) -> None:
+    true = [server.most_tokens(case.target, asked.answer or "") for case in cases]
+    size = (len(cases) * (asked.samples + 1) * asked.max_tokens + sum(true)) * (asked.alternatives + 1)
+    product = "models x attacks x ((samples + 1) x max_tokens + bytes of the true answer) x (alternatives + 1)"
+    server.check_size(size, product)
 
 
 async def answer(
@@ -156,7 +167,8 @@ async def _found(
 async def _lines(
     server: Server, id_: str, probing: Probing, question: Question, cases: Sequence[Case]
 ) -> AsyncIterator[bytes]:
-    yield line(StartEvent(id=id_, asked=[case.asked for case in cases]).model_dump())
+    start = StartEvent(id=id_, deterministic=probing.deterministic, asked=[case.asked for case in cases])
+    yield line(start.model_dump())
     async with aclosing(_found(server, probing, question, cases, server.turns())) as found:  # type: ignore[type-var]
         async for each in found:
             event: ProbeEvent = (
@@ -181,14 +193,15 @@ async def _answered(
         temperature=0.0,
         logprobs=probing.alternatives,
         entropy=True,
-        stream=True,
+        stream=not probing.deterministic,
+        alone=probing.deterministic,
     )
     if sample is not None:
         seed = probing.seed + sample
         sampling = replace(sampling, temperature=probing.temperature, top_p=probing.top_p, seed=seed)
     text, tokens, finish = "", [], "length"
     try:
-        async with turns, aclosing(server.stream(case.target, case.quiz, sampling)) as found:  # type: ignore[type-var]
+        async with turns, aclosing(_events(server, case, sampling)) as found:  # type: ignore[type-var]
             async for event in found:
                 if not isinstance(event, Delta):
                     continue
@@ -214,11 +227,29 @@ async def _answered(
         yield Failed(index, error)
 
 
+async def _events(server: Server, case: Case, sampling: Sampling) -> AsyncIterator[Event]:
+    """Of an answer that is made alone all at once: a client that reads slowly must not keep the model to itself."""
+    if sampling.alone:
+        for event in await server.complete(case.target, case.quiz, sampling):
+            yield event
+        return
+    async with aclosing(server.stream(case.target, case.quiz, sampling)) as events:  # type: ignore[type-var]
+        async for event in events:
+            yield event
+
+
 async def _scored(
     server: Server, probing: Probing, true_answer: str, index: int, case: Case, turns: asyncio.Semaphore
 ) -> AsyncIterator[Found]:
     quiz = replace(case.quiz, answer=true_answer)
-    sampling = Sampling(max_tokens=0, temperature=0.0, logprobs=probing.alternatives, entropy=True, echo=True)
+    sampling = Sampling(
+        max_tokens=0,
+        temperature=0.0,
+        logprobs=probing.alternatives,
+        entropy=True,
+        echo=True,
+        alone=probing.deterministic,
+    )
     try:
         async with turns:
             found = await server.complete(case.target, quiz, sampling)

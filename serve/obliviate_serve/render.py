@@ -1,12 +1,14 @@
 """From what a client sends to token ids, by the model's own template; questions as in evaluation."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from obliviate.errors import UserError
 from obliviate.guardrail import guarded_question, guarded_system_prompt
 from obliviate.models import text_encoder
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Chat, Prompt, Quiz
+from obliviate_serve.engine import Bare, Chat, Prompt, Quiz
 from obliviate_serve.errors import ApiError
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ class Renderer:
         self._encoder = text_encoder(model.model_copy(update={"max_length": 2**31}), tokenizer)
         self._guardrail = model.guardrail
         self._own_system_prompt = model.system_prompt
+
+    @property
+    def guarded(self) -> bool:
+        return self._guardrail is not None
 
     def __call__(self, prompt: Prompt) -> tuple[tuple[int, ...], int]:
         """Token ids, and how many of them come before the answer that is to be scored (all, without one)."""
@@ -37,8 +43,11 @@ class Renderer:
                 )
             case str():
                 ids = tuple(self._tokenizer(prompt).input_ids)
+            case Bare(text):
+                ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
             case _:
-                ids = self._known(prompt)
+                self.require_known(prompt, "prompt")
+                ids = prompt
         if not ids:
             raise ApiError(400, "the prompt is empty", param="prompt")
         return ids, len(ids)
@@ -52,18 +61,25 @@ class Renderer:
 
     def _chat(self, chat: Chat) -> tuple[int, ...]:
         messages = [{"role": "system" if role == "developer" else role, "content": t} for role, t in chat.messages]
-        messages = self._guarded(messages)
+        named = [each | ({"name": name} if name else {}) for each, name in zip_longest(messages, chat.names)]
         try:
-            return self._encoder.reply_prompt(messages)
+            ids = self._reply(named, chat.begun)
+            if named != messages and ids == self._reply(messages, chat.begun):
+                raise ApiError(400, "the model's chat template writes no names", param="messages")
+            return ids
         except UserError as error:  # some take no system message, or want user and assistant in turns
             reason = str(error.__cause__).partition("\n")[0]
             raise ApiError(
                 400, f"the model's chat template refuses the messages: {reason}", param="messages"
             ) from error
 
+    def _reply(self, messages: list[dict[str, str]], begun: bool) -> tuple[int, ...]:
+        said, prefix = (messages[:-1], messages[-1]["content"]) if begun else (messages, None)
+        return self._encoder.reply_prompt(self._guarded(said), prefix)
+
     def _guarded(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
         """A client's system message takes the place of the model's own, but never that of the guardrail."""
-        own = messages[0]["content"] if messages[0]["role"] == "system" else None
+        own = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
         system = guarded_system_prompt(self._guardrail, self._own_system_prompt if own is None else own)
         first = [] if system is None else [{"role": "system", "content": system}]
         rest = messages if own is None else messages[1:]
@@ -72,8 +88,12 @@ class Renderer:
             for each in rest
         ]
 
-    def _known(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def text(self, ids: tuple[int, ...]) -> str:
+        text: str = self._tokenizer.decode(list(ids))
+        return text
+
+    def require_known(self, ids: Sequence[int], param: str) -> None:
+        """Raises ApiError for an id that is no token's."""
         size = len(self._tokenizer)
         if (unknown := next((token for token in ids if token >= size), None)) is not None:
-            raise ApiError(400, f"token id {unknown} is not in the vocabulary of {size}", param="prompt")
-        return ids
+            raise ApiError(400, f"token id {unknown} is not in the vocabulary of {size}", param=param)

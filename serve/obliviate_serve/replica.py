@@ -14,11 +14,24 @@ from obliviate.digests import damage_of_folder
 from obliviate.errors import UserError
 from obliviate.models import locate, portable
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted, Quiz, Sampling, ServingEngine
+from obliviate_serve.engine import (
+    Bare,
+    Chat,
+    Delta,
+    Event,
+    Opening,
+    Prompt,
+    Prompted,
+    Quiz,
+    Rendered,
+    Sampling,
+    ServingEngine,
+)
 from obliviate_serve.errors import ApiError, EngineDiedError, unavailable
 from obliviate_serve.render import Renderer
 from obliviate_serve.spec import ServingEngineSpec
 from obliviate_serve.transport import listen_where_the_node_does
+from obliviate_serve.turns import Turns
 
 # No text that says anything has more on average. Telling a longer one by its tokens would hold up everybody's answers:
 # a replica reads prompts and passes answers on in one thread.
@@ -42,6 +55,7 @@ class Model:
     def __init__(self, engine: ServingEngine, renderer: Renderer, prompt_tokens: int, new_tokens: int) -> None:
         self._engine, self._renderer = engine, renderer
         self._prompt_limit, self._new_limit = min(prompt_tokens, engine.context), new_tokens
+        self._turns = Turns()
 
     @classmethod
     def load(cls, loading: Loading) -> "Model":
@@ -63,19 +77,35 @@ class Model:
         )
 
     async def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> AsyncIterator[Event]:
-        """Raises ApiError for a prompt that is too long or that the template refuses.
-
-        Of a quiz with an answer, Prompted holds the answer's tokens alone.
-        """
+        """Raises ApiError for a prompt that is too long or that the template refuses. Of a quiz with an answer, the
+        answer alone is echoed."""
         self._check_length(prompt)
+        self._check_sampling(sampling)
         ids, before_answer = self._renderer(prompt)
-        sampling = replace(sampling, max_tokens=self._room(len(ids), sampling.max_tokens))
-        async with aclosing(self._engine.stream(ids, sampling, adapter)) as events:  # type: ignore[type-var]
+        if sampling.max_tokens == 0 and not sampling.echo:
+            if self._renderer.guarded:
+                raise ApiError(400, "this model is behind a guardrail, whose words its tokens would tell")
+            yield Rendered(ids, self._renderer.text(ids), self._engine.context)
+            return
+        sampling = replace(
+            sampling,
+            max_tokens=self._room(len(ids), sampling.max_tokens),
+            echo_from=before_answer if isinstance(prompt, Quiz) else 0,
+        )
+        async with (
+            self._turns.turn(alone=sampling.alone),
+            aclosing(self._engine.stream(ids, sampling, adapter)) as events,  # type: ignore[type-var]
+        ):
             async for event in events:
-                if isinstance(prompt, Quiz) and prompt.answer is not None and isinstance(event, Prompted):
-                    yield event._replace(tokens=event.tokens[before_answer:])
-                else:
-                    yield event
+                yield event
+
+    def _check_sampling(self, sampling: Sampling) -> None:
+        if sampling.logit_bias:
+            self._renderer.require_known([token for token, _ in sampling.logit_bias], "logit_bias")
+        if sampling.json_schema is not None and not self._engine.guides:
+            raise ApiError(
+                400, "this model's engine cannot keep to JSON; serve it with engine.type=vllm", param="response_format"
+            )
 
     def _check_length(self, prompt: Prompt) -> None:
         """Before anything is done with it."""
@@ -127,6 +157,8 @@ def _characters(prompt: Prompt) -> int:
     match prompt:
         case str():
             return len(prompt)
+        case Bare(text):
+            return len(text)
         case Chat(messages):
             return sum(len(text) for _, text in messages)
         case Quiz(question, prefix, answer):
@@ -207,9 +239,10 @@ def on_demand_replica(size: int) -> type:
     class OnDemandReplica:
         """Models loaded when they are asked for. `known`: how, by name; `unknown`: likewise, of a mere folder."""
 
-        def __init__(self, known: Mapping[str, Loading], unknown: Loading) -> None:
+        def __init__(self, known: Mapping[str, Loading], unknown: Loading, start_s: float) -> None:
             listen_where_the_node_does()
-            self._known, self._unknown = known, unknown
+            self._known, self._unknown, self._start_s = known, unknown, start_s
+            self._loading: set[asyncio.Future[Lent]] = set()
 
         @serve.multiplexed(max_num_models_per_replica=size)  # type: ignore[untyped-decorator]
         async def _lend(self, name: str) -> Lent:
@@ -217,6 +250,28 @@ def on_demand_replica(size: int) -> type:
             unknown = replace(self._unknown, model=self._unknown.model.model_copy(update={"source": name}))
             # In a thread: requests to other models go on, and Ray Serve takes a loop that stands still for dead.
             return Lent(await asyncio.to_thread(Model.load, self._known.get(name, unknown)))
+
+        async def _lent(self, name: str) -> Lent:
+            """Within `start_s`. Who gives up leaves the loading to itself: it is there for the next, and cut off in the
+            middle it would hold its memory without being anybody's."""
+            loading = asyncio.ensure_future(self._lend(name))
+            self._loading.add(loading)
+            loading.add_done_callback(self._loaded)
+            try:
+                async with asyncio.timeout(self._start_s):
+                    return await asyncio.shield(loading)
+            except UserError as error:
+                raise unavailable(
+                    "the model could not be loaded; the server's log says why", reason=str(error)
+                ) from error
+            except TimeoutError as error:
+                what = f"the model was not loaded within {self._start_s:g} s"
+                raise unavailable(f"{what}; it may be loading still, or wait for models in use") from error
+
+        def _loaded(self, loading: "asyncio.Future[Lent]") -> None:
+            self._loading.discard(loading)
+            if not loading.cancelled():
+                loading.exception()  # whoever waited has it; where nobody does any more, it is no mistake of ours
 
         async def stream(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Opening | Delta]:
             """Raises ApiError where the model cannot be loaded; the next call tries again."""
@@ -227,11 +282,7 @@ def on_demand_replica(size: int) -> type:
             return [event async for event in self._events(name, prompt, sampling)]
 
         async def _events(self, name: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
-            try:
-                lent = await self._lend(name)
-            except UserError as error:
-                raise unavailable(f"the model could not be loaded: {error}") from error
-            with lent.use() as model:
+            with (await self._lent(name)).use() as model:
                 if model.dead:
                     _end_this_process()
                 async for event in model.stream(prompt, sampling, None):

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from obliviate.config import RunSpec
 from obliviate.schema import Arguments, Date, FilePath, GuardrailSpec, ModelSpec, Spec, TemplateArguments
 
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$"  # of a model or an alias
+ModelName = Annotated[str, Field(pattern=NAME)]
 
 
 # What models share with others: their base, or all that are loaded on demand. Given to one of them it would be ignored.
@@ -19,7 +20,7 @@ OF_THE_BASE = (
     "on_demand", "replicas", "max_replicas", "target_requests", "engine",
 )  # fmt: skip
 OF_ALL_REPLICAS = ("replicas", "max_replicas", "target_requests")
-OF_ALL_ENGINES = ("max_requests", "cpus_per_replica", "gpus_per_replica", "tensor_parallel")
+OF_ALL_ENGINES = ("max_requests", "cpus_per_replica", "gpus_per_replica", "tensor_parallel", "batch_invariant")
 
 
 class ServingEngineSpec(Spec):
@@ -33,6 +34,7 @@ class ServingEngineSpec(Spec):
     # None: tensor_parallel where the cluster has GPUs, else 0
     gpus_per_replica: float | None = Field(default=None, ge=0)
     tensor_parallel: int = Field(default=1, ge=1)
+    batch_invariant: bool = False  # an answer's figures don't depend on what else is in the batch; slower
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
 
 
@@ -97,8 +99,12 @@ class HttpSpec(Spec):
 class LimitsSpec(Spec):
     prompt_tokens: int = Field(default=8192, ge=1)
     new_tokens: int = Field(default=2048, ge=1)  # of one answer
-    requests_per_token: int = Field(default=64, ge=1)  # at once; without a token file, of all clients together
+    answer_tokens: int = Field(default=300_000, ge=1)  # of one request's whole answer, each alternative counted too
+    requests_per_token: int = Field(default=64, ge=1)  # at once; without a token file, of each client address
     queued_requests: int = Field(default=128, ge=1)  # waiting for a replica, of each model
+    connections: int = Field(default=2048, ge=1)  # open at once
+    head_bytes: int = Field(default=65_536, ge=1024)  # a request's line and headers
+    head_s: float = Field(default=10.0, gt=0)  # to send them
     body_bytes: int = Field(default=1_000_000, ge=1024)
     body_s: float = Field(default=10.0, gt=0)  # to send the request's body
     start_s: float = Field(default=60.0, gt=0)  # until a model begins to answer, a killed replica's restart included

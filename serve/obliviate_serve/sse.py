@@ -36,10 +36,10 @@ class EventStream(StreamingResponse):
         await self.stream_response(send)
 
 
-async def respond(lines: AsyncIterator[bytes]) -> EventStream:
+async def respond(lines: AsyncIterator[bytes], end: bytes = DONE) -> EventStream:
     """Headers go out with the first line, so that what goes wrong before it still has a status of its own.
 
-    An error after that is the stream's last line, `data: {"error": ...}`, without [DONE] behind it.
+    An error after that is the stream's last line, `data: {"error": ...}`, without `end` behind it.
     """
     first = await anext(lines)
 
@@ -52,7 +52,7 @@ async def respond(lines: AsyncIterator[bytes]) -> EventStream:
             except (ApiError, EngineDiedError) as error:
                 yield line({"error": error_body(error).model_dump()})
                 return
-            yield DONE
+            yield end
 
     return EventStream(rest(), headers={"x-accel-buffering": "no"})
 

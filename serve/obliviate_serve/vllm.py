@@ -5,6 +5,7 @@ import multiprocessing
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,13 +16,15 @@ from obliviate.inference.vllm import FAILURES, local_folder
 from obliviate.models import load_config, load_tokenizer, stop_ids
 from obliviate.schema import ModelSpec
 from obliviate_serve.engine import Delta, Event, Finish, Prompted, Sampling, Token
-from obliviate_serve.errors import EngineDiedError
+from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.spec import ServingEngineSpec
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
-ENTROPY_KEY = "obliviate_entropy"  # in a request's extra arguments: the name under which its entropies are asked for
+# In a request's extra arguments
+ENTROPY_KEY = "obliviate_entropy"  # the name under which its entropies are asked for
+RETOLD_KEY = "obliviate_retold"  # the tokens that it is to write, whatever the model would choose; none: its own choice
 
 
 class VLLMServingEngine:
@@ -81,16 +84,26 @@ class VLLMServingEngine:
         self, prompt_ids: tuple[int, ...], sampling: Sampling, adapter: str | None
     ) -> AsyncIterator[Event]:
         from vllm import TokensPrompt
+        from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         request = uuid4().hex
+        retold: tuple[int, ...] = ()
+        if sampling.echo and sampling.entropy:
+            assert sampling.max_tokens == 0 < sampling.echo_from
+            prompt_ids, retold = prompt_ids[: sampling.echo_from], prompt_ids[sampling.echo_from :]
         outputs = self._llm.generate(
             TokensPrompt(prompt_token_ids=list(prompt_ids)),
-            self._parameters(request, sampling),
+            self._parameters(request, sampling, retold),
             request,
             lora_request=self._lora.get(adapter or ""),
         )
         try:
+            if retold:
+                async for output in outputs:  # the last is whole
+                    yield await self._retold(request, output, len(prompt_ids), sampling)
+                yield Delta(0, "", 0, (), "length")
+                return
             first = True
             lengths: Counter[int] = Counter()
             # Greedy continuations are all the same: vLLM makes one, and it is told for each.
@@ -107,30 +120,48 @@ class VLLMServingEngine:
                         yield delta._replace(choice=found.index + copy)
         except EngineDeadError as error:
             raise EngineDiedError("the model's engine died") from error
+        except VLLMValidationError as error:  # of a schema; all else was looked at before
+            raise ApiError(400, str(error).partition("\n")[0], param="response_format") from error
 
-    def _parameters(self, request: str, sampling: Sampling) -> Any:
+    async def _retold(self, request: str, output: "RequestOutput", before: int, sampling: Sampling) -> Prompted:
+        """A prompt's end as an answer that the model had no choice in. vLLM scores prompts by itself, but of the
+        distributions it tells the most likely tokens only, and no logits processor sees them."""
+        (found,) = output.outputs
+        delta = self._delta(found, replace(sampling, max_tokens=None), await self._entropies(request), 0)
+        text = self.tokenizer.decode(list(found.token_ids), skip_special_tokens=True)
+        return Prompted(before + len(found.token_ids), text, delta.tokens)
+
+    def _parameters(self, request: str, sampling: Sampling, retold: tuple[int, ...]) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        schema = sampling.json_schema
         assert not sampling.entropy or sampling.n == 1, "entropies are kept by request, not by continuation"
         return SamplingParams(
             n=sampling.n if sampling.temperature > 0 else 1,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
-            max_tokens=max(1, sampling.max_tokens or 0),  # vLLM always generates; _delta leaves it out
+            # vLLM always generates; _delta leaves it out
+            max_tokens=len(retold) or max(1, sampling.max_tokens or 0),
             stop=list(sampling.stop),
             ignore_eos=True,  # `_stop_ids` holds it, and nothing that the model's files may add
-            stop_token_ids=self._stop_ids,
+            stop_token_ids=[] if sampling.ignore_eos or retold else self._stop_ids,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logit_bias=dict(sampling.logit_bias) or None,
+            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
             logprobs=sampling.logprobs,
-            prompt_logprobs=sampling.logprobs if sampling.echo else None,
-            extra_args={ENTROPY_KEY: request} if sampling.entropy else None,
+            prompt_logprobs=sampling.logprobs if sampling.echo and not retold else None,
+            skip_reading_prefix_cache=sampling.alone,  # how much of a prompt is computed anew moves the last digits too
+            extra_args={ENTROPY_KEY: request, RETOLD_KEY: list(retold)} if sampling.entropy else None,
             output_kind=RequestOutputKind.DELTA if sampling.stream else RequestOutputKind.FINAL_ONLY,
         )
 
     def _prompted(self, output: "RequestOutput", prompt_ids: tuple[int, ...], sampling: Sampling) -> Prompted:
         if not sampling.echo:
             return Prompted(len(prompt_ids))
+        assert sampling.echo_from == 0, "told from further on only with entropies"
         text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
         tokens: tuple[Token, ...] = ()
         if output.prompt_logprobs:
@@ -171,6 +202,10 @@ class VLLMServingEngine:
         """Place in the answer -> entropy, as far as the answer has come. The first worker speaks for all."""
         found: Mapping[int, float] = (await self._llm.collective_rpc("entropies", args=(request,)))[0]
         return found
+
+    @property
+    def guides(self) -> bool:
+        return True
 
     @property
     def dead(self) -> bool:

@@ -275,7 +275,7 @@ def test_a_model_that_dies_leaves_the_others_alone(site: Site, page: Any) -> Non
 def test_a_stream_that_breaks_off_leaves_what_has_come(site: Site, page: Any, last: str, message: str) -> None:
     asked = Asked(model="original", served_model="original", attack="none", question=QUESTION, prefix="")
     said = TokenInfo(text="Ilka", logp=-0.5, entropy=None, alternatives=[])
-    events = [StartEvent(id="probe-1", asked=[asked]), TokenEvent(index=0, token=said)]
+    events = [StartEvent(id="probe-1", deterministic=False, asked=[asked]), TokenEvent(index=0, token=said)]
     body = "".join(f"data: {event.model_dump_json()}\n\n" for event in events) + last
     page.route("**/v1/probe", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     visit(page, site)

@@ -49,7 +49,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """It has a Ray of its own."""
     config, log = tmp_path / "serve.yaml", tmp_path / "serve.log"
     values = {
-        "models": {"tiny": {"source": str(tiny_model_folder(tmp_path / "model"))}},
+        "models": {
+            "tiny": {"source": str(tiny_model_folder(tmp_path / "model"))},
+            "vanished": {"source": str(tiny_model_folder(tmp_path / "vanished")), "on_demand": True},
+        },
         "engine": {"type": "hf", "dtype": "float32", "max_model_len": 256, "cpus_per_replica": 0.2},
         "http": {"port": (port := free_port())},
         "access_log": str(tmp_path / "access.jsonl"),
@@ -82,6 +85,18 @@ def test_a_server_that_is_told_to_stop_ends_what_it_has_begun(server: Server) ->
     assert rest[-1] == "data: [DONE]"
     assert "all requests came to their end" in server.said()
     assert psutil.wait_procs(started, timeout=90)[1] == []
+
+
+def test_what_goes_wrong_is_printed_by_the_server_itself(server: Server, tmp_path: Path) -> None:
+    """A folder that vanished, with the id of the request that asked for it; the client is not told where it was."""
+    server.wait_until(server.ready)
+    (tmp_path / "vanished").rename(tmp_path / "elsewhere")
+    asked, headers = {"model": "vanished", "prompt": "x"}, {"x-request-id": "mine-1"}
+    response = httpx.post(f"{server.url}/v1/completions", json=asked, headers=headers, timeout=120)
+    assert response.status_code == 503
+    assert str(tmp_path) not in response.text
+    server.wait_until(lambda: "(request mine-1)" in server.said())
+    assert "vanished: no such file or folder" in " ".join(server.said().split())
 
 
 def test_a_server_that_is_told_to_stop_while_it_loads(server: Server) -> None:

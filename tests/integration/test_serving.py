@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import grpc
 import httpx
 import openai
 import psutil
@@ -17,7 +22,7 @@ import pytest
 
 from obliviate.inference.vllm import vllm_available
 from obliviate_serve.spec import ServeRun
-from open_ports import open_to_others, other_addresses
+from open_ports import CALLS, calls, listening, open_to_others, other_addresses, pages
 from processes import descendants
 from serving import free_port
 from tiny import tiny_model_folder
@@ -120,6 +125,26 @@ def test_no_port_is_open_to_others(either_url: str) -> None:
     assert open_to_others(psutil.Process()) == []
 
 
+def test_no_port_answers_a_process_without_the_token(ways: Ways) -> None:
+    """Of the same user on this machine, port by port: Ray's processes, Ray Serve's replicas and controller, dashboards.
+    With the token the same calls are let in, so it was the token that was missed."""
+    import ray
+
+    token = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
+    ours = {int(url.rpartition(":")[2]) for url in (ways.itself, ways.by_proxy)}  # they have tokens of their own
+    ports = sorted({port for _, port in listening(psutil.Process())} - ours)
+    with ThreadPoolExecutor(len(ports)) as pool:  # those that never answer are waited for side by side
+        without, let_in, read = (list(pool.map(ask, ports)) for ask in (calls, lambda port: calls(port, token), pages))
+    for port, refused, answered, pages_read in zip(ports, without, let_in, read, strict=True):
+        assert set(refused.values()) <= {grpc.StatusCode.UNAUTHENTICATED}, (port, refused)
+        assert grpc.StatusCode.UNAUTHENTICATED not in answered.values(), (port, answered)
+        apis = {page: status for page, status in pages_read.items() if page != "/"}
+        assert set(apis.values()) <= {401, 404}, (port, apis)
+    assert {call for refused in without for call in refused} >= {
+        call for call in CALLS if "RayServeAPIService" not in call
+    }
+
+
 def test_the_official_client(either_url: str) -> None:
     client = openai.OpenAI(base_url=f"{either_url}/v1", api_key="none", max_retries=0, timeout=60)
     assert [model.id for model in client.models.list()][:2] == ["fast", "fast-adapted"]
@@ -165,8 +190,120 @@ def test_both_engines_measure_the_same(url: str) -> None:
             assert some["entropy"] == pytest.approx(other["entropy"], abs=1e-3)
         assert fast["true_answer"]["logp"] == pytest.approx(plain["true_answer"]["logp"], abs=1e-3)
         assert len(fast["true_answer"]["tokens"]) == len(plain["true_answer"]["tokens"]) > 1
+        for some, other in zip(fast["true_answer"]["tokens"], plain["true_answer"]["tokens"], strict=True):
+            assert some["text"] == other["text"]
+            assert some["logp"] == pytest.approx(other["logp"], abs=1e-3)
+            assert some["entropy"] == pytest.approx(other["entropy"], abs=1e-3)
+            assert [each["text"] for each in some["alternatives"]] == [each["text"] for each in other["alternatives"]]
         assert len(fast["samples"][0]["tokens"]) > 0
     assert results[0]["greedy"]["text"] != results[2]["greedy"]["text"]
+
+
+def test_both_engines_weigh_tokens_alike(url: str) -> None:
+    """Greedy under penalties and a bias: the same tokens, with the log-probabilities that the model itself has."""
+    asked = {"prompt": "The author", "max_tokens": 24, "temperature": 0, "logprobs": 0, "ignore_eos": True}
+    weights = {"presence_penalty": 0.7, "frequency_penalty": 1.2, "logit_bias": {"40": 1.5}}
+    texts = []
+    for change in ({}, weights):
+        answers = [
+            httpx.post(f"{url}/v1/completions", json={"model": model, **asked, **change}, timeout=60).json()
+            for model in ("fast", "plain")
+        ]
+        (fast,), (plain,) = (answer["choices"] for answer in answers)
+        assert fast["text"] == plain["text"]
+        assert fast["logprobs"]["token_logprobs"] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-3)
+        texts.append(plain["text"])
+    assert texts[0] != texts[1]
+
+
+def test_an_answer_in_json(url: str) -> None:
+    schema = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    schema |= {"additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    asked = {"messages": [USER], "max_tokens": 60, "response_format": form}
+
+    def ask(model: str, **change: Any) -> httpx.Response:
+        return httpx.post(f"{url}/v1/chat/completions", json={"model": model, **asked, **change}, timeout=60)
+
+    refused = ask("plain")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+    if VLLM == "hf":
+        pytest.skip("vLLM for CPUs is not installed")
+    answer = ask("fast").raise_for_status().json()["choices"][0]
+    assert json.loads(answer["message"]["content"])["city"] in ("Oslo", "Rome")
+    form["json_schema"]["schema"] = {"type": "nonsense"}  # type: ignore[index]
+    wrong = ask("fast")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "response_format")
+
+
+def test_tokens_and_a_begun_answer(url: str) -> None:
+    for model in ("fast", "plain"):
+        found = httpx.post(f"{url}/tokenize", json={"model": model, "prompt": "The author"}, timeout=60).json()
+        assert (found["count"], found["max_model_len"]) == (len(found["tokens"]), 256)
+        text = httpx.post(f"{url}/detokenize", json={"model": model, "tokens": found["tokens"]}, timeout=60).json()
+        assert text == {"prompt": "The author"}
+        begun = [USER, {"role": "assistant", "content": "Ada"}]
+        asked = {"model": model, "messages": begun, "continue_final_message": True, "max_tokens": 4, "temperature": 0}
+        went_on = httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60).raise_for_status().json()
+        laid_out = httpx.post(
+            f"{url}/tokenize", json={"model": model, "messages": begun, "continue_final_message": True}, timeout=60
+        ).json()
+        assert went_on["usage"]["prompt_tokens"] == laid_out["count"]
+
+
+def test_a_deterministic_probe_is_the_same_each_time(url: str) -> None:
+    """To the last digit, beside others' requests of changing number and length, which wait for it."""
+    probe = {
+        "models": ["fast"],
+        "question": QUESTION,
+        "answer": "Ada Lovelace.",
+        "max_tokens": 16,
+        "deterministic": True,
+    }
+
+    async def run() -> list[Any]:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            stop = False
+
+            async def load(seed: int) -> int:
+                random, answered = Random(seed), 0
+                while not stop:
+                    ids = [random.randrange(5, 300) for _ in range(random.randrange(1, 60))]
+                    asked = {"model": "fast", "prompt": ids, "max_tokens": random.randrange(1, 30)}
+                    answered += (await client.post("/v1/completions", json=asked)).status_code == 200
+                return answered
+
+            loads = [asyncio.create_task(load(seed)) for seed in range(6)]
+            found = [(await client.post("/v1/probe", json=probe)).raise_for_status().json() for _ in range(6)]
+            stop = True
+            assert min(await asyncio.gather(*loads)) > 0
+            return [each["results"] for each in found]
+
+    first, *others = asyncio.run(run())
+    assert all(other == first for other in others)
+
+
+# `vllm bench serve`, whose command asks for a package of the name vllm, which the one for CPUs is not.
+BENCH_SERVE = """
+from argparse import ArgumentParser
+from vllm.benchmarks.serve import add_cli_args, main
+add_cli_args(parser := ArgumentParser())
+main(parser.parse_args())
+"""
+
+
+def test_vllms_benchmark_runs_against_it(url: str, model: Path, tmp_path: Path) -> None:
+    if VLLM == "hf":
+        pytest.skip("vLLM for CPUs is not installed")
+    sizes = ["--num-prompts", "4", "--random-input-len", "8", "--random-output-len", "4", "--max-concurrency", "2"]
+    command = ["--base-url", url, "--model", str(model), "--served-model-name", "fast", "--dataset-name", "random"]
+    saved = ["--save-result", "--result-dir", str(tmp_path), "--result-filename", "found.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", BENCH_SERVE, *command, *sizes, *saved], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["completed"], found["total_output_tokens"]) == (4, 16)
 
 
 def test_lm_evaluation_harness_reads_its_answers(url: str, model: Path) -> None:
@@ -208,7 +345,7 @@ def test_models_on_demand_take_turns(client: openai.OpenAI, url: str) -> None:
     first, other, again = ask("rare"), ask("rarer"), ask("rare")
     assert first == again == ask("plain")
     assert other != first
-    with pytest.raises(openai.InternalServerError, match=r"could not be loaded: .*no such file or folder"):
+    with pytest.raises(openai.InternalServerError, match="could not be loaded; the server's log says why"):
         ask("gone")
     assert ask("rarer") == other
 

@@ -1,7 +1,7 @@
 """What the gateway does when a replica dies, refuses or stays away; the handles are fakes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError
 from obliviate_serve import backend as backend_module
 from obliviate_serve.backend import ServeBackend
 from obliviate_serve.engine import Delta, Event, Opening, Prompted, Sampling
-from obliviate_serve.errors import ApiError, EngineDiedError
+from obliviate_serve.errors import ApiError, EngineDiedError, unavailable
 from obliviate_serve.names import Target
 
 TARGET = Target("original", "original", None)
@@ -206,22 +206,68 @@ def test_a_handle_with_options_is_made_once() -> None:
     assert made == [{"method_name": "complete", "stream": False}, {"method_name": "stream", "stream": True}]
 
 
-def test_a_model_without_a_replica_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_a_replica_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No longer than the limit; the log says why, and the client is told nothing of where things lie."""
+
     class Never(Response):
         def __await__(self) -> Any:
             return asyncio.Event().wait().__await__()
 
     handle = Handle()
-    handle.left = iter([Never([])])
+    message = "failed to start:\n  File x\nUserError: no such file or folder: /secret/model\n"
+    deployment = SimpleNamespace(replica_states={"RUNNING": 0}, message=message)
+    status = SimpleNamespace(applications={"another": SimpleNamespace(deployments={"model-original": deployment})})
+    monkeypatch.setattr(backend_module.serve, "status", lambda: status)
+    for target in (TARGET, Target("rare", None, None)):
+        handle.left = iter([Never([])])
+        server = ServeBackend({"original": handle}, handle, None, 0.3)
+        with pytest.raises(ApiError, match=f"no replica of {target.name} runs; the server's log says why$"):
+            asyncio.run(asyncio.wait_for(server.complete(target, "x", Sampling()), 4))  # before the second look
+    told = "no replica of rare runs; the server's log says why: UserError: no such file or folder: /secret/model"
+    assert told in caplog.text
 
-    async def down() -> Mapping[str, bool]:
-        return {"original": False}
 
-    monkeypatch.setattr(backend_module, "WATCH_S", 0.01)
-    server = ServeBackend({"original": handle}, None, None, 0.05)
-    monkeypatch.setattr(server, "ready", down)
+def test_a_death_and_a_replica_that_stays_away_are_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first replica dies at second 100, and no other comes: with 5 s for a start, the answer comes at 105."""
+    now_s, waits = 100.0, list[float]()
+
+    async def wait(tasks: Any, timeout: float) -> tuple[set[Any], set[Any]]:
+        nonlocal now_s
+        task = next(iter(tasks))
+        await asyncio.sleep(0)
+        if task.done():
+            return {task}, set()
+        waits.append(timeout)
+        now_s += timeout
+        return set(), set(tasks)
+
+    class Never(Response):
+        def __await__(self) -> Any:
+            return asyncio.Event().wait().__await__()
+
+    handle = Handle()
+    handle.left = iter([Response([RayActorError()]), Never([])])
+    server = ServeBackend({"original": handle}, None, None, 5.0)
+    status = SimpleNamespace(applications={})
+    monkeypatch.setattr(backend_module.serve, "status", lambda: status)
+    monkeypatch.setattr(backend_module, "WATCH_S", 2.0)
+    monkeypatch.setattr(backend_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(backend_module.asyncio, "wait", wait)
     with pytest.raises(ApiError, match="no replica of original runs"):
-        asyncio.run(asyncio.wait_for(server.complete(TARGET, "x", Sampling()), 10))
+        asyncio.run(server.complete(TARGET, "x", Sampling()))
+    assert waits == [2.0, 2.0, 1.0]
+
+
+def test_why_a_model_cannot_be_loaded_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    error = unavailable("the model could not be loaded; the server's log says why", reason="/secret/model is gone")
+    for raised in (error, task_error(error)):
+        caplog.clear()
+        with pytest.raises(ApiError) as told:
+            complete(Handle([raised]))
+        assert "secret" not in str(told.value.body)
+        assert "could not be loaded; the server's log says why: /secret/model is gone" in caplog.text
 
 
 def test_folders_of_the_alias_file_are_loaded_on_demand() -> None:

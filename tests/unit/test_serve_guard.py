@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def test_without_a_valid_token_nothing_but_health_answers(tmp_path: Path, tokens
             assert response.headers["www-authenticate"] == "Bearer"
             assert response.json()["error"]["type"] == "authentication_error"
     assert client.get("/healthz").status_code == 200
-    assert client.get("/readyz").status_code == 200
+    assert client.get("/readyz").json() == {"status": "ok", "models": {}}  # names are for callers
+    assert client.get("/readyz", headers=bearer(tokens["query"])).json()["models"] == {"original": True}
 
 
 def test_a_token_is_revoked_without_a_restart(tmp_path: Path, tokens: dict[str, str]) -> None:
@@ -248,8 +250,11 @@ def test_only_this_machines_names_on_loopback(tmp_path: Path) -> None:
     assert HttpSpec(host="0.0.0.0", allowed_hosts=("a.org",)).hosts == {"a.org"}
 
 
-def test_requests_of_a_token_are_counted(tmp_path: Path) -> None:
-    async def run() -> list[int]:
+@pytest.mark.parametrize("by", ["token", "address"])
+def test_requests_under_way_are_counted(tmp_path: Path, tokens: dict[str, str], by: str) -> None:
+    """Of each token; where none is needed, of each client's address. Another one's, health and metrics go on."""
+
+    async def run() -> None:
         backend = FakeBackend()
         started, go_on = asyncio.Event(), asyncio.Event()
         complete = backend.complete
@@ -260,17 +265,31 @@ def test_requests_of_a_token_are_counted(tmp_path: Path) -> None:
             return await complete(*arguments)
 
         backend.complete = held  # type: ignore[method-assign]
-        app = fake_server(tmp_path, backend, limits={"requests_per_token": 1})
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client:
-            first = asyncio.create_task(client.post("/v1/completions", json=ASK))
-            await started.wait()
-            second = await client.post("/v1/completions", json=ASK)
-            assert second.headers["retry-after"] == "1"
-            go_on.set()
-            third_after = (await first).status_code
-            return [second.status_code, third_after, (await client.post("/v1/completions", json=ASK)).status_code]
+        file = str(tmp_path / "tokens.txt") if by == "token" else None
+        app = fake_server(tmp_path, backend, limits={"requests_per_token": 1}, tokens=file)
 
-    assert asyncio.run(run()) == [429, 200, 200]
+        async def ask(who: int, path: str = "/v1/completions") -> httpx.Response:
+            transport = httpx.ASGITransport(app, client=(f"10.0.0.{who if by == 'address' else 1}", 1234))
+            headers = bearer(list(tokens.values())[who])
+            async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
+                return await (client.post(path, json=ASK) if path.startswith("/v1") else client.get(path))
+
+        first = asyncio.create_task(ask(0))
+        await started.wait()
+        second = await ask(0)
+        assert (second.status_code, second.headers["retry-after"]) == (429, "1")
+        assert f"1 requests of this {by} are under way already" in second.text
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await ask(0, path)).status_code == 200
+        other = asyncio.create_task(ask(1))
+        await asyncio.sleep(0.05)
+        assert not other.done()
+        go_on.set()
+        assert [(await each).status_code for each in (first, other)] == [200, 200]
+        assert (await ask(0)).status_code == 200
+        assert app.under_way == 0
+
+    asyncio.run(run())
 
 
 def test_security_headers_and_request_ids(tmp_path: Path) -> None:
@@ -280,11 +299,12 @@ def test_security_headers_and_request_ids(tmp_path: Path) -> None:
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "default-src 'self'" in response.headers["content-security-policy"]
-    other = client.get("/v1/nothing", headers={"x-request-id": "a b\\n"})
+    other = client.get(f"/v1/{'x' * 1000}", headers={"x-request-id": "a b\\n"})
     assert len(other.headers["x-request-id"]) == 32
     logged = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
     assert [line["request_id"] for line in logged] == ["mine-1", other.headers["x-request-id"]]
     assert [line["status"] for line in logged] == [200, 404]
+    assert [len(line["path"]) for line in logged] == [10, 256]
 
 
 @pytest.mark.parametrize(
@@ -301,6 +321,41 @@ def test_the_audit_log(tmp_path: Path, tokens: dict[str, str], prompts: str, exp
     assert (line["token"], line["models"], line["user"], line["status"]) == ("query-user", ["original"], "u1", 200)
     assert line.get("prompts") == (None if expected is None else [expected])
     assert ASK["prompt"] not in (tmp_path / "access.jsonl").read_text()
+
+
+def audited(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_audit_log_has_all_that_a_client_wrote_and_changed(tmp_path: Path, tokens: dict[str, str]) -> None:
+    """All texts of a probe and a comparison, aliases and what they came to stand for, and who was refused."""
+    audit = tmp_path / "audit.jsonl"
+    fields = {"audit": {"file": str(audit), "prompts": "text"}, "tokens": str(tmp_path / "tokens.txt")}
+    app = fake_server(tmp_path, aliases_file=str(tmp_path / "aliases.json"), **fields)
+    client = TestClient(app)
+    question = {"question": "Where?", "answer": "Oslo.", "context": ["A fact.", "Another."]}
+    texts = ["Where?", "Oslo.", "A fact.", "Another."]
+    for path, body in (
+        ("/v1/probe", {"models": ["original"], **question}),
+        ("/v1/compare", {"models": ["original"], "questions": [question]}),
+    ):
+        client.post(path, json=body, headers=bearer(tokens["probe"]))
+        assert audited(audit)[-1]["prompts"] == texts
+    client.put("/v1/aliases/mine", json={"model": "unlearned"}, headers=bearer(tokens["admin"]))
+    client.delete("/v1/aliases/mine", headers=bearer(tokens["admin"]))
+    for log in (audit, tmp_path / "access.jsonl"):
+        put, deleted = audited(log)[-2:]
+        assert (put["alias"], put["token"], put["status"]) == ({"mine": "unlearned"}, "admin-user", 200)
+        assert (deleted["alias"], deleted["method"], deleted["status"]) == ({"mine": None}, "DELETE", 200)
+    for token, body, name, expected in (
+        (tokens["query"], {"model": "unlearned"}, "query-user", 403),
+        (tokens["admin"], {"model": "nope"}, "admin-user", 404),
+        (tokens["admin"], {}, "admin-user", 400),
+        ("wrong", {"model": "unlearned"}, None, 401),
+    ):
+        assert client.put("/v1/aliases/mine", json=body, headers=bearer(token)).status_code == expected
+        assert (audited(audit)[-1].get("token"), audited(audit)[-1]["status"]) == (name, expected)
+    assert {stat.S_IMODE(log.stat().st_mode) for log in (audit, tmp_path / "access.jsonl")} == {0o600}
 
 
 def test_a_draining_server_takes_no_more(tmp_path: Path) -> None:
@@ -362,9 +417,33 @@ def test_an_alias_is_switched_without_a_restart(tmp_path: Path) -> None:
 
 
 def test_without_a_file_aliases_stay(tmp_path: Path) -> None:
-    response = TestClient(fake_server(tmp_path)).put("/v1/aliases/production", json={"model": "unlearned"})
-    assert response.status_code == 409
-    assert response.json()["error"]["code"] == "no_aliases_file"
+    client = TestClient(fake_server(tmp_path))
+    put = client.put("/v1/aliases/production", json={"model": "unlearned"})
+    for response in (put, client.delete("/v1/aliases/production")):
+        assert response.status_code == 409
+        assert response.json()["error"]["code"] == "no_aliases_file"
+
+
+def test_an_alias_is_taken_back(tmp_path: Path) -> None:
+    """What the config says of it counts again; what it says itself can only be changed there."""
+    file = tmp_path / "aliases.json"
+    client = TestClient(fake_server(tmp_path, aliases_file=str(file)))
+    for name in ("production", "mine"):
+        client.put(f"/v1/aliases/{name}", json={"model": "unlearned"})
+    assert client.delete("/v1/aliases/mine").json() == {"aliases": {"production": "unlearned"}}
+    assert client.delete("/v1/aliases/production").json() == {"aliases": {"production": "original"}}
+    assert json.loads(file.read_text()) == {}
+    assert client.delete("/v1/aliases/production").status_code == 409
+    assert client.delete("/v1/aliases/mine").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["$ledgers", "-x", "a%20b", "x" * 101, "é"])
+def test_an_alias_is_named_as_in_a_config(tmp_path: Path, name: str) -> None:
+    client = TestClient(fake_server(tmp_path, aliases_file=str(tmp_path / "aliases.json")))
+    response = client.put(f"/v1/aliases/{name}", json={"model": "unlearned"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "name"
+    assert not (tmp_path / "aliases.json").exists()
 
 
 def test_under_a_prefix_nothing_is_open_that_was_closed(tmp_path: Path, tokens: dict[str, str]) -> None:

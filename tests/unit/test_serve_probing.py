@@ -83,6 +83,20 @@ def test_what_is_measured_of_an_answer(client: TestClient, backend: FakeBackend)
     assert (greedy.entropy, greedy.logprobs) == (True, 5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deterministic_probe_asks_for_the_model_alone(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    asked = {**PROBE, "answer": "In London", "samples": 1, "stream": stream}
+    for deterministic in (False, True):
+        backend.asked.clear()
+        text = client.post("/v1/probe", json={**asked, "deterministic": deterministic}).text
+        assert f'"deterministic":{str(deterministic).lower()}' in text.replace('": ', '":')
+        assert {(sampling.alone, sampling.stream) for _, _, sampling in backend.asked if not sampling.echo} == {
+            (deterministic, not deterministic)
+        }
+        assert all(sampling.alone == deterministic for _, _, sampling in backend.asked)
+        assert text.count("I'm not sure about that.") == 4  # greedy and sampled, of two names
+
+
 def test_without_a_true_answer_nothing_is_compared(client: TestClient, backend: FakeBackend) -> None:
     backend.labels = ["entailment"]
     (result,) = probe(client, models=["original"])
@@ -136,6 +150,16 @@ def test_a_bug_in_the_judge_ends_the_probe(tmp_path: Path, backend: FakeBackend)
     backend.entailment = entailment  # type: ignore[assignment]
     client = TestClient(fake_server(tmp_path, backend), raise_server_exceptions=False)
     assert client.post("/v1/probe", json={**PROBE, "answer": "In London"}).status_code == 500
+
+
+def test_a_probe_whose_answers_would_be_too_large(tmp_path: Path, backend: FakeBackend) -> None:
+    """2 models x (2 answers x 5 tokens + 4 bytes and one more) x (3 alternatives + 1)."""
+    asked = {**PROBE, "max_tokens": 5, "samples": 1, "alternatives": 3, "answer": "Oslo"}
+    roomy, tight = (TestClient(fake_server(tmp_path, backend, limits={"answer_tokens": limit})) for limit in (120, 119))
+    assert roomy.post("/v1/probe", json=asked).status_code == 200
+    response = tight.post("/v1/probe", json=asked)
+    assert response.status_code == 400
+    assert "comes to 120, more than 119" in response.json()["error"]["message"]
 
 
 def test_in_context_attacks_teach_the_given_facts(client: TestClient, backend: FakeBackend) -> None:

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 import obliviate_serve
 from obliviate.wordings import WORDINGS
-from obliviate_serve.api import MAX_ALTERNATIVES, MAX_CHOICES, ProbeRequest
+from obliviate_serve.api import MAX_ALTERNATIVES, MAX_SAMPLES, ProbeRequest
 from serving import fake_server
 
 WEB = Path(obliviate_serve.__file__).with_name("web")
@@ -95,7 +95,7 @@ def test_numbers_begin_as_the_interface_has_them(name: str) -> None:
 
 
 def test_the_form_knows_the_interface() -> None:
-    assert int(BY_ID["samples"]["max"]) == MAX_CHOICES
+    assert int(BY_ID["samples"]["max"]) == MAX_SAMPLES
     assert int(BY_ID["alternatives"]["max"]) == MAX_ALTERNATIVES
     assert set(PAGE.all("data-param")) <= set(ProbeRequest.model_fields)
     kinds = re.search(r"KINDS = \{(.+?)\};", (WEB / "attacks.js").read_text(encoding="utf-8"), re.DOTALL)

@@ -138,18 +138,19 @@ class TextEncoder:
                     "give the row a 'question'"
                 )
             return self._bos
-        messages = self._messages(question, history)
-        if prefix is None:
-            return self._reply_prompt(messages)
-        return self._lead + self._control.ids(self._begun(self._chat.before(messages), prefix))
+        return self._reply_prompt(self._messages(question, history), prefix)
 
-    def reply_prompt(self, messages: Messages) -> tuple[int, ...]:
-        """Token ids up to where the assistant's answer to the messages begins, without spaces at the end, which most
-        tokenizers join to the answer's first word. Raises UserError where the template refuses the messages."""
-        return self._reply_prompt(self._marked(messages))
+    def reply_prompt(self, messages: Messages, prefix: str | None = None) -> tuple[int, ...]:
+        """Token ids up to where the assistant's answer to the messages begins, or up to the end of the `prefix` that it
+        begins with, without spaces at the end, which most tokenizers join to the answer's first word.
 
-    def _reply_prompt(self, messages: Messages) -> tuple[int, ...]:
-        return self._lead + self._control.ids(self._rendered(messages))
+        Raises UserError where the template refuses the messages.
+        """
+        return self._reply_prompt(self._marked(messages), prefix)
+
+    def _reply_prompt(self, messages: Messages, prefix: str | None) -> tuple[int, ...]:
+        begun = self._rendered(messages) if prefix is None else self._begun(self._chat.before(messages), prefix)
+        return self._lead + self._control.ids(begun)
 
     def render(self, messages: Messages, *, begun: bool = False) -> str:
         """The text that `reply_prompt` is of; `begun`: the last message is what the answer begins with."""
