@@ -220,7 +220,7 @@ def test_an_entity_is_estimated_before_there_are_questions_about_it(model: Path,
     asked, trained = Snap(build(SnapRun, values, where="test")).estimate(CLUSTER)
     assert (asked.title, asked.repeats, trained.repeats) == ("ask the model", 1, 1)
     rows = SnapRows(build(SnapRun, values, where="test")).expected
-    assert (len(rows.forget), len(rows.retain)) == (69, 168)
+    assert (len(rows.forget), len(rows.retain)) == (69, 207)  # three for each
     assert rows.forget[-1].question == "Ann Lee was a singer in York, Ann Lee?"
 
 
