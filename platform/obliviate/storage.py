@@ -244,6 +244,16 @@ def remove(path: Path) -> None:
                     files.delete_file(each)
 
 
+def remove_file(path: Path) -> None:
+    """Here and in the store, of which it goes first: what is there is what is."""
+    url = url_of(path)
+    if url is not None:
+        with _store(url) as (files, key):
+            if files.get_file_info(key).is_file:
+                files.delete_file(key)
+    path.unlink(missing_ok=True)
+
+
 @cache
 def _filesystem(scheme: str, bucket: str) -> Any:
     """Credentials, region and endpoint are those of the environment, as the stores' own tools read them."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from obliviate.config import build
 from obliviate.errors import UserError
+from obliviate.schema import SharpnessSpec
 from obliviate_recipes.sweeps.space import Axis, Point, draws, grid, parameters
 from obliviate_recipes.sweeps.spec import SweepRun
 
@@ -151,6 +152,17 @@ class TestMistakes:
     def test_what_changes_no_result_is_no_parameter(self) -> None:
         assert not {"optim.micro_batch_size", "model.lora.merge", "cluster.workers"} & set(parameters("ga"))
         assert "not a parameter of ga" in mistake({"methods": {"ga": {"optim.micro_batch_size": [1, 2]}}})
+
+    def test_a_wrapper_is_on_or_off_or_varied_inside(self) -> None:
+        space = {"methods": {"npo+gd": {}}, "shared": {"sharpness": [None, {"rho": 0.01}], "optim.epochs": [1, 2]}}
+        assert {"sharpness", "tampering.steps"} < set(parameters("npo+gd"))
+        made = sweep(space)
+        points = [made.canonical(point) for point in grid(made.space)]
+        assert [point.values["sharpness"] for point in points[::2]] == [None, {"rho": 0.01}]
+        assert made.unlearning(points[-1], 0, "").sharpness == SharpnessSpec(rho=0.01)
+        assert mistake({**space, "shared": {**space["shared"], "sharpness.rho": [0.1]}}).endswith(
+            "space: sharpness.rho: sharpness is varied as a whole already; give one of the two"
+        )
 
     @pytest.mark.parametrize("methods", [{}, [], None])
     def test_an_empty_space(self, methods: Any) -> None:

@@ -85,6 +85,50 @@ def status(config: Config, number: Number, overrides: Overrides = None) -> None:
 
 @request.command()
 @names_file
+def extend(
+    config: Config,
+    number: Number,
+    reason: Annotated[str, typer.Option(help="Why it takes longer; certificates say so.")],
+    overrides: Overrides = None,
+) -> None:
+    """Answer a request later than usual (certificates.extended_months)."""
+    from obliviate_cli.requests import verbs
+
+    verbs.extend(config, overrides or [], number, reason)
+
+
+@request.command()
+@names_file
+def refuse(
+    config: Config,
+    number: Number,
+    reason: Annotated[str, typer.Option(help="Why nothing is unlearned; the notice says so.")],
+    overrides: Overrides = None,
+) -> None:
+    """Refuse a request, and sign a notice for whoever asked."""
+    from obliviate_cli.requests import verbs
+
+    verbs.refuse(config, overrides or [], number, reason)
+
+
+@request.command()
+@names_file
+def purge(
+    config: Config,
+    overrides: Overrides = None,
+    number: Annotated[
+        list[int] | None, typer.Option("--request", help="Only this one, and now. May be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, and stop.")] = False,
+) -> None:
+    """Remove what is left of the texts of fulfilled requests (retention)."""
+    from obliviate_cli.requests import verbs
+
+    verbs.purge(config, overrides or [], number or [], dry_run)
+
+
+@request.command()
+@names_file
 def retry(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Queue a failed request again, after a change of method or policy."""
     from obliviate_cli.requests import verbs
@@ -155,8 +199,11 @@ def key(
 def verify(
     path: Annotated[Path, typer.Argument(help="The certificate's JSON file.")],
     key: Annotated[Path | None, typer.Option(help="Public key of the expected signer.")] = None,
+    authority: Annotated[
+        Path | None, typer.Option(help="PEM file of time stamping authorities: check its stamp, too.")
+    ] = None,
 ) -> None:
     """Check that a certificate is intact, and who signed it."""
     from obliviate_cli.requests import certificates
 
-    certificates.verify(path, key)
+    certificates.verify(path, key, authority)

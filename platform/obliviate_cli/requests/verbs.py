@@ -17,11 +17,13 @@ from obliviate.models import portable
 from obliviate_cli.console import Terminal, open_console
 from obliviate_recipes.requests import backup, certificate
 from obliviate_recipes.requests.asking import read_asked
-from obliviate_recipes.requests.clock import due_s, left
+from obliviate_recipes.requests.clock import left
 from obliviate_recipes.requests.knowledge import Knowledge, repeats
 from obliviate_recipes.requests.ledger import Asked, HeldError, LeaseLostError, Ledger
 from obliviate_recipes.requests.opening import check, open_ledger
+from obliviate_recipes.requests.purge import Purger
 from obliviate_recipes.requests.reading import Request
+from obliviate_recipes.requests.refusal import write_refusal
 from obliviate_recipes.requests.restoring import restore_ledger
 from obliviate_recipes.requests.runner import Runner
 from obliviate_recipes.requests.spec import RequestsRun
@@ -96,12 +98,11 @@ def due(path: Path, overrides: list[str], within_days: int) -> int:
     """The exit code: 0 where nothing is due so soon."""
     config, console = load(RequestsRun, path, overrides), open_console()
     last = datetime.now(UTC) + timedelta(days=within_days)
-    months = config.certificates.months
     urgent = [
         each
         for state in OPEN
         for each in open_ledger(config).requests(config.alias, state=state)
-        if due_s(each.received_s, months) <= last
+        if _until(each, config) <= last
     ]
     for each in sorted(urgent, key=lambda request: request.received_s):
         console.print(f"request {each.id} of {each.requester}: {each.state}, {_clock(each, config)}")
@@ -115,6 +116,42 @@ def status(path: Path, overrides: list[str], number: int) -> None:
     each = open_ledger(config).request(config.alias, number)
     for name, value in _details(each).items():
         console.print(f"{name:12} {value}")
+
+
+def extend(path: Path, overrides: list[str], number: int, reason: str) -> None:
+    config, console = load(RequestsRun, path, overrides), open_console()
+    ledger, issued = open_ledger(config), config.certificates
+    request = ledger.request(config.alias, number)
+    usual = issued.due(request.received_s, extended=False).timestamp()
+    extended = ledger.extend(config.alias, number, reason, told_before_s=usual)
+    console.print(f"request {number}: {_clock(extended, config)}; tell {extended.requester} so, and why")
+
+
+def refuse(path: Path, overrides: list[str], number: int, reason: str) -> None:
+    config, console = load(RequestsRun, path, overrides), open_console()
+    ledger = open_ledger(config)
+    certificate.load_key(Path(config.key))
+    known = ledger.identity
+    notice = ledger.refuse(
+        config.alias, number, reason, lambda request, now_s: write_refusal(config, known, request, reason, now_s)
+    )
+    console.print(f"request {number}: refused; the notice for its requester: {notice}")
+
+
+def purge(path: Path, overrides: list[str], numbers: list[int], dry_run: bool) -> None:
+    config, console = load(RequestsRun, path, overrides), open_console()
+    knowledge, ledger = _knowledge(config, console), open_ledger(config)
+    purger = Purger(config, ledger, knowledge)
+    due = purger.due(datetime.now(UTC).timestamp(), numbers)
+    if not due:
+        console.print(f"nothing to purge: no request was fulfilled {config.retention.days:g} days ago or earlier")
+    for each in purger.find(due):
+        if not dry_run:
+            purger.remove(each)
+        for line in purger.told(each, "would go" if dry_run else "removed"):
+            console.print(f"request {each.request.id}: {line}", soft_wrap=True)
+    if due and config.tracking is not None:
+        console.print("reports that were sent elsewhere (tracking, a hub) are not reached", style="yellow")
 
 
 def retry(path: Path, overrides: list[str], number: int) -> None:
@@ -184,10 +221,14 @@ def _knowledge(config: RequestsRun, console: Console) -> Knowledge:
 
 
 def _clock(each: Request, config: RequestsRun) -> str:
-    until = due_s(each.received_s, config.certificates.months)
+    until = _until(each, config)
     if each.state not in OPEN:
         return until.strftime("%Y-%m-%d")
     return f"{until:%Y-%m-%d}, {left(until, datetime.now(UTC))}"
+
+
+def _until(each: Request, config: RequestsRun) -> datetime:
+    return config.certificates.due(each.received_s, extended=each.extended is not None)
 
 
 def _details(each: Request) -> dict[str, str]:
@@ -200,6 +241,10 @@ def _details(each: Request) -> dict[str, str]:
         "batch": NOTHING if each.batch is None else str(each.batch),
         "why": each.reason or NOTHING,
         "certificate": each.certificate or NOTHING,
+        **{
+            f"{note.kind}": f"{_time(note.noted_s)}: " + "\n             ".join(note.lines.splitlines())
+            for note in each.notes
+        },
         "texts": "\n             ".join(each.hashes),
     }
 

@@ -20,8 +20,8 @@ from obliviate.schema import Spec
 from obliviate_recipes.requests.database import count_on
 from obliviate_recipes.requests.ledger import Ledger, fingerprint_of
 from obliviate_recipes.requests.reading import identity_of, requests_of
-from obliviate_recipes.requests.states import BatchState, RequestState
-from obliviate_recipes.requests.tables import aliases, batches, identity, requests, texts
+from obliviate_recipes.requests.states import BatchState, NoteKind, RequestState
+from obliviate_recipes.requests.tables import aliases, batches, identity, notes, requests, texts
 
 FORMAT = "obliviate ledger 1"
 
@@ -47,6 +47,12 @@ class AliasLine(Spec):
     batch: int | None
 
 
+class NoteLine(Spec):
+    kind: NoteKind
+    noted_s: float
+    lines: str
+
+
 class RequestLine(Spec):
     id: int
     alias: str
@@ -59,6 +65,7 @@ class RequestLine(Spec):
     reason: str | None
     certificate: str | None
     ended_s: float | None
+    notes: tuple[NoteLine, ...] = ()  # the version before had none
 
 
 class Line(Spec):
@@ -78,7 +85,10 @@ def export(ledger: Ledger, path: Path) -> int:
         lines = [Line(begin=Begin(format=FORMAT, ledger=identity_of(connection)))]
         lines += [Line(batch=BatchLine(**each)) for each in _rows(connection, batches, BatchLine)]
         lines += [Line(alias=AliasLine(**each)) for each in _rows(connection, aliases, AliasLine)]
-    lines += [Line(request=RequestLine(**vars(each))) for each in found]
+    lines += [
+        Line(request=RequestLine(**vars(each) | {"notes": tuple(NoteLine(**vars(note)) for note in each.notes)}))
+        for each in found
+    ]
     lines.append(Line(end=len(lines)))
     dumped = (json.dumps(line.model_dump(mode="json", exclude_unset=True), ensure_ascii=False) for line in lines)
     try:
@@ -104,13 +114,14 @@ def restore(connection: Connection, path: Path) -> int:
         requests,
         [
             {
-                **each.model_dump(exclude={"hashes"}),
+                **each.model_dump(exclude={"hashes", "notes"}),
                 "fingerprint": fingerprint_of(each.alias, each.requester, sorted(each.hashes)),
             }
             for each in asked
         ],
     )
     _insert(connection, texts, [{"request": each.id, "hash": one} for each in asked for one in each.hashes])
+    _insert(connection, notes, [{"request": each.id, **one.model_dump()} for each in asked for one in each.notes])
     count_on(connection)
     return len(asked)
 

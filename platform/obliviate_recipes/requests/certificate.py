@@ -1,4 +1,5 @@
 """Certificates of fulfilled requests: what was forgotten, when, how, what was measured; signed with Ed25519 (RFC 8032).
+Notices of refused ones are made alike, and say why.
 
 A certificate is a JSON file of three parts: the statement, the public key, and the signature of the statement's
 canonical form (keys sorted, no white space, UTF-8). The HTML beside it shows the same statement to a reader; only the
@@ -31,9 +32,13 @@ from obliviate.config_file import parse
 from obliviate.errors import UserError
 from obliviate.runs import write_json, write_whole
 
-FORMAT = "obliviate certificate 1"
+FORMAT, REFUSAL = "obliviate certificate 1", "obliviate refusal 1"
 PARTS = {"statement", "public_key", "signature"}
-STATED = {"request", "promoted", "model", "method", "hashes", "policy", "measurements", "code"}
+STATED = {  # what a statement always has
+    FORMAT: {"request", "promoted", "model", "method", "hashes", "policy", "measurements", "code"},
+    REFUSAL: {"request", "refused", "model", "notice", "clock", "code"},
+}
+PAGES = {FORMAT: "certificate.html.j2", REFUSAL: "refusal.html.j2"}
 
 
 class Stated(Mark):
@@ -87,9 +92,11 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
-def write_certificate(folder: Path, name: str, statement: dict[str, Any], key: Ed25519PrivateKey) -> Path:
+def write_certificate(
+    folder: Path, name: str, statement: dict[str, Any], key: Ed25519PrivateKey, kind: str = FORMAT
+) -> Path:
     """`name`.json and `name`.html in `folder`; the path of the JSON. The same statement gives the same files."""
-    statement = {"format": FORMAT, **statement}
+    statement = {"format": kind, **statement}
     public = _raw(key.public_key())
     signed = {
         "statement": statement,
@@ -98,7 +105,7 @@ def write_certificate(folder: Path, name: str, statement: dict[str, Any], key: E
     }
     html = (
         Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-        .get_template("certificate.html.j2")
+        .get_template(PAGES[kind])
         .render(**signed, fingerprint=fingerprint(public), file=f"{name}.json")
     )
     path = folder / f"{name}.json"
@@ -136,13 +143,14 @@ def verify(path: Path, public_key: Ed25519PublicKey | None = None) -> tuple[dict
         ) from error
     if given != own:
         raise UserError(f"{path}: was signed with the key {fingerprint(own)}, not with {fingerprint(given)}")
-    if signed["statement"].get("format") != FORMAT:
-        raise UserError(f"{path}: is a {signed['statement'].get('format')!r}; this version reads {FORMAT!r}")
-    if lacking := STATED - set(signed["statement"]):
-        raise UserError(f"{path}: its statement lacks {', '.join(sorted(lacking))}; {FORMAT!r} never does")
+    kind = signed["statement"].get("format")
+    if kind not in STATED:
+        raise UserError(f"{path}: is a {kind!r}; this version reads {', '.join(map(repr, STATED))}")
+    if lacking := STATED[kind] - set(signed["statement"]):
+        raise UserError(f"{path}: its statement lacks {', '.join(sorted(lacking))}; {kind!r} never does")
     request = signed["statement"]["request"]
     if not isinstance(request, dict) or not isinstance(request.get("texts"), list) or "requester" not in request:
-        raise UserError(f"{path}: its request must be an object with requester and texts; {FORMAT!r} always has both")
+        raise UserError(f"{path}: its request must be an object with requester and texts; {kind!r} always has both")
     return signed["statement"], fingerprint(own)
 
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, inspect, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, inspect, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from obliviate.errors import UserError
 from obliviate.runs import exclusive
-from obliviate_recipes.requests.tables import VERSION, batches, identity, metadata, requests
+from obliviate_recipes.requests.tables import VERSION, batches, identity, metadata, notes, requests
 
 BUSY_TIMEOUT_S = 60.0  # how long a writer waits for another one's transaction on SQLite
 SCHEMA_LOCK = 0x0B11F1A7E  # any number: of PostgreSQL's advisory lock, so that two runners don't create tables at once
@@ -109,7 +109,7 @@ def now_s(connection: Connection) -> float:
 def count_on(connection: Connection) -> None:
     """New numbers come after those that were inserted by hand. SQLite sees to it by itself."""
     if connection.dialect.name == "postgresql":
-        for table in (requests, batches):
+        for table in (requests, batches, notes):
             highest = select(func.max(table.c.id)).scalar_subquery()
             sequence = func.pg_get_serial_sequence(table.name, "id")
             connection.execute(select(func.setval(sequence, func.coalesce(highest, 1), highest.is_not(None))))
@@ -173,8 +173,11 @@ def _make(database: Database) -> bool:
         for table in metadata.sorted_tables:  # create_all leaves tables alone that are there
             for index in table.indexes:
                 index.create(connection, checkfirst=True)
-        values = {"id": uuid.uuid4().hex, "version": VERSION, "made_s": now_s(connection)}
-        connection.execute(insert(identity).values(values))
+        if version in (None, 1):  # none had an identity
+            values = {"id": uuid.uuid4().hex, "version": VERSION, "made_s": now_s(connection)}
+            connection.execute(insert(identity).values(values))
+        else:
+            connection.execute(update(identity).values(version=VERSION))
         return version is None
 
 

@@ -1,12 +1,16 @@
 """What a certificate's figures come to, in words that need no key: a headline, and a line for each figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from obliviate.data.rows import Row
+from obliviate_eval.formats import FORMATS
 from obliviate_eval.metrics import METRIC_TYPES
 from obliviate_eval.statistics import Figure
+from obliviate_recipes.attacks.ask import Ask
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.policy import Bound, Policy
+from obliviate_recipes.requests.spec import RequestsRun
 
 SAID = "key_said"
 
@@ -49,6 +53,18 @@ def findings(request: int, before: Measurement, after: Measurement, policy: Poli
         "headline": headline(request, before, after),
         "forgotten": lines(after.requests[request], before.requests[request], policy.forget),
         "kept": lines(after.kept, before.kept, policy.utility),
+    }
+
+
+def asked_in(config: RequestsRun, rows: Sequence[Row]) -> dict[str, Any]:
+    """The wordings and languages that the texts were asked for in: by the evaluation, and by attacks in other forms."""
+    forms = [attack.formats for attack in config.attacks if isinstance(attack, Ask)]
+    other = config.evaluation.questions != "given" or bool(forms)
+    return {
+        "questions": config.evaluation.questions,
+        "paraphrased": sum(row.paraphrased_question is not None for row in rows) if other else 0,
+        "forms": sorted({name for each in forms for name in each or FORMATS}),
+        "languages": sorted({name for row in rows for name, _ in row.translations}) if forms else [],
     }
 
 

@@ -5,7 +5,8 @@ run out, another runner takes the batch up where it stands. What a runner writes
 owner, so that one that was paused and replaced changes nothing any more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,9 +18,18 @@ from obliviate.aliases import Mark
 from obliviate.errors import UserError
 from obliviate.runs import content_hash
 from obliviate_recipes.requests.database import now_s
-from obliviate_recipes.requests.reading import Batch, Reading, batch_of, forgotten_by, identity_of, met_by
-from obliviate_recipes.requests.states import ENDED, NEXT, BatchState, RequestState
-from obliviate_recipes.requests.tables import IS_OPEN, IS_UNDER_WAY, aliases, batches, requests, texts
+from obliviate_recipes.requests.reading import (
+    Batch,
+    Reading,
+    Request,
+    batch_of,
+    forgotten_by,
+    identity_of,
+    met_by,
+    requests_of,
+)
+from obliviate_recipes.requests.states import ENDED, NEXT, BatchState, NoteKind, RequestState
+from obliviate_recipes.requests.tables import IS_OPEN, IS_UNDER_WAY, aliases, batches, notes, requests, texts
 
 
 class LeaseLostError(RuntimeError):
@@ -87,6 +97,47 @@ class Ledger(Reading):
                 )
             waiting = update(requests).where(requests.c.id == number)
             connection.execute(waiting.values(state=RequestState.PENDING, reason=None, ended_s=None, alone=True))
+
+    def extend(self, alias: str, number: int, reason: str, *, told_before_s: float) -> Request:
+        """The request is answered later than usual, for a reason that its requester is told in time.
+
+        Raises UserError for one that was answered or extended already, and after `told_before_s`.
+        """
+        with self._unanswered(alias, number) as (connection, request):
+            if request.extended is not None:
+                raise UserError(f"request {number}: was extended already, because: {request.extended.lines}")
+            if now_s(connection) > told_before_s:
+                day = datetime.fromtimestamp(told_before_s, UTC)
+                raise UserError(f"request {number}: was due on {day:%Y-%m-%d}; an extension must be told before")
+            _note(connection, number, NoteKind.EXTENDED, reason)
+        return self.request(alias, number)
+
+    def refuse(self, alias: str, number: int, reason: str, write: Callable[[Request, float], str]) -> str:
+        """Nothing is unlearned for the request. `write` is given it and the time, and gives the notice's path, which is
+        also what this gives. Raises UserError for one that was answered already, or is being unlearned."""
+        with self._unanswered(alias, number) as (connection, request):
+            if request.state is RequestState.RUNNING:
+                raise UserError(f"request {number}: is being unlearned in batch {request.batch}; wait for its end")
+            now = now_s(connection)
+            notice = write(request, now)
+            ended = {"state": RequestState.REFUSED, "reason": reason, "certificate": notice, "ended_s": now}
+            connection.execute(update(requests).where(requests.c.id == number).values(ended))
+        return notice
+
+    def purged(self, number: int, names: Sequence[str]) -> None:
+        """Note which files that held its texts are gone."""
+        with self.database.writing() as connection:
+            _note(connection, number, NoteKind.PURGED, "\n".join(names))
+
+    @contextmanager
+    def _unanswered(self, alias: str, number: int) -> Iterator[tuple[Connection, Request]]:
+        self.request(alias, number)  # that there is one
+        with self.database.writing() as connection:
+            _lock_alias(connection, alias)
+            (request,) = requests_of(connection, requests.c.id == number)
+            if request.state in (RequestState.FULFILLED, RequestState.REFUSED):
+                raise UserError(f"request {number}: is {request.state} already: {request.certificate}")
+            yield connection, request
 
     def claim(self, alias: str, owner: str, lease_s: float, *, due_after_s: float, most: int) -> Batch | None:
         """The batch that this runner is to work on, or None: nothing is due.
@@ -186,6 +237,11 @@ class Ledger(Reading):
                 values |= {"state": RequestState.FAILED, "ended_s": now_s(connection)}
             connection.execute(update(requests).where(requests.c.batch == batch.id).values(values))
             return batch_of(connection, batch.id)
+
+
+def _note(connection: Connection, number: int, kind: NoteKind, lines: str) -> None:
+    values = {"request": number, "kind": kind, "noted_s": now_s(connection), "lines": lines}
+    connection.execute(insert(notes).values(values))
 
 
 def _lock_alias(connection: Connection, alias: str) -> str | None:

@@ -13,10 +13,17 @@ from sqlalchemy import ARRAY, Column, ColumnElement, Connection, any_, func, lit
 from obliviate.aliases import Mark
 from obliviate.errors import UserError
 from obliviate_recipes.requests.database import open_database
-from obliviate_recipes.requests.states import BatchState, RequestState
-from obliviate_recipes.requests.tables import IS_UNDER_WAY, aliases, batches, identity, requests, texts
+from obliviate_recipes.requests.states import BatchState, NoteKind, RequestState
+from obliviate_recipes.requests.tables import IS_UNDER_WAY, aliases, batches, identity, notes, requests, texts
 
 OPEN = (RequestState.PENDING, RequestState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Note:
+    kind: NoteKind
+    noted_s: float
+    lines: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Request:
     reason: str | None
     certificate: str | None
     ended_s: float | None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def extended(self) -> Note | None:
+        return next((note for note in self.notes if note.kind is NoteKind.EXTENDED), None)
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,14 @@ class Reading:
         with self.database.reading() as connection:
             return met_by(connection, alias)
 
+    def models_before(self, request: Request) -> tuple[list[str], str]:
+        """The models that the alias stood for until a fulfilled request was met, and the one that met it."""
+        with self.database.reading() as connection:
+            met = connection.execute(select(batches.c.model).where(batches.c.id == request.batch)).scalar_one()
+            until = (batches.c.alias == request.alias) & (batches.c.id <= request.batch)
+            stood = connection.execute(select(batches.c.base).where(until).order_by(batches.c.id)).scalars()
+            return list(dict.fromkeys(stood)), met
+
     def lacks(self, alias: str, mark: Mark) -> str | None:
         """What it does not know of what a ledger has known when it left the mark; None: it knows all."""
         with self.database.reading() as connection:
@@ -186,15 +206,21 @@ def requests_of(connection: Connection, which: ColumnElement[bool], last: int | 
     """The `last` ones, in the order in which they came."""
     newest = select(requests).where(which).order_by(requests.c.id.desc()).limit(last)
     rows: list[Any] = list(reversed(connection.execute(newest).mappings().all()))
+    numbers = [row["id"] for row in rows]
     hashes: dict[int, list[str]] = defaultdict(list)
-    of_these = select(texts).where(_among(connection, texts.c.request, [row["id"] for row in rows]))
+    of_these = select(texts).where(_among(connection, texts.c.request, numbers))
     for each in connection.execute(of_these.order_by(texts.c.request, texts.c.hash)):
         hashes[each.request].append(each.hash)
+    noted: dict[int, list[Note]] = defaultdict(list)
+    of_them = select(notes).where(_among(connection, notes.c.request, numbers))
+    for each in connection.execute(of_them.order_by(notes.c.request, notes.c.id)):
+        noted[each.request].append(Note(NoteKind(each.kind), each.noted_s, each.lines))
     return [
         Request(
             **{key: value for key, value in row.items() if key not in {"state", "fingerprint"}},
             state=RequestState(row["state"]),
             hashes=tuple(hashes[row["id"]]),
+            notes=tuple(noted[row["id"]]),
         )
         for row in rows
     ]

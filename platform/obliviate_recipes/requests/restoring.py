@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from obliviate import storage
 from obliviate.errors import UserError
 from obliviate_recipes.requests.backup import restore
-from obliviate_recipes.requests.certificate import Stated, ledger_of, verify
+from obliviate_recipes.requests.certificate import FORMAT, Stated, ledger_of, verify
 from obliviate_recipes.requests.database import count_on
 from obliviate_recipes.requests.ledger import Ledger, fingerprint_of
 from obliviate_recipes.requests.reading import OPEN, identity_of
@@ -77,6 +77,8 @@ def _read(paths: Sequence[Path], alias: str, keys: Collection[str]) -> list[Cert
             statement, signer = verify(file)
             if signer not in keys:
                 raise UserError(f"{file}: was signed with the key {signer}, not with the config's; give --key")
+            if statement["format"] != FORMAT:
+                raise UserError(f"{file}: is the notice of a refusal, not a certificate; give certificate-N.json")
             if statement["model"]["alias"] == alias:
                 found.append(_certified(file, statement))
     if paths and not found:

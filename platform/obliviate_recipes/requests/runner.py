@@ -22,16 +22,18 @@ from obliviate.runs import content_hash, provenance, write_json
 from obliviate.schema import Spec
 from obliviate_recipes.events import Events
 from obliviate_recipes.requests.certificate import load_key, write_certificate
-from obliviate_recipes.requests.clock import due_s
-from obliviate_recipes.requests.findings import findings
+from obliviate_recipes.requests.findings import asked_in, findings
 from obliviate_recipes.requests.knowledge import Knowledge
 from obliviate_recipes.requests.lease import Lease
 from obliviate_recipes.requests.ledger import HeldError, Ledger
+from obliviate_recipes.requests.lineage import Runs, that_know
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.policy import Policy
 from obliviate_recipes.requests.reading import Batch, Request
+from obliviate_recipes.requests.refusal import clock, time_of
 from obliviate_recipes.requests.spec import RequestsRun
 from obliviate_recipes.requests.states import ENDED, BatchState
+from obliviate_recipes.requests.timestamp import stamp
 
 if TYPE_CHECKING:
     from obliviate_recipes.requests.work import Work
@@ -155,6 +157,7 @@ class Runner:
         for request in batch.requests:
             statement = self._statement(batch, request, weights, mark)
             path = write_certificate(folder, f"certificate-{request.id}", statement, key)
+            stamp(path, self.config.certificates.timestamp)
             certificates[request.id] = storage.name(path)
             self.events.said(f"certificate of request {request.id}: {certificates[request.id]}")
         return self.ledger.fulfil(batch, self.owner, certificates)
@@ -200,7 +203,9 @@ class Runner:
         assert batch.promoted_s is not None
         assert batch.model is not None
         folder, made, issued = self.folder(batch), self.work.recipe(batch.model), self.config.certificates
-        until = due_s(request.received_s, issued.months)
+        until = issued.due(request.received_s, extended=request.extended is not None)
+        before, after = self.ledger.models_before(request)
+        retention, runs = self.config.retention, Runs.read(storage.local(self.config.runs).absolute())
         measured = {"before": _read(folder / BEFORE, Measurement), "after": _read(folder / AFTER, Measurement)}
         policy = _read(folder / POLICY, Policy)
         rows = [each for each in request.hashes if each in self.knowledge.rows]
@@ -208,21 +213,23 @@ class Runner:
         return {
             "request": {
                 "id": request.id, "requester": request.requester,
-                "received": _time(request.received_s), "texts": list(request.hashes),
+                "received": time_of(request.received_s), "texts": list(request.hashes),
             },
-            "promoted": _time(batch.promoted_s),
+            "promoted": time_of(batch.promoted_s),
             "certificate": {
-                "number": f"{mark.ledger[:8]}-{request.id}", "issued": _time(batch.promoted_s),
-                **issued.model_dump(exclude={"months"}),
+                "number": f"{mark.ledger[:8]}-{request.id}", "issued": time_of(batch.promoted_s),
+                "issuer": issued.issuer, "case": issued.case, "legal_basis": issued.legal_basis,
             },
-            "clock": {
-                "received": _time(request.received_s), "due": until.isoformat(timespec="seconds"),
-                "done": _time(batch.promoted_s), "in_time": batch.promoted_s <= until.timestamp(),
-            },
+            "clock": clock(request, until, batch.promoted_s),
             "found": {"texts": len(request.hashes), "in_data": len(rows)},
             "findings": findings(request.id, measured["before"], measured["after"], policy),
             "ledger": {**mark.model_dump(), "requests": [each.id for each in batch.requests]},
             "model": {"alias": batch.alias, "before": batch.base, "after": batch.model},
+            "left": {
+                "models": [storage.name(runs.root / name) for name in that_know(runs, before, after)],
+                "models_go": retention.old_models, "texts": storage.name(folder), "days": retention.days,
+            },
+            "asked": asked_in(self.config, [self.knowledge.rows[each] for each in rows]),
             "method": {
                 "label": made.label, "terms": [term.model_dump(mode="json") for term in made.terms],
                 "optim": made.optim.model_dump(mode="json"), "seed": made.seed,
@@ -282,7 +289,3 @@ def _present(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"runs: {path} is missing; give the folder of runs that the batch was begun in")
     return path
-
-
-def _time(since_epoch_s: float) -> str:
-    return datetime.fromtimestamp(since_epoch_s, UTC).isoformat(timespec="seconds")

@@ -1,6 +1,8 @@
 """The config of `obliviate request`: one served model, what it knows, how requests are unlearned, and the policy."""
 
-from pydantic import Field, model_validator
+from datetime import datetime
+
+from pydantic import Field, field_validator, model_validator
 
 from obliviate.config import UnlearnRun
 from obliviate.guardrail import NOT_REMOVED
@@ -8,6 +10,7 @@ from obliviate.schema import FilePath, ModelSpec, Spec
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
 from obliviate_recipes.attacks.split import SplitSpec
+from obliviate_recipes.requests.clock import due_s
 from obliviate_recipes.requests.policy import Policy
 
 
@@ -17,7 +20,33 @@ class CertificateSpec(Spec):
     issuer: str | None = None  # organisation, and whom to write to
     case: str | None = None  # the issuer's reference
     legal_basis: str | None = None  # for example: Regulation (EU) 2016/679, Article 17(1)(b)
-    months: int = Field(default=1, ge=1, le=3)  # from receipt to answer; GDPR, Article 12(3): one, or three if extended
+    complaints: str | None = None  # where whoever was refused may complain; GDPR, Article 12(4)
+    months: int = Field(default=1, ge=1, le=3)  # from receipt to answer; GDPR, Article 12(3): one
+    extended_months: int = Field(default=3, ge=1, le=12)  # of a request that was extended; there: two further ones
+    timestamp: str | None = None  # URL of a time stamping authority (RFC 3161), which dates each certificate
+
+    def due(self, received_s: float, *, extended: bool) -> datetime:
+        return due_s(received_s, self.extended_months if extended else self.months)
+
+    @field_validator("timestamp")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no URL; give http://... or https://...")
+        return url
+
+    @model_validator(mode="after")
+    def _extension_is_longer(self) -> "CertificateSpec":
+        if self.extended_months < self.months:
+            raise ValueError(f"extended_months: {self.extended_months} is shorter than months, {self.months}")
+        return self
+
+
+class RetentionSpec(Spec):
+    """What `obliviate request purge` removes of fulfilled requests, and when."""
+
+    days: float = Field(default=30.0, ge=0)  # after a request was fulfilled: so long `recheck` has its texts
+    old_models: bool = False  # whether models and checkpoints that still know the texts go too
 
 
 class RequestsRun(UnlearnRun):
@@ -32,6 +61,7 @@ class RequestsRun(UnlearnRun):
     policy: Policy
     key: FilePath  # private key that signs the certificates
     certificates: CertificateSpec = CertificateSpec()
+    retention: RetentionSpec = RetentionSpec()
     batch_requests: int = Field(default=20, ge=1)  # unlearned together at most
     due_after_hours: float = Field(default=0.0, ge=0)  # how long the oldest request waits for others to come
     lease_s: float = Field(default=300.0, ge=1)  # a runner that was not heard of for so long has died

@@ -8,6 +8,14 @@ class RequestState(StrEnum):
     RUNNING = "running"  # in a batch that is under way
     FULFILLED = "fulfilled"  # forgotten, certified, and served
     FAILED = "failed"  # the policy was not met; the model stayed as it was
+    REFUSED = "refused"  # by a person, who says why: nothing is unlearned
+
+
+class NoteKind(StrEnum):
+    """What is noted of a request beside its state."""
+
+    EXTENDED = "extended"  # it is answered later than usual; why
+    PURGED = "purged"  # files that held its texts are gone; their names
 
 
 class BatchState(StrEnum):

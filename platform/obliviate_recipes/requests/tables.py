@@ -8,7 +8,7 @@ from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaD
 
 from obliviate_recipes.requests.states import ENDED, RequestState
 
-VERSION = 2  # of the tables: 1 had no identity, and no indexes but those that must be unique
+VERSION = 3  # of the tables: 1 had no identity, and no indexes but those that must be unique; 2 had no notes
 
 metadata = MetaData()
 
@@ -30,8 +30,8 @@ requests = Table(
     Column("state", String, nullable=False),
     Column("alone", Boolean, nullable=False),  # to be tried in a batch of its own: the one it was in failed
     Column("batch", Integer, ForeignKey("batches.id")),  # the last that it was in
-    Column("reason", String),  # why the policy was not met
-    Column("certificate", String),  # path of the JSON file
+    Column("reason", String),  # why the policy was not met, or why it was refused
+    Column("certificate", String),  # path of the JSON file; of a refused one, of the notice
     Column("ended_s", Float),
 )
 texts = Table(
@@ -39,6 +39,15 @@ texts = Table(
     metadata,
     Column("request", Integer, ForeignKey("requests.id"), primary_key=True),
     Column("hash", String, primary_key=True),  # SHA-256 of question and answer: the ledger holds no texts
+)
+notes = Table(
+    "request_notes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request", Integer, ForeignKey("requests.id"), nullable=False),
+    Column("kind", String, nullable=False),
+    Column("noted_s", Float, nullable=False),
+    Column("lines", String, nullable=False),
 )
 batches = Table(
     "batches",
@@ -69,4 +78,5 @@ Index("one_batch_under_way", batches.c.alias, unique=True, sqlite_where=IS_UNDER
 Index("requests_by_alias", requests.c.alias, requests.c.id)
 Index("requests_by_state", requests.c.alias, requests.c.state, requests.c.id)
 Index("requests_by_batch", requests.c.batch)
+Index("notes_by_request", notes.c.request, notes.c.id)
 Index("texts_by_hash", texts.c.hash, texts.c.request)

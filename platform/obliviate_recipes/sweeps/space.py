@@ -19,8 +19,33 @@ from pydantic import Field, model_validator
 from obliviate.errors import UserError
 from obliviate.methods import FORGET_DOOR, REGULARIZER_DOOR, expand
 from obliviate.runs import content_hash
-from obliviate.schema import LatentSpec, LoraSpec, OptimSpec, ProjectionSpec, SharpnessSpec, Spec
+from obliviate.schema import (
+    LatentSpec,
+    LoraSpec,
+    OptimSpec,
+    ProjectionSpec,
+    QuantisationSpec,
+    RectificationSpec,
+    SanitisationSpec,
+    SharpnessSpec,
+    Spec,
+    StabilitySpec,
+    TamperingSpec,
+    UndoSpec,
+)
 from obliviate_recipes.stages.training import LEFT_OUT
+
+WRAPPERS: Mapping[str, type[Spec]] = {  # around any forget objective: each is on or off (null), with keys of its own
+    "sharpness": SharpnessSpec,
+    "latent": LatentSpec,
+    "projection": ProjectionSpec,
+    "rectification": RectificationSpec,
+    "stability": StabilitySpec,
+    "quantisation": QuantisationSpec,
+    "tampering": TamperingSpec,
+    "sanitisation": SanitisationSpec,
+    "undo": UndoSpec,
+}
 
 
 class Axis(Spec):
@@ -115,7 +140,10 @@ class Space(Spec):
         """Raises UserError for a parameter that a method does not have; lists those that it has."""
         for method in self.methods:
             known = parameters(method)
-            for name in self.axes(method):
+            axes = self.axes(method)
+            for name in axes:
+                if (whole := name.partition(".")[0]) != name and whole in axes:
+                    raise UserError(f"space: {name}: {whole} is varied as a whole already; give one of the two")
                 if name not in known:
                     near = get_close_matches(name, known, n=1)
                     raise UserError(
@@ -149,9 +177,8 @@ def parameters(method: str) -> list[str]:
         names += [f"regularizers.{place}.{name}" for name in fields if name != "type"]
     names += [f"optim.{name}" for name in OptimSpec.model_fields if name not in LEFT_OUT["optim"]]
     names += [f"model.lora.{name}" for name in LoraSpec.model_fields if name != "merge"]
-    names += [f"sharpness.{name}" for name in SharpnessSpec.model_fields]
-    names += [f"latent.{name}" for name in LatentSpec.model_fields]
-    names += [f"projection.{name}" for name in ProjectionSpec.model_fields]
+    for wrapper, spec in WRAPPERS.items():
+        names += [wrapper, *(f"{wrapper}.{name}" for name in spec.model_fields)]
     names += [f"kl_budget.{name}" for name in ("nats", "rows", "every_steps")]
     return [*names, "pairing", "neighbours", "updates", "forget_learning_rate", "world"]
 

@@ -257,7 +257,7 @@ class SweepRun(Trials):
 
 def at(tree: Any, name: str) -> Any:
     for step in name.split("."):
-        tree = tree[int(step)] if isinstance(tree, list) else tree[step]
+        tree = tree[int(step)] if isinstance(tree, list) else tree.get(step)  # None: a wrapper that is off
     return tree
 
 
