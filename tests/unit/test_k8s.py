@@ -258,6 +258,11 @@ def test_no_pod_has_rights_that_it_does_not_need(overlay: str, rendered: Rendere
             for container in pod["spec"]["containers"]:
                 assert container["securityContext"]["allowPrivilegeEscalation"] is False
                 assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+                if document["kind"].startswith("Ray"):  # what Ray and its libraries write
+                    mounts = container["volumeMounts"]
+                    assert "/tmp" in {mount["mountPath"] for mount in mounts}
+                    assert {mount["name"] for mount in mounts} <= {each["name"] for each in pod["spec"]["volumes"]}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
