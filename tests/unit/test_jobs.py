@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 import pytest
 import ray
 from aiohttp import ServerDisconnectedError
+from ray.job_submission import JobStatus
 from rich.console import Console
 
 from obliviate.config import UnlearnRun, load
 from obliviate.errors import UserError
 from obliviate.nodes import Nodes
+from obliviate_cli.jobs import follow
 from obliviate_cli.jobs.client import connect, explained, use_token
 from obliviate_cli.jobs.follow import attach
 from obliviate_cli.jobs.needs import Need, check_fits, needs
-from obliviate_cli.jobs.submit import check_paths, check_room, live_nodes, runtime_env
+from obliviate_cli.jobs.submit import check_paths, check_room, grown_nodes, live_nodes, runtime_env
 from obliviate_recipes.catalogue import RECIPES, recipe_of
 
 ROOT = Path(__file__).parents[2]
@@ -243,6 +246,9 @@ class Lost:
     def get_job_status(self, job: str) -> str:
         return "RUNNING"
 
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        return SimpleNamespace(status="RUNNING")
+
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
         yield "one line\n"
         raise self.error
@@ -254,6 +260,63 @@ def test_a_connection_that_is_lost(error: Exception) -> None:
         UserError, match=r"^job j: connection lost \(.*\); it goes on: obliviate attach j --address http"
     ):
         attach(Lost(error), "j", "http://127.0.0.1:8265", Console(quiet=True))
+
+
+class Waiting:
+    """A client whose job waits for a place, and is stopped then."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks, self.message = looks, "Job has not started yet. It may be\nwaiting for resources."
+
+    def get_job_status(self, job: str) -> str:
+        return "PENDING"
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        self.looks -= 1
+        status = JobStatus.PENDING if self.looks > 0 else JobStatus.STOPPED
+        return SimpleNamespace(status=status, message=self.message, driver_exit_code=None)
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for line in ():
+            yield line
+
+
+def test_what_a_job_waits_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "NOTICE_S", 0.0)
+    monkeypatch.setattr(follow, "POLL_S", 0.001)
+    console = Console(file=StringIO(), width=200)
+    assert attach(Waiting(3), "j", "http://127.0.0.1:8265", console) == 1
+    told = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert told[0] == "job j: waits: Job has not started yet. It may be waiting for resources."
+
+
+class Asked:
+    """A client whose jobs are interrupted while their output is read."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, str] = {}
+
+    def submit_job(self, **_: object) -> str:
+        self.jobs["asks"] = "RUNNING"
+        return "asks"
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        if self.jobs[job] == "RUNNING":
+            raise KeyboardInterrupt
+        return SimpleNamespace(status=JobStatus.STOPPED, message="")
+
+    def stop_job(self, job: str) -> None:
+        self.jobs[job] = "STOPPED"
+
+    def delete_job(self, job: str) -> None:
+        del self.jobs[job]
+
+
+def test_no_job_is_left_of_what_is_only_asked() -> None:
+    client = Asked()
+    with pytest.raises(KeyboardInterrupt):
+        grown_nodes(client)
+    assert client.jobs == {}
 
 
 def test_an_address_where_nothing_answers() -> None:

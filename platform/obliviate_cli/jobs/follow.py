@@ -1,7 +1,7 @@
 """Watching a job: its output as it comes, its exit code at the end. Going away leaves the job as it is."""
 
 import asyncio
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from obliviate_cli.jobs.client import explained
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended
 POLL_S = 0.5
+NOTICE_S = 10.0
 
 
 def how_to_attach(job: str, address: str) -> str:
@@ -28,6 +29,7 @@ def attach(client: Any, job: str, address: str, console: Console) -> int:
     with explained(address):
         client.get_job_status(job)
     try:
+        _wait_for_start(client, job, console)
         asyncio.run(_print_output(client, job))
         details = ended(client, job)
     except KeyboardInterrupt:
@@ -43,6 +45,16 @@ def attach(client: Any, job: str, address: str, console: Console) -> int:
     if details.driver_exit_code is not None:
         return int(details.driver_exit_code)
     return 0 if details.status == "SUCCEEDED" else 1
+
+
+def _wait_for_start(client: Any, job: str, console: Console) -> None:
+    """Until the job's command runs, or it has ended: say what it waits for, now and then, where it takes long."""
+    told_s = monotonic()
+    while (details := client.get_job_info(job)).status == "PENDING":
+        if monotonic() - told_s > NOTICE_S:
+            told_s = monotonic()
+            console.print(f"job {job}: waits: {' '.join((details.message or 'the cluster does not say why').split())}")
+        sleep(POLL_S)
 
 
 async def _print_output(client: Any, job: str) -> None:

@@ -153,9 +153,13 @@ def grown_nodes(client: Any) -> list[Nodes]:
     environment = runtime_env(Path.cwd())
     del environment["working_dir"]
     job = client.submit_job(entrypoint=f"python -m {capacity.__name__}", runtime_env=environment)
-    details = ended(client, job)
-    output = client.get_job_logs(job)
-    client.delete_job(job)
+    try:
+        details = ended(client, job)
+        output = client.get_job_logs(job)
+    finally:  # also where it failed, or whoever waits has had enough: no job is left of what is only asked
+        client.stop_job(job)
+        ended(client, job)
+        client.delete_job(job)
     if details.status != "SUCCEEDED":
         last = output.strip().rpartition("\n")[2]
         raise UserError(f"the cluster could not run a job that asks for its resources: {details.message} {last}")
