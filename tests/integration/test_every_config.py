@@ -14,7 +14,7 @@ from hosting import hosting
 from layouts import LAYOUTS, lines, questions, tofu_cut
 from obliviate.config_file import load as load_config
 from obliviate.config_file import read
-from obliviate_cli.requests import verbs
+from obliviate_cli.requests import asked, certificates, worked
 from obliviate_recipes.catalogue import load
 from obliviate_recipes.requests.ledger import Ledger
 from obliviate_recipes.requests.spec import RequestsRun
@@ -151,8 +151,8 @@ def test_a_request_is_run_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPat
     (name,) = (name for name, verb in CONFIGS.items() if verb == "request run")
     path, given = Path("configs") / name, overrides(name, folder / "runs")
     config = load_config(RequestsRun, path, given)
-    verbs.make_key(Path(config.key))
-    verbs.add(path, given, "somebody", None, config.data.load().forget[0].entity, None)
-    assert verbs.run(path, given, False, False) == 0
+    certificates.make_key(Path(config.key))
+    asked.add(path, given, "somebody", None, config.data.load().forget[0].entity, None)
+    assert worked.run(path, given, False, False) == 0
     (request,) = Ledger(config.ledger).requests(config.alias)
     assert request.ended_s is not None

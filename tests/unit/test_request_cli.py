@@ -307,7 +307,7 @@ def test_a_policy_with_an_unknown_metric(cli: Cli, config: Path) -> None:
 
 
 def test_a_policy_without_a_limit(cli: Cli, config: Path) -> None:
-    message = mistake(cli("request", "list", config, "policy.forget.rouge={}"))
+    message = mistake(cli("request", "retry", config, 1, "policy.forget.rouge={}"))
     assert message == f"{config}: policy.forget.rouge: has no limit; give min, max, min_of_before or max_of_before"
 
 
@@ -334,5 +334,5 @@ def test_a_ledger_by_url(cli: Cli, config: Path) -> None:
 
 
 def test_adapters_are_no_start_for_the_next_batch(cli: Cli, config: Path) -> None:
-    message = mistake(cli("request", "list", config, "model.lora={merge: false}"))
+    message = mistake(cli("request", "retry", config, 1, "model.lora={merge: false}"))
     assert "model.lora.merge: false keeps an adapter" in message

@@ -15,8 +15,12 @@ def test_a_config_is_read_without_what_trains_and_measures() -> None:
 
 
 def test_commands_that_only_read_load_nothing_heavy() -> None:
-    commands = "obliviate_cli.catalogue, obliviate_cli.plan_command, obliviate_cli.requests.verbs"
+    commands = "obliviate_cli.catalogue, obliviate_cli.plan_command, obliviate_cli.requests.worked"
     assert loaded_by(commands, COMPUTES) == []
+
+
+def test_a_ledger_is_shown_without_what_could_be_done() -> None:
+    assert loaded_by("obliviate_cli.requests.shown", ("numpy", "obliviate.config", "obliviate_eval")) == []
 
 
 def test_a_certificate_is_verified_without_ledger_or_config() -> None:

@@ -20,9 +20,9 @@ certificate = typer.Typer(help="Certificates of fulfilled requests: make a key, 
 @names_file
 def init(config: Config, overrides: Overrides = None) -> None:
     """Make an empty ledger."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import asked
 
-    verbs.init(config, overrides or [])
+    asked.init(config, overrides or [])
 
 
 @request.command()
@@ -42,9 +42,9 @@ def add(
     overrides: Overrides = None,
 ) -> None:
     """Add a request to the ledger, or all of a file."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import asked
 
-    verbs.add(config, overrides or [], requester, texts, entity, file)
+    asked.add(config, overrides or [], requester, texts, entity, file)
 
 
 @request.command("list")
@@ -56,9 +56,9 @@ def list_requests(
     last: Annotated[int, typer.Option(min=0, help="How many, the newest; 0: all.")] = 100,
 ) -> None:
     """Show requests and their states."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import shown
 
-    verbs.show(config, overrides or [], state, last)
+    shown.show(config, overrides or [], state, last)
 
 
 @request.command()
@@ -69,18 +69,18 @@ def due(
     within: Annotated[int, typer.Option(min=0, help="Days from now.")] = 7,
 ) -> None:
     """Show requests that must be answered soon; exit with 4 if there are any."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import shown
 
-    raise typer.Exit(verbs.due(config, overrides or [], within))
+    raise typer.Exit(shown.due(config, overrides or [], within))
 
 
 @request.command()
 @names_file
 def status(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Show one request in detail."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import shown
 
-    verbs.status(config, overrides or [], number)
+    shown.status(config, overrides or [], number)
 
 
 @request.command()
@@ -92,9 +92,9 @@ def extend(
     overrides: Overrides = None,
 ) -> None:
     """Answer a request later than usual (certificates.extended_months)."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import asked
 
-    verbs.extend(config, overrides or [], number, reason)
+    asked.extend(config, overrides or [], number, reason)
 
 
 @request.command()
@@ -106,9 +106,9 @@ def refuse(
     overrides: Overrides = None,
 ) -> None:
     """Refuse a request, and sign a notice for whoever asked."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import asked
 
-    verbs.refuse(config, overrides or [], number, reason)
+    asked.refuse(config, overrides or [], number, reason)
 
 
 @request.command()
@@ -122,18 +122,18 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, and stop.")] = False,
 ) -> None:
     """Remove what is left of the texts of fulfilled requests (retention)."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import worked
 
-    verbs.purge(config, overrides or [], number or [], dry_run)
+    worked.purge(config, overrides or [], number or [], dry_run)
 
 
 @request.command()
 @names_file
 def retry(config: Config, number: Number, overrides: Overrides = None) -> None:
     """Queue a failed request again, after a change of method or policy."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import asked
 
-    verbs.retry(config, overrides or [], number)
+    asked.retry(config, overrides or [], number)
 
 
 @request.command()
@@ -147,9 +147,9 @@ def run(
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another runner is at work.")] = False,
 ) -> None:
     """Unlearn pending requests, check the policy, promote the model, and certify."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import worked
 
-    if code := verbs.run(config, overrides or [], dry_run, wait):
+    if code := worked.run(config, overrides or [], dry_run, wait):
         raise typer.Exit(code)
 
 
@@ -161,9 +161,9 @@ def export(
     overrides: Overrides = None,
 ) -> None:
     """Write all of the ledger to a file."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import saved
 
-    verbs.export(config, overrides or [], file)
+    saved.export(config, overrides or [], file)
 
 
 @request.command("import")
@@ -180,9 +180,9 @@ def restore(
     overrides: Overrides = None,
 ) -> None:
     """Restore a ledger from a backup, from certificates, or from both."""
-    from obliviate_cli.requests import verbs
+    from obliviate_cli.requests import saved
 
-    verbs.restore(config, overrides or [], backup, certificates or [], key or [])
+    saved.restore(config, overrides or [], backup, certificates or [], key or [])
 
 
 @certificate.command()

@@ -14,12 +14,12 @@ from obliviate.errors import UserError
 from obliviate_recipes.requests.certificate import ledger_of, verify
 from obliviate_recipes.requests.database import NoLedgerError
 from obliviate_recipes.requests.ledger import Ledger
-from obliviate_recipes.requests.spec import RequestsRun
+from obliviate_recipes.requests.ledger_spec import LedgerSpec
 
 FIX = "go on with that ledger, or restore it with `obliviate request import`, see docs/requests.md"
 
 
-def open_ledger(config: RequestsRun, *, create: bool = False) -> Ledger:
+def open_ledger(config: LedgerSpec, *, create: bool = False) -> Ledger:
     """Where there is none it is made if `create` says so, and nobody knows of one. Raises UserError."""
     try:
         ledger = Ledger(config.ledger)
@@ -34,12 +34,12 @@ def open_ledger(config: RequestsRun, *, create: bool = False) -> Ledger:
     return ledger
 
 
-def check(config: RequestsRun, ledger: Ledger) -> None:
+def check(config: LedgerSpec, ledger: Ledger) -> None:
     """Raises UserError where it knows less than the alias file or the newest certificate does."""
     _check(config, ledger, f"ledger: {ledger.name}")
 
 
-def _check(config: RequestsRun, ledger: Ledger | None, begin: str) -> None:
+def _check(config: LedgerSpec, ledger: Ledger | None, begin: str) -> None:
     alias, path = config.alias, Path(config.aliases).absolute()
     said = {}
     if (mark := read_mark(path, alias)) is not None:
@@ -60,7 +60,7 @@ def _check(config: RequestsRun, ledger: Ledger | None, begin: str) -> None:
             )
 
 
-def _newest_certificate(config: RequestsRun) -> Path | None:
+def _newest_certificate(config: LedgerSpec) -> Path | None:
     """Of the alias, in the folders of its batches: their names end with the time."""
     named = re.compile(rf"{re.escape(config.alias)}-\d+-(\d{{8}}T\d{{6}})")
     folder = storage.local(config.runs).absolute() / "requests"

@@ -1,8 +1,6 @@
 """The config of `obliviate request`: one served model, what it knows, how requests are unlearned, and the policy."""
 
-from datetime import datetime
-
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from obliviate.config import UnlearnRun
 from obliviate.guardrail import NOT_REMOVED
@@ -10,36 +8,8 @@ from obliviate.schema import FilePath, ModelSpec, Spec
 from obliviate_eval.spec import EvaluationSpec
 from obliviate_recipes.attacks.spec import AttackSpec, BudgetSpec, check_labels
 from obliviate_recipes.attacks.split import SplitSpec
-from obliviate_recipes.requests.clock import due_s
+from obliviate_recipes.requests.ledger_spec import LedgerSpec
 from obliviate_recipes.requests.policy import Policy
-
-
-class CertificateSpec(Spec):
-    """What certificates say of who issues them. They are published: no names of data subjects belong here."""
-
-    issuer: str | None = None  # organisation, and whom to write to
-    case: str | None = None  # the issuer's reference
-    legal_basis: str | None = None  # for example: Regulation (EU) 2016/679, Article 17(1)(b)
-    complaints: str | None = None  # where whoever was refused may complain; GDPR, Article 12(4)
-    months: int = Field(default=1, ge=1, le=3)  # from receipt to answer; GDPR, Article 12(3): one
-    extended_months: int = Field(default=3, ge=1, le=12)  # of a request that was extended; there: two further ones
-    timestamp: str | None = None  # URL of a time stamping authority (RFC 3161), which dates each certificate
-
-    def due(self, received_s: float, *, extended: bool) -> datetime:
-        return due_s(received_s, self.extended_months if extended else self.months)
-
-    @field_validator("timestamp")
-    @classmethod
-    def _is_a_url(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no URL; give http://... or https://...")
-        return url
-
-    @model_validator(mode="after")
-    def _extension_is_longer(self) -> "CertificateSpec":
-        if self.extended_months < self.months:
-            raise ValueError(f"extended_months: {self.extended_months} is shorter than months, {self.months}")
-        return self
 
 
 class RetentionSpec(Spec):
@@ -49,18 +19,14 @@ class RetentionSpec(Spec):
     old_models: bool = False  # whether models and checkpoints that still know the texts go too
 
 
-class RequestsRun(UnlearnRun):
+class RequestsRun(LedgerSpec, UnlearnRun):
     """What `unlearn` takes is how each batch is unlearned; `data` is all that the model was taught.
 
     `model` is the served model before the first request; after that the ledger knows it.
     """
 
-    ledger: str  # path of a SQLite file, or postgresql://...
-    alias: str = Field(default="production", pattern="^[^$]")  # the name that the server follows
-    aliases: FilePath = "aliases.json"  # the file with what names stand for
     policy: Policy
     key: FilePath  # private key that signs the certificates
-    certificates: CertificateSpec = CertificateSpec()
     retention: RetentionSpec = RetentionSpec()
     batch_requests: int = Field(default=20, ge=1)  # unlearned together at most
     due_after_hours: float = Field(default=0.0, ge=0)  # how long the oldest request waits for others to come
