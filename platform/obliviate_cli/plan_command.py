@@ -17,6 +17,8 @@ from obliviate_recipes.costs.estimate import CURES, Part
 from obliviate_recipes.costs.hardware import GPUS, Cluster
 from obliviate_recipes.costs.manifest import nodes_of, read_groups
 
+SURE = 1.5  # between the largest and the smallest utilization that benchmarks/cost_model.py finds
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -40,6 +42,8 @@ def plan(path: Path, overrides: list[str], offer: Offer) -> None:
         raise UserError("plan: no model is trained or asked on GPUs, and the rest takes seconds")
     if found:
         show(found, cluster, offer.gpu, total(nodes)["GPU"], console)
+        slow, quick = (recipe.estimate(cluster.faster(times)) for times in (1 / SURE, SURE))
+        console.print(how_sure(quick, slow))
     for each in requested:
         console.print(str(each))
     costs = [each.cost for each in requested if each.cost is not None]
@@ -95,6 +99,15 @@ def show(found: list[Part], cluster: Cluster, gpu: str, gpus: float, console: Co
         console.print(line)
 
 
+def how_sure(quick: list[Part], slow: list[Part]) -> str:
+    """Of the same stages with higher and with lower rates."""
+    low, high = (sum(each.s for each in parts if each.fits) / 60 for parts in (quick, slow))
+    return (
+        f"how sure: tokens, FLOPs and bytes are counted; with rates {SURE:g} times as high or as low it takes "
+        f"{low:.1f} to {high:.1f} minutes. No rate was measured on a GPU: give --utilization once you have"
+    )
+
+
 def conclusions(found: list[Part], cluster: Cluster, gpus: float) -> list[str]:
     """Totals, what does not fit, and the first bottleneck: what limits the stage that takes longest."""
     lines = [
@@ -117,5 +130,6 @@ def conclusions(found: list[Part], cluster: Cluster, gpus: float) -> list[str]:
 
 def _too_much(each: Part, cluster: Cluster) -> str:
     if each.limit == "GPU memory":
-        return f"{each.memory_bytes / 1e9:.0f} GB on a GPU of {cluster.gpu.memory_bytes / 1e9:.0f} GB"
+        of = f"{cluster.usable_bytes / 1e9:.0f} of its {cluster.gpu.memory_bytes / 1e9:.0f} GB"
+        return f"{each.memory_bytes / 1e9:.0f} GB on a GPU with room for {of}"
     return f"{each.host_bytes / 1e9:.0f} GB on a node with {cluster.host_memory_bytes / 1e9:.0f} GB"

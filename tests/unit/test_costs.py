@@ -36,7 +36,10 @@ SIZE = ModelSize(parameters=150, trained=150, layers=2, hidden_size=5, vocabular
 WORK = TrainingWork(SIZE, steps=7, items=6, micro_items=1, texts_per_item=2, tokens=4, scored=3, stored_bytes=4)
 PIECES = 2 * 64 * 2**20  # that each worker reads or writes at a time
 GPU = Gpu(memory_bytes=1e9, flops_per_s=1000.0, memory_bytes_per_s=100.0, link_bytes_per_s=900.0)
-CLUSTER = Cluster(GPU, gpus_per_node=2, network_bytes_per_s=300.0, storage_bytes_per_s=10.0, utilization=0.5)
+CLUSTER = Cluster(
+    GPU, gpus_per_node=2, network_bytes_per_s=300.0, storage_bytes_per_s=10.0, utilization=0.5,
+    collective=1.0, reserved_bytes=0.0, fragmentation=1.0,
+)  # fmt: skip
 OFFER = Offer("h100", None, 8, 3200, 0.4, None)
 
 
@@ -100,12 +103,14 @@ class TestTraining:
 
     def test_memory_of_a_gpu(self) -> None:
         """16 x 150 / 2 of state; embedding and two layers in 2 bytes: 300; eight tokens: 8 x 34 x 5 x 2 layers;
-        logits of 2 x 3 positions: 60 x 2."""
-        assert WORK.memory_bytes(2) == 1200 + 300 + 2720 + 120 + SCORING_BYTES
-        assert WORK.memory_bytes(1) == 2400 + 300 + 2720 + 120 + SCORING_BYTES  # everything gathered: 150 x 2
+        logits of 2 x 3 positions: 60 x 2. Whole gradients of the embedding and of a layer, 50 each: 2 and 4 bytes."""
+        assert WORK.memory_bytes(2) == 1200 + 300 + 600 + 2720 + 120 + SCORING_BYTES
+        assert WORK.memory_bytes(1) == 2400 + 300 + 600 + 2720 + 120 + SCORING_BYTES  # everything gathered: 150 x 2
+        frozen = replace(WORK, size=replace(SIZE, trained=10))
+        assert frozen.memory_bytes(2) == (16 * 10 + 4 * 140) / 2 + 300 + 2720 + 120 + SCORING_BYTES
 
     def test_checkpointing_keeps_two_bytes_a_layer_and_one_whole_layer(self) -> None:
-        kept = replace(WORK, checkpointing=True).memory_bytes(2) - 1200 - 300 - 120 - SCORING_BYTES
+        kept = replace(WORK, checkpointing=True).memory_bytes(2) - 1200 - 300 - 600 - 120 - SCORING_BYTES
         assert kept == pytest.approx(8 * 5 * (2 * 2 + 34))
 
     def test_a_node_holds_pieces_and_a_layer_or_the_whole_model_while_it_is_read(self) -> None:
@@ -126,6 +131,24 @@ class TestTraining:
 
     def test_between_nodes_the_network_may_be_the_slower_link(self) -> None:
         assert training.step(WORK, CLUSTER, 3).communication_s == pytest.approx(2 * 1100 * 2 / 3 / 300)
+
+    def test_collectives_reach_less_than_the_link(self) -> None:
+        real = replace(CLUSTER, collective=0.5)
+        assert training.step(WORK, real, 2).communication_s == 2 * training.step(WORK, CLUSTER, 2).communication_s
+
+    def test_a_gpu_has_room_for_less_than_its_memory(self) -> None:
+        """100 bytes reserved, and a tenth more held than is used."""
+        tight = replace(CLUSTER, gpu=replace(GPU, memory_bytes=1200.0), reserved_bytes=100.0, fragmentation=1.1)
+        assert tight.usable_bytes == pytest.approx(1000.0)
+
+    def test_rates_that_are_all_higher_take_less_time(self) -> None:
+        """But for the start, and for what Python launches."""
+        twice = CLUSTER.faster(2.0)
+        one, two = (training.times(WORK, each, 2) for each in (CLUSTER, twice))
+        assert two["export"] == one["export"] / 2
+        assert two["steps"] == pytest.approx(one["steps"] / 2)
+        assert two["start"] == one["start"]
+        assert twice.gpu.memory_bytes == GPU.memory_bytes
 
     def test_seconds_of_a_run(self) -> None:
         found = training.times(replace(WORK, reference_texts=5), CLUSTER, 2)
@@ -327,7 +350,7 @@ class TestPart:
         lines = conclusions(
             [train("unlearn", WORK, small, 2), measure("evaluate", TestEvaluation.WORK, CLUSTER)], small, 4
         )
-        assert lines[0].startswith("unlearn: does not fit: 0 GB on a GPU of 0 GB; more workers")
+        assert lines[0].startswith("unlearn: does not fit: 0 GB on a GPU with room for 0 of its 0 GB; more")
         assert "first bottleneck: " in lines[2]
         assert lines[3].startswith("2 of 4 GPUs are never used")
 

@@ -340,6 +340,9 @@ def test_the_command(
     out = capsys.readouterr().out
     assert "h100 x 3, 8 to a node, 30% of their 989 TFLOP/s" in out
     assert "2 of 3 GPUs are never used" in out
+    (sure,) = [line for line in out.splitlines() if line.startswith("how sure: ")]
+    low, high = (float(each) for each in re.findall(r"takes ([\d.]+) to ([\d.]+) minutes", " ".join(out.split()))[0])
+    assert low <= high, sure
     monkeypatch.setattr("sys.argv", ["obliviate", "plan", path, "--gpu", "abacus"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -98,7 +98,7 @@ def measured(of: Measured, cluster: Cluster, repeats: int = 1, at_a_time: int = 
 
 
 def _limit(seconds: dict[str, float], memory: float, host: float, cluster: Cluster) -> str:
-    if memory > cluster.gpu.memory_bytes:
+    if memory > cluster.usable_bytes:
         return "GPU memory"
     if host > cluster.host_memory_bytes:
         return "host memory"

@@ -33,6 +33,32 @@ class Cluster:
     storage_bytes_per_s: float = 2e9  # of each node, to and from what all nodes share
     shared_bytes_per_s: float = 20e9  # of what they share, to and from all of them together
     utilization: float = 0.4  # of flops_per_s that matrix products reach; measure it and give your own
+    # Of both bandwidths, what NCCL's gathers and reductions of large tensors reach: 350 of 450 GB/s on eight H100
+    # (NVIDIA/nccl issue 1281), 230 of 300 on eight A100 and 85 of 100 between nodes (NVIDIA/nccl-tests 149 and 119).
+    collective: float = 0.77
+    reserved_bytes: float = 1.5e9  # of a GPU: CUDA's context, NCCL's buffers, workspaces of libraries
+    fragmentation: float = 1.1  # what the allocator holds, over what is in use
+
+    @property
+    def usable_bytes(self) -> float:
+        """Of a GPU's memory, for what an estimate counts."""
+        return (self.gpu.memory_bytes - self.reserved_bytes) / self.fragmentation
+
+    def faster(self, times: float) -> "Cluster":
+        """With all rates so many times as high, where 1 is right."""
+        gpu = replace(
+            self.gpu,
+            memory_bytes_per_s=self.gpu.memory_bytes_per_s * times,
+            link_bytes_per_s=self.gpu.link_bytes_per_s * times,
+        )
+        return replace(
+            self,
+            gpu=gpu,
+            utilization=self.utilization * times,
+            network_bytes_per_s=self.network_bytes_per_s * times,
+            storage_bytes_per_s=self.storage_bytes_per_s * times,
+            shared_bytes_per_s=self.shared_bytes_per_s * times,
+        )
 
     def share(self, share: float) -> "Cluster":
         """As a process sees it that has this share of a GPU: it gets as much of its speed and memory."""
@@ -42,7 +68,7 @@ class Cluster:
             flops_per_s=self.gpu.flops_per_s * share,
             memory_bytes_per_s=self.gpu.memory_bytes_per_s * share,
         )
-        return replace(self, gpu=gpu)
+        return replace(self, gpu=gpu)  # each process reserves as much as one that has the GPU alone
 
     def bandwidth(self, gpus: int) -> float:
         """Bytes per second that each of so many GPUs sends in a ring through all of them.
@@ -50,7 +76,8 @@ class Cluster:
         Between nodes as many rings as there are adapters share the work: what a node sends in all is the limit.
         """
         link = self.gpu.link_bytes_per_s
-        return link if gpus <= self.gpus_per_node else min(link, self.network_bytes_per_s)
+        reached = link if gpus <= self.gpus_per_node else min(link, self.network_bytes_per_s)
+        return reached * self.collective
 
     def reading(self, gpus: float) -> float:
         """Bytes per second that each node of so many GPUs reads when all read at once."""

@@ -14,8 +14,9 @@ floating-point operations (FLOPs).
 - Memory: 16 bytes a trained parameter (float32 master, gradient, two moments of Adam; 8 more for a second state, 8 for
   a base of both states, 4 where a term compares with the initial weight or a step's weights are kept, 8 for rectified
   gradients, 4 for a held one, 16 for an attack), 4 a frozen one, and 4 more of the body where forgetting sees rounded
-  weights, over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; activations
-  of one micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198,
+  weights, over W; what is gathered in the compute dtype: everything at W = 1, else two layers and the head; where all
+  is trained the whole gradients of both ends and of one layer, in the compute dtype and in float32; activations of one
+  micro-batch, 34 bytes a token, layer and hidden unit in 16 bits (Korthikanti et al. 2022, arXiv:2205.05198,
   section 4, without the attention matrix), with checkpointing 2 of them and one whole layer; the logits of all kinds of
   text that are kept.
 - Communication, each micro-batch of each round: the parameters are gathered in the compute dtype before forward, the
@@ -142,7 +143,10 @@ class TrainingWork:
         logits = texts * self._kept_bytes(workers) + SCORING_BYTES
         # The sum of a weight and its adapter is kept for the backward pass, which makes it again when checkpointing.
         gathered += size.folded / size.layers if self.checkpointing else size.folded
-        return state / workers + gathered * self.compute_bytes + activations + logits
+        # Both ends are one unit of sharding: their gradients are whole until the backward pass has ended, and are
+        # then reduced in float32. A layer's are, too, but one layer's at a time.
+        whole = (ends + size.body / size.layers) * (self.compute_bytes + MASTER_BYTES) if self.full else 0.0
+        return state / workers + gathered * self.compute_bytes + whole + activations + logits
 
     def host_bytes(self, workers: int, cluster: Cluster, share: float = 1.0, at_a_time: int = 1) -> float:
         """Of one node while models are read and written: a piece or two for each worker, and for each run one layer,
