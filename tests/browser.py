@@ -64,7 +64,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def _is_own(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:"))
+    return url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:", "file:"))
 
 
 def visit(page: Any, site: "Site", hash_: str = "") -> None:

@@ -70,6 +70,11 @@ class Page(HTMLParser):
     def data(self) -> dict:
         return json.loads(self.scripts["data"], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
+    @property
+    def questions(self) -> list:
+        packed = self.scripts.get("packed-questions")
+        return [] if packed is None else json.loads(gzip.decompress(base64.b64decode(packed)))
+
     def row(self, table: int, name: str) -> list[str]:
         return next(row for row in self.tables[table] if row[0].startswith(name))
 
@@ -187,7 +192,7 @@ def test_title_notes_and_provenance(page: Page) -> None:
 
 
 def test_every_question_has_each_models_answer_beside_the_truth(page: Page) -> None:
-    first, second = page.data["questions"]
+    first, second = page.questions
     assert first["question"] == "Who wrote book 0?"
     assert first["truth"] == "Ada Lovelace"
     assert [answer[0] for answer in first["answers"]] == ["Ada Lovelace", "Somebody", ""]
@@ -249,10 +254,10 @@ def test_hostile_text_stays_text(page: Page, tmp_path: Path) -> None:
     )  # fmt: skip
     hostile = build([model], tmp_path, title=HOSTILE, notes=(HOSTILE,))
     tags = [tag for tag, _ in hostile.tags]
-    assert tags.count("script") == [tag for tag, _ in page.tags].count("script") == 3
+    assert tags.count("script") == [tag for tag, _ in page.tags].count("script") == 4
     assert "img" not in tags
     assert not [name for _, attributes in hostile.tags for name in attributes if name.startswith("on")]
-    assert hostile.data["questions"][0]["answers"][0][0] == HOSTILE
+    assert hostile.questions[0]["answers"][0][0] == HOSTILE
     assert hostile.text.count(HOSTILE) >= 5
     assert all("<script" not in trace["name"] for trace in hostile.data["charts"]["trade-off"]["data"])
 
@@ -265,7 +270,7 @@ def test_one_bare_model(tmp_path: Path) -> None:
     page = build([ModelReport("Only", "unlearned", bare)], tmp_path)
     assert page.row(0, "Only") == ["Only unlearned", "– 5 absent", "–", "–", "–"]
     assert set(page.data["charts"]) == {"bars-forget", "bars-retain"}
-    assert page.data["questions"] == []
+    assert page.questions == []
     ids = {attributes.get("id") for _, attributes in page.tags}
     assert not {"training", "answers"} & ids
     assert {a["href"][1:] for tag, a in page.tags if tag == "a"} <= ids  # no link leads nowhere

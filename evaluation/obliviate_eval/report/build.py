@@ -97,7 +97,7 @@ def build_report(
 ) -> None:
     """Write the report whole. It holds every record's question and answers: as confidential as the data itself."""
     look = looks([(model.name, model.kind) for model in models])
-    charts = _charts(models, look)
+    charts, questions = _charts(models, look), _questions(models)
     script = (HERE / "report.js").read_text(encoding="utf-8")
     plotly_hash, plotly = plotly_script()
     html = (
@@ -122,8 +122,9 @@ def build_report(
                     for chart in group
                 },
                 "models": [{"name": each.name, "colour": each.colour} for each in look],
-                "questions": _questions(models),
             },
+            questions=questions,
+            packed=packed(questions),
             style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hashes=[script_hash(script), plotly_hash],
@@ -301,9 +302,19 @@ def _questions(models: Sequence[ModelReport]) -> list[dict[str, Any]]:
 
 @cache
 def plotly_script() -> tuple[str, str]:
-    """The hash of plotly's script, and the script as base64 of gzip: 2 MB instead of 5. It ships no smaller bundle."""
+    """The hash of plotly's script, and the script packed: 2 MB instead of 5. It ships no smaller bundle."""
     script = get_plotlyjs()
-    return script_hash(script), base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
+    return script_hash(script), _pack(script)
+
+
+def packed(questions: Sequence[Mapping[str, Any]]) -> str:
+    """Ten thousand questions to many models would take a browser seconds, and a hundred megabytes, to read as HTML."""
+    return _pack(json.dumps(questions, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def _pack(text: str) -> str:
+    """Base64 of gzip, as report.js unpacks it."""
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def script_hash(script: str) -> str:

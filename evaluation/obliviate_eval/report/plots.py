@@ -98,10 +98,20 @@ def trade_off(looks: Sequence[Look], forgotten: Axis, kept: Axis) -> Chart | Non
         described.append(f"{look.name}: {forgotten.name} {x.value:.3f}, {kept.name} {y.value:.3f}")
     if not described:
         return None
-    figure.update_xaxes(title=forgotten.title, range=forgotten.limits)
-    figure.update_yaxes(title=kept.title, range=kept.limits)
+    figure.update_xaxes(title=forgotten.title, range=_fitting(forgotten))
+    figure.update_yaxes(title=kept.title, range=_fitting(kept))
     alt = f"Scatter of {forgotten.name} against {kept.name}. {'; '.join(described)}."
     return Chart("trade-off", "What was forgotten against what was kept", alt, plain_figure(figure), height_px=460)
+
+
+def _fitting(axis: Axis) -> tuple[float, float] | None:
+    """What shows all values, their intervals and names, and no more of the axis than `limits`; None: plotly fits it."""
+    if axis.limits is None:
+        return None
+    ends = [end for each in axis.figures if each is not None for end in (each.low, each.value, each.high)]
+    known = [end for end in ends if end is not None]
+    room = max(0.05, 0.15 * (max(known) - min(known)))  # for names beside the outermost points
+    return max(axis.limits[0], min(known) - room), min(axis.limits[1], max(known) + room)
 
 
 def set_bars(name: str, looks: Sequence[Look], means: Sequence[dict[str, Figure]], labels: dict[str, str]) -> Chart:

@@ -28,12 +28,18 @@ function sortBy(heading) {
   table.tBodies[0].append(...rows);
 }
 
-// Charts: plotly is carried compressed and unpacked here; its text is one of the two scripts that the page allows.
+// What is carried compressed: base64 of gzip.
+async function unpacked(id) {
+  const raw = atob(document.getElementById(id).textContent);
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+// Charts: plotly's text is one of the two scripts that the page allows.
 async function loadPlotly() {
-  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = element("script");
-  script.text = await new Response(stream).text();
+  script.text = await unpacked("plotly");
   document.head.append(script);
 }
 
@@ -142,25 +148,31 @@ function spread(question) {
   return found.length ? Math.max(...found) - Math.min(...found) : -1;
 }
 
+// Without case and accents: who searches for Noel finds Noël. Of a question it is made when somebody first searches.
+const folded = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+function searched(question) {
+  question.folded ??= [question.question, question.truth, ...question.answers.map((answer) => answer?.[0] ?? "")].map(folded);
+  return question.folded.filter((_, place) => place < 2 || !hidden.has(place - 2));
+}
+
+let questions = [];
 let page = 0;
-function showQuestions() {
+function showQuestions(most = PAGE_SIZE) {
   const value = (id) => document.getElementById(id).value;
-  const wanted = value("search").trim().toLowerCase();
+  const wanted = folded(value("search").trim());
   const set = value("set");
   const differing = document.getElementById("differing").checked;
-  const found = data.questions.filter((each) => {
-    const answers = visible(each).map((answer) => answer[0] ?? "");
-    return (
+  const found = questions.filter(
+    (each) =>
       (!set || each.set === set) &&
-      (!differing || new Set(answers).size > 1) &&
-      (!wanted || [each.question, each.truth, ...answers].some((text) => text.toLowerCase().includes(wanted)))
-    );
-  });
+      (!differing || new Set(visible(each).map((answer) => answer[0] ?? "")).size > 1) &&
+      (!wanted || searched(each).some((text) => text.includes(wanted))),
+  );
   if (value("order") === "spread") found.sort((a, b) => spread(b) - spread(a));
   const last = Math.max(0, Math.ceil(found.length / PAGE_SIZE) - 1);
   page = Math.min(Math.max(page, 0), last);
-  const from = page * PAGE_SIZE;
-  const shown = found.slice(from, from + PAGE_SIZE);
+  const from = most === PAGE_SIZE ? page * PAGE_SIZE : 0;
+  const shown = found.slice(from, from + most);
   document.getElementById("questions").replaceChildren(...shown.map(questionCard));
   document.getElementById("found").textContent = found.length
     ? `${from + 1}–${from + shown.length} of ${found.length} questions`
@@ -168,8 +180,9 @@ function showQuestions() {
   for (const button of all("[data-page]")) button.disabled = button.dataset.page < 0 ? page === 0 : page === last;
 }
 
-function setUpQuestions() {
-  for (const set of new Set(data.questions.map((each) => each.set)))
+async function setUpQuestions() {
+  questions = JSON.parse(await unpacked("packed-questions"));
+  for (const set of new Set(questions.map((each) => each.set)))
     document.getElementById("set").append(element("option", { value: set }, set));
   const form = document.querySelector(".controls");
   form.addEventListener("input", () => { page = 0; showQuestions(); });
@@ -191,7 +204,7 @@ for (const toggle of toggles)
     if (!hidden.delete(index)) hidden.add(index);
     toggle.ariaPressed = String(!hidden.has(index));
     for (const each of all(`[data-model="${index}"]`)) each.hidden = hidden.has(index);
-    if (data.questions.length) showQuestions();
+    if (questions.length) showQuestions();
     if (window.Plotly) drawCharts();
   });
 
@@ -209,7 +222,29 @@ theme.addEventListener("click", () => applyTheme(theme.ariaPressed !== "true"));
 system.addEventListener("change", () => applyTheme(system.matches));
 applyTheme(system.matches);
 
-if (data.questions.length) setUpQuestions();
+// On paper everything is unfolded, in dark ink, with as many questions as the reader chose.
+const unfolded = new Set();
+addEventListener("beforeprint", () => {
+  for (const each of all("details:not([open])")) {
+    unfolded.add(each);
+    each.open = true;
+  }
+  applyTheme(false);
+  const chosen = document.getElementById("printed")?.value ?? "page";
+  if (questions.length && chosen !== "page") showQuestions(chosen === "all" ? questions.length : Number(chosen));
+});
+addEventListener("afterprint", () => {
+  for (const each of unfolded) each.open = false;
+  unfolded.clear();
+  applyTheme(system.matches);
+  if (questions.length) showQuestions();
+});
+
+const packed = document.getElementById("packed-questions");
+if (packed)
+  setUpQuestions().catch(() => {
+    document.getElementById("found").textContent = "This browser is too old for the answers: records.parquet of each run holds them.";
+  });
 loadPlotly().then(drawCharts, () => {
   for (const place of all("[data-chart]")) {
     place.classList.add("failed");

@@ -111,7 +111,6 @@ def build_sweep_report(report: SweepReport, path: Path) -> None:
             data={
                 "charts": {chart.id: chart.figure for chart in charts},
                 "models": [{"name": each.name, "colour": each.colour} for each in look],
-                "questions": [],
             },
             style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
