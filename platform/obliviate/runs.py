@@ -43,6 +43,19 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def hash_of_lists(lists: Iterable[Iterable[Any]]) -> str:
+    """`content_hash` of a list of lists, without ever holding the JSON of all of them."""
+    found = hashlib.sha256(b"[")
+    for number, values in enumerate(lists):
+        found.update(b", [" if number else b"[")
+        for place, value in enumerate(values):
+            text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+            found.update((f", {text}" if place else text).encode())
+        found.update(b"]")
+    found.update(b"]")
+    return found.hexdigest()
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file beside `path`, which then takes its place: a reader never sees half a file.
 

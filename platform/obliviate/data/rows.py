@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from obliviate.data.lists import listed
 from obliviate.data.shapes import standard
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
-from obliviate.runs import content_hash, write_whole
+from obliviate.runs import content_hash, hash_of_lists, write_whole
 from obliviate.words import contains
 
 Message = tuple[str, str]  # role and text
@@ -108,7 +108,7 @@ class Corpus:
     @cached_property
     def training_content(self) -> str:
         """Hash of every text that is trained on."""
-        return content_hash([[_record(row) for row in rows] for rows in (self.forget, self.retain)])
+        return hash_of_lists(map(_record, rows) for rows in (self.forget, self.retain))
 
     @cached_property
     def evaluation_content(self) -> str:
@@ -170,13 +170,18 @@ def read_rows(path: str | Path, columns: Mapping[str, str] = NO_COLUMNS) -> tupl
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """JSON lines that `read_rows` gives back as they are, written whole."""
-    lines = "".join(json.dumps(_record(row), ensure_ascii=False) + "\n" for row in rows)
-    write_whole(path, lambda temporary: temporary.write_text(lines, encoding="utf-8", newline="\n"))
+    lines = (json.dumps(_record(row), ensure_ascii=False) + "\n" for row in rows)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+
+    write_whole(path, write)
 
 
 def _record(row: Row) -> dict[str, Any]:
     """With the keys of the files, those that have no value left out."""
-    record = asdict(row)
+    record = dict(vars(row))
     record["perturbed_answer"], record["key"] = record.pop("perturbed_answers"), record.pop("key_facts")
     record["translations"] = dict(row.translations) or None
     return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
@@ -234,11 +239,14 @@ def _shown(value: Any) -> str:
 def _string(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: '{key}' is {_shown(value)}; make it a text")
-    if (half := next((i for i, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)) is not None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = error.start
         raise UserError(
             f"{where}: '{key}' holds half of a character (\\u{ord(value[half]):04x}, at place {half + 1}), as when a "
             "text is cut between two halves; write the character whole or remove it"
-        )
+        ) from None
     return value
 
 
@@ -306,7 +314,8 @@ def _key_facts(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _folded(text: str) -> str:
-    return " ".join(normalize("NFC", text).casefold().split())
+    composed = text if text.isascii() else normalize("NFC", text)
+    return " ".join(composed.casefold().split())
 
 
 def _task(record: Mapping[str, Any], where: str) -> str | None:
