@@ -11,6 +11,7 @@ from typing import Any, overload
 import pyarrow as pa
 
 from obliviate.data.rows import Row
+from obliviate.runs import PLAIN_JSON
 
 PACKED_FROM = 10_000  # rows: fewer are quicker as they are
 
@@ -52,7 +53,7 @@ class PackedRows(Sequence[Row]):
 
 def _text(row: Row) -> str:
     """Fields without a value are left out."""
-    return json.dumps({name: value for name, value in vars(row).items() if value not in (None, ())}, ensure_ascii=False)
+    return PLAIN_JSON.encode({name: value for name, value in vars(row).items() if value not in (None, ())})
 
 
 def _row(text: str) -> Row:
