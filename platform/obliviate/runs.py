@@ -38,9 +38,26 @@ EXPORT_FILE = "export.json"  # of a training: what rounding left of it when the 
 LOCK_FILE = ".lock"
 
 
+PLAIN_JSON = json.JSONEncoder(ensure_ascii=False)  # `dumps` makes an encoder at each call
+SORTED_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
+
 def content_hash(value: Any) -> str:
     """SHA-256 of the value's canonical JSON (sorted keys), as hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(SORTED_JSON.encode(value).encode()).hexdigest()
+
+
+def hash_of_lists(lists: Iterable[Iterable[Any]]) -> str:
+    """`content_hash` of a list of lists, without ever holding the JSON of all of them."""
+    found = hashlib.sha256(b"[")
+    for number, values in enumerate(lists):
+        found.update(b", [" if number else b"[")
+        for place, value in enumerate(values):
+            text = SORTED_JSON.encode(value)
+            found.update((f", {text}" if place else text).encode())
+        found.update(b"]")
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,8 +1,7 @@
 """A row of question-answer data (or of plain text), the files it is read from, and the sets that a run works on."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from obliviate.data.lists import listed
 from obliviate.data.shapes import standard
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
-from obliviate.runs import content_hash, write_whole
+from obliviate.runs import PLAIN_JSON, content_hash, hash_of_lists, write_whole
 from obliviate.words import contains
 
 Message = tuple[str, str]  # role and text
@@ -108,7 +107,7 @@ class Corpus:
     @cached_property
     def training_content(self) -> str:
         """Hash of every text that is trained on."""
-        return content_hash([[_record(row) for row in rows] for rows in (self.forget, self.retain)])
+        return hash_of_lists(map(_record, rows) for rows in (self.forget, self.retain))
 
     @cached_property
     def evaluation_content(self) -> str:
@@ -146,7 +145,10 @@ def repeats(sets: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
     """A warning for each set, by its name, in which rows are there more than once; a set of the same rows as an earlier
     one says nothing new."""
     found: dict[tuple[int, int], str] = {}
+    first: dict[int, str] = {}
     for name, rows in sets.items():
+        if first.setdefault(id(rows), name) != name:
+            continue
         if repeated := len(rows) - len({row.key for row in rows}):
             found.setdefault(
                 (repeated, len(rows)),
@@ -170,13 +172,18 @@ def read_rows(path: str | Path, columns: Mapping[str, str] = NO_COLUMNS) -> tupl
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """JSON lines that `read_rows` gives back as they are, written whole."""
-    lines = "".join(json.dumps(_record(row), ensure_ascii=False) + "\n" for row in rows)
-    write_whole(path, lambda temporary: temporary.write_text(lines, encoding="utf-8", newline="\n"))
+    lines = (PLAIN_JSON.encode(_record(row)) + "\n" for row in rows)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+
+    write_whole(path, write)
 
 
 def _record(row: Row) -> dict[str, Any]:
     """With the keys of the files, those that have no value left out."""
-    record = asdict(row)
+    record = dict(vars(row))
     record["perturbed_answer"], record["key"] = record.pop("perturbed_answers"), record.pop("key_facts")
     record["translations"] = dict(row.translations) or None
     return {key: value for key, value in record.items() if key == "question" or value not in (None, ())}
@@ -196,9 +203,8 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
         if key in record and record[key] is None:
             raise UserError(f"{where}: '{key}' is empty (null, or an empty cell); give the text or remove the row")
     if plain:
-        return Row(
-            "", _text(record, "text", where), entity=_optional(record, "entity", where), task_id=_task(record, where)
-        )
+        named = {key: OTHERS[key][1](record, key, where) for key in ("entity", "task_id")}
+        return Row("", _text(record, "text", where), **named)
     for key in ("question", "answer"):
         if key not in record:
             found = ", ".join(map(str, given)) or "nothing"
@@ -206,24 +212,8 @@ def parse_row(record: Any, where: str, columns: Mapping[str, str] = NO_COLUMNS) 
                 f"{where}: has no '{key}' (found: {found}); add it, name its column (data.columns.{key}=COLUMN), or "
                 "give a plain text as 'text'"
             )
-    return Row(
-        question=_question(record, where),
-        answer=_text(record, "answer", where),
-        paraphrased_answer=next(iter(_strings(record, "paraphrased_answer", where)), None),
-        perturbed_answers=_strings(record, "perturbed_answer", where),
-        paraphrased_question=_optional(record, "paraphrased_question", where),
-        original_answer=_optional(record, "original_answer", where),
-        golden_answer=_optional(record, "golden_answer", where),
-        entity=_optional(record, "entity", where),
-        task_id=_task(record, where),
-        alternatives=_strings(record, "alternatives", where),
-        refusals=_strings(record, "refusals", where),
-        history=_history(record, where),
-        answer_prefix=_prefix(record, where),
-        aliases=_strings(record, "aliases", where),
-        translations=_translations(record, where),
-        key_facts=_key_facts(record, where),
-    )
+    others = {name: parse(record, key, where) for key, (name, parse) in OTHERS.items() if key in record}
+    return Row(_question(record, where), _text(record, "answer", where), **others)
 
 
 def _shown(value: Any) -> str:
@@ -234,11 +224,14 @@ def _shown(value: Any) -> str:
 def _string(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: '{key}' is {_shown(value)}; make it a text")
-    if (half := next((i for i, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)) is not None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = error.start
         raise UserError(
             f"{where}: '{key}' holds half of a character (\\u{ord(value[half]):04x}, at place {half + 1}), as when a "
             "text is cut between two halves; write the character whole or remove it"
-        )
+        ) from None
     return value
 
 
@@ -261,9 +254,13 @@ def _strings(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]
     return tuple(_text({key: item}, key, where) for item in (value if isinstance(value, list) else [value]))
 
 
-def _history(record: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+def _first(record: Mapping[str, Any], key: str, where: str) -> str | None:
+    return next(iter(_strings(record, key, where)), None)
+
+
+def _history(record: Mapping[str, Any], key: str, where: str) -> tuple[Message, ...]:
     """Of pairs of role and text."""
-    value = listed(record.get("history"))
+    value = listed(record.get(key))
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
@@ -279,8 +276,8 @@ def _question(record: Mapping[str, Any], where: str) -> str:
     return question
 
 
-def _prefix(record: Mapping[str, Any], where: str) -> str | None:
-    prefix = _optional(record, "answer_prefix", where)
+def _prefix(record: Mapping[str, Any], key: str, where: str) -> str | None:
+    prefix = _optional(record, key, where)
     if prefix is not None and (not prefix.strip() or not record["question"]):
         raise UserError(
             f"{where}: 'answer_prefix' is {_shown(prefix)}; give words that the answer to a question follows, or none"
@@ -288,30 +285,50 @@ def _prefix(record: Mapping[str, Any], where: str) -> str | None:
     return prefix
 
 
-def _translations(record: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+def _translations(record: Mapping[str, Any], key: str, where: str) -> tuple[tuple[str, str], ...]:
     """Of an object of language -> question; a table has every language in every row, and nothing where it has none."""
-    found = record.get("translations") or {}
+    found = record.get(key) or {}
     if not isinstance(found, Mapping):
         raise UserError(f"{where}: 'translations' is {_shown(found)}; make it an object of language and question")
     texts = {language: _optional(found, language, where) for language in found}
     return tuple((language, text) for language, text in texts.items() if text is not None and text.strip())
 
 
-def _key_facts(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    found, fact = _strings(record, "key", where), record.get("golden_answer") or record["answer"]
-    for key in found:
-        if not contains(fact, key):
-            raise UserError(f"{where}: 'key': the answer does not hold {_shown(key)}; give words as they stand in it")
+def _key_facts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    found, fact = _strings(record, key, where), record.get("golden_answer") or record["answer"]
+    for each in found:
+        if not contains(fact, each):
+            raise UserError(f"{where}: 'key': the answer does not hold {_shown(each)}; give words as they stand in it")
     return found
 
 
 def _folded(text: str) -> str:
-    return " ".join(normalize("NFC", text).casefold().split())
+    composed = text if text.isascii() else normalize("NFC", text)
+    return " ".join(composed.casefold().split())
 
 
-def _task(record: Mapping[str, Any], where: str) -> str | None:
+def _task(record: Mapping[str, Any], key: str, where: str) -> str | None:
     """Numbers and texts alike: published files have both."""
-    value = record.get("task_id")
+    value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return _optional(record, "task_id", where)
+    return _optional(record, key, where)
+
+
+Parse = Callable[[Mapping[str, Any], str, str], Any]
+OTHERS: Mapping[str, tuple[str, Parse]] = {  # of files, beside question and answer -> field of a row, how it is read
+    "paraphrased_answer": ("paraphrased_answer", _first),
+    "perturbed_answer": ("perturbed_answers", _strings),
+    "paraphrased_question": ("paraphrased_question", _optional),
+    "original_answer": ("original_answer", _optional),
+    "golden_answer": ("golden_answer", _optional),
+    "entity": ("entity", _optional),
+    "task_id": ("task_id", _task),
+    "alternatives": ("alternatives", _strings),
+    "refusals": ("refusals", _strings),
+    "history": ("history", _history),
+    "answer_prefix": ("answer_prefix", _prefix),
+    "aliases": ("aliases", _strings),
+    "translations": ("translations", _translations),
+    "key": ("key_facts", _key_facts),
+}

@@ -25,11 +25,12 @@ from obliviate.scoring import Activation, AnyStat, TokenScores
 if TYPE_CHECKING:
     from obliviate.train.job import Job
 
+KEPT = 100_000  # texts: some hundred megabytes of tokens
 TextKey = tuple[str, Said]  # a text's identity: its kind and all that it says
 
 
 class Texts:
-    """The encoded texts of items; each encoded once, and kept.
+    """The encoded texts of items; the last KEPT of them are kept.
 
     Fine-tuning anchors on the retain rows: its items' `retain` index is the anchor.
     """
@@ -59,12 +60,14 @@ class Texts:
 
     def __getitem__(self, key: TextKey) -> Encoded:
         if key not in self._encoded:
+            if len(self._encoded) >= KEPT:
+                del self._encoded[next(iter(self._encoded))]  # the first that came
             self._encoded[key] = self._encoder.encode(*key[1])
         return self._encoded[key]
 
     def encode(self, passes: Sequence[Text], items: Iterable[Item]) -> None:
-        """All of them now: a text that cannot be encoded stops every worker alike. One that found it later, in its own
-        share, would leave the others waiting."""
+        """All of them now, on every worker alike: one that met a text that cannot be encoded in its own share alone
+        would leave the others waiting."""
         for item in items:
             for each in passes:
                 self[self.key(each, item)]
@@ -165,10 +168,10 @@ def micro_batch_seed(seed: Sequence[int], place: int) -> int:
 @lru_cache(maxsize=1)
 def _texts(
     model: ModelSpec,
-    forget: tuple[Row, ...],
-    retain: tuple[Row, ...],
+    forget: Sequence[Row],
+    retain: Sequence[Row],
     refusals: tuple[str, ...],
-    world: tuple[Row, ...],
+    world: Sequence[Row],
 ) -> Texts:
     """Encoded once by a process that trains on the same rows again, as one trial of a sweep after the other."""
     return Texts(encoder_of(model), forget, retain, refusals, world)

@@ -109,8 +109,8 @@ class Job:
 
     model: ModelSpec
     terms: tuple[Term, ...]
-    forget: tuple[Row, ...]
-    retain: tuple[Row, ...]
+    forget: Sequence[Row]
+    retain: Sequence[Row]
     refusals: tuple[str, ...]
     optim: OptimSpec
     seed: int
@@ -122,7 +122,7 @@ class Job:
     watch: Watch | None = None  # what it sees is all that is wanted: no model is kept
     signal: Signal | None = None  # measured on the way, for whoever decides whether to go on
     shared_reference: Path | None = None  # folder of constants that trainings of one worker share; None: its own alone
-    world: tuple[Row, ...] = ()  # general instructions
+    world: Sequence[Row] = ()  # general instructions
     neighbours: tuple[tuple[int, ...], ...] | None = None  # of each forget row, the retain rows it may meet; None: all
     drop: DropRule | None = None  # says which forget rows need no more training
     stop: StopSpec | None = None  # says when to end before the schedule does

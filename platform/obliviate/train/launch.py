@@ -3,11 +3,13 @@
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
+from obliviate.data.packed import packed
 from obliviate.errors import DivergedError, UserError
 from obliviate.local_ray import is_local
 from obliviate.schema import ClusterSpec
@@ -53,7 +55,7 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
     storage_path, filesystem = storage.for_ray(directory / "ray")
     trainer = TorchTrainer(
         work,
-        train_loop_config={"jobs": list(jobs), "threads": cpus},
+        train_loop_config={"jobs": [(packed_job(job), *named) for job, *named in jobs], "threads": cpus},
         torch_config=(LocalTorchConfig if is_local() else TorchConfig)(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
@@ -78,6 +80,11 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
         ) from error
     if outcome.error is not None:
         raise (DivergedError if outcome.diverged else UserError)(outcome.error)
+
+
+def packed_job(job: Job) -> Job:
+    """To be sent: its rows go to each node once, and no worker makes objects of those that it does not train on."""
+    return replace(job, forget=packed(job.forget), retain=packed(job.retain), world=packed(job.world))
 
 
 class _Follower:

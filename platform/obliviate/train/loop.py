@@ -36,6 +36,8 @@ from obliviate.train.signal import Slices, measure
 from obliviate.train.steered import check_alike, further_needs
 from obliviate.train.updater import Updater
 
+READ_FIRST = 10_000  # items whose texts are made into tokens, and looked at, before the first step; the others when met
+
 
 @contextmanager
 def single_process() -> Iterator[None]:
@@ -132,10 +134,11 @@ class _Trainer:
         self.terms = tuple(term.seeded(job.seed) for term in job.terms)
         self.names = term_names([term.type for term in self.terms])
         self.needs = union_of_needs(self.terms)
-        passes = list(dict.fromkeys((job.anchor, *(each.text for each in (*self.needs, *further_needs(self.needs))))))
-        for step in range(self.schedule.steps):
-            self.texts.encode(passes, self.schedule.step(step))
-            check_alike(self.texts, self.needs, self.schedule.step(step))
+        every = (job.anchor, *(each.text for each in (*self.needs, *further_needs(self.needs))))
+        self.passes = list(dict.fromkeys(every))
+        self.read = 0  # steps whose texts are known to be fit
+        while self.read < self.schedule.steps and self.read * self.schedule.optim.batch_size < READ_FIRST:
+            self._read(self.read)
         apart = any(getattr(job, key) is not None for key in APART)
         self.updates = plan_updates(self.terms, self.needs, job.updates, forget_apart=apart)
         self.weights = [term.weight for term in self.terms]  # of the next step: a dual variable among them moves
@@ -303,8 +306,17 @@ class _Trainer:
             watch(self.model, done)
             self.model.train()
 
+    def _read(self, step: int) -> None:
+        """Make the tokens of all texts of a step, whoever is to run over which. Raises UserError, on every worker."""
+        items = self.schedule.step(step)
+        self.texts.encode(self.passes, items)
+        check_alike(self.texts, self.needs, items)
+        self.read = max(self.read, step + 1)
+
     def items(self, step: int) -> list[Item]:
         """What is trained on in a step: empty where early drop has left nothing of it."""
+        if step >= self.read:
+            self._read(step)
         items = self.schedule.step(step)
         return items if self.drop is None else self.drop.left(items, self.world)
 
