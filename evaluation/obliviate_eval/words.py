@@ -22,19 +22,24 @@ class UnicodeTokenizer:
     """
 
     def __init__(self, *, stemmer: bool) -> None:
-        self._stemmer: Any = None
-        if stemmer:
-            from nltk.stem import porter
-
-            self._stemmer = porter.PorterStemmer()
+        self._stems = stemmer
 
     def tokenize(self, text: str) -> list[str]:
         found = compiled(f"{WORD}|{CHARACTER}").findall(normalize("NFKC", text).casefold())
-        return [self._stem(word) for word in found]
+        return list(map(_stem, found)) if self._stems else list(found)
 
-    def _stem(self, word: str) -> str:
-        english = self._stemmer is not None and len(word) >= STEMMED_FROM and word.isascii()
-        return str(self._stemmer.stem(word)) if english else word
+
+@lru_cache(maxsize=65536)  # stemming takes longer than all else, and texts repeat their words
+def _stem(word: str) -> str:
+    """Of an English word."""
+    return str(_stemmer().stem(word)) if len(word) >= STEMMED_FROM and word.isascii() else word
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem import porter
+
+    return porter.PorterStemmer()
 
 
 @cache

@@ -4,11 +4,12 @@ from unicodedata import normalize
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score import rouge_scorer
 
 from measured import record
 from obliviate_eval.metrics import Entailment, KnowledgeMemorization, Rouge, SelfBleu, VerbatimMemorization
-from obliviate_eval.metrics.rouge import rouge_l_f1, rouge_l_recall
-from obliviate_eval.words import UnicodeTokenizer, tokenizer_of
+from obliviate_eval.metrics.rouge import lcs_length, rouge_l_f1, rouge_l_recall
+from obliviate_eval.words import UnicodeTokenizer, Words, tokenizer_of
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,20 @@ def test_self_bleu_sees_what_sentences_without_spaces_share() -> None:
     assert scores[0] is not None
     assert scores[1] is not None
     assert scores[0] > 0.5 > 0.1 > scores[1]
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=9), st.lists(st.sampled_from("abcd"), max_size=9))
+def test_the_longest_common_subsequence_is_that_of_the_table(some: list[str], other: list[str]) -> None:
+    """As rouge-score fills it, cell by cell."""
+    assert lcs_length(some, other) == rouge_scorer._lcs_table(some, other)[-1][-1]
+
+
+@given(st.text("the cat sat. on ÉÜ mats 42", max_size=60), st.text("the cat sat. on ÉÜ mats 42", max_size=60))
+@pytest.mark.parametrize("words", ["unicode", "published"])
+def test_figures_are_those_of_rouge_score_to_the_digit(words: Words, reference: str, generation: str) -> None:
+    for stemmer in (True, False):
+        scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer_of(words, stemmer=stemmer))
+        expected = scorer.score(reference, generation)["rougeL"]
+        assert rouge_l_f1(reference, generation, words, stemmer=stemmer) == expected.fmeasure
+        if stemmer:
+            assert rouge_l_recall(reference, generation, words) == expected.recall
