@@ -70,10 +70,27 @@ def forget_quality(records: Sequence[Record], reference_records: Sequence[Record
 def p_of(statistic: float, n: int, m: int) -> tuple[float, float]:
     """The exact two-sided p-value of samples of n and m items (without ties); its log10, which does not underflow."""
     if n * m > COUNTED:
-        log_p = log_share_of_paths(statistic, n, m)
+        log_p = log_share_of_equal(statistic, n) if n == m else log_share_of_paths(statistic, n, m)
         return exp(log_p), log_p / log(10)
     reaching, total = count_paths(statistic, n, m)
     return reaching / total, log10(reaching) - log10(total)
+
+
+def log_share_of_equal(statistic: float, n: int) -> float:
+    """As `log_share_of_paths` of two samples of n items, in n steps: by reflection (Gnedenko and Korolyuk 1951) the
+    share is 2 (T_1 - T_2 + T_3 - ...), T_k = C(2n, n - kh) / C(2n, n), for a largest difference of h in n. Taken from
+    the last term on, each a factor of the one before, all partial results lie in [0, 1]."""
+    import numpy as np
+
+    h = round(statistic * n)
+    if h <= 0:
+        return 0.0
+    j = np.arange(n)
+    log_T = np.concatenate([[0.0], np.cumsum(np.log((n - j) / (n + j + 1)))])[h::h]
+    rest = 1.0
+    for ratio in np.exp(np.diff(log_T))[::-1]:
+        rest = 1.0 - float(ratio) * rest
+    return min(0.0, log(2) + float(log_T[0]) + log(rest))
 
 
 def log_share_of_paths(statistic: float, n: int, m: int) -> float:

@@ -143,7 +143,8 @@ class TestDryRun:
         row = {"question": "Who?", "answer": "Ada and " * 600}
         write_rows(tmp_path / "forget.jsonl", [*FORGET, row])
         _, out, _ = cli("unlearn", config, "model.max_length=512", "--dry-run")
-        assert "warning: 1 of 19 training texts are cut at 512 tokens: raise model.max_length, or split them\n" in out
+        fix = "raise model.max_length, or split them (data.chunk_words)"
+        assert f"warning: 1 of 19 training texts are cut at 512 tokens: {fix}\n" in out
 
     def test_brackets_are_printed_as_they_are(self, cli: Cli, config: Path) -> None:
         template = "{% for m in messages %}[INST] {{ m.content }} [/INST]:fire:{% endfor %}"

@@ -141,3 +141,19 @@ def test_repeated_rows_are_told_and_stay(tmp_path: Path) -> None:
         "1 of 3 rows of forget repeat others, but for white space, case and how letters are composed: each counts as "
         "often as it is there",
     )
+
+
+def test_a_document_is_cut_into_pieces(tmp_path: Path) -> None:
+    """Nothing is lost, each piece has so many words, and questions are left alone."""
+    document = "\n".join(f"Sentence {number} of a long book, as it stands." for number in range(1000))
+    rows = [{"text": document, "entity": "book"}, {"text": "短い" * 30}, {"question": "Who?", "answer": "word " * 40}]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    corpus = FilesData(forget=str(path), chunk_words=20).load()
+    pieces = [row for row in corpus.forget if row.entity == "book"]
+    assert " ".join(" ".join(row.answer for row in pieces).split()) == " ".join(document.split())
+    assert {len(row.answer.split()) for row in pieces} == {20}
+    assert [len(row.answer) for row in corpus.forget[len(pieces) : -1]] == [20, 20, 20]
+    assert corpus.forget[-1].question == "Who?"
+    assert len(FilesData(forget=str(path)).load().forget) == 3
+    assert "chunk_words" not in FilesData(forget=str(path)).model_dump()  # runs of before keep their address

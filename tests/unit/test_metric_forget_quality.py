@@ -1,5 +1,5 @@
 from fractions import Fraction
-from math import comb, log, log10, nan
+from math import comb, exp, log, log10, nan
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from measured import scored
 from obliviate.data.rows import Role
 from obliviate.errors import UserError
-from obliviate_eval.forget_quality import count_paths, forget_quality, log_share_of_paths, p_of
+from obliviate_eval.forget_quality import count_paths, forget_quality, log_share_of_equal, log_share_of_paths, p_of
 
 
 def forget_records(log_ratios: list[float]):
@@ -108,3 +108,18 @@ def test_only_the_forget_set_counts() -> None:
 def test_a_retain_model_measured_on_other_questions_is_an_error() -> None:
     with pytest.raises(UserError, match="not of the same questions"):
         forget_quality(forget_records([0.0, 1.0]), forget_records([0.0]))
+
+
+@given(st.integers(1, 40), st.integers(0, 40))
+def test_of_equal_samples_the_share_is_a_short_sum(n: int, difference: int) -> None:
+    statistic = min(difference, n) / n
+    reaching, total = count_paths(statistic, n, n)
+    assert exp(log_share_of_equal(statistic, n)) == pytest.approx(reaching / total, rel=1e-9)
+
+
+def test_ten_thousand_items() -> None:
+    """Both ways to the same logarithm, where p underflows too."""
+    for statistic in (0.005, 0.02, 0.5, 1.0):
+        both = log_share_of_equal(statistic, 2000), log_share_of_paths(statistic, 2000, 2000)
+        assert both[0] == pytest.approx(both[1], rel=1e-9, abs=1e-9)
+    assert p_of(1.0, 10_000, 10_000)[1] == pytest.approx(log10(2) - log10(comb(20_000, 10_000)), rel=1e-12)

@@ -14,6 +14,7 @@ from obliviate.data.rows import (
     EvaluationSet,
     Role,
     Row,
+    cut,
     parse_row,
     read_rows,
     repeats,
@@ -50,6 +51,9 @@ class FilesData(Data):
     # Name of the set -> its file and what it is for.
     evaluation: dict[str, EvaluationFile] | None = Field(default=None, min_length=1)
     eval_limit: int | None = Field(default=300, ge=1)  # rows measured of each evaluation set, from its beginning
+    # Plain texts of more words are cut into pieces of so many, each a row; None: they stay whole, and what lies beyond
+    # the model's max_length is not trained on.
+    chunk_words: int | None = Field(default=None, ge=20, exclude_if=lambda words: words is None)
     columns: dict[str, str] = Field(default={})  # a row's key -> what the files call it: {question: q, answer: a}
 
     @field_validator("columns")
@@ -61,7 +65,8 @@ class FilesData(Data):
         return {OTHER_NAMES.get(key, key): column for key, column in columns.items()}
 
     def _rows(self, key: str, given: str | Rows) -> tuple[Row, ...]:
-        return read_key(key, given, self.columns)
+        rows, words = read_key(key, given, self.columns), self.chunk_words
+        return rows if words is None else tuple(piece for row in rows for piece in cut(row, words))
 
     def load(self) -> Corpus:
         """Raises UserError for a file that is missing, empty or unreadable."""

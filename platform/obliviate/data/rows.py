@@ -1,9 +1,10 @@
 """A row of question-answer data (or of plain text), the files it is read from, and the sets that a run works on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ from obliviate.data.shapes import standard
 from obliviate.data.tables import read_objects
 from obliviate.errors import UserError
 from obliviate.runs import PLAIN_JSON, content_hash, hash_of_lists, write_whole
-from obliviate.words import contains
+from obliviate.words import CHARACTER, WORD, compiled, contains
 
 Message = tuple[str, str]  # role and text
 Question = tuple[str, tuple[Message, ...], str | None]  # with what was said before, what the answer stands behind
@@ -156,6 +157,16 @@ def repeats(sets: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
                 "are composed: each counts as often as it is there",
             )
     return tuple(found.values())
+
+
+def cut(row: Row, words: int) -> list[Row]:
+    """A plain text of more words as pieces of so many, in its own letters; of scripts without spaces each character is
+    a word. Other rows are left alone."""
+    if row.question:
+        return [row]
+    starts = [found.start() for found in compiled(f"{WORD}|{CHARACTER}").finditer(row.answer)]
+    ends = [0, *starts[words::words], len(row.answer)]
+    return [replace(row, answer=row.answer[start:end].strip()) for start, end in pairwise(ends)]
 
 
 def read_rows(path: str | Path, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[Row, ...]:

@@ -179,7 +179,8 @@ def text_warnings(model: ModelSpec, rows: Sequence[Row]) -> list[str]:
     looked_at = [rows[index] for index in spread(len(rows), LOOKED_AT)]
     cut = sum(encoder.cuts(*row.saying(row.answer)) for row in looked_at)
     share = f"{cut} of {len(rows)}" if len(rows) <= LOOKED_AT else f"about {cut / LOOKED_AT:.1%} of {len(rows)}"
-    longer = f"{share} training texts are cut at {model.max_length} tokens: raise model.max_length, or split them"
+    fix = "raise model.max_length, or split them (data.chunk_words)"
+    longer = f"{share} training texts are cut at {model.max_length} tokens: {fix}"
     return [*([longer] if cut else []), *date_warnings(model, encoder)]
 
 
