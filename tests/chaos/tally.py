@@ -28,7 +28,7 @@ class Row:
 
 
 class Tally:
-    """Of the tries of one run of the suite, which is determined by its seed but for what the machine's speed decides."""
+    """Of the tries of one run of the suite; its seed determines them, but for what the machine's speed decides."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

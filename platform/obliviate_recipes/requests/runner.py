@@ -4,7 +4,6 @@ Every step may be killed at any point and is done again from its beginning: what
 computed is found again by its content, and the ledger moves on only when it is done.
 """
 
-import errno
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from obliviate import storage
 from obliviate.aliases import Mark, set_alias
 from obliviate.data.rows import Row, read_rows, write_rows
-from obliviate.errors import UserError
+from obliviate.errors import REFUSALS, UserError
 from obliviate.runs import content_hash, provenance, write_json
 from obliviate.schema import Spec
 from obliviate_recipes.events import Events
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER, POLICY = "before.json", "after.json", "policy.json"
 FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # of a disk
 WAIT_S = 5.0  # between two looks at a batch that another runner holds: that one may be done before its lease ends
 S = TypeVar("S", bound=Spec)
 
