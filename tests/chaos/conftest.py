@@ -77,8 +77,9 @@ def undisturbed(scenes: Scenes) -> Undisturbed:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tally: Tally, temporary: Path) -> Iterator[None]:
+    """No process outlives its command. What a process that was killed had no time to remove is counted."""
     traces = Traces(temporary)
     yield
     left = traces.left()
     tally.left += left
-    assert left == []
+    assert not [each for each in left if each.startswith("process")]

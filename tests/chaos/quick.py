@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import sys
 import tempfile
 import traceback
@@ -28,9 +29,10 @@ def load() -> None:
 class Quick:
     """One process of a scene's command."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, name: str = "first") -> None:
+        """`name` tells it from others at the same time."""
         self._scene = scene
-        self.log = scene.folder.with_suffix(".log")
+        self.log = scene.folder.with_suffix(f".{name}.log")
         self.process = PROCESSES.Process(target=command, args=(scene, self.log))
 
     def run(self) -> int | None:
@@ -89,3 +91,8 @@ def command(scene: Scene, log: Path) -> None:
         main()
     except KeyboardInterrupt:  # before the command has begun, or after it has ended
         sys.exit(130)
+
+
+if __name__ == "__main__":  # where what it is forked from would not do
+    asked: Scene = pickle.loads(Path(sys.argv[1]).read_bytes())
+    command(asked, Quick(asked).log)

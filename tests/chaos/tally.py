@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ class Tally:
                 for (kind, fault), row in self._rows.items()
             ),
             "",
-            f"Left behind by all of this: {'; '.join(self.left) or 'no process, no shared memory, no temporary file'}.",
+            f"Left behind by all of this: {_counted(self.left)}.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -83,6 +83,16 @@ def _line(text: str) -> str:
     """A cell of the table."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     return re.sub(r"/tmp/\S*/", "…/", first).replace("|", "/").strip()[:CAUSE_CHARACTERS]
+
+
+def _counted(left: Sequence[str]) -> str:
+    """How many of each kind, and one of them."""
+    counts = [
+        f"{len(found)} of {kind}" + (f", such as `{found[0].partition(': ')[2]}`" if found else "")
+        for kind in ("process", "shared memory", "temporary file")
+        if (found := [each for each in left if each.startswith(kind)]) is not None
+    ]
+    return "; ".join(counts)
 
 
 def _git(*arguments: str) -> str:
