@@ -20,7 +20,7 @@ JUMPS = {"a year ahead": "+365d", "a day back": "-1d"}
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-@pytest.mark.parametrize("name", ["compare", "request_run"])
+@pytest.mark.parametrize("name", ["evaluate", "request_run"])
 def test_the_clock_jumps(
     scenes: Scenes, undisturbed: Undisturbed, tally: Tally, random: Random, tmp_path: Path, name: str, jump: str
 ) -> None:

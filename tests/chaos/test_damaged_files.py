@@ -18,7 +18,7 @@ from obliviate_recipes.verify import verify
 from recipes import Told
 
 KIND = "files"
-TIMES = 2
+TIMES = 1
 
 
 def any_file(scene: Scene, random: Random) -> Path | None:

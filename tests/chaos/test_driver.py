@@ -16,7 +16,7 @@ from chaos.tally import Tally
 
 KIND = "driver"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-MOMENTS = 3
+MOMENTS = 2
 
 
 @pytest.mark.parametrize("end", SIGNALS, ids=lambda each: each.name)

@@ -15,7 +15,7 @@ from chaos.scenes import Scene, Scenes
 from chaos.tally import Tally
 
 KIND = "disk"
-SIZES = 4
+SIZES = 2
 
 
 def on_a_small_disk(scene: Scene, outcome: Path, room: float | None) -> None:

@@ -12,7 +12,7 @@ from chaos.scenes import Scenes
 from chaos.tally import Tally
 
 KIND = "two at once"
-TIMES = 3
+TIMES = 2
 
 
 @pytest.mark.parametrize("name", ["compare", "attack", "request_run"])

@@ -51,7 +51,12 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
     check_resources("cluster.workers", cluster.workers, cpus, gpus)
     resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
     storage_path, filesystem = storage.for_ray(directory / "ray")
-    trainer = TorchTrainer(
+
+    class Interruptible(TorchTrainer):  # type: ignore[misc]  # Ray has no types
+        def _register_sigint_handler(self, controller: object) -> None:
+            """Ctrl-C stays what it is everywhere: Ray's handler exits with 0 or 1, also in stages after this one."""
+
+    trainer = Interruptible(
         work,
         train_loop_config={"jobs": list(jobs), "threads": cpus},
         torch_config=(LocalTorchConfig if is_local() else TorchConfig)(backend="nccl" if gpus else "gloo"),
