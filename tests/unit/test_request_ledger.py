@@ -369,6 +369,13 @@ def test_a_disk_that_is_full(ledger: Ledger, tmp_path: Path, monkeypatch: pytest
     assert ledger.request("production", 1).state == "fulfilled"
 
 
+def test_a_clock_that_was_set_back_makes_no_request_wait(ledger: Ledger) -> None:
+    ledger.add("production", "base", "ann", HASHES[:1])
+    with ledger.database.writing() as connection:
+        connection.execute(text("UPDATE requests SET received_s = received_s + 86400"))
+    assert ledger.claim("production", "me", 60, due_after_s=0, most=1) is not None
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["before.json", "after.json"])
 def test_damaged_figures_are_measured_again(

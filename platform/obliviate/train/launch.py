@@ -9,7 +9,7 @@ from time import monotonic
 from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.errors import DivergedError, UserError
-from obliviate.local_ray import is_local
+from obliviate.local_ray import is_local, logs
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
 from obliviate.train.job import Job, Reporter
@@ -79,7 +79,7 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
         last = str(next(iter(causes.values()))).strip().rpartition("\n")[2]
         raise UserError(
             f"{directory}: training failed {cluster.max_failures + 1} times, the last time with: {last}; "
-            f"the workers' logs are in {os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs/train"
+            f"the workers' logs are in {logs()}/train"
         ) from error
     if outcome.error is not None:
         raise (DivergedError if outcome.diverged else UserError)(outcome.error)
