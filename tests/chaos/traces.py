@@ -80,9 +80,9 @@ def _is_used(name: str) -> bool:
 
 
 def _temporary(folder: Path) -> set[str]:
-    """All but Ray's logs, which it keeps of every session for whoever looks for a cause."""
+    """All but what Ray keeps of every session, its logs above all, for whoever looks for a cause."""
     return {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if not path.is_dir() and "logs" not in path.relative_to(folder).parts
+        if not path.is_dir() and path.relative_to(folder).parts[0] != "ray"
     }
