@@ -1,5 +1,6 @@
 # make demo: forget two of eight fictitious people, and measure it.   make test: the test suite.
 # make test-cluster: the tests of a minute or more: several nodes, an object store, killed workers and drivers, whole scenarios.
+# make chaos: kills, full disks and damaged files against undisturbed runs, half an hour: see docs/reliability.md. CHAOS_SEED=1 for others.
 # make notebooks: runs those of examples/.   make configs: those of configs/, on a tiny model.
 # make test-families: every family of models against plain transformers and vLLM, some 20 minutes.   make models: docs/models.md anew.
 # make mutants: whether the tests notice broken formulas, see docs/mutants.md. MUTANTS="obliviate.methods.npo*" for some.
@@ -15,16 +16,17 @@ TORCH_VERSION := 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Each with a Ray of its own: about 4 GB of memory.
 TEST_PROCESSES ?= 2
+CHAOS_SEED ?= 0
 UV_VERSION := 0.13.8
 RUN_OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test notebooks configs test-cluster test-families models mutants check docs bench lock install clean
+.PHONY: demo test notebooks configs test-cluster chaos test-families models mutants check docs bench lock install clean
 
 demo: install
 	$(RUN_OFFLINE) $(BIN)/obliviate demo
 
 test: install
-	$(RUN_OFFLINE) $(BIN)/python -m pytest -m "not cluster and not families" --numprocesses $(TEST_PROCESSES) --dist worksteal
+	$(RUN_OFFLINE) $(BIN)/python -m pytest -m "not cluster and not families and not chaos" --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 notebooks: install
 	$(RUN_OFFLINE) $(BIN)/python -m pytest -m cluster tests/unit/test_notebooks.py --numprocesses $(TEST_PROCESSES)
@@ -35,6 +37,10 @@ configs: install
 # One after the other: each starts nodes of its own.
 test-cluster: install
 	$(RUN_OFFLINE) $(BIN)/python -m pytest -m cluster
+
+# Writes the table of docs/reliability.md.
+chaos: install
+	$(RUN_OFFLINE) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest tests/chaos
 
 # A vLLM at a time takes what memory and cores there are; the rest goes by two.
 test-families: install

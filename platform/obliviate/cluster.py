@@ -5,7 +5,11 @@ Resources are Ray's logical ones (CPUs, GPUs): they decide what is placed where,
 
 import logging
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import floor
 from urllib.parse import urlsplit
 
@@ -54,9 +58,15 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
             f"cluster.address={address}: no Ray cluster answers there; give the host:port that `ray start --head` "
             "printed, or leave cluster.address and RAY_ADDRESS out for a local one"
         )
-    if address == "local":
-        local_ray.start(dashboard=dashboard)
-        return
+    with _terminable():
+        if address == "local":
+            local_ray.start(dashboard=dashboard)
+        else:
+            _connect(address)
+
+
+def _connect(address: str | None) -> None:
+    """To the cluster at the address, or to the one that runs here. Raises UserError as `ensure_ray` does."""
     local_ray.forget_token()
     try:
         environment = plugins.runtime_env()
@@ -75,6 +85,15 @@ def ensure_ray(address: str | None, *, dashboard: bool = False) -> None:
             f"cluster.address={address}: {' '.join(str(error).split())}; install the cluster's versions here, or "
             "submit the run as a job (obliviate submit), which needs the same Ray alone"
         ) from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends this process as it did before: Ray's handler aborts it, with a trace of its machine code."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def answers(address: str) -> bool:

@@ -1,7 +1,12 @@
 """The one error a user can mend. The command line prints it on one line and exits with code 2, without a traceback."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+# Of a disk that is full, over a quota, read-only or somebody else's: no fault of ours
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class UserError(ValueError):
@@ -19,3 +24,14 @@ def under(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What a disk refuses names what was being written: once a file is open, it does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in REFUSALS:
+            error.filename = error.filename or str(path)
+        raise

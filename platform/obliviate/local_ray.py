@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import ray
 from ray._common.network_utils import build_address, find_free_port, get_localhost_ip, is_ipv6, is_localhost
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RaySystemError
@@ -52,11 +53,17 @@ def start(*, dashboard: bool) -> None:
             ray.shutdown()
             _kill(_children() - before)
             if attempt == ATTEMPTS:
-                logs = f"{os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs"
                 raise UserError(
                     f"cluster.address=local: Ray did not start, twice: {' '.join(str(error).split())}; wait until this "
-                    f"machine is less busy, or see {logs}"
+                    f"machine is less busy, or see {logs()}"
                 ) from error
+
+
+def logs() -> str:
+    """The folder of Ray's logs: of the cluster that this process belongs to, on whichever node wrote them, else of the
+    last one that was to start here."""
+    node = ray._private.worker._global_node
+    return str(node.get_logs_dir_path()) if node else f"{get_default_ray_temp_dir()}/session_latest/logs"
 
 
 def forget_token() -> None:

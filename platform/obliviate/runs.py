@@ -24,7 +24,7 @@ from typing import Any
 
 from obliviate import digests, storage
 from obliviate.digests import DIGESTS, Listed, damage, is_listed, list_folder, read_listed, sealed, unsealed
-from obliviate.errors import UserError
+from obliviate.errors import UserError, writing
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise UserError(f"{path}: is a folder; give the path of a file in it")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+        with writing(path):
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
         storage.upload(path, temporary)
         temporary.replace(path)
     finally:
@@ -120,12 +121,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir()
     try:
-        yield temporary
-        list_folder(temporary)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        with writing(path):
+            yield temporary
+            list_folder(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
         storage.upload_folder(path, temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
@@ -215,9 +217,10 @@ class Run:
                 log.warning(
                     "%s: no locks on this file system (%s): start each run once", self.directory, error.strerror
                 )
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
+            with writing(self.directory / LOCK_FILE):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+                lock.flush()
             yield
 
     @property

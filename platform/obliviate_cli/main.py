@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from obliviate.errors import UserError
+from obliviate.errors import REFUSALS, UserError
 from obliviate_cli.commands import Config, DryRun, Overrides, command, follow
 from obliviate_cli.mistakes import names_file
 from obliviate_cli.requests import commands as requests
@@ -344,10 +344,20 @@ def attacks(names: Names = None) -> None:
 
 
 def main() -> None:
-    """A mistake of the user's is one line and exit code 2; anything else is a bug and keeps its traceback."""
+    """A mistake of the user's and what a disk refuses are one line and exit code 2; anything else is a bug and keeps
+    its traceback."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: see obliviate.cluster.THREADS_WAIT
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror}; mend it and run the same command again: it goes "
+            "on where it stopped",
+            file=sys.stderr,
+        )
         sys.exit(2)

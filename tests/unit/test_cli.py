@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it says to mistakes, and what it does not load."""
 
+import errno
 import json
 import os
 import re
@@ -95,6 +96,20 @@ class TestScript:
     def test_a_missing_file_is_one_line_and_exit_code_2(self, tmp_path: Path) -> None:
         message = mistake(self.run("compare", str(tmp_path / "nowhere.yaml")))
         assert message == f"{tmp_path / 'nowhere.yaml'}: no such file; configs/ has ready ones"
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, True), (errno.EROFS, True), (errno.ECONNRESET, False)])
+def test_what_a_disk_refuses_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, number: int, told: bool) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(number, os.strerror(number), "/runs/it")
+
+    monkeypatch.setattr("obliviate_cli.catalogue.metrics", refuse)
+    if told:
+        again = "mend it and run the same command again: it goes on where it stopped"
+        assert mistake(cli("metrics")) == f"/runs/it: {os.strerror(number)}; {again}"
+    else:
+        with pytest.raises(ConnectionResetError):
+            cli("metrics")
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -1,9 +1,11 @@
 """What a cluster of given nodes can hold, without starting one."""
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from ray.exceptions import AuthenticationError
@@ -246,6 +248,25 @@ def test_a_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch, init_calls: 
     )
     assert [process.wait(10) for process in left] == [-9, -9]
     assert ray_environment() == {}
+
+
+def test_rays_logs_are_where_ray_puts_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert local_ray.logs() == f"{tmp_path}/ray/session_latest/logs"
+
+
+def test_sigterm_ends_the_process_as_it_did_before(
+    monkeypatch: pytest.MonkeyPatch, init_calls: list[dict[str, object]]
+) -> None:
+    """Ray's own handler aborts it."""
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: os.abort())
+
+    monkeypatch.setattr("ray.init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    cluster.ensure_ray("local")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_node_that_comes_up_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 """The ledger, the rows that requests are about, and the runner in a world without models."""
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 from sqlalchemy import text
 
+from damage import WAYS
 from obliviate.aliases import read_aliases, set_alias
 from obliviate.data.rows import Corpus, EvaluationSet, Role, Row, read_rows, write_rows
 from obliviate.errors import UserError
@@ -18,6 +19,8 @@ from obliviate_recipes.requests.knowledge import Knowledge, text_hash
 from obliviate_recipes.requests.lease import Lease
 from obliviate_recipes.requests.ledger import HeldError, LeaseLostError, Ledger
 from obliviate_recipes.requests.measurement import Measurement
+from obliviate_recipes.requests.reading import Batch
+from obliviate_recipes.requests.runner import STEPS
 from obliviate_recipes.requests.states import ENDED, NEXT, BatchState
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
@@ -363,6 +366,37 @@ def test_a_disk_that_is_full(ledger: Ledger, tmp_path: Path, monkeypatch: pytest
             work_off(tmp_path)
     assert ledger.request("production", 1).state == "running"
     work_off(tmp_path)
+    assert ledger.request("production", 1).state == "fulfilled"
+
+
+def test_a_clock_that_was_set_back_makes_no_request_wait(ledger: Ledger) -> None:
+    ledger.add("production", "base", "ann", HASHES[:1])
+    with ledger.database.writing() as connection:
+        connection.execute(text("UPDATE requests SET received_s = received_s + 86400"))
+    assert ledger.claim("production", "me", 60, due_after_s=0, most=1) is not None
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["before.json", "after.json"])
+def test_damaged_figures_are_measured_again(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: Callable[[Path], None]
+) -> None:
+    """Before anybody judges or certifies by them."""
+
+    def die(*_: object) -> Batch:
+        raise KeyboardInterrupt
+
+    ledger.add("production", "base", "ann", HASHES[:1])
+    with monkeypatch.context() as patched:
+        patched.setitem(STEPS, BatchState.MEASURED, die)
+        with pytest.raises(KeyboardInterrupt):
+            work_off(tmp_path)
+    (damaged,) = (tmp_path / "runs").rglob(name)
+    whole = damaged.read_bytes()
+    way(damaged)
+    work, _ = work_off(tmp_path)
+    assert "measure batch-1-after" in work.calls
+    assert damaged.read_bytes() == whole
     assert ledger.request("production", 1).state == "fulfilled"
 
 

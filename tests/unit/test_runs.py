@@ -237,6 +237,16 @@ class TestWrittenWhole:
         assert path.read_text() == "old"
         assert [each.name for each in tmp_path.iterdir()] == ["figures.json"]
 
+    def test_what_a_disk_refuses_names_the_file(self, tmp_path: Path) -> None:
+        """A write through an open file does not tell by itself which one it was."""
+
+        def full(_: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(OSError) as caught:
+            write_whole(tmp_path / "figures.json", full)
+        assert caught.value.filename == str(tmp_path / "figures.json")
+
     def test_nan_is_no_json(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not JSON compliant"):
             write_json(tmp_path / "figures.json", {"a": float("nan")})

@@ -11,7 +11,7 @@ from obliviate import storage
 from obliviate.cluster import check_resources, cluster_gpus, cores_share, ensure_ray, worker_environment
 from obliviate.data.packed import packed
 from obliviate.errors import DivergedError, UserError
-from obliviate.local_ray import is_local
+from obliviate.local_ray import is_local, logs
 from obliviate.schema import ClusterSpec
 from obliviate.train import heap
 from obliviate.train.job import Job, Reporter
@@ -53,7 +53,12 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
     check_resources("cluster.workers", cluster.workers, cpus, gpus)
     resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
     storage_path, filesystem = storage.for_ray(directory / "ray")
-    trainer = TorchTrainer(
+
+    class Interruptible(TorchTrainer):  # type: ignore[misc]  # Ray has no types
+        def _register_sigint_handler(self, controller: object) -> None:
+            """Ctrl-C stays what it is everywhere: Ray's handler exits with 0 or 1, also in stages after this one."""
+
+    trainer = Interruptible(
         work,
         train_loop_config={"jobs": [(packed_job(job), *named) for job, *named in jobs], "threads": cpus},
         torch_config=(LocalTorchConfig if is_local() else TorchConfig)(backend="nccl" if gpus else "gloo"),
@@ -76,7 +81,7 @@ def _on_workers(jobs: Sequence[tuple[Job, str, str | None]], directory: Path, cl
         last = str(next(iter(causes.values()))).strip().rpartition("\n")[2]
         raise UserError(
             f"{directory}: training failed {cluster.max_failures + 1} times, the last time with: {last}; "
-            f"the workers' logs are in {os.environ.get('RAY_TMPDIR', '/tmp/ray')}/session_latest/logs/train"
+            f"the workers' logs are in {logs()}/train"
         ) from error
     if outcome.error is not None:
         raise (DivergedError if outcome.diverged else UserError)(outcome.error)

@@ -9,6 +9,7 @@ from typing import Any
 
 from obliviate import storage
 from obliviate.digests import sealed, unsealed
+from obliviate.errors import writing
 from obliviate.runs import MISHAPS_FILE, write_whole
 from obliviate.runs import STEPS_FILE as STEPS_FILE
 
@@ -30,7 +31,7 @@ class StepLog:
         self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as handle:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as handle:
             handle.write(_line(metrics))
         if monotonic() - self._published_s >= PUBLISH_EVERY_S:
             self.publish()
@@ -56,7 +57,7 @@ class StepLog:
 def mishap(directory: Path, text: str) -> None:
     """Of the first worker: something that the run went on from, for the one who started it, and for the report."""
     path = storage.fetch(directory / MISHAPS_FILE)
-    with path.open("a", encoding="utf-8") as handle:
+    with writing(path), path.open("a", encoding="utf-8") as handle:
         handle.write(f"{text}\n")
     storage.upload(path)
 

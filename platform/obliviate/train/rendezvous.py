@@ -4,7 +4,7 @@
 """
 
 import os
-import tempfile
+import uuid
 from typing import Any
 
 import ray
@@ -41,5 +41,6 @@ class _FileBackend(_TorchBackend):  # type: ignore[misc]
 
 
 def _new_name() -> str:
-    """Of a file that is not there yet; torch creates it, and removes it with the group."""
-    return os.path.join(tempfile.mkdtemp(prefix="obliviate-"), "store")
+    """Of a file that is not there yet; torch creates it. It lies with what else is of this Ray session alone: workers
+    are killed before torch would remove it."""
+    return os.path.join(ray._private.worker._global_node.get_session_dir_path(), f"store-{uuid.uuid4().hex}")

@@ -160,7 +160,7 @@ class Ledger(Reading):
                     raise HeldError(under_way["id"], until, until - now)
                 connection.execute(update(batches).where(batches.c.id == under_way["id"]).values(lease))
                 return batch_of(connection, under_way["id"])
-            chosen = _due(connection, alias, now - due_after_s, most)
+            chosen = _due(connection, alias, now, due_after_s, most)
             if not chosen:
                 return None
             values = {"alias": alias, "state": BatchState.CLAIMED, "claimed_s": now, "base": base, **lease}
@@ -296,7 +296,8 @@ def _open_twin(connection: Connection, fingerprint: str) -> int | None:
     return connection.execute(same).scalar()
 
 
-def _due(connection: Connection, alias: str, received_before_s: float, most: int) -> list[int]:
+def _due(connection: Connection, alias: str, now: float, due_after_s: float, most: int) -> list[int]:
+    """A request of the future is due: the clock has been set back since it came."""
     waiting = (
         select(requests.c.id, requests.c.received_s, requests.c.alone)
         .where(requests.c.alias == alias, requests.c.state == RequestState.PENDING)
@@ -304,7 +305,7 @@ def _due(connection: Connection, alias: str, received_before_s: float, most: int
         .with_for_update(skip_locked=True)
     )
     oldest = connection.execute(waiting.limit(1)).first()
-    if oldest is None or oldest.received_s > received_before_s:
+    if oldest is None or 0 <= now - oldest.received_s < due_after_s:
         return []
     if oldest.alone:
         return [oldest.id]

@@ -4,7 +4,6 @@ Every step may be killed at any point and is done again from its beginning: what
 computed is found again by its content, and the ledger moves on only when it is done.
 """
 
-import errno
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from obliviate import storage
 from obliviate.aliases import Mark, set_alias
 from obliviate.data.rows import Row, read_rows, write_rows
-from obliviate.errors import UserError
+from obliviate.digests import sealed, unsealed
+from obliviate.errors import REFUSALS, UserError
 from obliviate.runs import content_hash, provenance, write_json
 from obliviate.schema import Spec
 from obliviate_recipes.events import Events
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER, POLICY = "before.json", "after.json", "policy.json"
 FORGET, RETAIN = "forget.jsonl", "retain.jsonl"
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # of a disk
 WAIT_S = 5.0  # between two looks at a batch that another runner holds: that one may be done before its lease ends
 S = TypeVar("S", bound=Spec)
 
@@ -124,21 +123,16 @@ class Runner:
 
     def measure(self, batch: Batch) -> Batch:
         """Both models: the first one's figures are at hand, unless the config has another `evaluation` by now."""
-        assert batch.model is not None
-        folder = self.folder(batch)
-        self._measure(batch, "before", batch.base, folder / BEFORE)
-        self._measure(batch, "after", batch.model, folder / AFTER)
-        if self.config.attacks and (folder / FORGET).exists():
-            self._attack(batch, batch.model, folder)
+        self._measure_both(batch)
         return self.ledger.advance(batch, self.owner, BatchState.MEASURED)
 
     def judge(self, batch: Batch) -> Batch:
         folder, gone = self.folder(batch), self._forgotten(batch)
-        before, after = (_read(folder / name, Measurement) for name in (BEFORE, AFTER))
+        before, after = self._measured(batch)
         known = {request.id: not gone.issuperset(request.hashes) for request in batch.requests}
         found = self.config.policy.violations(known, before, after)
         if not found:
-            write_json(folder / POLICY, self.config.policy.model_dump(mode="json", exclude_none=True))
+            write_json(folder / POLICY, sealed(self.config.policy.model_dump(mode="json", exclude_none=True)))
             return self.ledger.promote(batch, self.owner)
         for line in found:
             self.events.warned(f"batch {batch.id}: policy not met: {line}")
@@ -167,6 +161,21 @@ class Runner:
         asked = {each for request in batch.requests for each in request.hashes}
         return self.ledger.forgotten(batch.alias, self.knowledge.rows.keys() | asked)
 
+    def _measure_both(self, batch: Batch) -> None:
+        assert batch.model is not None
+        folder = self.folder(batch)
+        self._measure(batch, "before", batch.base, folder / BEFORE)
+        self._measure(batch, "after", batch.model, folder / AFTER)
+        if self.config.attacks and (folder / FORGET).exists():
+            self._attack(batch, batch.model, folder)
+
+    def _measured(self, batch: Batch) -> tuple[Measurement, Measurement]:
+        """Before and after; what a disk has lost or damaged since is measured again."""
+        before, after = (self.folder(batch) / name for name in (BEFORE, AFTER))
+        if before.parent.exists() and not (_is_whole(before) and _is_whole(after)):
+            self._measure_both(batch)
+        return _read(before, Measurement), _read(after, Measurement)
+
     def _measure(self, batch: Batch, when: str, model: str, path: Path) -> None:
         """On the texts of the batch, those of earlier requests that are still at hand, and what is to be kept."""
         requests = {request.id: self.knowledge.select(request.hashes) for request in batch.requests}
@@ -175,7 +184,7 @@ class Runner:
         gone = self._forgotten(batch) | {each for request in batch.requests for each in request.hashes}
         kept = self.knowledge.kept_without(gone)
         measured = self.work.measure(f"batch-{batch.id}-{when}", model, requests, kept)
-        write_json(path, measured.model_dump(mode="json"))
+        write_json(path, sealed(measured.model_dump(mode="json")))
 
     def _attack(self, batch: Batch, model: str, folder: Path) -> None:
         """Add to what is measured of the new model what attacks bring back of the batch's texts."""
@@ -186,7 +195,7 @@ class Runner:
             self.knowledge.kept_without(gone),
         )  # fmt: skip
         measured = _read(folder / AFTER, Measurement).model_copy(update={"attacks": attacks})
-        write_json(folder / AFTER, measured.model_dump(mode="json"))
+        write_json(folder / AFTER, sealed(measured.model_dump(mode="json")))
 
     def _earlier(self) -> dict[int, tuple[Row, ...]]:
         """The texts of fulfilled requests, from the folders of their batches; without those that were deleted there."""
@@ -206,7 +215,7 @@ class Runner:
         until = issued.due(request.received_s, extended=request.extended is not None)
         before, after = self.ledger.models_before(request)
         retention, runs = self.config.retention, Runs.read(storage.local(self.config.runs).absolute())
-        measured = {"before": _read(folder / BEFORE, Measurement), "after": _read(folder / AFTER, Measurement)}
+        measured = dict(zip(("before", "after"), self._measured(batch), strict=True))
         policy = _read(folder / POLICY, Policy)
         rows = [each for each in request.hashes if each in self.knowledge.rows]
         hashes = [[row.key for row in read_rows(path)] for name in (FORGET, RETAIN) if (path := folder / name).exists()]
@@ -281,8 +290,22 @@ def _texts_of(folder: Path, request: int) -> Path:
     return folder / f"request-{request}.jsonl"
 
 
+def _is_whole(path: Path) -> bool:
+    try:
+        unsealed(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def _read(path: Path, kind: type[S]) -> S:
-    return kind.model_validate_json(_present(path).read_text(encoding="utf-8"))
+    """Raises UserError where it is missing or damaged."""
+    try:
+        return kind.model_validate(unsealed(_present(path).read_bytes()))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"runs: {path}: is damaged ({str(error).splitlines()[0]}); restore it from a backup") from error
 
 
 def _present(path: Path) -> Path:
