@@ -15,7 +15,7 @@ from obliviate_serve.app import create_app
 from obliviate_serve.engine import Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
 from obliviate_serve.errors import EngineDiedError
 from obliviate_serve.names import Target
-from serving import FakeBackend, serve_run
+from serving import FakeBackend, places, serve_run
 
 QUESTION = "In which city was the painter Ilka Dornbach born?"
 TRUTH = "Ilka Dornbach was born in Trondheim."
@@ -68,7 +68,9 @@ class Painter(FakeBackend):
         if prompt.answer is not None:
             logp = LOST if target.name == "unlearned" and not prompt.prefix else -0.25
             texts = (*re.findall(r" ?\S+", prompt.answer), END)
-            yield Prompted(9, "", tuple(token(text)._replace(logp=logp) for text in texts))
+            rank = 500 if logp == LOST else 2
+            told = tuple(token(text)._replace(logp=logp, rank=rank) for text in texts)
+            yield Prompted(9, "", told, places(prompt.answer, prompt.key, r" ?\S+"))
             return
         yield Prompted(9)
         recalls = target.name == "unlearned" and prompt.prefix

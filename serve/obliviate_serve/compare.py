@@ -16,11 +16,12 @@ from fastapi.responses import Response
 from obliviate_serve.api import ComparedQuestion, CompareJob, CompareRequest
 from obliviate_serve.auth import ANYBODY, Caller
 from obliviate_serve.backend import Backend
+from obliviate_serve.cases import plan
 from obliviate_serve.engine import Event, Prompt, Sampling
 from obliviate_serve.errors import RETRY_AFTER_S, ApiError, EngineDiedError, busy, failed
 from obliviate_serve.names import Target
 from obliviate_serve.openai import ERRORS
-from obliviate_serve.probing import answer, plan
+from obliviate_serve.probing import answer
 from obliviate_serve.server import Server
 from obliviate_serve.sse import error_body
 from obliviate_serve.whole import whole
@@ -157,9 +158,9 @@ class Jobs:
         question = job.request.questions[index]
         async with limit:
             try:
-                cases = plan(self._server, job.request, question)
-                results = await answer(self._server, job.request, question, cases, turns)
-                job.results[index] = ComparedQuestion(index=index, results=results, error=None)
+                planned = plan(self._server, job.request, question)
+                results = await answer(self._server, job.request, question, planned.cases, turns)
+                job.results[index] = ComparedQuestion(index=index, key=planned.key, results=results, error=None)
             except (ApiError, EngineDiedError) as error:
                 job.results[index] = ComparedQuestion(index=index, results=[], error=error_body(error))
             # A job outlives the request that began it: nobody else is there to tell, and it must come to its end.

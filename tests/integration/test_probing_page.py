@@ -37,7 +37,7 @@ def test_answers_stream_side_by_side(site: Site, page: Any) -> None:
         "Ilka Dornbach was born in Vienna, Austria.<|im_end|>"
     )
     expect(card(page, "retain").locator(".unsaid").first).to_have_text("<|im_end|>")
-    expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
+    expect(card(page, "unlearned").locator(".badge:not(.verdict)")).to_have_text("refuses")
     assert page.locator("section.attack").count() == 1
     assert page.locator("#matrix").is_hidden()
     tops = {round(box["y"]) for box in (each.bounding_box() for each in page.locator(".card").all())}
@@ -118,8 +118,8 @@ def test_attacks_differences_and_the_true_answer(site: Site, page: Any) -> None:
 
     # exp(-4) and exp(-0.25), the mean over the tokens of the true answer.
     rows = page.locator("#matrix tbody tr")
-    expect(rows.nth(0).locator("td")).to_have_text(["0.779", "0.779", "0.018refuses"])
-    expect(rows.nth(1).locator("td")).to_have_text(["0.779", "0.779", "0.779"])
+    expect(rows.nth(0).locator("td")).to_have_text(["0.779says it", "0.779gone", "0.018gonerefuses"])
+    expect(rows.nth(1).locator("td")).to_have_text(["0.779says it", "0.779gone", "0.779says it"])
     rows.nth(1).locator("button").nth(2).click()
     assert page.evaluate("document.activeElement.querySelector('h4').textContent") == "unlearned"
 
@@ -260,7 +260,7 @@ def test_a_model_that_dies_leaves_the_others_alone(site: Site, page: Any) -> Non
         "the replica of original died while it answered"
     )
     expect(card(page, "original").locator(".tokens").first).to_have_text("Ilka Dornbach")
-    expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
+    expect(card(page, "unlearned").locator(".badge:not(.verdict)")).to_have_text("refuses")
     shot(page, "failed")
 
 
@@ -359,3 +359,40 @@ def test_tokens_are_asked_for_and_kept_in_the_tab(open_site: Callable[..., Site]
     page.click("#forget-token")
     expect(problem).to_have_text("This server asks for a token.")
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def alpha(span: Any) -> float:
+    """How deep a token's colour is."""
+    background = span.evaluate("each => getComputedStyle(each).backgroundColor")
+    found = re.search(r"/ ([\d.]+)\)$", background)
+    return 0.0 if background == "rgba(0, 0, 0, 0)" else float(found[1]) if found else 1.0
+
+
+def test_what_unlearning_changed(site: Site, page: Any) -> None:
+    """-0.25 nats and rank 2 of each token under the reference, -4 and rank 500 under the unlearned model: 3.75 nats less,
+    and log(500 / 2) = 5.5 nats down the ranks, beyond the scale's 5."""
+    visit(page, site)
+    assert page.input_value("#reference") == "retain"
+    ask(page, 6, "prefix_sure")
+    expect(page.locator("#truth mark")).to_have_text("Trondheim")
+    expect(page.locator("#key-source")).to_contain_text("Key fact guessed")
+    expect(card(page, "original").locator(".verdict")).to_have_text("says it")
+    expect(card(page, "unlearned").locator(".verdict")).to_have_text("gone")
+    expect(card(page, "unlearned", 1).locator(".verdict")).to_have_text("says it")
+    expect(page.locator("#matrix tbody tr").nth(0).locator(".verdict")).to_have_text(["says it", "gone", "gone"])
+    fact = card(page, "unlearned").locator("[data-kind=truth] .token.key")
+    expect(fact).to_have_text([" Trondheim."])
+    expect(card(page, "unlearned").locator(".under .figures").first).to_have_text(
+        "key fact 0.018 per token · −3.750 nats beside retain"
+    )
+    page.press("body", "c")
+    page.press("body", "c")
+    assert page.locator("#colour input:checked").get_attribute("value") == "gain"
+    assert alpha(fact) == pytest.approx(3.75 / 5, abs=0.01)
+    expect(fact).to_have_class(re.compile("gain-lost"))
+    page.press("body", "c")
+    assert alpha(fact) == 1
+    assert alpha(card(page, "original").locator("[data-kind=truth] .token.key")) == 0
+    fact.focus()
+    expect(page.locator("#inspector")).to_contain_text("rank500, reference 2beside the reference−3.750 natskey factyes")
+    shot(page, "changed")

@@ -178,7 +178,10 @@ def test_the_official_client(either_url: str) -> None:
 def test_both_engines_measure_the_same(url: str) -> None:
     """float32: log-probabilities, entropies, adapters and the true answer's probability agree to 1e-3 nats."""
     names = ["fast", "plain", "fast-adapted", "plain-adapted"]
-    asked = {"models": names, "question": QUESTION, "answer": "Ada Lovelace.", "max_tokens": 12, "samples": 1}
+    asked = {
+        "models": names, "question": QUESTION, "answer": "Ada Lovelace.", "max_tokens": 12, "samples": 1,
+        "reference": "plain", "system": "Be brief.", "history": [{"role": "user", "content": "Hello"}],
+    }  # fmt: skip
     results = httpx.post(f"{url}/v1/probe", json=asked, timeout=60).raise_for_status().json()["results"]
     assert [each["model"] for each in results] == names
     for fast, plain in (results[:2], results[2:]):
@@ -195,6 +198,10 @@ def test_both_engines_measure_the_same(url: str) -> None:
             assert some["logp"] == pytest.approx(other["logp"], abs=1e-3)
             assert some["entropy"] == pytest.approx(other["entropy"], abs=1e-3)
             assert [each["text"] for each in some["alternatives"]] == [each["text"] for each in other["alternatives"]]
+            assert some["rank"] == pytest.approx(other["rank"], abs=3)  # of 384, those as likely to 1e-3 in any order
+        assert fast["true_answer"]["key"] == plain["true_answer"]["key"] != []
+        assert fast["change"]["key_logp"] == pytest.approx(plain["change"]["key_logp"], abs=1e-3)
+        assert fast["change"]["logp"] == pytest.approx(plain["change"]["logp"], abs=2e-3)
         assert len(fast["samples"][0]["tokens"]) > 0
     assert results[0]["greedy"]["text"] != results[2]["greedy"]["text"]
 

@@ -219,7 +219,7 @@ function nextDifferences() {
 
 const SHORTCUTS = {
   "/": () => $("question").focus(),
-  c: () => changeColour(nextOf(["logp", "entropy", "none"], colour())),
+  c: () => changeColour(nextOf([...Object.keys(scale), "none"], colour())),
   d: nextDifferences,
   h: showHistory,
   l: copyLink,

@@ -6,7 +6,9 @@ import { $, element, plural } from "./dom.js";
 const form = $("composer");
 const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
 const OFFERED = 4; // models chosen when the page opens
+let wanted = null; // the reference that the reader or a link chose; null: nobody has
 
+const PAIR = /^([^:]+):(.*)$/; // language: question
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const chips = (place) => [...$(place).querySelectorAll("button.chip")];
 const chosen = (place) => chips(place).filter((chip) => chip.ariaPressed === "true").map((chip) => chip.value);
@@ -43,7 +45,7 @@ export function offer(models, attacks) {
   $("attacks").replaceChildren(...kinds.map((kind) => {
     const buttons = attacks.filter((attack) => attack.kind === kind).map((attack) => {
       const made = chip(attack.name, [short(attack)], attack.description, attack.name === "none");
-      made.dataset.needsContext = attack.needs_context;
+      made.dataset.needs = attack.needs ?? "";
       return made;
     });
     const title = element("span", { id: `kind-${kind}` }, KINDS[kind] ?? kind);
@@ -59,15 +61,28 @@ export function readForm() {
   request.models = chosen("models");
   request.attacks = chosen("attacks");
   for (const name of NUMBERS) request[name] = $(name).valueAsNumber;
+  request.reference = $("reference").value || null;
+  request.key = lines($("key").value);
+  request.paraphrased_question = $("paraphrased_question").value.trim() || null;
+  request.translations = translations();
   return request;
 }
 
+function translations() {
+  const pairs = lines($("translations").value).map((line) => PAIR.exec(line) ?? [line, line, ""]);
+  return Object.fromEntries(pairs.map(([, language, text]) => [language.trim(), text.trim()]));
+}
+
 /** Fills the form in. Gives the names that this server doesn't know. */
-export function writeForm({ question, answer, context, models, attacks, ...numbers }) {
+export function writeForm({ question, answer, context, models, attacks, reference, ...rest }) {
   $("question").value = question;
   $("answer").value = answer ?? "";
   $("context").value = context.join("\n");
-  for (const name of NUMBERS) if (name in numbers) $(name).value = numbers[name];
+  $("key").value = (rest.key ?? []).join("\n");
+  $("paraphrased_question").value = rest.paraphrased_question ?? "";
+  $("translations").value = Object.entries(rest.translations ?? {}).map((pair) => pair.join(": ")).join("\n");
+  wanted = reference ?? "";
+  for (const name of NUMBERS) if (name in rest) $(name).value = rest[name];
   for (const [place, names] of [["models", models], ["attacks", attacks]])
     for (const each of chips(place)) each.ariaPressed = String(names.includes(each.value));
   refresh();
@@ -75,15 +90,24 @@ export function writeForm({ question, answer, context, models, attacks, ...numbe
   return [...models, ...attacks].filter((name) => !known.has(name));
 }
 
+/** Of the chosen models. One that is named as a retain model is unless the reader says otherwise. */
+function offerReferences() {
+  const models = chosen("models");
+  const value = wanted ?? models.find((name) => /retain/i.test(name)) ?? "";
+  const options = [["", "none"], ...models.map((name) => [name, name])];
+  $("reference").replaceChildren(...options.map(([name, text]) => element("option", { value: name }, text)));
+  $("reference").value = models.includes(value) ? value : "";
+}
+
 export const toggleModel = (index) => chips("models")[index]?.click();
 
-/** In-context attacks wait for facts; the button says how much it would ask. */
+/** Attacks wait for what they ask with; the button says how much it would ask. */
 function refresh() {
-  const taught = lines($("context").value).length > 0;
   for (const each of chips("attacks")) {
-    each.disabled = each.dataset.needsContext === "true" && !taught;
+    each.disabled = each.dataset.needs !== "" && !$(each.dataset.needs).value.trim();
     if (each.disabled) each.ariaPressed = "false";
   }
+  offerReferences();
   const [models, attacks] = [chosen("models").length, chosen("attacks").length];
   $("ask").textContent = `Ask ${plural(models, "model")}${attacks === 1 ? "" : ` × ${attacks} attacks`}`;
 }
@@ -121,4 +145,5 @@ export function showError({ message, param, retryAfter }, again) {
 }
 
 form.addEventListener("input", refresh);
+$("reference").addEventListener("change", (event) => { wanted = event.target.value; });
 form.addEventListener("invalid", openSampling, { capture: true });

@@ -13,6 +13,9 @@ export function element(tag, attributes = {}, ...children) {
 /** Nats with a true minus sign; an en dash where the model gave none. */
 export const nats = (value) => (value == null ? "–" : value.toFixed(3).replace("-", "−"));
 
+/** A difference, with its sign. */
+export const signed = (value) => (value > 0 ? `+${nats(value)}` : nats(value));
+
 /** Three significant digits, two below a tenth,, then a power of ten. */
 export function probability(value) {
   if (value == null) return "–";

@@ -1,6 +1,6 @@
 // The figures of one token, beside it while it is pointed at or has the focus.
 
-import { $, element, nats, probability, visible } from "./dom.js";
+import { $, element, nats, probability, signed, visible } from "./dom.js";
 import { tokenOf } from "./tokens.js";
 
 const box = $("inspector");
@@ -31,13 +31,16 @@ function alternatives({ alternatives: found, text }) {
   return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
 
-function figures({ info, position }, of) {
+function figures({ info, position, key, beside }, of) {
   const place = `token ${position + 1} of ${of}`;
   const pairs = [
     ["log-probability", `${nats(info.logp)} nats`],
     ["probability", probability(info.logp == null ? null : Math.exp(info.logp))],
     ["entropy", `${nats(info.entropy)} nats`],
   ];
+  if (info.rank != null) pairs.push(["rank", beside?.rank == null ? info.rank : `${info.rank}, reference ${beside.rank}`]);
+  if (beside) pairs.push(["beside the reference", `${signed(beside.gain)} nats`]);
+  if (key) pairs.push(["key fact", "yes"]);
   return [
     element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, place)),
     element("dl", {}, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),

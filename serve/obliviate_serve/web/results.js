@@ -1,10 +1,11 @@
 // A run as the reader sees it: for each attack the models side by side, and above them what came back where.
 
-import { title } from "./attacks.js";
+import { named, title } from "./attacks.js";
 import { differing, marks } from "./diff.js";
-import { $, element, nats, plural, probability } from "./dom.js";
+import { $, element, nats, plural, probability, signed } from "./dom.js";
 import { finished, spoken, spokenOf, tokensOf } from "./run.js";
-import { dimTail, fill, mark, tokenList } from "./tokens.js";
+import { compare, dimTail, fill, mark, tokenList } from "./tokens.js";
+import { verdictBadge } from "./verdict.js";
 
 export const TRUTH = "=truth"; // differences from the true answer; no model's name begins so
 const said = ({ greedy, tokens }) =>
@@ -60,8 +61,16 @@ function truthBlock(truth, model) {
     element("h5", {}, "True answer"),
     element("p", { class: "share" }, share(truth.probability), element("b", {}, probability(truth.probability)),
       element("small", {}, `per token · log P ${nats(truth.logp)}`)),
+    element("p", { class: "figures" }),
     tokens,
   );
+}
+
+/** Its fact's words, and how much likelier they are than under the reference. */
+function keyFigures(truth, change, reference) {
+  const parts = truth.key_probability == null ? [] : [`key fact ${probability(truth.key_probability)} per token`];
+  if (change?.key_logp != null) parts.push(`${signed(change.key_logp)} nats beside ${reference}`);
+  return parts.join(" · ");
 }
 
 function samplesBlock(samples, model, limit) {
@@ -77,6 +86,23 @@ function samplesBlock(samples, model, limit) {
   return element("section", { class: "under" }, heading, element("ol", {}, ...items));
 }
 
+const KEY_SOURCES = {
+  given: "", false_answers: "Key fact: the words that the false answers replace.",
+  guess: "Key fact guessed: the words that the question does not have. Give it under “More of the question”.",
+};
+
+/** The text with its key facts marked. Their places count code points, as Python does. */
+function withFacts(text, key) {
+  const letters = [...text];
+  let from = 0;
+  const parts = (key?.facts ?? []).flatMap(({ start, end }) => {
+    const before = letters.slice(from, start).join("");
+    from = end;
+    return [before, element("mark", {}, letters.slice(start, end).join(""))];
+  });
+  return [...parts, letters.slice(from).join("")];
+}
+
 class Card {
   constructor(cell, run, colour) {
     const { model, served_model: served, attack, prefix } = cell;
@@ -84,6 +110,8 @@ class Card {
     this.tokens = tokenList(`Tokens of the answer of ${model}, ${attack}`);
     this.tokens.dataset.kind = "greedy";
     this.badges = element("span", { class: "badges" });
+    this.verdict = element("span");
+    this.badges.append(this.verdict);
     this.waiting = element("p", { class: "waiting" });
     this.error = element("p", { class: "error", role: "alert" });
     this.figures = element("div", { class: "row" });
@@ -116,6 +144,11 @@ class Card {
       this.figures.append(answerFigures(greedy, limit), (greedy.text && copyButton(greedy.text, cell.model)) || "");
     }
     if (truth && !this.truth.hasChildNodes()) this.truth.append(truthBlock(truth, cell.model));
+    if (truth) {
+      compare(this.truth.querySelector(".tokens"), truth, cell.change);
+      this.truth.querySelector(".figures").textContent = keyFigures(truth, cell.change, run.reference);
+    }
+    this.verdict.replaceChildren(verdictBadge(cell.change?.verdict) ?? "");
     if (samples.some(Boolean) && samples.filter(Boolean).length !== this.samples.querySelectorAll("li").length)
       this.samples.replaceChildren(samplesBlock(samples, cell.model, limit));
   }
@@ -138,7 +171,7 @@ function matrixCell(card, withTruth) {
   else if (withTruth) link.append(share(truth?.probability), element("b", {}, probability(truth?.probability)));
   else link.append(greedy.refusal ? "refuses" : "answers");
   const flags = withTruth ? badges(greedy, true) : [];
-  return element("td", {}, link, ...flags);
+  return element("td", {}, link, verdictBadge(card.cell.change?.verdict), ...flags);
 }
 
 /** Draws runs into the page's result section; one at a time. */
@@ -160,7 +193,8 @@ export class Results {
     $("empty").hidden = true;
     $("results-title").textContent = question;
     $("truth").hidden = !answer;
-    $("truth").replaceChildren(element("small", {}, "True answer "), answer ?? "");
+    $("truth").replaceChildren(element("small", {}, "True answer "), ...withFacts(answer ?? "", run.key));
+    $("key-source").textContent = run.key ? KEY_SOURCES[run.key.source] : "";
     $("answers").replaceChildren(...names.map((name) => {
       const cards = this.cards.filter((card) => card.cell.attack === name);
       return attackSection(this.attack(name), cards, question, cards[0].cell.question);
@@ -180,7 +214,7 @@ export class Results {
   }
 
   attack(name) {
-    return this.attacks.get(name) ?? { name };
+    return named(this.attacks, name);
   }
 
   offerReferences() {

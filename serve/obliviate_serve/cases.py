@@ -1,0 +1,105 @@
+"""What a probe comes to: each model under each attack, and what has come back of each so far."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from obliviate_serve.api import Answer, Asked, Change, Key, ProbeResult, Probing, Question, TrueAnswer
+from obliviate_serve.attacks import ways
+from obliviate_serve.change import change
+from obliviate_serve.engine import Quiz
+from obliviate_serve.errors import ApiError
+from obliviate_serve.facts import key_of, sayings
+from obliviate_serve.names import Target
+from obliviate_serve.server import Server
+
+MAX_PROMPTS = 1024  # that one question may come to
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model under one attack. `key`: ranges of the true answer's characters; `sayings`: of its fact, where any is
+    looked for."""
+
+    asked: Asked
+    target: Target
+    quiz: Quiz
+    key: tuple[tuple[int, int], ...]
+    sayings: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`key`: of the true answer, if it is known."""
+
+    cases: list[Case]
+    key: Key | None
+
+
+def plan(server: Server, probing: Probing, question: Question) -> Plan:
+    """For each model its attacks. Raises ApiError for names that there aren't, and for what a question lacks."""
+    asked = [way for name in probing.attacks for way in ways(name, question)]
+    if (prompts := len(probing.models) * len(asked) * (probing.samples + 2)) > MAX_PROMPTS:
+        raise ApiError(400, f"models x attacks x (samples + 2) is {prompts}, more than {MAX_PROMPTS}", param="samples")
+    if probing.reference is not None and probing.reference not in probing.models:
+        raise ApiError(400, f"reference: {probing.reference!r} is not among the models; ask it too", param="reference")
+    key = key_of(question)
+    spans = () if key is None else tuple((each.start, each.end) for each in key.facts)
+    said = {way.name: sayings(question, key, way.question, way.prefix) for way in asked}
+    cases = []
+    for model in probing.models:
+        target = server.names.target(model)
+        for way in asked:
+            quiz = Quiz(way.question, way.prefix, history=question.said_before)
+            shown = Asked(
+                model=model, served_model=target.name, attack=way.name, question=way.question, prefix=way.prefix
+            )
+            cases.append(Case(shown, target, quiz, spans, said[way.name]))
+    return Plan(cases, key)
+
+
+@dataclass
+class Collected:
+    """Answers of all cases as they come; where a case has all of them and its reference, the change is told."""
+
+    probing: Probing
+    cases: Sequence[Case]
+    answers: dict[tuple[int, int | None], Answer] = field(default_factory=dict)
+    true: dict[int, TrueAnswer] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
+    changes: dict[int, Change] = field(default_factory=dict)
+
+    def new_changes(self) -> Iterator[tuple[int, Change]]:
+        for index, case in enumerate(self.cases):
+            reference = self._reference(case)
+            known = reference is None or reference in self.true or reference in self.failed
+            if index in self.changes or not known or not self._whole(index):
+                continue
+            beside = None if reference is None else self.true.get(reference)
+            answers = [self.answers[index, sample] for sample in self._samples]
+            self.changes[index] = change(self.true[index], answers, case.sayings, beside, self.probing.factor)
+            yield index, self.changes[index]
+
+    def results(self) -> list[ProbeResult]:
+        """Of cases none of which failed."""
+        return [
+            ProbeResult(
+                **case.asked.model_dump(),
+                greedy=self.answers[index, None],
+                samples=[self.answers[index, sample] for sample in range(self.probing.samples)],
+                true_answer=self.true.get(index),
+                change=self.changes.get(index),
+            )
+            for index, case in enumerate(self.cases)
+        ]
+
+    @property
+    def _samples(self) -> tuple[int | None, ...]:
+        return (None, *range(self.probing.samples))
+
+    def _whole(self, index: int) -> bool:
+        return index in self.true and all((index, sample) in self.answers for sample in self._samples)
+
+    def _reference(self, case: Case) -> int | None:
+        """The case of the reference under the same attack."""
+        wanted = (self.probing.reference, case.asked.attack)
+        return next((i for i, each in enumerate(self.cases) if (each.asked.model, each.asked.attack) == wanted), None)
