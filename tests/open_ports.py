@@ -100,7 +100,7 @@ CALLS = (
     "/ray.serve.ASGIService/HandleRequest",
     "/ray.serve.RayServeAPIService/ListApplications",
 )
-# One page of each of Ray's HTTP servers, and of Ray Serve's proxy. Health says "success" alone, and Ray answers it to all.
+# One page of each of Ray's HTTP servers, and of Ray Serve's proxy. Health, which all may ask, says "success" alone.
 PAGES = ("/", "/api/version", "/api/jobs/", "/api/job_agent/jobs/any/logs", "/v1/models")
 ANSWER_S = 5.0  # that a port is given
 

@@ -16,7 +16,6 @@ MAX_MODELS = 16  # asked by one probe
 MAX_FACTS = 32  # taught again by one question
 MAX_TURNS = 32  # said before one question
 MAX_SAMPLES = 16  # of one question, beside the greedy answer
-MAX_QUESTIONS = 1000  # in one comparison
 
 Text = Annotated[str, Field(max_length=1_000_000)]  # characters; how many tokens are allowed is a matter of each model
 MAX_CHARACTERS = 20_000
@@ -103,10 +102,6 @@ class ProbeRequest(Probing, Question):
     """One question to several models."""
 
     stream: bool = False  # server-sent events, see ProbeEvent
-
-
-class CompareRequest(Probing):
-    questions: Annotated[list[Question], Field(min_length=1, max_length=MAX_QUESTIONS)]
 
 
 class Alternative(Response):
@@ -268,23 +263,6 @@ class DoneEvent(Response):
 
 # Each event is one line `data: {...}`; the stream ends with `data: [DONE]`.
 ProbeEvent = StartEvent | TokenEvent | AnswerEvent | TrueAnswerEvent | ChangeEvent | ErrorEvent | DoneEvent
-
-
-class ComparedQuestion(Response):
-    index: int  # of the request's questions
-    key: Key | None = None
-    results: list[ProbeResult]
-    error: ErrorBody | None  # where it could not be asked
-
-
-class CompareJob(Response):
-    id: str
-    object: Literal["compare"] = "compare"
-    created: int
-    status: Literal["running", "done", "cancelled"]
-    done: int  # questions answered by all models
-    total: int
-    questions: list[ComparedQuestion]  # those that are done, in the order of the request
 
 
 class ServedModel(Response):

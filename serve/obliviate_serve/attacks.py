@@ -43,7 +43,7 @@ def infos() -> list[AttackInfo]:
 
 
 def ways(name: str, question: Question) -> Sequence[Way]:
-    """Raises ApiError for an attack that there isn't, and for one that the question brings nothing for."""
+    """None where the question brings nothing to ask with. Raises ApiError for an attack that there isn't."""
     if name not in NAMES:
         known = ", ".join(NAMES)
         raise ApiError(400, f"there is no attack {name!r}; known: {known}", param="attacks", code="unknown_attack")
@@ -51,14 +51,17 @@ def ways(name: str, question: Question) -> Sequence[Way]:
     if name in WORDINGS:
         wording = WORDINGS[name]
         if wording.needs_context and not question.context:
-            raise ApiError(400, f"the attack {name} teaches facts again: give some in context", param="context")
+            return []
         prefix = " ".join(filter(None, (wording.prefix, begun)))
         return [Way(name, wording.apply(question.question, question.context), prefix)]
     if name == "paraphrased":
-        found = [] if question.paraphrased_question is None else [Way(name, question.paraphrased_question, begun)]
-    else:
-        found = [Way(f"{name}_{language}", text, begun) for language, text in question.translations.items()]
-    if not found:
-        key, _ = OWN_WORDS[name]
-        raise ApiError(400, f"the attack {name} asks in the question's own other words: give {key}", param=key)
-    return found
+        return [] if question.paraphrased_question is None else [Way(name, question.paraphrased_question, begun)]
+    return [Way(f"{name}_{language}", text, begun) for language, text in question.translations.items()]
+
+
+def nothing_to_ask_with(name: str) -> ApiError:
+    """Of an attack that has no way to ask a question."""
+    if name in WORDINGS:
+        return ApiError(400, f"the attack {name} teaches facts again: give some in context", param="context")
+    key, _ = OWN_WORDS[name]
+    return ApiError(400, f"the attack {name} asks in the question's own other words: give {key}", param=key)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from obliviate_serve.api import Answer, Asked, Change, Key, ProbeResult, Probing, Question, TrueAnswer
-from obliviate_serve.attacks import ways
+from obliviate_serve.attacks import nothing_to_ask_with, ways
 from obliviate_serve.change import change
 from obliviate_serve.engine import Quiz
 from obliviate_serve.errors import ApiError
@@ -35,9 +35,14 @@ class Plan:
     key: Key | None
 
 
-def plan(server: Server, probing: Probing, question: Question) -> Plan:
-    """For each model its attacks. Raises ApiError for names that there aren't, and for what a question lacks."""
-    asked = [way for name in probing.attacks for way in ways(name, question)]
+def plan(server: Server, probing: Probing, question: Question, *, one_of_many: bool = False) -> Plan:
+    """For each model its attacks. Raises ApiError for names that there aren't, and for what a question lacks; of one of
+    many questions the attacks that it brings nothing for are left out, unless none remains."""
+    found = {name: ways(name, question) for name in probing.attacks}
+    asked = [way for each in found.values() for way in each]
+    lacking = [name for name, each in found.items() if not each]
+    if lacking and not (one_of_many and asked):
+        raise nothing_to_ask_with(lacking[0])
     if (prompts := len(probing.models) * len(asked) * (probing.samples + 2)) > MAX_PROMPTS:
         raise ApiError(400, f"models x attacks x (samples + 2) is {prompts}, more than {MAX_PROMPTS}", param="samples")
     if probing.reference is not None and probing.reference not in probing.models:

@@ -369,8 +369,8 @@ def alpha(span: Any) -> float:
 
 
 def test_what_unlearning_changed(site: Site, page: Any) -> None:
-    """-0.25 nats and rank 2 of each token under the reference, -4 and rank 500 under the unlearned model: 3.75 nats less,
-    and log(500 / 2) = 5.5 nats down the ranks, beyond the scale's 5."""
+    """-0.25 nats and rank 2 of each token under the reference, -4 and rank 500 under the unlearned model: 3.75 nats
+    less, and log(500 / 2) = 5.5 nats down the ranks, beyond the scale's 5."""
     visit(page, site)
     assert page.input_value("#reference") == "retain"
     ask(page, 6, "prefix_sure")

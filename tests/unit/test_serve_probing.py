@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from obliviate.data.refusals import REFUSALS
 from obliviate.wordings import WORDINGS
-from obliviate_serve.api import CompareRequest
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import ANYBODY
 from obliviate_serve.compare import MAX_JOBS_KEPT, Jobs
+from obliviate_serve.compare_api import CompareRequest
 from obliviate_serve.engine import Quiz
 from obliviate_serve.errors import busy, unavailable
 from obliviate_serve.names import Names
