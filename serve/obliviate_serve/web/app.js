@@ -2,10 +2,11 @@
 
 import { ApiError, currentToken, list, probe, useToken } from "./api.js";
 import { clearErrors, offer, readForm, showError, toggleModel, writeForm } from "./composer.js";
-import { $, element, plural } from "./dom.js";
+import { $, element, plural, save } from "./dom.js";
 import * as inspector from "./inspector.js";
 import { Results } from "./results.js";
-import { apply, exported, finished, newRun } from "./run.js";
+import { apply, exported, finished, fromCompared, newRun } from "./run.js";
+import * as sets from "./sets.js";
 import { forget, forgetAll, fromHash, history, read, remember, toHash, write } from "./store.js";
 import { scale } from "./tokens.js";
 
@@ -24,6 +25,7 @@ async function connect() {
     $("token-button").hidden = !currentToken();
     offer(models, attacks);
     results = new Results(models, attacks);
+    await sets.offer(results.attacks, openCell);
     openLink();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
@@ -32,7 +34,7 @@ async function connect() {
       $("unreachable").firstElementChild.textContent = error.message;
     }
   }
-  for (const part of ["composer", "empty"]) $(part).hidden = !results || (part === "empty" && run !== null);
+  for (const part of ["composer", "sets", "empty"]) $(part).hidden = !results || (part === "empty" && run !== null);
 }
 
 /** True where a token is what is missing: the field for it is shown. */
@@ -47,6 +49,12 @@ function askForToken(error) {
 }
 
 function openLink() {
+  const job = sets.jobOf(location.hash);
+  if (job) {
+    $("sets").open = true;
+    sets.follow(job.id, job.only);
+    return;
+  }
   const link = fromHash(location.hash);
   if (!link) return;
   const { colour, differences } = link.view;
@@ -142,6 +150,15 @@ function open(shown) {
   $("results").scrollIntoView({ block: "start" });
 }
 
+/** From a cell of a table into the single view: the form asks that question, and the answers stand below. */
+function openCell({ request, compared }, { model, attack }) {
+  stop();
+  clearErrors();
+  writeForm(request);
+  open(fromCompared(request, compared));
+  results.find(model, attack)?.root.focus();
+}
+
 const keepLink = () => run && window.history.replaceState(null, "", toHash(run.request, view()));
 
 async function copyLink() {
@@ -167,10 +184,7 @@ function said(button, text) {
 
 function exportRun() {
   if (!run) return;
-  const file = new Blob([JSON.stringify(exported(run), null, 2)], { type: "application/json" });
-  const href = URL.createObjectURL(file);
-  element("a", { href, download: `${run.id}.json` }).click();
-  setTimeout(() => URL.revokeObjectURL(href), 60_000); // a browser may still be asking where to put it
+  save(exported(run), `${run.id}.json`);
 }
 
 function showHistory() {
@@ -249,6 +263,13 @@ addEventListener("keydown", (event) => {
 
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); if (results) ask(); });
 $("stop").addEventListener("click", stop);
+$("sets-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const request = readForm();
+  const wrong = problem({ ...request, question: "any" });
+  if (wrong) showError(wrong);
+  else sets.start(request);
+});
 $("retry").addEventListener("click", connect);
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();

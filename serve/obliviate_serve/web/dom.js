@@ -27,5 +27,12 @@ export function probability(value) {
 /** A token's text with its spaces and line ends to be seen. */
 export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 
+/** Gives the reader a value as a JSON file. */
+export function save(value, download) {
+  const href = URL.createObjectURL(new Blob([JSON.stringify(value, null, 2)], { type: "application/json" }));
+  element("a", { href, download }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // a browser may still be asking where to put it
+}
+
 /** "1 token", "2 tokens" */
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;

@@ -11,6 +11,12 @@ export const newRun = (request) => ({
   error: null,
 });
 
+/** One question of a comparison, as if it had been asked alone. */
+export function fromCompared(request, { index, key, results }) {
+  const cells = results.map((result) => ({ ...result, tokens: [], error: null }));
+  return { ...newRun(request), id: `question-${index}`, state: "done", reference: request.reference, key, cells };
+}
+
 /** Takes in one event; gives the index of the cell it changed, or null. */
 export function apply(run, event) {
   if (event.type === "start") {
