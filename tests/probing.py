@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from obliviate_serve.app import create_app
-from obliviate_serve.engine import Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import Delta, Event, Prompt, Prompted, Quiz, Rendered, Sampling, Token
 from obliviate_serve.errors import EngineDiedError
 from obliviate_serve.names import Target
 from serving import FakeBackend, places, serve_run
@@ -65,6 +65,10 @@ class Painter(FakeBackend):
     async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
         self.asked.append((target, prompt, sampling))
         assert isinstance(prompt, Quiz)
+        if sampling.max_tokens == 0 and not sampling.echo:
+            said = "\n".join(f"<|{role}|>{text}" for role, text in (*prompt.history, ("user", prompt.question)))
+            yield Rendered(tuple(range(9)), f"{said}<|assistant|>{prompt.prefix}", 1024)
+            return
         if prompt.answer is not None:
             logp = LOST if target.name == "unlearned" and not prompt.prefix else -0.25
             texts = (*re.findall(r" ?\S+", prompt.answer), END)

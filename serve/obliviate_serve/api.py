@@ -200,11 +200,29 @@ class ProbeResponse(Response):
     results: list[ProbeResult]  # for each model its attacks, in the order of the request
 
 
+class RenderRequest(Question):
+    models: Annotated[list[Name], Field(min_length=1, max_length=MAX_MODELS), UNIQUE]
+    attacks: Annotated[list[Name], Field(min_length=1, max_length=32), UNIQUE] = ["none"]
+
+
 class ErrorBody(Response):
     message: str
     type: str
     param: str | None = None
     code: str | None = None
+
+
+class RenderedPrompt(Asked):
+    """What the model reads, with its template's control tokens; null behind a guardrail, whose words stay hidden."""
+
+    prompt: str | None
+    tokens: int | None
+    error: ErrorBody | None
+
+
+class RenderResponse(Response):
+    object: Literal["list"] = "list"
+    data: list[RenderedPrompt]  # for each model its attacks
 
 
 class ErrorResponse(Response):

@@ -25,6 +25,9 @@ from obliviate_serve.api import (
     ProbeResult,
     Probing,
     Question,
+    RenderedPrompt,
+    RenderRequest,
+    RenderResponse,
     StartEvent,
     TokenEvent,
     TokenInfo,
@@ -33,12 +36,12 @@ from obliviate_serve.api import (
 )
 from obliviate_serve.attacks import infos
 from obliviate_serve.cases import Case, Collected, Plan, plan
-from obliviate_serve.engine import Delta, Event, Prompted, Sampling, Token
+from obliviate_serve.engine import Delta, Event, Prompted, Rendered, Sampling, Token
 from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.openai import ERRORS
 from obliviate_serve.refusal import is_refusal
 from obliviate_serve.server import Server
-from obliviate_serve.sse import error_body, line, merged, respond
+from obliviate_serve.sse import error_body, line, merged, respond, together
 from obliviate_serve.whole import whole
 
 
@@ -60,6 +63,13 @@ def routes(server: Server) -> APIRouter:
     async def attacks() -> AttackList:
         """What `attacks` of a probe may name."""
         return AttackList(data=infos())
+
+    @router.post("/render")
+    async def render(asked: RenderRequest, http: Request) -> RenderResponse:
+        """The prompts that a probe would send, as the models' templates lay them out. Nothing is generated."""
+        server.journal.asked(http.state.record, asked.models, asked.texts, attacks=asked.attacks)
+        planned = plan(server, Probing(models=asked.models, attacks=asked.attacks), asked)
+        return RenderResponse(data=await together(_rendered(server, case) for case in planned.cases))
 
     @router.post("/probe", response_model=ProbeResponse)
     async def probe(asked: ProbeRequest, http: Request) -> Response:
@@ -83,6 +93,16 @@ def routes(server: Server) -> APIRouter:
         return await whole(head, "results", (each.model_dump_json() for each in results))
 
     return router
+
+
+async def _rendered(server: Server, case: Case) -> RenderedPrompt:
+    asked = case.asked.model_dump()
+    try:
+        (found,) = await server.complete(case.target, case.quiz, Sampling(max_tokens=0))
+    except (ApiError, EngineDiedError) as error:
+        return RenderedPrompt(**asked, prompt=None, tokens=None, error=error_body(error))
+    assert isinstance(found, Rendered)
+    return RenderedPrompt(**asked, prompt=found.text, tokens=len(found.ids), error=None)
 
 
 def _check_size(server: Server, asked: ProbeRequest, cases: Sequence[Case]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from browser import ask, card, shot, token, visit
 from obliviate_serve.api import Asked, StartEvent, TokenEvent, TokenInfo
 from obliviate_serve.auth import Role, new_token
+from obliviate_serve.engine import Quiz
 from probing import FACT, QUESTION, TRUTH, Site
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -396,3 +397,31 @@ def test_what_unlearning_changed(site: Site, page: Any) -> None:
     fact.focus()
     expect(page.locator("#inspector")).to_contain_text("rank500, reference 2beside the reference−3.750 natskey factyes")
     shot(page, "changed")
+
+
+def test_several_turns_and_the_prompt_to_the_letter(site: Site, page: Any, browser: Any) -> None:
+    visit(page, site)
+    page.locator("#more summary").click()
+    page.fill("#system", "Be brief.")
+    ask(page, 3)
+    card(page, "retain").locator("button", has_text="Prompt").click()
+    expect(page.locator("#prompt-text")).to_have_text(f"<|system|>Be brief.\n<|user|>{QUESTION}<|assistant|>")
+    expect(page.locator("#prompt-about")).to_have_text("retain, none, 9 tokens")
+    page.keyboard.press("Escape")
+    card(page, "retain").locator("button", has_text="Ask on").click()
+    assert page.evaluate("document.activeElement.id") == "question"
+    page.keyboard.type("And where is that?")
+    page.click("#add-turn")
+    page.keyboard.type("Hm.")
+    page.locator("#turns button").last.click()
+    page.click("#ask")
+    expect(page.locator("#results-title")).to_have_text("And where is that?")
+    said = (("system", "Be brief."), ("user", QUESTION), ("assistant", "Ilka Dornbach was born in Vienna, Austria."))
+    prompt = site.backend.asked[-1][1]
+    assert isinstance(prompt, Quiz)
+    assert (prompt.history, prompt.question) == (said, "And where is that?")
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(other.locator("#turns textarea")).to_have_count(2)
+    assert other.input_value("#system") == "Be brief."
+    other.context.close()

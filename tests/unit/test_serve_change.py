@@ -187,6 +187,20 @@ def test_the_questions_own_words_are_asked(client: TestClient, backend: FakeBack
     ]
 
 
+def test_prompts_are_rendered_on_demand(client: TestClient, backend: FakeBackend) -> None:
+    """Words of the fake model are its tokens; one model fails, and the other is told."""
+    backend.fails_for = {"original"}
+    asked = {key: ASKED[key] for key in ("models", "question")}
+    found = client.post("/v1/render", json={**asked, "attacks": ["prefix_sure"]}).json()["data"]
+    assert [(each["model"], each["prompt"], each["tokens"]) for each in found] == [
+        ("original", None, None),
+        ("unlearned", "Where does Ada live? Sure, I know this. The answer is:", 11),
+    ]
+    assert found[0]["error"]["code"] == "replica_died"
+    assert all(sampling.max_tokens == 0 for _, _, sampling in backend.asked)
+    assert client.post("/v1/render", json={**asked, "attacks": ["bribe"]}).status_code == 400
+
+
 def test_what_is_said_before_comes_before_the_question(client: TestClient, backend: FakeBackend) -> None:
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}]
     probe(client, system="Be brief.", history=turns)

@@ -159,6 +159,14 @@ function openCell({ request, compared }, { model, attack }) {
   results.find(model, attack)?.root.focus();
 }
 
+/** Another turn: what was asked and answered goes before the next question, of the same models. */
+function askOn({ request, cell }) {
+  const said = [{ role: "user", content: cell.question }, { role: "assistant", content: cell.greedy.text.trim() }];
+  writeForm({ ...request, question: "", answer: null, key: [], history: [...(request.history ?? []), ...said] });
+  $("more").open = true;
+  $("question").focus();
+}
+
 const keepLink = () => run && window.history.replaceState(null, "", toHash(run.request, view()));
 
 async function copyLink() {
@@ -286,6 +294,7 @@ $("token-button").addEventListener("click", () => { $("access").hidden = false; 
 $("history-button").addEventListener("click", showHistory);
 $("help-button").addEventListener("click", SHORTCUTS["?"]);
 $("clear").addEventListener("click", () => { forgetAll(); showHistory(); });
+$("answers").addEventListener("onward", (event) => askOn(event.detail));
 $("link").addEventListener("click", copyLink);
 $("export").addEventListener("click", exportRun);
 $("colour").addEventListener("change", () => changeColour(colour()));

@@ -2,6 +2,7 @@
 
 import { KINDS, short } from "./attacks.js";
 import { $, element, plural } from "./dom.js";
+import { readTurns, writeTurns } from "./turns.js";
 
 const form = $("composer");
 const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
@@ -62,6 +63,8 @@ export function readForm() {
   request.attacks = chosen("attacks");
   for (const name of NUMBERS) request[name] = $(name).valueAsNumber;
   request.reference = $("reference").value || null;
+  request.system = $("system").value.trim() || null;
+  request.history = readTurns();
   request.key = lines($("key").value);
   request.paraphrased_question = $("paraphrased_question").value.trim() || null;
   request.translations = translations();
@@ -78,6 +81,8 @@ export function writeForm({ question, answer, context, models, attacks, referenc
   $("question").value = question;
   $("answer").value = answer ?? "";
   $("context").value = context.join("\n");
+  $("system").value = rest.system ?? "";
+  writeTurns(rest.history ?? []);
   $("key").value = (rest.key ?? []).join("\n");
   $("paraphrased_question").value = rest.paraphrased_question ?? "";
   $("translations").value = Object.entries(rest.translations ?? {}).map((pair) => pair.join(": ")).join("\n");

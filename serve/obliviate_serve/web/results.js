@@ -3,6 +3,7 @@
 import { named, title } from "./attacks.js";
 import { differing, marks } from "./diff.js";
 import { $, element, nats, plural, probability, signed } from "./dom.js";
+import { showPrompt } from "./prompt.js";
 import { finished, spoken, spokenOf, tokensOf } from "./run.js";
 import { compare, dimTail, fill, mark, tokenList } from "./tokens.js";
 import { verdictBadge } from "./verdict.js";
@@ -126,6 +127,19 @@ class Card {
     this.update();
   }
 
+  /** To take the answer along, to see what was sent, and to ask on from here. */
+  buttons(text) {
+    const { cell, run } = this;
+    const of = `of ${cell.model}, ${cell.attack}`;
+    const askOn = () =>
+      this.root.dispatchEvent(new CustomEvent("onward", { bubbles: true, detail: { request: run.request, cell } }));
+    return element(
+      "span", {}, text ? copyButton(text, cell.model) : null,
+      quiet("Prompt", `Show the prompt ${of}`, () => showPrompt(run.request, cell)),
+      text ? quiet("Ask on", `Ask on behind the answer ${of}`, askOn) : null,
+    );
+  }
+
   update() {
     const { cell, run } = this;
     const { greedy, error, samples, true_answer: truth } = cell;
@@ -141,7 +155,7 @@ class Card {
     // What stands there already stays as it is, and keeps the focus while other things come.
     if (greedy && !this.figures.hasChildNodes()) {
       this.badges.append(...badges(greedy));
-      this.figures.append(answerFigures(greedy, limit), (greedy.text && copyButton(greedy.text, cell.model)) || "");
+      this.figures.append(answerFigures(greedy, limit), this.buttons(greedy.text));
     }
     if (truth && !this.truth.hasChildNodes()) this.truth.append(truthBlock(truth, cell.model));
     if (truth) {
@@ -152,6 +166,12 @@ class Card {
     if (samples.some(Boolean) && samples.filter(Boolean).length !== this.samples.querySelectorAll("li").length)
       this.samples.replaceChildren(samplesBlock(samples, cell.model, limit));
   }
+}
+
+function quiet(text, label, clicked) {
+  const button = element("button", { type: "button", class: "quiet", "aria-label": label }, text);
+  button.addEventListener("click", clicked);
+  return button;
 }
 
 function attackSection(attack, cards, question, asked) {
