@@ -58,6 +58,7 @@ class Painter(FakeBackend):
 
     def __init__(self) -> None:
         super().__init__()
+        self.says = dict(SAYS)
         self.gate = threading.Event()
         self.gate.set()
         self.dying: str | None = None  # model that dies after three tokens
@@ -78,7 +79,7 @@ class Painter(FakeBackend):
             return
         yield Prompted(9)
         recalls = target.name == "unlearned" and prompt.prefix
-        for place, each in enumerate(tokens(RECALLED if recalls else SAYS[target.name])[: sampling.max_tokens]):
+        for place, each in enumerate(tokens(RECALLED if recalls else self.says[target.name])[: sampling.max_tokens]):
             if place == 3:
                 if target.name == self.dying:
                     raise EngineDiedError(f"the replica of {target.name} died while it answered")

@@ -293,6 +293,7 @@ class ServedModel(Response):
     kind: Literal["model", "adapter", "alias"]
     root: str | None  # of an adapter its base model, of an alias what it stands for
     on_demand: bool  # loaded when it is asked
+    digits: int  # significant ones of its log-probabilities, as far as its dtype and the engines' sums support them
     guardrail: str | None = None  # what keeps it from telling what its weights still hold: a guardrail, or its training
 
 

@@ -12,7 +12,7 @@ from browser import ask, card, shot, token, visit
 from obliviate_serve.api import Asked, StartEvent, TokenEvent, TokenInfo
 from obliviate_serve.auth import Role, new_token
 from obliviate_serve.engine import Quiz
-from probing import FACT, QUESTION, TRUTH, Site
+from probing import FACT, QUESTION, SAYS, TRUTH, Site
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 pytestmark = pytest.mark.integration
@@ -33,7 +33,7 @@ def test_answers_stream_side_by_side(site: Site, page: Any) -> None:
     site.backend.gate.set()
     expect(page.locator("#status")).to_have_text("3 of 3 answers")
     assert page.evaluate("document.activeElement.textContent") == " in"  # what comes takes nobody's focus
-    expect(page.locator("#inspector")).to_contain_text("−0.250 nats")
+    expect(page.locator("#inspector")).to_contain_text("−0.25 nats")
     expect(card(page, "retain").locator(".tokens").first).to_have_text(
         "Ilka Dornbach was born in Vienna, Austria.<|im_end|>"
     )
@@ -64,14 +64,14 @@ def test_figures_of_a_token(site: Site, page: Any) -> None:
     token(page, "retain", "Vienna").hover()
     # exp(-3.5) = 0.0302, exp(-2.5) = 0.0821, exp(-5) = 0.00674; the entropy is 1 + 3.5.
     expect(inspector).to_contain_text("␣Viennatoken 7 of 11")
-    expect(inspector).to_contain_text("log-probability−3.500 natsprobability0.030entropy4.500 nats")
-    expect(inspector.locator("tbody tr")).to_have_text(["␣Vienna0.030−3.500", "␣Oslo0.082−2.500", "⏎0.0067−5.000"])
+    expect(inspector).to_contain_text("log-probability−3.5 natsprobability0.030entropy4.5 nats")
+    expect(inspector.locator("tbody tr")).to_have_text(["␣Vienna0.030−3.5", "␣Oslo0.082−2.5", "⏎0.0067−5"])
     expect(inspector.locator("tr.chosen")).to_have_count(1)
     page.mouse.move(0, 0)
     expect(inspector).to_be_hidden()
 
     token(page, "retain", "Vienna").focus()
-    expect(inspector).to_contain_text("−3.500 nats")
+    expect(inspector).to_contain_text("−3.5 nats")
     page.keyboard.press("ArrowLeft")
     expect(inspector).to_contain_text("␣intoken 6 of 11")
     page.keyboard.press("ArrowUp")  # the same place in the answer of the model before
@@ -119,8 +119,8 @@ def test_attacks_differences_and_the_true_answer(site: Site, page: Any) -> None:
 
     # exp(-4) and exp(-0.25), the mean over the tokens of the true answer.
     rows = page.locator("#matrix tbody tr")
-    expect(rows.nth(0).locator("td")).to_have_text(["0.779says it", "0.779gone", "0.018gonerefuses"])
-    expect(rows.nth(1).locator("td")).to_have_text(["0.779says it", "0.779gone", "0.779says it"])
+    expect(rows.nth(0).locator("td")).to_have_text(["0.78says it", "0.78gone", "0.018gonerefuses"])
+    expect(rows.nth(1).locator("td")).to_have_text(["0.78says it", "0.78gone", "0.78says it"])
     rows.nth(1).locator("button").nth(2).click()
     assert page.evaluate("document.activeElement.querySelector('h4').textContent") == "unlearned"
 
@@ -384,7 +384,7 @@ def test_what_unlearning_changed(site: Site, page: Any) -> None:
     fact = card(page, "unlearned").locator("[data-kind=truth] .token.key")
     expect(fact).to_have_text([" Trondheim."])
     expect(card(page, "unlearned").locator(".under .figures").first).to_have_text(
-        "key fact 0.018 per token · −3.750 nats beside retain"
+        "key fact 0.018 per token · −3.8 nats beside retain"
     )
     page.press("body", "c")
     page.press("body", "c")
@@ -395,7 +395,7 @@ def test_what_unlearning_changed(site: Site, page: Any) -> None:
     assert alpha(fact) == 1
     assert alpha(card(page, "original").locator("[data-kind=truth] .token.key")) == 0
     fact.focus()
-    expect(page.locator("#inspector")).to_contain_text("rank500, reference 2beside the reference−3.750 natskey factyes")
+    expect(page.locator("#inspector")).to_contain_text("rank500, reference 2beside the reference−3.8 natskey factyes")
     shot(page, "changed")
 
 
@@ -425,3 +425,54 @@ def test_several_turns_and_the_prompt_to_the_letter(site: Site, page: Any, brows
     expect(other.locator("#turns textarea")).to_have_count(2)
     assert other.input_value("#system") == "Be brief."
     other.context.close()
+
+
+def test_many_models_scroll_past_the_pinned_reference(open_site: Callable[..., Site], page: Any) -> None:
+    names = ["original", "retain", "unlearned", "other", "another", "third"]
+    site = open_site(models={name: {"source": "x"} for name in names})
+    for name in names[3:]:
+        site.backend.says[name] = SAYS["retain"]
+    visit(page, site, "#q=Who%3F")
+    expect(page.locator("#ask")).to_have_text("Ask 4 models")  # a link that names none has the usual ones
+    for name in names[4:]:
+        page.click(f"#models button[value={name}]")
+    page.click("#ask")
+    expect(page.locator("#status")).to_have_text("6 of 6 answers")
+    row = page.locator(".cards.many")
+    expect(row.locator(".card").first).to_contain_text("retain")
+    before = card(page, "retain").bounding_box()["x"]
+    row.focus()
+    page.keyboard.press("End")
+    row.evaluate("each => each.scrollTo(each.scrollWidth, 0)")
+    assert row.evaluate("each => each.scrollLeft") > 100
+    assert abs(card(page, "retain").bounding_box()["x"] - before) < 20
+    shot(page, "many")
+
+
+def test_a_deterministic_probe(site: Site, page: Any, browser: Any) -> None:
+    visit(page, site)
+    page.locator("#sampling summary").click()
+    page.check("#deterministic")
+    ask(page, 3)
+    assert all(sampling.alone for _, _, sampling in site.backend.asked)
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(other.locator("#ask")).to_have_text("Ask 3 models")
+    assert other.is_checked("#deterministic")
+    other.context.close()
+
+
+def test_no_more_digits_than_the_dtype_has(open_site: Callable[..., Site], page: Any) -> None:
+    visit(page, open_site(engine={"dtype": "float32"}))
+    found = page.evaluate(
+        """async () => {
+          const {learn, nats, probability, signed} = await import('/numbers.js');
+          learn([{id: 'half', digits: 2}, {id: 'full', digits: 4}]);
+          return [nats(-1.23456, 'half'), nats(-1.23456, 'full'), nats(-123.4, 'half'), nats(null, 'half'),
+            signed(0.5, 'full'), probability(0.7788, 'half'), probability(0.7788, 'full'), probability(0.9999, 'half'),
+            probability(0.9999, 'full'), probability(1, 'half'), probability(0.00001234, 'full'), nats(-2.345, 'gone')];
+        }"""
+    )
+    assert found == [
+        "−1.2", "−1.235", "−120", "–", "+0.5", "0.78", "0.779", "> 0.99", "> 0.999", "1", "1.2e−5", "−2.3",
+    ]  # fmt: skip

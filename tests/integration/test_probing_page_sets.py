@@ -35,7 +35,7 @@ def test_a_set_as_a_table_and_from_a_cell_into_the_single_view(site: Site, page:
     expect(rows).to_have_count(2)
     # exp(-0.25) and exp(-4) of the fact's token; -3.75 nats beside retain.
     expect(rows.nth(0).locator("td")).to_have_text(
-        ["says it0.779 · 0.000 nats", "gone0.779 · 0.000 nats", "gone0.018 · −3.750 nats"]
+        ["says it0.78 · 0 nats", "gone0.78 · 0 nats", "gone0.018 · −3.8 nats"]
     )
     expect(page.locator("#rows thead th").nth(1)).to_contain_text("1 says, 1 gone")
     shot(page, "table")

@@ -2,8 +2,9 @@
 
 import { ApiError, currentToken, list, probe, useToken } from "./api.js";
 import { clearErrors, offer, readForm, showError, toggleModel, writeForm } from "./composer.js";
-import { $, element, plural, save } from "./dom.js";
+import { $, element, plural, save, scrolling } from "./dom.js";
 import * as inspector from "./inspector.js";
+import { learn } from "./numbers.js";
 import { Results } from "./results.js";
 import { apply, exported, finished, fromCompared, newRun } from "./run.js";
 import * as sets from "./sets.js";
@@ -23,6 +24,7 @@ async function connect() {
     const attacks = await list("v1/attacks");
     $("access").hidden = true;
     $("token-button").hidden = !currentToken();
+    learn(models);
     offer(models, attacks);
     results = new Results(models, attacks);
     await sets.offer(results.attacks, openCell);
@@ -307,4 +309,5 @@ addEventListener("hashchange", () => results && openLink());
 
 setColour("logp");
 inspector.watch($("answers"));
+for (const wide of ["matrix", "rows"]) scrolling($(wide));
 connect();

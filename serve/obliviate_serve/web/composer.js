@@ -5,8 +5,9 @@ import { $, element, plural } from "./dom.js";
 import { readTurns, writeTurns } from "./turns.js";
 
 const form = $("composer");
-const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
+const NUMBERS = [...$("sampling").querySelectorAll("input[type=number]")].map((input) => input.name);
 const OFFERED = 4; // models chosen when the page opens
+let defaults = { models: [], attacks: [] }; // what a link that names none chooses
 let wanted = null; // the reference that the reader or a link chose; null: nobody has
 
 const PAIR = /^([^:]+):(.*)$/; // language: question
@@ -41,6 +42,7 @@ function modelChip(model, index, first) {
 export function offer(models, attacks) {
   const own = models.filter((model) => model.kind !== "alias" && !model.on_demand);
   const first = new Set((own.length ? own : models).slice(0, OFFERED).map((model) => model.id));
+  defaults = { models: [...first], attacks: ["none"] };
   $("models").replaceChildren(...models.map((model, index) => modelChip(model, index, first)));
   const kinds = [...new Set(attacks.map((attack) => attack.kind))];
   $("attacks").replaceChildren(...kinds.map((kind) => {
@@ -62,6 +64,7 @@ export function readForm() {
   request.models = chosen("models");
   request.attacks = chosen("attacks");
   for (const name of NUMBERS) request[name] = $(name).valueAsNumber;
+  request.deterministic = $("deterministic").checked;
   request.reference = $("reference").value || null;
   request.system = $("system").value.trim() || null;
   request.history = readTurns();
@@ -86,10 +89,13 @@ export function writeForm({ question, answer, context, models, attacks, referenc
   $("key").value = (rest.key ?? []).join("\n");
   $("paraphrased_question").value = rest.paraphrased_question ?? "";
   $("translations").value = Object.entries(rest.translations ?? {}).map((pair) => pair.join(": ")).join("\n");
-  wanted = reference ?? "";
+  wanted = reference === undefined ? null : (reference ?? "");
   for (const name of NUMBERS) if (name in rest) $(name).value = rest[name];
-  for (const [place, names] of [["models", models], ["attacks", attacks]])
-    for (const each of chips(place)) each.ariaPressed = String(names.includes(each.value));
+  for (const [place, names] of [["models", models], ["attacks", attacks]]) {
+    const pressed = names.length ? names : defaults[place];
+    for (const each of chips(place)) each.ariaPressed = String(pressed.includes(each.value));
+  }
+  $("deterministic").checked = rest.deterministic ?? false;
   refresh();
   const known = new Set([...chips("models"), ...chips("attacks")].map((each) => each.value));
   return [...models, ...attacks].filter((name) => !known.has(name));

@@ -1,7 +1,8 @@
 // A comparison as a table: a row for each question, a cell for each model under each attack, and above them the sums.
 
 import { named, title } from "./attacks.js";
-import { element, plural, probability, signed } from "./dom.js";
+import { element, plural } from "./dom.js";
+import { probability, signed } from "./numbers.js";
 import { verdictBadge } from "./verdict.js";
 
 const at = ({ model, attack }) => JSON.stringify([model, attack]);
@@ -21,8 +22,8 @@ function cellOf(cell, row, open) {
   const button = element("button", { type: "button", class: "quiet", "aria-label": label(cell, row.question), title: cell.text });
   button.append(verdictBadge(cell.verdict) ?? (cell.refusal ? "refuses" : "answers"));
   const figures = [
-    cell.key_probability == null ? null : probability(cell.key_probability),
-    cell.key_logp == null ? null : `${signed(cell.key_logp)} nats`,
+    cell.key_probability == null ? null : probability(cell.key_probability, cell.model),
+    cell.key_logp == null ? null : `${signed(cell.key_logp, cell.model)} nats`,
   ];
   button.append(element("small", {}, figures.filter(Boolean).join(" · ")));
   button.addEventListener("click", () => open(row.index, cell));

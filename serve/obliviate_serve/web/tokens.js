@@ -14,6 +14,9 @@ export const scale = {
 /** {info, position, of, beside}: the token behind an element. */
 export const tokenOf = (span) => known.get(span);
 
+const NAMES = { " ": "space", "\n": "line end", "\t": "tab" };
+const spoken = (text) => [...text].map((letter) => NAMES[letter] ?? "white space").join(", ") || "empty token";
+
 const heat = (value) => Math.min(1, Math.max(0, value) / HOTTEST);
 
 function tokenSpan(info, position) {
@@ -21,6 +24,7 @@ function tokenSpan(info, position) {
   const span = element("span", { class: "token", role: "option", "aria-selected": "false", tabindex });
   if (info.text.includes("\n")) span.classList.add("breaks");
   span.append(info.text === "" ? "\u200b" : info.text);
+  if (!info.text.trim()) span.setAttribute("aria-label", spoken(info.text)); // spaces alone are no name
   if (info.logp == null) span.classList.add("no-logp");
   else span.style.setProperty("--surprise", heat(-info.logp).toFixed(3));
   if (info.entropy == null) span.classList.add("no-entropy");
@@ -29,8 +33,10 @@ function tokenSpan(info, position) {
   return span;
 }
 
-export const tokenList = (label) =>
-  element("div", { class: "tokens", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
+/** Of a model; `kind` tells lists of the same sort in other cards. */
+export const tokenList = (label, model, kind) => element("div", {
+  class: "tokens", role: "listbox", "aria-label": label, "aria-orientation": "horizontal", "data-model": model, "data-kind": kind,
+});
 
 /** Brings a list up to `tokens`. What stands there already stays, and keeps the focus; else it is written anew. */
 export function fill(list, tokens) {
