@@ -32,6 +32,7 @@ LOGPS = {" Trond": -1.25, " Vienna": -3.5, " Austria": -0.75, " coast": -2.0, "I
 LOGP, ENTROPY = -0.0625, 0.25  # nats, of every other token
 LOST = -4.0  # nats, of each token of the true answer under the unlearned model; -0.25 where it is known
 END = "<|im_end|>"
+BLANK = {"⏎": "\n", "␣": "  ", "∅": ""}  # words that stand for tokens without a letter
 
 MODELS = {
     "original": {"source": "somewhere/original"},
@@ -49,7 +50,10 @@ def token(text: str) -> Token:
 
 def tokens(words: str) -> list[Token]:
     """Of words with spaces between them, and the end of the turn."""
-    texts = [word if place == 0 or word in JOINED else f" {word}" for place, word in enumerate(words.split())]
+    texts = [
+        BLANK.get(word, word if place == 0 or word in JOINED else f" {word}")
+        for place, word in enumerate(words.split())
+    ]
     return [token(text) for text in (*texts, END)]
 
 
