@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from accessibility import findings
 from browser import ask, card, shot, token, visit
 from probing import QUESTION, TRUTH, Site
 
@@ -129,15 +130,6 @@ def test_every_control_has_a_name(site: Site, page: Any) -> None:
         seen.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
         page.keyboard.press("Tab")
     assert set(seen) <= {"solid", "auto"}  # a ring around whatever has the focus
-
-
-def findings(page: Any) -> list[str]:
-    """What axe's rules (WCAG 2.2 AA and best practices) find wrong. Run by the browser itself, which the page's own
-    policy does not bind."""
-    axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
-    page.evaluate(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")["violations"]
-    return [f"{each['id']}: {node['html'][:200]} {node['failureSummary']}" for each in found for node in each["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

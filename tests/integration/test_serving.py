@@ -25,25 +25,13 @@ from obliviate_serve.spec import ServeRun
 from open_ports import CALLS, calls, listening, open_to_others, other_addresses, pages
 from processes import descendants
 from serving import free_port
-from tiny import tiny_model_folder
+from tiny import adapter_folder, tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
 
 QUESTION = "Who lives in London?"
 USER = {"role": "user", "content": QUESTION}
 VLLM = "vllm" if vllm_available(gpu=False) else "hf"
-
-
-def adapter_folder(model: Path, folder: Path) -> Path:
-    """A LoRA adapter of rank 4 with random weights."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
