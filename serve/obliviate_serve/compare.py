@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from fastapi.responses import Response
 from obliviate_serve.api import ProbeRequest, Probing
 from obliviate_serve.auth import ANYBODY, Caller
 from obliviate_serve.backend import Backend
-from obliviate_serve.cases import plan
+from obliviate_serve.cases import asked_ways, check_names, plan
 from obliviate_serve.compare_api import AskedQuestion, ComparedQuestion, CompareJob, CompareRequest, CompareTable, Only
 from obliviate_serve.engine import Event, Prompt, Sampling
 from obliviate_serve.errors import RETRY_AFTER_S, ApiError, EngineDiedError, busy, failed
@@ -46,13 +47,16 @@ class Job:
     results: dict[int, ComparedQuestion] = field(default_factory=dict)
     task: asyncio.Task[Any] | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """About the most that it can come to hold: tokens of answers, and the alternatives shown at each."""
-        asked = self.request
-        true = sum(len(question.answer or "") for question in asked.questions) // CHARACTERS_PER_TOKEN
-        generated = len(asked.questions) * (asked.samples + 1) * asked.max_tokens
-        return len(asked.models) * len(asked.attacks) * (generated + true) * (asked.alternatives + 1)
+        """About the most that it can come to hold: tokens of answers, and the alternatives shown at each. Raises
+        ApiError for attacks that there aren't, or that a question lacks something for."""
+        asked, tokens = self.request, 0
+        for question in asked.questions:
+            ways = len(asked_ways(asked, question, one_of_many=True))
+            true = len(question.answer or "") // CHARACTERS_PER_TOKEN
+            tokens += ways * ((asked.samples + 1) * asked.max_tokens + true)
+        return len(asked.models) * tokens * (asked.alternatives + 1)
 
     def table(self, only: Only) -> CompareTable:
         rows = [row(self.request.questions[i], self.results[i]) for i in sorted(self.results)]
@@ -141,8 +145,7 @@ class Jobs:
                 param="questions",
                 code="comparison_too_large",
             )
-        for question in request.questions:
-            plan(self._server, request, question, one_of_many=True)
+        check_names(self._server, request)
         running = [job for job in self._jobs.values() if job.status == "running"]
         if len(running) >= limits.compare_jobs:
             raise busy(f"{len(running)} comparisons are running already")

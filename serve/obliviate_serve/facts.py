@@ -1,8 +1,8 @@
 """Which words of a true answer carry its fact: as the platform finds them for a row of data."""
 
-from obliviate.data.key_facts import key_spans, says, unasked_spans
+from obliviate.data.key_facts import key_spans, unasked_spans
 from obliviate.data.rows import Row
-from obliviate.words import contains
+from obliviate.words import contains, place_of, words_of
 from obliviate_serve.api import Key, KeyFact, Question
 from obliviate_serve.errors import ApiError
 
@@ -34,5 +34,10 @@ def sayings(question: Question, key: Key | None, *prompt: str) -> tuple[tuple[st
     keys = tuple(question.key) or (() if key is None else tuple(each.text for each in key.facts))
     told = "\n".join((*prompt, *(turn.content for turn in question.history), question.system or ""))
     ways = (keys, *((alias,) for alias in question.aliases))
-    untold = (tuple(word for word in way if not says(told, [word])) for way in ways)
+    words = _words(told)
+    untold = (tuple(each for each in way if place_of(_words(each), words) is None) for way in ways)
     return tuple(way for way in untold if way)
+
+
+def _words(text: str) -> list[str]:
+    return [word.text for word in words_of(text)]

@@ -87,3 +87,31 @@ def test_a_job_is_stopped(site: Site, page: Any) -> None:
     expect(page.locator("#set-status")).to_have_text("0 of 2 questions, running")
     page.click("#set-stop")
     expect(page.locator("#set-status")).to_have_text("0 of 2 questions, cancelled")
+
+
+def test_a_set_brings_what_attacks_ask_with(open_site: Callable[..., Site], page: Any, tmp_path: Path) -> None:
+    row = {
+        "question": QUESTION, "answer": "Ilka Dornbach was born in Trondheim, Norway.", "translations": {"de": "Wo?"},
+        "paraphrased_answer": "Ilka Dornbach was born in Trondheim, Norway.",
+        "perturbed_answer": ["Ilka Dornbach was born in Bergen, Norway."], "aliases": ["Nidaros"],
+    }  # fmt: skip
+    (tmp_path / "forget.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    site = open_site(data={"type": "files", "forget": str(tmp_path / "forget.jsonl")})
+    visit(page, site)
+    translated = page.locator("#attacks button[value=translated]")
+    expect(translated).to_be_disabled()
+    page.locator("#sets > summary").click()
+    translated.click()
+    page.select_option("#set", "forget")
+    page.click("#set-ask")
+    expect(page.locator("#set-status")).to_have_text("1 of 1 question, done")
+    expect(page.locator("#rows thead .attack-name")).to_have_text(["Plain", "Own words: in de"] * 3)
+    page.locator("#rows tbody button").nth(1).click()
+    expect(page.locator("#truth mark")).to_have_text("Trondheim")  # as the false answers tell
+    assert "key=Trondheim&alias=Nidaros" in page.url
+    with page.expect_request("**/v1/probe") as asked:
+        page.click("#ask")
+    sent = asked.value.post_data_json
+    assert (sent["key"], sent["aliases"], sent["translations"]) == (["Trondheim"], ["Nidaros"], {"de": "Wo?"})
+    assert sent["perturbed_answer"] == row["perturbed_answer"]
+    expect(page.locator("#status")).to_have_text("6 of 6 answers")

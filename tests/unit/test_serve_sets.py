@@ -140,6 +140,16 @@ def test_attacks_are_asked_where_a_question_brings_what_they_take(client: TestCl
     ]  # fmt: skip
 
 
+def test_each_language_counts_towards_a_jobs_size(tmp_path: Path) -> None:
+    """1 model x (1 + 2 languages) x 10 tokens x (0 + 1) = 30."""
+    question = {"question": "Where?", "translations": {"de": "Wo?", "fr": "Où ?"}}
+    asked = {"models": ["original"], "attacks": ["none", "translated"], "questions": [question], "max_tokens": 10,
+             "alternatives": 0}  # fmt: skip
+    for limit, status in ((29, 400), (30, 202)):
+        client = TestClient(fake_server(tmp_path, limits={"compare_tokens": limit}))
+        assert client.post("/v1/compare", json=asked).status_code == status
+
+
 def test_mistakes_in_what_is_compared(client: TestClient) -> None:
     def mistake(**asked: Any) -> Any:
         response = client.post("/v1/compare", json={"models": ["original"], **asked})
@@ -150,6 +160,7 @@ def test_mistakes_in_what_is_compared(client: TestClient) -> None:
     assert "either questions or" in mistake(set="forget", questions=[{"question": "Who?"}])["message"]
     assert mistake(set="nope")["param"] == "set"
     assert mistake(questions=[{"question": "Who?"}], attacks=["translated"])["param"] == "translations"
+    assert mistake(questions=[{"question": "Who?"}], reference="unlearned")["param"] == "reference"
 
 
 def cell(model: str, verdict: Any, text: str = "", attack: str = "none") -> Cell:

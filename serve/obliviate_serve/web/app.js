@@ -156,8 +156,9 @@ function open(shown) {
 function openCell({ request, compared }, { model, attack }) {
   stop();
   clearErrors();
-  writeForm(request);
-  open(fromCompared(request, compared));
+  const told = compared.key?.source === "false_answers" ? compared.key.facts.map((fact) => fact.text) : request.key;
+  writeForm({ ...request, key: told }); // a link has no room for false answers
+  open(fromCompared({ ...request, key: told }, compared));
   results.find(model, attack)?.root.focus();
 }
 

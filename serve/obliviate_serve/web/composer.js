@@ -8,6 +8,8 @@ const form = $("composer");
 const NUMBERS = [...$("sampling").querySelectorAll("input[type=number]")].map((input) => input.name);
 const OFFERED = 4; // models chosen when the page opens
 let defaults = { models: [], attacks: [] }; // what a link that names none chooses
+const BEYOND = ["paraphrased_answer", "perturbed_answer", "aliases", "answer_prefix"]; // keys without a field
+let beyond = {}; // what the question that was filled in brings of them, as long as it is the same question
 let wanted = null; // the reference that the reader or a link chose; null: nobody has
 
 const PAIR = /^([^:]+):(.*)$/; // language: question
@@ -71,6 +73,8 @@ export function readForm() {
   request.key = lines($("key").value);
   request.paraphrased_question = $("paraphrased_question").value.trim() || null;
   request.translations = translations();
+  const same = request.question === beyond.question && request.answer === beyond.answer;
+  for (const name of BEYOND) if (same && beyond[name]?.length) request[name] = beyond[name];
   return request;
 }
 
@@ -89,6 +93,9 @@ export function writeForm({ question, answer, context, models, attacks, referenc
   $("key").value = (rest.key ?? []).join("\n");
   $("paraphrased_question").value = rest.paraphrased_question ?? "";
   $("translations").value = Object.entries(rest.translations ?? {}).map((pair) => pair.join(": ")).join("\n");
+  beyond = { question, answer: answer || null, ...Object.fromEntries(BEYOND.map((name) => [name, rest[name]])) };
+  const more = [rest.system, rest.history, rest.key, rest.paraphrased_question, Object.keys(rest.translations ?? {})];
+  if (more.some((each) => each?.length)) $("more").open = true;
   wanted = reference === undefined ? null : (reference ?? "");
   for (const name of NUMBERS) if (name in rest) $(name).value = rest[name];
   for (const [place, names] of [["models", models], ["attacks", attacks]]) {
@@ -115,7 +122,8 @@ export const toggleModel = (index) => chips("models")[index]?.click();
 /** Attacks wait for what they ask with; the button says how much it would ask. */
 function refresh() {
   for (const each of chips("attacks")) {
-    each.disabled = each.dataset.needs !== "" && !$(each.dataset.needs).value.trim();
+    const brought = $("sets").open || each.dataset.needs === "" || $(each.dataset.needs).value.trim(); // sets bring their own
+    each.disabled = !brought;
     if (each.disabled) each.ariaPressed = "false";
   }
   offerReferences();
@@ -156,5 +164,6 @@ export function showError({ message, param, retryAfter }, again) {
 }
 
 form.addEventListener("input", refresh);
+$("sets").addEventListener("toggle", refresh);
 $("reference").addEventListener("change", (event) => { wanted = event.target.value; });
 form.addEventListener("invalid", openSampling, { capture: true });

@@ -34,8 +34,8 @@ export const forget = (index) => write(HISTORY, history().filter((_, each) => ea
 
 export const forgetAll = () => write(HISTORY, []);
 
-const LISTS = { fact: "context", model: "models", attack: "attacks", key: "key" };
-const TEXTS = { q: "question", a: "answer", other: "paraphrased_question", system: "system" };
+const LISTS = { fact: "context", model: "models", attack: "attacks", key: "key", alias: "aliases" };
+const TEXTS = { q: "question", a: "answer", other: "paraphrased_question", system: "system", prefix: "answer_prefix" };
 const NUMBERS = ["samples", "temperature", "top_p", "seed", "max_tokens", "alternatives"];
 
 /** A request and how it is looked at, as the part of an address after "#", which no browser sends to a server. */
