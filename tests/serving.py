@@ -1,6 +1,7 @@
 """A server without Ray and without a model: the real web application on engines that answer from a table."""
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -25,15 +26,19 @@ LOGP = -0.5  # of each token, nats
 class FakeBackend:
     """Tokens are words. Each model says what `says` has for it, whatever is asked; `asked` remembers what was.
 
+    `lifts`: nats by which a model finds each token of a true answer likelier than others do, its rank that much lower;
     `dies_after`: tokens after which a stream breaks off; `fails`: what every request gets instead of an answer;
-    `queue`: requests at once beyond which one is told 429; `most`: the most that there were.
+    `fails_for`: models that die; `queue`: requests at once beyond which one is told 429; `most`: the most that there
+    were.
     """
 
     def __init__(self, says: Mapping[str, str] | None = None) -> None:
         self.says = dict(says or {})
         self.asked: list[tuple[Target, Prompt, Sampling]] = []
+        self.lifts: dict[str, float] = {}
         self.dies_after: int | None = None
         self.fails: Exception | None = None
+        self.fails_for: set[str] = set()
         self.queue: int | None = None
         self.most = 0
         self.labels: list[str] | None = None
@@ -48,6 +53,8 @@ class FakeBackend:
         self.asked.append((target, prompt, sampling))
         if self.fails is not None:
             raise self.fails
+        if target.name in self.fails_for:
+            raise EngineDiedError(f"the replica of {target.name} died")
         words = shown(prompt).split()
         if self.under_way == self.queue:
             raise busy(f"too many requests are waiting for {target.name}")
@@ -59,9 +66,12 @@ class FakeBackend:
         try:
             await asyncio.sleep(0)  # the others come before this one is answered
             echoed = tuple(map(token, words)) if sampling.echo and sampling.logprobs is not None else ()
+            key: tuple[int, ...] = ()
             if isinstance(prompt, Quiz) and prompt.answer is not None:
-                echoed = tuple(map(token, prompt.answer.split()))
-            yield Prompted(len(words), shown(prompt) if sampling.echo else "", echoed)
+                lift = self.lifts.get(target.name, 0.0)
+                echoed = tuple(token(word, lift) for word in prompt.answer.split())
+                key = places(prompt.answer, prompt.key, r"\S+")
+            yield Prompted(len(words), shown(prompt) if sampling.echo else "", echoed, key)
             answer = self.says.get(target.name, ANSWER).split()[: sampling.max_tokens]
             for index in range(sampling.n):
                 if not answer:
@@ -83,8 +93,14 @@ class FakeBackend:
         return {"original": self.up}
 
 
-def token(text: str) -> Token:
-    return Token(text, LOGP, 1.25, ((text, LOGP), ("other", -2.0)))
+def token(text: str, lift: float = 0.0) -> Token:
+    return Token(text, LOGP + lift, 1.25, ((text, LOGP + lift), ("other", -2.0)), 3 - int(4 * lift))
+
+
+def places(text: str, spans: Sequence[tuple[int, int]], pattern: str) -> tuple[int, ...]:
+    """Which of the pattern's matches in the text have a part in the spans."""
+    found = [each.span() for each in re.finditer(pattern, text)]
+    return tuple(i for i, (a, b) in enumerate(found) if any(a < end and b > start for start, end in spans))
 
 
 def shown(prompt: Prompt) -> str:

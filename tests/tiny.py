@@ -116,3 +116,15 @@ def tiny_sources(folder: Path, *, hidden_size: int = 32) -> Path:
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def adapter_folder(model: Path, folder: Path, *, alpha: int = 8) -> Path:
+    """A LoRA adapter of rank 4 with random weights, which change the more, the larger `alpha` is."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=alpha, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder

@@ -99,6 +99,8 @@ def check(spec: ServeRun) -> None:
             fit.check(served.model.model_copy(update={"max_length": 8}))  # of which serving makes no use
         else:
             _check_base(f"models.{name}.source", located, spec.models[served.adapter_of].source)
+    if spec.data is not None:
+        spec.data.load()
     if spec.tokens is not None:
         read_tokens(Path(spec.tokens))
     elif not spec.http.loopback:

@@ -4,6 +4,7 @@ Log-probabilities and entropies are in nats. Unknown keys are refused, as OpenAI
 silently ignored would change results without a word.
 """
 
+from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -11,12 +12,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from obliviate.wordings import Kind
 
 MAX_ALTERNATIVES = 20
-MAX_MODELS = 8  # asked by one probe
+MAX_MODELS = 16  # asked by one probe
+MAX_FACTS = 32  # taught again by one question
+MAX_TURNS = 32  # said before one question
 MAX_SAMPLES = 16  # of one question, beside the greedy answer
-MAX_QUESTIONS = 1000  # in one comparison
 
 Text = Annotated[str, Field(max_length=1_000_000)]  # characters; how many tokens are allowed is a matter of each model
-ProbeText = Annotated[str, Field(max_length=20_000)]  # characters: a question, an answer or a fact, never a book
+MAX_CHARACTERS = 20_000
+ProbeText = Annotated[str, Field(max_length=MAX_CHARACTERS)]  # a question, an answer or a fact, never a book
+FullText = Annotated[ProbeText, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -52,17 +56,46 @@ class Probing(Request):
     # Each answer while its model answers nothing else: the same again each time. Otherwise what is in a batch with it
     # moves the last digits, and now and then a greedy answer.
     deterministic: bool = False
+    reference: Name | None = None  # one of `models` that the others are compared with, such as the retain model
+    # The true answer's fact is held where it is more than so many times as probable as under the reference.
+    factor: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+
+
+class Turn(Request):
+    role: Literal["user", "assistant"]
+    content: FullText
 
 
 class Question(Request):
-    question: Annotated[ProbeText, Field(min_length=1)]
-    answer: Annotated[ProbeText, Field(min_length=1)] | None = None  # the true one
-    context: Annotated[list[ProbeText], Field(max_length=32)] = []  # facts that the in-context attacks teach again
+    """A row of data: `key`, `paraphrased_answer`, `perturbed_answer`, `aliases`, `paraphrased_question`,
+    `translations` and `answer_prefix` are as in its files."""
+
+    question: FullText
+    answer: FullText | None = None  # the true one
+    context: Annotated[list[ProbeText], Field(max_length=MAX_FACTS)] = []  # that the in-context attacks teach again
+    system: FullText | None = None  # system prompt in place of the model's own, never of a guardrail's
+    history: Annotated[list[Turn], Field(max_length=MAX_TURNS)] = []  # said before the question
+    key: Annotated[list[FullText], Field(max_length=32)] = []  # words of the answer that carry its fact
+    paraphrased_answer: FullText | None = None  # what the false ones are worded like
+    perturbed_answer: Annotated[list[FullText], Field(max_length=32)] = []  # false ones, which tell the key
+    aliases: Annotated[list[FullText], Field(max_length=32)] = []  # other ways to say the fact
+    paraphrased_question: FullText | None = None
+    translations: Annotated[dict[Name, FullText], Field(max_length=32)] = {}  # language -> the question in it
+    answer_prefix: ProbeText = ""  # what the answer stands behind, such as "Answer:"
 
     @property
     def texts(self) -> list[str]:
         """All that the client wrote."""
-        return [self.question, *([] if self.answer is None else [self.answer]), *self.context]
+        one = (self.question, self.answer, self.system, self.paraphrased_answer, self.paraphrased_question)
+        many = (self.context, self.key, self.perturbed_answer, self.aliases, self.translations.values())
+        turns = (turn.content for turn in self.history)
+        return [each for each in chain(one, *many, turns, [self.answer_prefix]) if each]
+
+    @property
+    def said_before(self) -> tuple[tuple[str, str], ...]:
+        """Role and text of what is said before the question."""
+        system = () if self.system is None else (("system", self.system),)
+        return (*system, *((turn.role, turn.content) for turn in self.history))
 
 
 class ProbeRequest(Probing, Question):
@@ -71,21 +104,19 @@ class ProbeRequest(Probing, Question):
     stream: bool = False  # server-sent events, see ProbeEvent
 
 
-class CompareRequest(Probing):
-    questions: Annotated[list[Question], Field(min_length=1, max_length=MAX_QUESTIONS)]
-
-
 class Alternative(Response):
     text: str
     logp: float | None
 
 
 class TokenInfo(Response):
-    """`logp`: of this token, None where the model gives NaN; `entropy`: of the distribution it was drawn from."""
+    """`logp`: of this token, None where the model gives NaN; `entropy`: of the distribution it was drawn from; `rank`:
+    how many tokens were at least as likely, itself included."""
 
     text: str
     logp: float | None
     entropy: float | None
+    rank: int | None = None
     alternatives: list[Alternative]  # the most likely first
 
 
@@ -106,6 +137,40 @@ class TrueAnswer(Response):
     logp: float | None  # sum
     mean_logp: float | None  # per token
     probability: float | None  # exp(mean_logp): length-normalised, as in TOFU
+    key: list[int] = []  # places of the tokens that write the words of the key
+    key_logp: float | None = None  # sum over these
+    key_probability: float | None = None  # exp of their mean, as the metric key_probability
+
+
+class KeyFact(Response):
+    text: str
+    start: int  # of the true answer's characters
+    end: int  # excluded
+
+
+class Key(Response):
+    """Which words of the true answer carry its fact. `source`: they were given, the false answers tell them, or it is
+    the words that the question does not have."""
+
+    facts: list[KeyFact]
+    source: Literal["given", "false_answers", "guess"]
+
+
+Verdict = Literal["says", "holds", "gone"]
+
+
+class Change(Response):
+    """A model beside the reference under the same attack. Differences are the model's less the reference's.
+
+    `verdict`: an answer says the fact; the model holds it, more than `factor` times as probable as under the reference;
+    or neither. None where the prompt tells the fact, or where it is not said and there is no reference.
+    """
+
+    verdict: Verdict | None
+    says: bool | None  # None: there is nothing to say that the prompt does not tell
+    key_logp: float | None  # of the key's words together, nats; None too where the reference could not be asked
+    logp: list[float | None]  # of each token of the true answer; empty where the reference has other tokens
+    rank: list[int | None]  # likewise: above 0, more tokens are likelier than it
 
 
 class Asked(Response):
@@ -122,6 +187,7 @@ class ProbeResult(Asked):
     greedy: Answer
     samples: list[Answer]
     true_answer: TrueAnswer | None
+    change: Change | None = None  # with a true answer
 
 
 class ProbeResponse(Response):
@@ -129,7 +195,14 @@ class ProbeResponse(Response):
     object: Literal["probe"] = "probe"
     created: int
     deterministic: bool  # false: greedy answers may vary with what else the models answered
+    reference: str | None
+    key: Key | None
     results: list[ProbeResult]  # for each model its attacks, in the order of the request
+
+
+class RenderRequest(Question):
+    models: Annotated[list[Name], Field(min_length=1, max_length=MAX_MODELS), UNIQUE]
+    attacks: Annotated[list[Name], Field(min_length=1, max_length=32), UNIQUE] = ["none"]
 
 
 class ErrorBody(Response):
@@ -137,6 +210,19 @@ class ErrorBody(Response):
     type: str
     param: str | None = None
     code: str | None = None
+
+
+class RenderedPrompt(Asked):
+    """What the model reads, with its template's control tokens; null behind a guardrail, whose words stay hidden."""
+
+    prompt: str | None
+    tokens: int | None
+    error: ErrorBody | None
+
+
+class RenderResponse(Response):
+    object: Literal["list"] = "list"
+    data: list[RenderedPrompt]  # for each model its attacks
 
 
 class ErrorResponse(Response):
@@ -147,6 +233,8 @@ class StartEvent(Response):
     type: Literal["start"] = "start"
     id: str
     deterministic: bool
+    reference: str | None = None
+    key: Key | None = None
     asked: list[Asked]  # an event's `index` counts these
 
 
@@ -171,6 +259,14 @@ class TrueAnswerEvent(Response):
     true_answer: TrueAnswer
 
 
+class ChangeEvent(Response):
+    """Once the case's answers are there, and the reference's true answer."""
+
+    type: Literal["change"] = "change"
+    index: int
+    change: Change
+
+
 class ErrorEvent(Response):
     """`index`: the one that failed, while the others go on."""
 
@@ -184,23 +280,7 @@ class DoneEvent(Response):
 
 
 # Each event is one line `data: {...}`; the stream ends with `data: [DONE]`.
-ProbeEvent = StartEvent | TokenEvent | AnswerEvent | TrueAnswerEvent | ErrorEvent | DoneEvent
-
-
-class ComparedQuestion(Response):
-    index: int  # of the request's questions
-    results: list[ProbeResult]
-    error: ErrorBody | None  # where it could not be asked
-
-
-class CompareJob(Response):
-    id: str
-    object: Literal["compare"] = "compare"
-    created: int
-    status: Literal["running", "done", "cancelled"]
-    done: int  # questions answered by all models
-    total: int
-    questions: list[ComparedQuestion]  # those that are done, in the order of the request
+ProbeEvent = StartEvent | TokenEvent | AnswerEvent | TrueAnswerEvent | ChangeEvent | ErrorEvent | DoneEvent
 
 
 class ServedModel(Response):
@@ -213,6 +293,7 @@ class ServedModel(Response):
     kind: Literal["model", "adapter", "alias"]
     root: str | None  # of an adapter its base model, of an alias what it stands for
     on_demand: bool  # loaded when it is asked
+    digits: int  # significant ones of its log-probabilities, as far as its dtype and the engines' sums support them
     guardrail: str | None = None  # what keeps it from telling what its weights still hold: a guardrail, or its training
 
 
@@ -235,9 +316,10 @@ class Detokenized(Response):
 
 class AttackInfo(Response):
     name: str
-    kind: Kind
+    kind: Kind | Literal["own_words"]
     description: str
     needs_context: bool  # only with facts to teach again
+    needs: Literal["context", "paraphrased_question", "translations"] | None  # key of the question
 
 
 class AttackList(Response):

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from obliviate_serve import compare, openai, probing, responses, tokens
+from obliviate_serve import compare, openai, probing, responses, sets, tokens
 from obliviate_serve.api import AliasList, AliasRequest, ErrorBody, Health
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import Tokens
@@ -17,6 +17,7 @@ from obliviate_serve.errors import ApiError, EngineDiedError
 from obliviate_serve.guard import Guard
 from obliviate_serve.names import Names
 from obliviate_serve.server import Server
+from obliviate_serve.sets import Sets
 from obliviate_serve.spec import ServeRun
 
 WEB = Path(__file__).with_name("web")
@@ -28,8 +29,11 @@ def create_app(spec: ServeRun, backend: Backend) -> Guard:
     app = FastAPI(title="Obliviate", description=__doc__, docs_url=None, redoc_url=None)
     known = None if spec.tokens is None else Tokens(Path(spec.tokens))
     guard = Guard(app, spec, known, server.metrics, server.journal)
-    for part in (openai, responses, tokens, probing, compare):
+    for part in (openai, responses, tokens, probing):
         app.include_router(part.routes(server))
+    questions = Sets(spec.data)
+    for asking in (sets, compare):
+        app.include_router(asking.routes(server, questions))
     _add_aliases(app, server)
     _add_operations(app, server, guard)
     _add_errors(app)

@@ -22,7 +22,7 @@ class Role(StrEnum):
     """Each may also do what the ones before it may."""
 
     QUERY = "query"  # models, completions, chat
-    PROBE = "probe"  # probes and comparisons
+    PROBE = "probe"  # probes, comparisons and their questions
     ADMIN = "admin"  # switching aliases
 
     def includes(self, other: "Role") -> bool:

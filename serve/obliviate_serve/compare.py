@@ -7,22 +7,27 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from obliviate_serve.api import ComparedQuestion, CompareJob, CompareRequest
+from obliviate_serve.api import ProbeRequest, Probing
 from obliviate_serve.auth import ANYBODY, Caller
 from obliviate_serve.backend import Backend
+from obliviate_serve.cases import asked_ways, check_names, plan
+from obliviate_serve.compare_api import AskedQuestion, ComparedQuestion, CompareJob, CompareRequest, CompareTable, Only
 from obliviate_serve.engine import Event, Prompt, Sampling
 from obliviate_serve.errors import RETRY_AFTER_S, ApiError, EngineDiedError, busy, failed
 from obliviate_serve.names import Target
 from obliviate_serve.openai import ERRORS
-from obliviate_serve.probing import answer, plan
+from obliviate_serve.probing import answer
 from obliviate_serve.server import Server
+from obliviate_serve.sets import Sets
 from obliviate_serve.sse import error_body
+from obliviate_serve.table import row, shows, tallies
 from obliviate_serve.whole import whole
 
 log = logging.getLogger(__name__)
@@ -42,13 +47,38 @@ class Job:
     results: dict[int, ComparedQuestion] = field(default_factory=dict)
     task: asyncio.Task[Any] | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """About the most that it can come to hold: tokens of answers, and the alternatives shown at each."""
-        asked = self.request
-        true = sum(len(question.answer or "") for question in asked.questions) // CHARACTERS_PER_TOKEN
-        generated = len(asked.questions) * (asked.samples + 1) * asked.max_tokens
-        return len(asked.models) * len(asked.attacks) * (generated + true) * (asked.alternatives + 1)
+        """About the most that it can come to hold: tokens of answers, and the alternatives shown at each. Raises
+        ApiError for attacks that there aren't, or that a question lacks something for."""
+        asked, tokens = self.request, 0
+        for question in asked.questions:
+            ways = len(asked_ways(asked, question, one_of_many=True))
+            true = len(question.answer or "") // CHARACTERS_PER_TOKEN
+            tokens += ways * ((asked.samples + 1) * asked.max_tokens + true)
+        return len(asked.models) * tokens * (asked.alternatives + 1)
+
+    def table(self, only: Only) -> CompareTable:
+        rows = [row(self.request.questions[i], self.results[i]) for i in sorted(self.results)]
+        return CompareTable(
+            id=self.id,
+            created=self.created,
+            status=self.status,
+            done=len(rows),
+            total=len(self.request.questions),
+            models=self.request.models,
+            reference=self.request.reference,
+            tallies=tallies(rows),
+            rows=[each for each in rows if shows(each, only, self.request.reference)],
+        )
+
+    def question(self, index: int) -> AskedQuestion:
+        """Raises ApiError 404 where it has not been answered, or there is none."""
+        if index not in self.results:
+            raise ApiError(404, f"question {index} of {self.id} has no answers", param="index", code="not_found")
+        probing = self.request.model_dump(include=set(Probing.model_fields))
+        request = ProbeRequest(**probing, **self.request.questions[index].model_dump())
+        return AskedQuestion(request=request, compared=self.results[index])
 
     async def shown(self, status: int = 200) -> Response:
         """A CompareJob."""
@@ -115,8 +145,7 @@ class Jobs:
                 param="questions",
                 code="comparison_too_large",
             )
-        for question in request.questions:
-            plan(self._server, request, question)
+        check_names(self._server, request)
         running = [job for job in self._jobs.values() if job.status == "running"]
         if len(running) >= limits.compare_jobs:
             raise busy(f"{len(running)} comparisons are running already")
@@ -157,9 +186,9 @@ class Jobs:
         question = job.request.questions[index]
         async with limit:
             try:
-                cases = plan(self._server, job.request, question)
-                results = await answer(self._server, job.request, question, cases, turns)
-                job.results[index] = ComparedQuestion(index=index, results=results, error=None)
+                planned = plan(self._server, job.request, question, one_of_many=True)
+                results = await answer(self._server, job.request, question, planned.cases, turns)
+                job.results[index] = ComparedQuestion(index=index, key=planned.key, results=results, error=None)
             except (ApiError, EngineDiedError) as error:
                 job.results[index] = ComparedQuestion(index=index, results=[], error=error_body(error))
             # A job outlives the request that began it: nobody else is there to tell, and it must come to its end.
@@ -168,13 +197,18 @@ class Jobs:
                 job.results[index] = ComparedQuestion(index=index, results=[], error=failed("the server", error).body)
 
 
-def routes(server: Server) -> APIRouter:
+def routes(server: Server, sets: Sets) -> APIRouter:
     router = APIRouter(prefix="/v1/compare", responses=ERRORS)
     jobs = Jobs(server)
 
     @router.post("", status_code=202, response_model=CompareJob)
     async def start(asked: CompareRequest, http: Request) -> Response:
         """Begin a comparison; GET it by its id for progress and results."""
+        if bool(asked.questions) == (asked.set is not None):
+            raise ApiError(400, "give either questions or the name of a set", param="questions")
+        if asked.set is not None:
+            found = await sets.get(asked.set, asked.offset, asked.limit)
+            asked = asked.model_copy(update={"questions": found})
         texts = [text for question in asked.questions for text in question.texts]
         server.journal.asked(http.state.record, asked.models, texts, attacks=asked.attacks)
         return await jobs.start(asked, _caller(http)).shown(202)
@@ -182,6 +216,16 @@ def routes(server: Server) -> APIRouter:
     @router.get("/{id_}", response_model=CompareJob)
     async def get(id_: str, http: Request) -> Response:
         return await jobs.get(id_, _caller(http)).shown()
+
+    @router.get("/{id_}/table")
+    async def table(id_: str, http: Request, only: Only = "all") -> CompareTable:
+        """A row for each question that is done, with its verdicts."""
+        return jobs.get(id_, _caller(http)).table(only)
+
+    @router.get("/{id_}/questions/{index}")
+    async def question(id_: str, index: int, http: Request) -> AskedQuestion:
+        """One question as it was asked, with all that was measured of its answers."""
+        return jobs.get(id_, _caller(http)).question(index)
 
     @router.delete("/{id_}", response_model=CompareJob)
     async def cancel(id_: str, http: Request) -> Response:

@@ -30,11 +30,17 @@ class Bare:
 
 @dataclass(frozen=True)
 class Quiz:
-    """A question as evaluation asks it. `prefix` begins the model's answer; `answer` follows it, to be scored."""
+    """A question as evaluation asks it. `prefix` begins the model's answer; `answer` follows it, to be scored.
+
+    `key`: ranges of the answer's characters whose tokens are told. `history`: role and text of what was said before, a
+    system message first.
+    """
 
     question: str
     prefix: str = ""
     answer: str | None = None
+    key: tuple[tuple[int, int], ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
 
 
 Finish = Literal["stop", "length"]
@@ -71,21 +77,25 @@ class Sampling:
 class Token(NamedTuple):
     """`logp` is None where there is none (a prompt's first token) or the model gives NaN; likewise `entropy`.
 
-    Text of a token that is a part of a character only is the replacement character.
+    Text of a token that is a part of a character only is the replacement character. `rank`: how many tokens were at
+    least as likely there, itself included.
     """
 
     text: str
     logp: float | None
     entropy: float | None
     alternatives: tuple[tuple[str, float], ...]  # the most likely first
+    rank: int | None = None
 
 
 class Prompted(NamedTuple):
-    """The first event. `tokens` and `text`: the prompt's, as far as it is to be echoed."""
+    """The first event. `tokens` and `text`: the prompt's, as far as it is to be echoed. `key`: places among these
+    tokens of those that write a quiz's key."""
 
     prompt_tokens: int
     text: str = ""
     tokens: tuple[Token, ...] = ()
+    key: tuple[int, ...] = ()
 
 
 class Delta(NamedTuple):

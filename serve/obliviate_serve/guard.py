@@ -189,7 +189,7 @@ def role_for(method: str, path: str) -> Role | None:
     """What a token must be good for. None: reading the page and its parts, which hold nothing of anybody's."""
     if path.startswith("/v1/aliases"):
         return Role.ADMIN
-    if path.startswith(("/v1/probe", "/v1/compare", "/v1/attacks")):
+    if path.startswith(("/v1/probe", "/v1/compare", "/v1/attacks", "/v1/render", "/v1/questions")):
         return Role.PROBE
     reads_page = method in ("GET", "HEAD") and not path.startswith(("/v1", "/metrics", "/openapi.json"))
     return None if reads_page else Role.QUERY

@@ -134,10 +134,17 @@ class HFServingEngine:
         if sampling.entropy:
             entropies = torch.special.entr(logp_NV.exp()).sum(-1).tolist()
         top = logp_NV.topk(sampling.logprobs or 0)
+        ranks = (logp_NV >= torch.tensor(logps, device=logp_NV.device)[:, None]).sum(-1).tolist()
         return [
-            Token(self._text(token), _number(logp), _number(entropy), tuple(self._alternatives(likely, logp_of)))
-            for token, logp, entropy, likely, logp_of in zip(
-                ids, logps, entropies, top.indices.tolist(), top.values.tolist(), strict=True
+            Token(
+                self._text(token),
+                _number(logp),
+                _number(entropy),
+                tuple(self._alternatives(likely, logp_of)),
+                rank or None,  # NaN is above nothing, itself included
+            )
+            for token, logp, entropy, likely, logp_of, rank in zip(
+                ids, logps, entropies, top.indices.tolist(), top.values.tolist(), ranks, strict=True
             )
         ]
 

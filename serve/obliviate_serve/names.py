@@ -16,6 +16,9 @@ from obliviate_serve.errors import ApiError
 from obliviate_serve.spec import NAME, ServeRun
 from obliviate_serve.stamp import stamp
 
+# A number of b bits has b log10(2) decimal digits: 2.4 of bfloat16's 8, and 7.2 of float32's 24, of which the order in
+# which a batch is summed leaves about four.
+DIGITS = {"bfloat16": 2, "float32": 4}
 KEY = "aliases_file"  # of the config
 
 
@@ -75,6 +78,7 @@ class Names:
                 kind="adapter" if spec.adapter_of else "model",
                 root=spec.adapter_of,
                 on_demand=spec.on_demand,
+                digits=self._digits(name),
                 guardrail=self._hidden(name),
             )
             for name, spec in self._spec.models.items()
@@ -86,7 +90,7 @@ class Names:
             entries.append(
                 ServedModel(
                     id=alias, created=self._created, kind="alias", root=shown, on_demand=on_demand,
-                    guardrail=self._hidden(model),
+                    digits=self._digits(model), guardrail=self._hidden(model),
                 )
             )  # fmt: skip
         return ModelList(data=entries)
@@ -95,6 +99,9 @@ class Names:
         """Raises ApiError 404 as `target` does."""
         self.target(name)
         return next(each for each in self.listing().data if each.id == name)
+
+    def _digits(self, model: str) -> int:
+        return DIGITS[self._spec.engine_of(model).dtype]
 
     def _hidden(self, model: str) -> str | None:
         """What a model of the config, or a folder, hides; an adapter has its base's guardrail."""

@@ -11,14 +11,12 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from obliviate.wordings import WORDINGS
 from obliviate_serve.api import (
     Alternative,
     Answer,
     AnswerEvent,
-    Asked,
-    AttackInfo,
     AttackList,
+    ChangeEvent,
     DoneEvent,
     ErrorEvent,
     ProbeEvent,
@@ -27,31 +25,24 @@ from obliviate_serve.api import (
     ProbeResult,
     Probing,
     Question,
+    RenderedPrompt,
+    RenderRequest,
+    RenderResponse,
     StartEvent,
     TokenEvent,
     TokenInfo,
     TrueAnswer,
     TrueAnswerEvent,
 )
-from obliviate_serve.engine import Delta, Event, Prompted, Quiz, Sampling, Token
+from obliviate_serve.attacks import infos
+from obliviate_serve.cases import Case, Collected, Plan, plan
+from obliviate_serve.engine import Delta, Event, Prompted, Rendered, Sampling, Token
 from obliviate_serve.errors import ApiError, EngineDiedError
-from obliviate_serve.names import Target
 from obliviate_serve.openai import ERRORS
 from obliviate_serve.refusal import is_refusal
 from obliviate_serve.server import Server
-from obliviate_serve.sse import error_body, line, merged, respond
+from obliviate_serve.sse import error_body, line, merged, respond, together
 from obliviate_serve.whole import whole
-
-MAX_PROMPTS = 1024  # that one question may come to
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model under one attack."""
-
-    asked: Asked
-    target: Target
-    quiz: Quiz
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class Failed:
     error: ApiError | EngineDiedError
 
 
-Found = TokenEvent | AnswerEvent | TrueAnswerEvent | Failed
+Found = TokenEvent | AnswerEvent | TrueAnswerEvent | ChangeEvent | Failed
 
 
 def routes(server: Server) -> APIRouter:
@@ -71,50 +62,47 @@ def routes(server: Server) -> APIRouter:
     @router.get("/attacks")
     async def attacks() -> AttackList:
         """What `attacks` of a probe may name."""
-        infos = [
-            AttackInfo(name=name, kind=each.kind, description=each.description, needs_context=each.needs_context)
-            for name, each in WORDINGS.items()
-        ]
-        return AttackList(data=infos)
+        return AttackList(data=infos())
+
+    @router.post("/render")
+    async def render(asked: RenderRequest, http: Request) -> RenderResponse:
+        """The prompts that a probe would send, as the models' templates lay them out. Nothing is generated."""
+        server.journal.asked(http.state.record, asked.models, asked.texts, attacks=asked.attacks)
+        planned = plan(server, Probing(models=asked.models, attacks=asked.attacks), asked)
+        return RenderResponse(data=await together(_rendered(server, case) for case in planned.cases))
 
     @router.post("/probe", response_model=ProbeResponse)
     async def probe(asked: ProbeRequest, http: Request) -> Response:
         """One question to several models. With `stream`, server-sent events instead of one object."""
         server.journal.asked(http.state.record, asked.models, asked.texts, attacks=asked.attacks)
-        cases = plan(server, asked, asked)
-        _check_size(server, asked, cases)
+        planned = plan(server, asked, asked)
+        _check_size(server, asked, planned.cases)
         id_ = f"probe-{uuid4().hex}"
         if asked.stream:
-            return await respond(_lines(server, id_, asked, asked, cases))
-        results = await answer(server, asked, asked, cases, server.turns())
-        empty = ProbeResponse(id=id_, created=int(time.time()), deterministic=asked.deterministic, results=[])
+            return await respond(_lines(server, id_, asked, asked, planned))
+        results = await answer(server, asked, asked, planned.cases, server.turns())
+        empty = ProbeResponse(
+            id=id_,
+            created=int(time.time()),
+            deterministic=asked.deterministic,
+            reference=asked.reference,
+            key=planned.key,
+            results=[],
+        )
         head = empty.model_dump(exclude={"results"})
         return await whole(head, "results", (each.model_dump_json() for each in results))
 
     return router
 
 
-def plan(server: Server, probing: Probing, question: Question) -> list[Case]:
-    """For each model its attacks. Raises ApiError for names that there aren't."""
-    for name in probing.attacks:
-        if name not in WORDINGS:
-            known = ", ".join(WORDINGS)
-            raise ApiError(400, f"there is no attack {name!r}; known: {known}", param="attacks", code="unknown_attack")
-        if WORDINGS[name].needs_context and not question.context:
-            raise ApiError(400, f"the attack {name} teaches facts again: give some in context", param="context")
-    if (prompts := len(probing.models) * len(probing.attacks) * (probing.samples + 2)) > MAX_PROMPTS:
-        raise ApiError(400, f"models x attacks x (samples + 2) is {prompts}, more than {MAX_PROMPTS}", param="samples")
-    cases = []
-    for model in probing.models:
-        target = server.names.target(model)
-        for name in probing.attacks:
-            attack = WORDINGS[name]
-            quiz = Quiz(attack.apply(question.question, question.context), attack.prefix)
-            asked = Asked(
-                model=model, served_model=target.name, attack=name, question=quiz.question, prefix=quiz.prefix
-            )
-            cases.append(Case(asked, target, quiz))
-    return cases
+async def _rendered(server: Server, case: Case) -> RenderedPrompt:
+    asked = case.asked.model_dump()
+    try:
+        (found,) = await server.complete(case.target, case.quiz, Sampling(max_tokens=0))
+    except (ApiError, EngineDiedError) as error:
+        return RenderedPrompt(**asked, prompt=None, tokens=None, error=error_body(error))
+    assert isinstance(found, Rendered)
+    return RenderedPrompt(**asked, prompt=found.text, tokens=len(found.ids), error=None)
 
 
 def _check_size(server: Server, asked: ProbeRequest, cases: Sequence[Case]) -> None:
@@ -128,48 +116,50 @@ async def answer(
     server: Server, probing: Probing, question: Question, cases: Sequence[Case], turns: asyncio.Semaphore
 ) -> list[ProbeResult]:
     """Raises ApiError or EngineDiedError where one of them fails."""
-    answers: dict[tuple[int, int | None], Answer] = {}
-    true: dict[int, TrueAnswer] = {}
-    async with aclosing(_found(server, probing, question, cases, turns)) as found:  # type: ignore[type-var]
+    collected = Collected(probing, cases)
+    async with aclosing(_found(server, probing, question, collected, turns)) as found:  # type: ignore[type-var]
         async for event in found:
-            match event:
-                case AnswerEvent():
-                    answers[event.index, event.sample] = event.answer
-                case TrueAnswerEvent():
-                    true[event.index] = event.true_answer
-                case Failed(error=error):
-                    raise error
-    return [
-        ProbeResult(
-            **case.asked.model_dump(),
-            greedy=answers[i, None],
-            samples=[answers[i, k] for k in range(probing.samples)],
-            true_answer=true.get(i),
-        )
-        for i, case in enumerate(cases)
-    ]
+            if isinstance(event, Failed):
+                raise event.error
+    return collected.results()
 
 
 async def _found(
-    server: Server, probing: Probing, question: Question, cases: Sequence[Case], turns: asyncio.Semaphore
+    server: Server, probing: Probing, question: Question, collected: Collected, turns: asyncio.Semaphore
 ) -> AsyncIterator[Found]:
     """All cases side by side. One that fails tells so, and the others go on."""
     streams = []
-    for i, case in enumerate(cases):
+    for i, case in enumerate(collected.cases):
         streams += [_answered(server, probing, question, i, case, k, turns) for k in (None, *range(probing.samples))]
         if question.answer is not None:
             streams.append(_scored(server, probing, question.answer, i, case, turns))
     async with aclosing(merged(streams)) as found:  # type: ignore[type-var]
         async for _, event in found:
             yield event
+            match event:
+                case TokenEvent():
+                    continue
+                case AnswerEvent():
+                    collected.answers[event.index, event.sample] = event.answer
+                case TrueAnswerEvent():
+                    collected.true[event.index] = event.true_answer
+                case Failed():
+                    collected.failed.add(event.index)
+            for index, changed in collected.new_changes():
+                yield ChangeEvent(index=index, change=changed)
 
 
-async def _lines(
-    server: Server, id_: str, probing: Probing, question: Question, cases: Sequence[Case]
-) -> AsyncIterator[bytes]:
-    start = StartEvent(id=id_, deterministic=probing.deterministic, asked=[case.asked for case in cases])
+async def _lines(server: Server, id_: str, probing: Probing, question: Question, planned: Plan) -> AsyncIterator[bytes]:
+    start = StartEvent(
+        id=id_,
+        deterministic=probing.deterministic,
+        reference=probing.reference,
+        key=planned.key,
+        asked=[case.asked for case in planned.cases],
+    )
     yield line(start.model_dump())
-    async with aclosing(_found(server, probing, question, cases, server.turns())) as found:  # type: ignore[type-var]
+    collected = Collected(probing, planned.cases)
+    async with aclosing(_found(server, probing, question, collected, server.turns())) as found:  # type: ignore[type-var]
         async for each in found:
             event: ProbeEvent = (
                 ErrorEvent(index=each.index, error=error_body(each.error)) if isinstance(each, Failed) else each
@@ -218,7 +208,7 @@ async def _answered(
                 text=text,
                 tokens=tokens,
                 finish_reason="stop" if finish == "stop" else "length",
-                logp=_sum(tokens),
+                logp=_sum_and_mean(tokens)[0],
                 refusal=is_refusal(text),
                 entailment=await _entailment(server, text, question.answer),
             ),
@@ -241,7 +231,7 @@ async def _events(server: Server, case: Case, sampling: Sampling) -> AsyncIterat
 async def _scored(
     server: Server, probing: Probing, true_answer: str, index: int, case: Case, turns: asyncio.Semaphore
 ) -> AsyncIterator[Found]:
-    quiz = replace(case.quiz, answer=true_answer)
+    quiz = replace(case.quiz, answer=true_answer, key=case.key)
     sampling = Sampling(
         max_tokens=0,
         temperature=0.0,
@@ -256,9 +246,10 @@ async def _scored(
     except (ApiError, EngineDiedError) as error:
         yield Failed(index, error)
         return
-    tokens = [_shown(token) for event in found if isinstance(event, Prompted) for token in event.tokens]
-    logp = _sum(tokens)
-    mean = None if logp is None else logp / len(tokens)
+    (prompted,) = [event for event in found if isinstance(event, Prompted)]
+    tokens = [_shown(token) for token in prompted.tokens]
+    key = [tokens[place] for place in prompted.key]
+    (logp, mean), (key_logp, key_mean) = _sum_and_mean(tokens), _sum_and_mean(key)
     yield TrueAnswerEvent(
         index=index,
         true_answer=TrueAnswer(
@@ -267,6 +258,9 @@ async def _scored(
             logp=logp,
             mean_logp=mean,
             probability=None if mean is None else exp(mean),
+            key=list(prompted.key),
+            key_logp=key_logp,
+            key_probability=None if key_mean is None else exp(key_mean),
         ),
     )
 
@@ -280,10 +274,14 @@ async def _entailment(server: Server, text: str, true_answer: str | None) -> str
 
 def _shown(token: Token) -> TokenInfo:
     alternatives = [Alternative(text=text, logp=logp) for text, logp in token.alternatives]
-    return TokenInfo(text=token.text, logp=token.logp, entropy=token.entropy, alternatives=alternatives)
+    return TokenInfo(
+        text=token.text, logp=token.logp, entropy=token.entropy, rank=token.rank, alternatives=alternatives
+    )
 
 
-def _sum(tokens: Sequence[TokenInfo]) -> float | None:
-    """None where any is not known, or there is none."""
+def _sum_and_mean(tokens: Sequence[TokenInfo]) -> tuple[float, float] | tuple[None, None]:
+    """Of log-probabilities. None where any is not known, or there is none."""
     logps = [token.logp for token in tokens if token.logp is not None]
-    return sum(logps) if tokens and len(logps) == len(tokens) else None
+    if not tokens or len(logps) < len(tokens):
+        return None, None
+    return sum(logps), sum(logps) / len(logps)

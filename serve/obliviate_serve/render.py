@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from obliviate.data.text import Encoded
 from obliviate.errors import UserError
 from obliviate.guardrail import guarded_question, guarded_system_prompt
 from obliviate.models import text_encoder
@@ -33,8 +34,8 @@ class Renderer:
         match prompt:
             case Chat():
                 ids = self._chat(prompt)
-            case Quiz(question, prefix, answer):
-                return self._quiz(question, prefix, answer)
+            case Quiz():
+                return self._quiz(prompt)
             case _ if self._guardrail is not None and not isinstance(prompt, Chat | Quiz):
                 raise ApiError(
                     400,
@@ -52,11 +53,20 @@ class Renderer:
             raise ApiError(400, "the prompt is empty", param="prompt")
         return ids, len(ids)
 
-    def _quiz(self, question: str, prefix: str, answer: str | None) -> tuple[tuple[int, ...], int]:
-        if answer is not None:
-            whole = self._encoder.encode(question, answer, prefix=prefix or None)
-            return whole.input_ids, whole.prompt_length
-        ids = self._encoder.prompt(question, prefix=prefix or None)
+    def key_places(self, quiz: Quiz, ids: tuple[int, ...], before_answer: int) -> tuple[int, ...]:
+        """Which of the answer's tokens write its key; `ids` and `before_answer` as they come from a call."""
+        assert quiz.answer is not None
+        return self._encoder.places(Encoded(ids, before_answer), quiz.answer, quiz.key)
+
+    def _quiz(self, quiz: Quiz) -> tuple[tuple[int, ...], int]:
+        prefix = quiz.prefix or None
+        try:
+            if quiz.answer is not None:
+                whole = self._encoder.encode(quiz.question, quiz.answer, quiz.history, prefix)
+                return whole.input_ids, whole.prompt_length
+            ids = self._encoder.prompt(quiz.question, quiz.history, prefix)
+        except UserError as error:
+            raise _refused(error, "history") from error
         return ids, len(ids)
 
     def _chat(self, chat: Chat) -> tuple[int, ...]:
@@ -68,10 +78,7 @@ class Renderer:
                 raise ApiError(400, "the model's chat template writes no names", param="messages")
             return ids
         except UserError as error:  # some take no system message, or want user and assistant in turns
-            reason = str(error.__cause__).partition("\n")[0]
-            raise ApiError(
-                400, f"the model's chat template refuses the messages: {reason}", param="messages"
-            ) from error
+            raise _refused(error, "messages") from error
 
     def _reply(self, messages: list[dict[str, str]], begun: bool) -> tuple[int, ...]:
         said, prefix = (messages[:-1], messages[-1]["content"]) if begun else (messages, None)
@@ -97,3 +104,8 @@ class Renderer:
         size = len(self._tokenizer)
         if (unknown := next((token for token in ids if token >= size), None)) is not None:
             raise ApiError(400, f"token id {unknown} is not in the vocabulary of {size}", param=param)
+
+
+def _refused(error: UserError, param: str) -> ApiError:
+    reason = str(error.__cause__ or error).partition("\n")[0]
+    return ApiError(400, f"the model's chat template refuses the messages: {reason}", param=param)

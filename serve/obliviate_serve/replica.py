@@ -97,7 +97,10 @@ class Model:
             aclosing(self._engine.stream(ids, sampling, adapter)) as events,  # type: ignore[type-var]
         ):
             async for event in events:
-                yield event
+                if isinstance(event, Prompted) and isinstance(prompt, Quiz) and prompt.answer is not None:
+                    yield event._replace(key=self._renderer.key_places(prompt, ids, before_answer))
+                else:
+                    yield event
 
     def _check_sampling(self, sampling: Sampling) -> None:
         if sampling.logit_bias:
@@ -162,7 +165,7 @@ def _characters(prompt: Prompt) -> int:
         case Chat(messages):
             return sum(len(text) for _, text in messages)
         case Quiz(question, prefix, answer):
-            return len(question) + len(prefix) + len(answer or "")
+            return len(question) + len(prefix) + len(answer or "") + sum(len(text) for _, text in prompt.history)
         case _:
             return 0
 

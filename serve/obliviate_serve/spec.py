@@ -1,6 +1,6 @@
 """The config of a server: which models, under which names, and what a client may do. Imports neither Ray nor torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from obliviate.config import RunSpec
+from obliviate.data import DataSpec
 from obliviate.schema import Arguments, Date, FilePath, GuardrailSpec, ModelSpec, Spec, TemplateArguments
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$"  # of a model or an alias
@@ -132,6 +133,7 @@ class ServeRun(RunSpec):
     tokens: FilePath | None = None  # token file, see docs/serving.md; None: everybody who reaches the port
     audit: AuditSpec = AuditSpec()
     access_log: FilePath | None = None  # file of one JSON object a request; None: the gateway's standard error
+    data: DataSpec | None = None  # as a run's: its sets are offered as questions
     nli: str | None = None  # judges entailment in probes; null leaves it out
     address: str | None = None  # of the Ray cluster; None: RAY_ADDRESS, one already running here, or a new local one
 
@@ -194,7 +196,10 @@ class ServeRun(RunSpec):
         """The same server for a process in another folder."""
         paths = {key: getattr(self, key) for key in ("aliases_file", "tokens", "access_log")}
         audit = self.audit.model_copy(update={"file": _absolute(self.audit.file)})
-        return self.model_copy(update={**{key: _absolute(path) for key, path in paths.items()}, "audit": audit})
+        data = None if self.data is None else self.data.model_copy(update=dict(_files_of(self.data)))
+        return self.model_copy(
+            update={**{key: _absolute(path) for key, path in paths.items()}, "audit": audit, "data": data}
+        )
 
     def engine_of(self, name: str) -> ServingEngineSpec:
         """An adapter's is its base's; what is loaded on demand from an alias has the config's own."""
@@ -220,6 +225,13 @@ def _first_given(spec: Spec, keys: Iterable[str]) -> str | None:
     """The first of the keys that has another value than its default, so that a dumped config can be read again."""
     fields = type(spec).model_fields
     return next((key for key in keys if getattr(spec, key) != fields[key].default), None)
+
+
+def _files_of(data: Spec) -> Iterator[tuple[str, str | None]]:
+    """The keys that name a file or folder of this machine, with its absolute path."""
+    for key, value in data:
+        if isinstance(value, str) and Path(value).expanduser().exists():
+            yield key, _absolute(value)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -192,7 +192,8 @@ class VLLMServingEngine:
         logp = known[token].logprob
         likely = sorted(known.items(), key=lambda each: -each[1].logprob)[:alternatives]
         shown = [(self._text(id_), each.logprob) for id_, each in likely if each.logprob == each.logprob]
-        return Token(self._text(token), logp if logp == logp else None, entropy, tuple(shown))
+        rank: int | None = known[token].rank
+        return Token(self._text(token), logp if logp == logp else None, entropy, tuple(shown), rank or None)
 
     def _text(self, token: int) -> str:
         text: str = self.tokenizer.decode([token])

@@ -11,7 +11,8 @@ import pytest
 from browser import ask, card, shot, token, visit
 from obliviate_serve.api import Asked, StartEvent, TokenEvent, TokenInfo
 from obliviate_serve.auth import Role, new_token
-from probing import FACT, QUESTION, TRUTH, Site
+from obliviate_serve.engine import Quiz
+from probing import FACT, QUESTION, SAYS, TRUTH, Site
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 pytestmark = pytest.mark.integration
@@ -32,12 +33,12 @@ def test_answers_stream_side_by_side(site: Site, page: Any) -> None:
     site.backend.gate.set()
     expect(page.locator("#status")).to_have_text("3 of 3 answers")
     assert page.evaluate("document.activeElement.textContent") == " in"  # what comes takes nobody's focus
-    expect(page.locator("#inspector")).to_contain_text("−0.250 nats")
+    expect(page.locator("#inspector")).to_contain_text("−0.25 nats")
     expect(card(page, "retain").locator(".tokens").first).to_have_text(
         "Ilka Dornbach was born in Vienna, Austria.<|im_end|>"
     )
     expect(card(page, "retain").locator(".unsaid").first).to_have_text("<|im_end|>")
-    expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
+    expect(card(page, "unlearned").locator(".badge:not(.verdict)")).to_have_text("refuses")
     assert page.locator("section.attack").count() == 1
     assert page.locator("#matrix").is_hidden()
     tops = {round(box["y"]) for box in (each.bounding_box() for each in page.locator(".card").all())}
@@ -63,14 +64,14 @@ def test_figures_of_a_token(site: Site, page: Any) -> None:
     token(page, "retain", "Vienna").hover()
     # exp(-3.5) = 0.0302, exp(-2.5) = 0.0821, exp(-5) = 0.00674; the entropy is 1 + 3.5.
     expect(inspector).to_contain_text("␣Viennatoken 7 of 11")
-    expect(inspector).to_contain_text("log-probability−3.500 natsprobability0.030entropy4.500 nats")
-    expect(inspector.locator("tbody tr")).to_have_text(["␣Vienna0.030−3.500", "␣Oslo0.082−2.500", "⏎0.0067−5.000"])
+    expect(inspector).to_contain_text("log-probability−3.5 natsprobability0.030entropy4.5 nats")
+    expect(inspector.locator("tbody tr")).to_have_text(["␣Vienna0.030−3.5", "␣Oslo0.082−2.5", "⏎0.0067−5"])
     expect(inspector.locator("tr.chosen")).to_have_count(1)
     page.mouse.move(0, 0)
     expect(inspector).to_be_hidden()
 
     token(page, "retain", "Vienna").focus()
-    expect(inspector).to_contain_text("−3.500 nats")
+    expect(inspector).to_contain_text("−3.5 nats")
     page.keyboard.press("ArrowLeft")
     expect(inspector).to_contain_text("␣intoken 6 of 11")
     page.keyboard.press("ArrowUp")  # the same place in the answer of the model before
@@ -118,8 +119,8 @@ def test_attacks_differences_and_the_true_answer(site: Site, page: Any) -> None:
 
     # exp(-4) and exp(-0.25), the mean over the tokens of the true answer.
     rows = page.locator("#matrix tbody tr")
-    expect(rows.nth(0).locator("td")).to_have_text(["0.779", "0.779", "0.018refuses"])
-    expect(rows.nth(1).locator("td")).to_have_text(["0.779", "0.779", "0.779"])
+    expect(rows.nth(0).locator("td")).to_have_text(["0.78says it", "0.78gone", "0.018gonerefuses"])
+    expect(rows.nth(1).locator("td")).to_have_text(["0.78says it", "0.78gone", "0.78says it"])
     rows.nth(1).locator("button").nth(2).click()
     assert page.evaluate("document.activeElement.querySelector('h4').textContent") == "unlearned"
 
@@ -260,7 +261,7 @@ def test_a_model_that_dies_leaves_the_others_alone(site: Site, page: Any) -> Non
         "the replica of original died while it answered"
     )
     expect(card(page, "original").locator(".tokens").first).to_have_text("Ilka Dornbach")
-    expect(card(page, "unlearned").locator(".badge")).to_have_text("refuses")
+    expect(card(page, "unlearned").locator(".badge:not(.verdict)")).to_have_text("refuses")
     shot(page, "failed")
 
 
@@ -359,3 +360,119 @@ def test_tokens_are_asked_for_and_kept_in_the_tab(open_site: Callable[..., Site]
     page.click("#forget-token")
     expect(problem).to_have_text("This server asks for a token.")
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def alpha(span: Any) -> float:
+    """How deep a token's colour is."""
+    background = span.evaluate("each => getComputedStyle(each).backgroundColor")
+    found = re.search(r"/ ([\d.]+)\)$", background)
+    return 0.0 if background == "rgba(0, 0, 0, 0)" else float(found[1]) if found else 1.0
+
+
+def test_what_unlearning_changed(site: Site, page: Any) -> None:
+    """-0.25 nats and rank 2 of each token under the reference, -4 and rank 500 under the unlearned model: 3.75 nats
+    less, and log(500 / 2) = 5.5 nats down the ranks, beyond the scale's 5."""
+    visit(page, site)
+    assert page.input_value("#reference") == "retain"
+    ask(page, 6, "prefix_sure")
+    expect(page.locator("#truth mark")).to_have_text("Trondheim")
+    expect(page.locator("#key-source")).to_contain_text("Key fact guessed")
+    expect(card(page, "original").locator(".verdict")).to_have_text("says it")
+    expect(card(page, "unlearned").locator(".verdict")).to_have_text("gone")
+    expect(card(page, "unlearned", 1).locator(".verdict")).to_have_text("says it")
+    expect(page.locator("#matrix tbody tr").nth(0).locator(".verdict")).to_have_text(["says it", "gone", "gone"])
+    fact = card(page, "unlearned").locator("[data-kind=truth] .token.key")
+    expect(fact).to_have_text([" Trondheim."])
+    expect(card(page, "unlearned").locator(".under .figures").first).to_have_text(
+        "key fact 0.018 per token · −3.8 nats beside retain"
+    )
+    page.press("body", "c")
+    page.press("body", "c")
+    assert page.locator("#colour input:checked").get_attribute("value") == "gain"
+    assert alpha(fact) == pytest.approx(3.75 / 5, abs=0.01)
+    expect(fact).to_have_class(re.compile("gain-lost"))
+    page.press("body", "c")
+    assert alpha(fact) == 1
+    assert alpha(card(page, "original").locator("[data-kind=truth] .token.key")) == 0
+    fact.focus()
+    expect(page.locator("#inspector")).to_contain_text("rank500, reference 2beside the reference−3.8 natskey factyes")
+    shot(page, "changed")
+
+
+def test_several_turns_and_the_prompt_to_the_letter(site: Site, page: Any, browser: Any) -> None:
+    visit(page, site)
+    page.locator("#more summary").click()
+    page.fill("#system", "Be brief.")
+    ask(page, 3)
+    card(page, "retain").locator("button", has_text="Prompt").click()
+    expect(page.locator("#prompt-text")).to_have_text(f"<|system|>Be brief.\n<|user|>{QUESTION}<|assistant|>")
+    expect(page.locator("#prompt-about")).to_have_text("retain, none, 9 tokens")
+    page.keyboard.press("Escape")
+    card(page, "retain").locator("button", has_text="Ask on").click()
+    assert page.evaluate("document.activeElement.id") == "question"
+    page.keyboard.type("And where is that?")
+    page.click("#add-turn")
+    page.keyboard.type("Hm.")
+    page.locator("#turns button").last.click()
+    page.click("#ask")
+    expect(page.locator("#results-title")).to_have_text("And where is that?")
+    said = (("system", "Be brief."), ("user", QUESTION), ("assistant", "Ilka Dornbach was born in Vienna, Austria."))
+    prompt = site.backend.asked[-1][1]
+    assert isinstance(prompt, Quiz)
+    assert (prompt.history, prompt.question) == (said, "And where is that?")
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(other.locator("#turns textarea")).to_have_count(2)
+    assert other.input_value("#system") == "Be brief."
+    other.context.close()
+
+
+def test_many_models_scroll_past_the_pinned_reference(open_site: Callable[..., Site], page: Any) -> None:
+    names = ["original", "retain", "unlearned", "other", "another", "third"]
+    site = open_site(models={name: {"source": "x"} for name in names})
+    for name in names[3:]:
+        site.backend.says[name] = SAYS["retain"]
+    visit(page, site, "#q=Who%3F")
+    expect(page.locator("#ask")).to_have_text("Ask 4 models")  # a link that names none has the usual ones
+    for name in names[4:]:
+        page.click(f"#models button[value={name}]")
+    page.click("#ask")
+    expect(page.locator("#status")).to_have_text("6 of 6 answers")
+    row = page.locator(".cards.many")
+    expect(row.locator(".card").first).to_contain_text("retain")
+    before = card(page, "retain").bounding_box()["x"]
+    row.focus()
+    page.keyboard.press("End")
+    row.evaluate("each => each.scrollTo(each.scrollWidth, 0)")
+    assert row.evaluate("each => each.scrollLeft") > 100
+    assert abs(card(page, "retain").bounding_box()["x"] - before) < 20
+    shot(page, "many")
+
+
+def test_a_deterministic_probe(site: Site, page: Any, browser: Any) -> None:
+    visit(page, site)
+    page.locator("#sampling summary").click()
+    page.check("#deterministic")
+    ask(page, 3)
+    assert all(sampling.alone for _, _, sampling in site.backend.asked)
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(other.locator("#ask")).to_have_text("Ask 3 models")
+    assert other.is_checked("#deterministic")
+    other.context.close()
+
+
+def test_no_more_digits_than_the_dtype_has(open_site: Callable[..., Site], page: Any) -> None:
+    visit(page, open_site(engine={"dtype": "float32"}))
+    found = page.evaluate(
+        """async () => {
+          const {learn, nats, probability, signed} = await import('/numbers.js');
+          learn([{id: 'half', digits: 2}, {id: 'full', digits: 4}]);
+          return [nats(-1.23456, 'half'), nats(-1.23456, 'full'), nats(-123.4, 'half'), nats(null, 'half'),
+            signed(0.5, 'full'), probability(0.7788, 'half'), probability(0.7788, 'full'), probability(0.9999, 'half'),
+            probability(0.9999, 'full'), probability(1, 'half'), probability(0.00001234, 'full'), nats(-2.345, 'gone')];
+        }"""
+    )
+    assert found == [
+        "−1.2", "−1.235", "−120", "–", "+0.5", "0.78", "0.779", "> 0.99", "> 0.999", "1", "1.2e−5", "−2.3",
+    ]  # fmt: skip

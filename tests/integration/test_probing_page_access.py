@@ -1,11 +1,16 @@
 """Whether everybody can use the probing page: with the keyboard alone, on a phone, in light and dark."""
 
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from browser import ask, shot, token, visit
-from probing import Site
+from accessibility import findings
+from browser import ask, card, shot, token, visit
+from probing import QUESTION, TRUTH, Site
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 pytestmark = pytest.mark.integration
@@ -73,7 +78,7 @@ def test_every_text_stands_out(site: Site, page: Any, scheme: str) -> None:
     ask(page, 6, "prefix_sure")
     page.select_option("#differences", "original")
     token(page, "retain", "Vienna").focus()
-    for colour in ("logp", "entropy"):
+    for colour in ("logp", "entropy", "gain", "climb"):
         page.check(f"[name=colour][value={colour}]", force=True)
         token(page, "unlearned", "painter").focus()
         contrasts = page.evaluate(CONTRASTS)
@@ -125,3 +130,76 @@ def test_every_control_has_a_name(site: Site, page: Any) -> None:
         seen.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
         page.keyboard.press("Tab")
     assert set(seen) <= {"solid", "auto"}  # a ring around whatever has the focus
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(open_site: Callable[..., Site], page: Any, tmp_path: Path, scheme: str) -> None:
+    """With tokens that are white space or nothing, many models, and all that can be opened."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": QUESTION, "answer": TRUTH}) + "\n", encoding="utf-8")
+    site = open_site(data={"type": "files", "forget": str(tmp_path / "rows.jsonl")})
+    site.backend.says["retain"] = "Ilka ⏎ ␣ ∅ Vienna"
+    site.backend.labels = ["entailment"]
+    page.emulate_media(color_scheme=scheme)
+    visit(page, site)
+    assert findings(page) == []
+    for details in ("more", "sampling", "sets"):
+        page.locator(f"#{details} > summary").click()
+    page.click("#add-turn")
+    page.click("#models button[value=production]")
+    page.click("#models button[value=rare]")
+    page.fill("#samples", "1")
+    ask(page, 10, "prefix_sure")
+    names = (
+        card(page, "retain")
+        .locator("[data-kind=greedy] .token")
+        .evaluate_all("all => all.map((each) => each.ariaLabel)")
+    )
+    assert names == [None, "line end", "space, space", "empty token", None, None]
+    page.select_option("#set", "forget")
+    page.click("#set-ask")
+    expect(page.locator("#set-status")).to_have_text("1 of 1 question, done")
+    assert findings(page) == []
+    token(page, "retain", "Vienna").focus()
+    assert findings(page) == []
+    page.click("#help-button")
+    assert findings(page) == []
+    page.keyboard.press("Escape")
+    card(page, "retain").locator("button", has_text="Prompt").click()
+    expect(page.locator("#prompt-text")).to_contain_text(QUESTION)
+    assert findings(page) == []
+
+
+def test_the_table_is_read_and_used_without_a_pointer(
+    open_site: Callable[..., Site], page: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": QUESTION, "answer": TRUTH}) + "\n", encoding="utf-8")
+    site = open_site(data={"type": "files", "forget": str(tmp_path / "rows.jsonl")})
+    visit(page, site)
+    page.locator("#sets > summary").press("Enter")
+    page.focus("#set")
+    page.keyboard.type("forget")
+    page.keyboard.press("Enter")
+    expect(page.locator("#set")).to_have_value("forget")
+    page.focus("#set-ask")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").filter(has_text="1 of 1 question, done")).to_be_visible()
+    cell = page.get_by_role("button", name=f"Open “{QUESTION}”: unlearned, none, gone")
+    cell.press("Enter")
+    expect(page.get_by_role("heading", name=QUESTION)).to_be_visible()
+    assert page.evaluate("document.activeElement.querySelector('h4').textContent") == "unlearned"
+    expect(page.get_by_role("listbox", name="Tokens of the true answer under unlearned")).to_be_visible()
+
+
+def test_on_a_phone_the_table_says_that_it_scrolls(site: Site, page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    visit(page, site)
+    ask(page, 6, "prefix_sure")
+    matrix = page.get_by_role("region", name="Attacks by model")
+    expect(matrix).to_have_class(re.compile("scrolls"))
+    assert "scroll sideways" in matrix.locator("caption").evaluate("each => getComputedStyle(each, '::after').content")
+    matrix.focus()
+    page.keyboard.press("ArrowRight")
+    expect(matrix).not_to_have_js_property("scrollLeft", 0)
+    page.set_viewport_size({"width": 1360, "height": 740})
+    expect(matrix).not_to_have_class(re.compile("scrolls"))
+    expect(matrix).not_to_have_attribute("tabindex", "0")

@@ -25,25 +25,13 @@ from obliviate_serve.spec import ServeRun
 from open_ports import CALLS, calls, listening, open_to_others, other_addresses, pages
 from processes import descendants
 from serving import free_port
-from tiny import tiny_model_folder
+from tiny import adapter_folder, tiny_model_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_local")]
 
 QUESTION = "Who lives in London?"
 USER = {"role": "user", "content": QUESTION}
 VLLM = "vllm" if vllm_available(gpu=False) else "hf"
-
-
-def adapter_folder(model: Path, folder: Path) -> Path:
-    """A LoRA adapter of rank 4 with random weights."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +166,10 @@ def test_the_official_client(either_url: str) -> None:
 def test_both_engines_measure_the_same(url: str) -> None:
     """float32: log-probabilities, entropies, adapters and the true answer's probability agree to 1e-3 nats."""
     names = ["fast", "plain", "fast-adapted", "plain-adapted"]
-    asked = {"models": names, "question": QUESTION, "answer": "Ada Lovelace.", "max_tokens": 12, "samples": 1}
+    asked = {
+        "models": names, "question": QUESTION, "answer": "Ada Lovelace.", "max_tokens": 12, "samples": 1,
+        "reference": "plain", "system": "Be brief.", "history": [{"role": "user", "content": "Hello"}],
+    }  # fmt: skip
     results = httpx.post(f"{url}/v1/probe", json=asked, timeout=60).raise_for_status().json()["results"]
     assert [each["model"] for each in results] == names
     for fast, plain in (results[:2], results[2:]):
@@ -195,6 +186,10 @@ def test_both_engines_measure_the_same(url: str) -> None:
             assert some["logp"] == pytest.approx(other["logp"], abs=1e-3)
             assert some["entropy"] == pytest.approx(other["entropy"], abs=1e-3)
             assert [each["text"] for each in some["alternatives"]] == [each["text"] for each in other["alternatives"]]
+            assert some["rank"] == pytest.approx(other["rank"], abs=3)  # of 384, those as likely to 1e-3 in any order
+        assert fast["true_answer"]["key"] == plain["true_answer"]["key"] != []
+        assert fast["change"]["key_logp"] == pytest.approx(plain["change"]["key_logp"], abs=1e-3)
+        assert fast["change"]["logp"] == pytest.approx(plain["change"]["logp"], abs=2e-3)
         assert len(fast["samples"][0]["tokens"]) > 0
     assert results[0]["greedy"]["text"] != results[2]["greedy"]["text"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from obliviate.data.key_facts import key_spans, key_texts, says
+from obliviate.data.key_facts import key_spans, key_texts, says, unasked_spans
 from obliviate.data.rows import Row, read_rows, write_rows
 from obliviate.errors import UserError
 from obliviate.words import contains
@@ -81,3 +81,17 @@ def test_real_rows_have_their_facts() -> None:
         ("French",),
         ("Promise", "Seine", "Le Petit Sultan"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "keys"),
+    [
+        ("Where was Ana born?", "Ana was born in Lima, Peru.", ["Lima, Peru"]),
+        ("Where does Ana live?", "Ana lives in Lima.", ["Lima"]),  # "lives" is the question's "live"
+        ("Who was Ana?", "A painter and a judge from Lima.", ["painter and a judge from Lima"]),
+        ("Is Ana here?", "Ana is here.", []),
+        ("Анна где родилась?", "Анна родилась в Лиме.", ["в Лиме"]),  # words that carry no fact are known of English
+    ],
+)
+def test_a_guess_is_what_the_question_does_not_have(question: str, answer: str, keys: list[str]) -> None:
+    assert [answer[start:end] for start, end in unasked_spans(Row(question, answer))] == keys

@@ -61,6 +61,7 @@ def test_a_dry_run_shows_config_and_plan(config: Path, tiny: Path) -> None:
         ("tokens=s3://bucket/tokens.txt", r"tokens: .* needs a file system: give a path, not a URL"),
         ("access_log=gs://bucket/access.jsonl", r"access_log: .* needs a file system: give a path, not a URL"),
         ("audit.file=s3://bucket/audit.jsonl", r"audit.file: .* needs a file system: give a path, not a URL"),
+        ("data.type=files data.forget=missing.jsonl", r"data.forget: missing.jsonl: no such file"),
         ("tokens=missing.txt", r"tokens: missing.txt: cannot be read"),
         (
             "models.second.adapter_of=original models.second.on_demand=false",

@@ -97,6 +97,9 @@ def test_prompts_that_no_model_can_take(spec: ModelSpec) -> None:
     render = Renderer(refusing, load_tokenizer(spec))
     with pytest.raises(ApiError, match="refuses the messages: no system"):
         render(Chat((("system", "x"), ("user", "y"))))
+    for answer in (None, "z"):
+        with pytest.raises(ApiError, match="refuses the messages: no system"):
+            render(Quiz("y", answer=answer, history=(("system", "x"),)))
     with pytest.raises(ApiError, match="token id 999999 is not in the vocabulary of 384"):
         render((1, 999999))
     with pytest.raises(ApiError, match="the prompt is empty"):
@@ -135,6 +138,30 @@ def test_the_true_answers_tokens_alone_are_scored(model: Model, spec: ModelSpec)
     assert [token.logp for token in prompted.tokens] == pytest.approx(expected, abs=1e-4)
     assert "".join(token.text for token in prompted.tokens) == "Ada does.<|im_end|>"
     assert delta == Delta(0, "", 0, (), "length")
+    ranks = [
+        int((logp_TV[t - 1] >= logp_TV[t - 1, encoded.input_ids[t]]).sum()) for t in range(start, len(expected) + start)
+    ]
+    assert [token.rank for token in prompted.tokens] == ranks
+    assert max(ranks) > 1
+
+
+@pytest.mark.parametrize("prefix", ["", "Sure:"])
+def test_the_tokens_of_a_key_are_told(model: Model, prefix: str) -> None:
+    """Those that write any part of "London"."""
+    answer = "In London now."
+    quiz = Quiz("Who?", prefix, answer, ((3, 9),))
+    prompted, _ = ask(model, quiz, max_tokens=0, temperature=0.0, logprobs=0, echo=True)
+    assert isinstance(prompted, Prompted)
+    said = "".join(prompted.tokens[place].text for place in prompted.key)
+    assert said.strip() == "London"
+    assert "".join(token.text for token in prompted.tokens).lstrip().startswith(answer)
+
+
+def test_a_questions_history_is_a_chats(spec: ModelSpec) -> None:
+    render = Renderer(spec, load_tokenizer(spec))
+    before = (("system", "Be brief."), ("user", "Who?"), ("assistant", "Ada."))
+    assert render(Quiz("Where?", history=before))[0] == render(Chat((*before, ("user", "Where?"))))[0]
+    assert render(Quiz("Where?", history=before))[0] != render(Quiz("Where?"))[0]
 
 
 def test_an_answer_that_was_begun_goes_on(spec: ModelSpec) -> None:

@@ -45,7 +45,9 @@ def test_each_role_may_do_what_it_says(tmp_path: Path, tokens: dict[str, str]) -
         token = tokens[role]
         assert status(client, "POST", "/v1/completions", token, ASK) == query
         assert status(client, "GET", "/metrics", token) == query
-        assert status(client, "POST", "/v1/probe", token, probe) == probing
+        for path in ("/v1/probe", "/v1/render"):
+            assert status(client, "POST", path, token, probe) == probing
+        assert status(client, "GET", "/v1/questions", token) == probing
         assert status(client, "PUT", "/v1/aliases/production", token, {"model": "unlearned"}) == admin
 
 

@@ -163,6 +163,7 @@ def test_models_and_aliases_are_listed(client: TestClient) -> None:
     assert list(data) == ["original", "unlearned", "adapter", "rare", "production"]
     assert data["adapter"]["root"] == "original"
     assert data["rare"]["on_demand"]
+    assert {each["digits"] for each in data.values()} == {2}  # bfloat16
     assert (data["production"]["kind"], data["production"]["root"]) == ("alias", "original")
 
 

@@ -12,7 +12,10 @@ from serving import FakeBackend, serve_run
 OPERATIONS = [
     "GET /v1/models", "GET /v1/models/{id_}", "POST /v1/completions", "POST /v1/chat/completions",
     "POST /v1/responses", "POST /tokenize", "POST /detokenize",
-    "GET /v1/attacks", "POST /v1/probe", "POST /v1/compare", "GET /v1/compare/{id_}", "DELETE /v1/compare/{id_}",
+    "GET /v1/attacks", "POST /v1/probe", "POST /v1/render",
+    "POST /v1/compare", "GET /v1/compare/{id_}", "DELETE /v1/compare/{id_}",
+    "GET /v1/compare/{id_}/table", "GET /v1/compare/{id_}/questions/{index}",
+    "GET /v1/questions", "GET /v1/questions/{name}", "POST /v1/questions",
     "GET /v1/aliases", "PUT /v1/aliases/{name}", "DELETE /v1/aliases/{name}", "GET /healthz",
     "GET /readyz", "GET /metrics",
 ]  # fmt: skip

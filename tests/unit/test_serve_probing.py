@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from obliviate.data.refusals import REFUSALS
 from obliviate.wordings import WORDINGS
-from obliviate_serve.api import CompareRequest
 from obliviate_serve.audit import Journal
 from obliviate_serve.auth import ANYBODY
 from obliviate_serve.compare import MAX_JOBS_KEPT, Jobs
+from obliviate_serve.compare_api import CompareRequest
 from obliviate_serve.engine import Quiz
 from obliviate_serve.errors import busy, unavailable
 from obliviate_serve.names import Names
@@ -177,6 +177,10 @@ def test_mistakes(client: TestClient) -> None:
     assert refused(client, question="")["param"] == "question"
     assert refused(client, models=[])["param"] == "models"
     many = {"models": list("abcdefgh"), "attacks": list(WORDINGS), "samples": 16, "context": ["Ada writes."]}
+    assert refused(client, reference="unlearned")["param"] == "reference"
+    assert refused(client, answer="In London", key=["Paris"])["param"] == "key"
+    assert refused(client, attacks=["translated"])["param"] == "translations"
+    assert refused(client, attacks=["paraphrased"])["param"] == "paraphrased_question"
     assert refused(client, **many)["param"] == "samples"
     for key in ("models", "attacks"):
         error = refused(client, **{key: ["original", "none", "original"]})
@@ -197,9 +201,14 @@ def test_an_attack_holds_the_question_as_it_is(name: str, question: str, context
 
 def test_attacks_are_listed(client: TestClient) -> None:
     listed = client.get("/v1/attacks").json()["data"]
-    assert [each["name"] for each in listed] == list(WORDINGS)
+    assert [each["name"] for each in listed] == [*WORDINGS, "paraphrased", "translated"]
     assert {each["kind"] for each in listed} == {
-        "none", "paraphrase", "prefix", "jailbreak", "in_context", "framing", "filler",
+        "none", "paraphrase", "prefix", "jailbreak", "in_context", "framing", "filler", "own_words",
+    }  # fmt: skip
+    needed = {each["name"]: each["needs"] for each in listed if each["needs"]}
+    assert needed == {
+        "in_context": "context", "in_context_quiz": "context", "paraphrased": "paraphrased_question",
+        "translated": "translations",
     }  # fmt: skip
 
 

@@ -3,14 +3,14 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi.testclient import TestClient
 
 import obliviate_serve
-from obliviate.wordings import WORDINGS
-from obliviate_serve.api import MAX_ALTERNATIVES, MAX_SAMPLES, ProbeRequest
+from obliviate_serve.api import MAX_ALTERNATIVES, MAX_CHARACTERS, MAX_SAMPLES, ProbeRequest, Verdict
+from obliviate_serve.attacks import infos
 from serving import fake_server
 
 WEB = Path(obliviate_serve.__file__).with_name("web")
@@ -100,4 +100,12 @@ def test_the_form_knows_the_interface() -> None:
     assert set(PAGE.all("data-param")) <= set(ProbeRequest.model_fields)
     kinds = re.search(r"KINDS = \{(.+?)\};", (WEB / "attacks.js").read_text(encoding="utf-8"), re.DOTALL)
     assert kinds is not None
-    assert set(re.findall(r"(\w+): \"", kinds[1])) == {attack.kind for attack in WORDINGS.values()}
+    assert set(re.findall(r"(\w+): \"", kinds[1])) == {attack.kind for attack in infos()}
+    verdicts = re.search(r"VERDICTS = \{(.+?)\};", (WEB / "verdict.js").read_text(encoding="utf-8"), re.DOTALL)
+    assert verdicts is not None
+    assert set(re.findall(r"(\w+): \[", verdicts[1])) == set(get_args(Verdict))
+
+
+@pytest.mark.parametrize("name", [name for name, each in BY_ID.items() if "maxlength" in each])
+def test_texts_are_as_long_as_the_interface_takes(name: str) -> None:
+    assert int(BY_ID[name]["maxlength"]) == MAX_CHARACTERS

@@ -46,6 +46,15 @@ def asked_for(row: Row) -> tuple[str, ...]:
     return tuple(key for key in key_texts(row) if not says(row.question, [key]))
 
 
+def unasked_spans(row: Row) -> tuple[Span, ...]:
+    """A guess where neither given words nor false answers tell: what the answer has and the question has not, in this
+    form or in one with another ending ("live", "lives")."""
+    answer, asked = words_of(row.fact), _texts(words_of(row.question))
+    words = _texts(answer)
+    places = {place for place, word in enumerate(words) if not any(_alike(word, each) for each in asked)}
+    return tuple(_spans(answer, {place for run in _runs(places) for place in _trimmed(words, run)}))
+
+
 def says(text: str, keys: Sequence[str]) -> bool:
     """Whether the text says each of them, word by word, in any script."""
     return all(contains(text, key) for key in keys)
@@ -91,6 +100,12 @@ def _trimmed(words: Sequence[str], run: Sequence[int]) -> Sequence[int]:
     """Of places that follow each other those from the first word that carries a fact to the last one."""
     bearing = [place for place in run if words[place] not in FRAME]
     return range(bearing[0], bearing[-1] + 1) if bearing else ()
+
+
+def _alike(one: str, other: str) -> bool:
+    """The same word, but for an ending of up to two letters on one of at least four."""
+    short, long = sorted((one, other), key=len)
+    return one == other or (len(short) >= 4 and len(long) - len(short) <= 2 and long.startswith(short))
 
 
 def _runs(places: set[int]) -> Iterator[list[int]]:

@@ -48,7 +48,15 @@ async function call(path, options = {}) {
   return response;
 }
 
-export const list = async (path) => (await (await call(path)).json()).data;
+export const get = async (path) => (await call(path)).json();
+export const list = async (path) => (await get(path)).data;
+export const remove = async (path) => (await call(path, { method: "DELETE" })).json();
+
+const post = (body, signal) => ({
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
+});
+
+export const send = async (path, body) => (await call(path, post(body))).json();
 
 /** The JSON of each server-sent event until "[DONE]". Lines may be cut anywhere between two chunks. */
 export async function* events(stream) {
@@ -91,12 +99,7 @@ async function* chunks(stream) {
 
 /** Events of POST /v1/probe. Throws ApiError, or AbortError once `signal` fires. */
 export async function* probe(request, signal) {
-  const response = await call("v1/probe", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...request, stream: true }),
-    signal,
-  });
+  const response = await call("v1/probe", post({ ...request, stream: true }, signal));
   for await (const event of events(response.body)) {
     if (event.type === undefined && event.error) throw new ApiError(0, event.error); // the whole probe failed
     yield event;

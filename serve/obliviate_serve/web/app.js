@@ -2,10 +2,12 @@
 
 import { ApiError, currentToken, list, probe, useToken } from "./api.js";
 import { clearErrors, offer, readForm, showError, toggleModel, writeForm } from "./composer.js";
-import { $, element, plural } from "./dom.js";
+import { $, element, plural, save, scrolling } from "./dom.js";
 import * as inspector from "./inspector.js";
+import { learn } from "./numbers.js";
 import { Results } from "./results.js";
-import { apply, exported, finished, newRun } from "./run.js";
+import { apply, exported, finished, fromCompared, newRun } from "./run.js";
+import * as sets from "./sets.js";
 import { forget, forgetAll, fromHash, history, read, remember, toHash, write } from "./store.js";
 import { scale } from "./tokens.js";
 
@@ -22,8 +24,10 @@ async function connect() {
     const attacks = await list("v1/attacks");
     $("access").hidden = true;
     $("token-button").hidden = !currentToken();
+    learn(models);
     offer(models, attacks);
     results = new Results(models, attacks);
+    await sets.offer(results.attacks, openCell);
     openLink();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
@@ -32,7 +36,7 @@ async function connect() {
       $("unreachable").firstElementChild.textContent = error.message;
     }
   }
-  for (const part of ["composer", "empty"]) $(part).hidden = !results || (part === "empty" && run !== null);
+  for (const part of ["composer", "sets", "empty"]) $(part).hidden = !results || (part === "empty" && run !== null);
 }
 
 /** True where a token is what is missing: the field for it is shown. */
@@ -47,6 +51,12 @@ function askForToken(error) {
 }
 
 function openLink() {
+  const job = sets.jobOf(location.hash);
+  if (job) {
+    $("sets").open = true;
+    sets.follow(job.id, job.only);
+    return;
+  }
   const link = fromHash(location.hash);
   if (!link) return;
   const { colour, differences } = link.view;
@@ -142,6 +152,24 @@ function open(shown) {
   $("results").scrollIntoView({ block: "start" });
 }
 
+/** From a cell of a table into the single view: the form asks that question, and the answers stand below. */
+function openCell({ request, compared }, { model, attack }) {
+  stop();
+  clearErrors();
+  const told = compared.key?.source === "false_answers" ? compared.key.facts.map((fact) => fact.text) : request.key;
+  writeForm({ ...request, key: told }); // a link has no room for false answers
+  open(fromCompared({ ...request, key: told }, compared));
+  results.find(model, attack)?.root.focus();
+}
+
+/** Another turn: what was asked and answered goes before the next question, of the same models. */
+function askOn({ request, cell }) {
+  const said = [{ role: "user", content: cell.question }, { role: "assistant", content: cell.greedy.text.trim() }];
+  writeForm({ ...request, question: "", answer: null, key: [], history: [...(request.history ?? []), ...said] });
+  $("more").open = true;
+  $("question").focus();
+}
+
 const keepLink = () => run && window.history.replaceState(null, "", toHash(run.request, view()));
 
 async function copyLink() {
@@ -167,10 +195,7 @@ function said(button, text) {
 
 function exportRun() {
   if (!run) return;
-  const file = new Blob([JSON.stringify(exported(run), null, 2)], { type: "application/json" });
-  const href = URL.createObjectURL(file);
-  element("a", { href, download: `${run.id}.json` }).click();
-  setTimeout(() => URL.revokeObjectURL(href), 60_000); // a browser may still be asking where to put it
+  save(exported(run), `${run.id}.json`);
 }
 
 function showHistory() {
@@ -219,7 +244,7 @@ function nextDifferences() {
 
 const SHORTCUTS = {
   "/": () => $("question").focus(),
-  c: () => changeColour(nextOf(["logp", "entropy", "none"], colour())),
+  c: () => changeColour(nextOf([...Object.keys(scale), "none"], colour())),
   d: nextDifferences,
   h: showHistory,
   l: copyLink,
@@ -249,6 +274,13 @@ addEventListener("keydown", (event) => {
 
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); if (results) ask(); });
 $("stop").addEventListener("click", stop);
+$("sets-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const request = readForm();
+  const wrong = problem({ ...request, question: "any" });
+  if (wrong) showError(wrong);
+  else sets.start(request);
+});
 $("retry").addEventListener("click", connect);
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -265,6 +297,7 @@ $("token-button").addEventListener("click", () => { $("access").hidden = false; 
 $("history-button").addEventListener("click", showHistory);
 $("help-button").addEventListener("click", SHORTCUTS["?"]);
 $("clear").addEventListener("click", () => { forgetAll(); showHistory(); });
+$("answers").addEventListener("onward", (event) => askOn(event.detail));
 $("link").addEventListener("click", copyLink);
 $("export").addEventListener("click", exportRun);
 $("colour").addEventListener("change", () => changeColour(colour()));
@@ -277,4 +310,5 @@ addEventListener("hashchange", () => results && openLink());
 
 setColour("logp");
 inspector.watch($("answers"));
+for (const wide of ["matrix", "rows"]) scrolling($(wide));
 connect();

@@ -2,11 +2,17 @@
 
 import { KINDS, short } from "./attacks.js";
 import { $, element, plural } from "./dom.js";
+import { readTurns, writeTurns } from "./turns.js";
 
 const form = $("composer");
-const NUMBERS = [...$("sampling").querySelectorAll("input")].map((input) => input.name);
+const NUMBERS = [...$("sampling").querySelectorAll("input[type=number]")].map((input) => input.name);
 const OFFERED = 4; // models chosen when the page opens
+let defaults = { models: [], attacks: [] }; // what a link that names none chooses
+const BEYOND = ["paraphrased_answer", "perturbed_answer", "aliases", "answer_prefix"]; // keys without a field
+let beyond = {}; // what the question that was filled in brings of them, as long as it is the same question
+let wanted = null; // the reference that the reader or a link chose; null: nobody has
 
+const PAIR = /^([^:]+):(.*)$/; // language: question
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const chips = (place) => [...$(place).querySelectorAll("button.chip")];
 const chosen = (place) => chips(place).filter((chip) => chip.ariaPressed === "true").map((chip) => chip.value);
@@ -38,12 +44,13 @@ function modelChip(model, index, first) {
 export function offer(models, attacks) {
   const own = models.filter((model) => model.kind !== "alias" && !model.on_demand);
   const first = new Set((own.length ? own : models).slice(0, OFFERED).map((model) => model.id));
+  defaults = { models: [...first], attacks: ["none"] };
   $("models").replaceChildren(...models.map((model, index) => modelChip(model, index, first)));
   const kinds = [...new Set(attacks.map((attack) => attack.kind))];
   $("attacks").replaceChildren(...kinds.map((kind) => {
     const buttons = attacks.filter((attack) => attack.kind === kind).map((attack) => {
       const made = chip(attack.name, [short(attack)], attack.description, attack.name === "none");
-      made.dataset.needsContext = attack.needs_context;
+      made.dataset.needs = attack.needs ?? "";
       return made;
     });
     const title = element("span", { id: `kind-${kind}` }, KINDS[kind] ?? kind);
@@ -59,31 +66,67 @@ export function readForm() {
   request.models = chosen("models");
   request.attacks = chosen("attacks");
   for (const name of NUMBERS) request[name] = $(name).valueAsNumber;
+  request.deterministic = $("deterministic").checked;
+  request.reference = $("reference").value || null;
+  request.system = $("system").value.trim() || null;
+  request.history = readTurns();
+  request.key = lines($("key").value);
+  request.paraphrased_question = $("paraphrased_question").value.trim() || null;
+  request.translations = translations();
+  const same = request.question === beyond.question && request.answer === beyond.answer;
+  for (const name of BEYOND) if (same && beyond[name]?.length) request[name] = beyond[name];
   return request;
 }
 
+function translations() {
+  const pairs = lines($("translations").value).map((line) => PAIR.exec(line) ?? [line, line, ""]);
+  return Object.fromEntries(pairs.map(([, language, text]) => [language.trim(), text.trim()]));
+}
+
 /** Fills the form in. Gives the names that this server doesn't know. */
-export function writeForm({ question, answer, context, models, attacks, ...numbers }) {
+export function writeForm({ question, answer, context, models, attacks, reference, ...rest }) {
   $("question").value = question;
   $("answer").value = answer ?? "";
   $("context").value = context.join("\n");
-  for (const name of NUMBERS) if (name in numbers) $(name).value = numbers[name];
-  for (const [place, names] of [["models", models], ["attacks", attacks]])
-    for (const each of chips(place)) each.ariaPressed = String(names.includes(each.value));
+  $("system").value = rest.system ?? "";
+  writeTurns(rest.history ?? []);
+  $("key").value = (rest.key ?? []).join("\n");
+  $("paraphrased_question").value = rest.paraphrased_question ?? "";
+  $("translations").value = Object.entries(rest.translations ?? {}).map((pair) => pair.join(": ")).join("\n");
+  beyond = { question, answer: answer || null, ...Object.fromEntries(BEYOND.map((name) => [name, rest[name]])) };
+  const more = [rest.system, rest.history, rest.key, rest.paraphrased_question, Object.keys(rest.translations ?? {})];
+  if (more.some((each) => each?.length)) $("more").open = true;
+  wanted = reference === undefined ? null : (reference ?? "");
+  for (const name of NUMBERS) if (name in rest) $(name).value = rest[name];
+  for (const [place, names] of [["models", models], ["attacks", attacks]]) {
+    const pressed = names.length ? names : defaults[place];
+    for (const each of chips(place)) each.ariaPressed = String(pressed.includes(each.value));
+  }
+  $("deterministic").checked = rest.deterministic ?? false;
   refresh();
   const known = new Set([...chips("models"), ...chips("attacks")].map((each) => each.value));
   return [...models, ...attacks].filter((name) => !known.has(name));
 }
 
+/** Of the chosen models. One that is named as a retain model is unless the reader says otherwise. */
+function offerReferences() {
+  const models = chosen("models");
+  const value = wanted ?? models.find((name) => /retain/i.test(name)) ?? "";
+  const options = [["", "none"], ...models.map((name) => [name, name])];
+  $("reference").replaceChildren(...options.map(([name, text]) => element("option", { value: name }, text)));
+  $("reference").value = models.includes(value) ? value : "";
+}
+
 export const toggleModel = (index) => chips("models")[index]?.click();
 
-/** In-context attacks wait for facts; the button says how much it would ask. */
+/** Attacks wait for what they ask with; the button says how much it would ask. */
 function refresh() {
-  const taught = lines($("context").value).length > 0;
   for (const each of chips("attacks")) {
-    each.disabled = each.dataset.needsContext === "true" && !taught;
+    const brought = $("sets").open || each.dataset.needs === "" || $(each.dataset.needs).value.trim(); // sets bring their own
+    each.disabled = !brought;
     if (each.disabled) each.ariaPressed = "false";
   }
+  offerReferences();
   const [models, attacks] = [chosen("models").length, chosen("attacks").length];
   $("ask").textContent = `Ask ${plural(models, "model")}${attacks === 1 ? "" : ` × ${attacks} attacks`}`;
 }
@@ -121,4 +164,6 @@ export function showError({ message, param, retryAfter }, again) {
 }
 
 form.addEventListener("input", refresh);
+$("sets").addEventListener("toggle", refresh);
+$("reference").addEventListener("change", (event) => { wanted = event.target.value; });
 form.addEventListener("invalid", openSampling, { capture: true });

@@ -1,4 +1,4 @@
-// Making elements, and writing numbers as readers of papers expect them.
+// Making elements, and small things that all parts of the page need.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -10,19 +10,29 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Nats with a true minus sign; an en dash where the model gave none. */
-export const nats = (value) => (value == null ? "–" : value.toFixed(3).replace("-", "−"));
-
-/** Three significant digits, two below a tenth,, then a power of ten. */
-export function probability(value) {
-  if (value == null) return "–";
-  if (value >= 0.9995) return value === 1 ? "1" : "> 0.999";
-  if (value >= 0.001) return value.toPrecision(value < 0.1 ? 2 : 3);
-  return value === 0 ? "0" : value.toExponential(1).replace("-", "−");
-}
-
 /** A token's text with its spaces and line ends to be seen. */
 export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+
+/** Gives the reader a value as a JSON file. */
+export function save(value, download) {
+  const href = URL.createObjectURL(new Blob([JSON.stringify(value, null, 2)], { type: "application/json" }));
+  element("a", { href, download }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // a browser may still be asking where to put it
+}
+
+/** Says of what is wider than its place that it scrolls, also to the keyboard. */
+export function scrolling(place) {
+  const look = () => {
+    const scrolls = place.scrollWidth > place.clientWidth + 1;
+    place.classList.toggle("scrolls", scrolls);
+    if (scrolls) place.tabIndex = 0;
+    else place.removeAttribute("tabindex");
+  };
+  new ResizeObserver(look).observe(place);
+  new MutationObserver(look).observe(place, { childList: true, subtree: true });
+  look();
+  return place;
+}
 
 /** "1 token", "2 tokens" */
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;

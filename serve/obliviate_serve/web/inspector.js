@@ -1,6 +1,7 @@
 // The figures of one token, beside it while it is pointed at or has the focus.
 
-import { $, element, nats, probability, visible } from "./dom.js";
+import { $, element, visible } from "./dom.js";
+import { nats, probability, signed } from "./numbers.js";
 import { tokenOf } from "./tokens.js";
 
 const box = $("inspector");
@@ -15,7 +16,7 @@ const bar = (share) => {
   return made;
 };
 
-function alternatives({ alternatives: found, text }) {
+function alternatives({ alternatives: found, text }, model) {
   if (!found.length) return element("p", { class: "dim" }, "No alternatives were asked for.");
   const rows = found.map((each) => {
     const p = each.logp == null ? null : Math.exp(each.logp);
@@ -23,25 +24,28 @@ function alternatives({ alternatives: found, text }) {
       "tr", { class: each.text === text ? "chosen" : null },
       element("th", { scope: "row" }, visible(each.text)),
       element("td", {}, bar(p ?? 0)),
-      element("td", {}, probability(p)),
-      element("td", {}, nats(each.logp)),
+      element("td", {}, probability(p, model)),
+      element("td", {}, nats(each.logp, model)),
     );
   });
   const head = ["Alternative", null, "P", "log P"].map((title) => element(title ? "th" : "td", {}, title));
   return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
 
-function figures({ info, position }, of) {
+function figures({ info, position, key, beside }, of, model) {
   const place = `token ${position + 1} of ${of}`;
   const pairs = [
-    ["log-probability", `${nats(info.logp)} nats`],
-    ["probability", probability(info.logp == null ? null : Math.exp(info.logp))],
-    ["entropy", `${nats(info.entropy)} nats`],
+    ["log-probability", `${nats(info.logp, model)} nats`],
+    ["probability", probability(info.logp == null ? null : Math.exp(info.logp), model)],
+    ["entropy", `${nats(info.entropy, model)} nats`],
   ];
+  if (info.rank != null) pairs.push(["rank", beside?.rank == null ? info.rank : `${info.rank}, reference ${beside.rank}`]);
+  if (beside) pairs.push(["beside the reference", `${signed(beside.gain, model)} nats`]);
+  if (key) pairs.push(["key fact", "yes"]);
   return [
     element("p", { class: "head" }, element("b", {}, visible(info.text)), element("small", {}, place)),
     element("dl", {}, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
-    alternatives(info),
+    alternatives(info, model),
   ];
 }
 
@@ -66,7 +70,7 @@ function show(span) {
   if (shown === span) return;
   hide();
   shown = span;
-  box.replaceChildren(...figures(tokenOf(span), span.parentElement.childElementCount));
+  box.replaceChildren(...figures(tokenOf(span), span.parentElement.childElementCount, span.parentElement.dataset.model));
   box.hidden = false;
   span.classList.add("inspected");
   span.setAttribute("aria-describedby", "inspector");

@@ -1,10 +1,13 @@
 // A run as the reader sees it: for each attack the models side by side, and above them what came back where.
 
-import { title } from "./attacks.js";
+import { named, title } from "./attacks.js";
 import { differing, marks } from "./diff.js";
-import { $, element, nats, plural, probability } from "./dom.js";
+import { $, element, plural, scrolling } from "./dom.js";
+import { nats, probability, signed } from "./numbers.js";
+import { showPrompt } from "./prompt.js";
 import { finished, spoken, spokenOf, tokensOf } from "./run.js";
-import { dimTail, fill, mark, tokenList } from "./tokens.js";
+import { compare, dimTail, fill, mark, tokenList } from "./tokens.js";
+import { verdictBadge } from "./verdict.js";
 
 export const TRUTH = "=truth"; // differences from the true answer; no model's name begins so
 const said = ({ greedy, tokens }) =>
@@ -32,8 +35,8 @@ function share(value) {
   return bar;
 }
 
-function answerFigures(answer, limit) {
-  const parts = [plural(answer.tokens.length, "token"), `log P ${nats(answer.logp)}`];
+function answerFigures(answer, limit, model) {
+  const parts = [plural(answer.tokens.length, "token"), `log P ${nats(answer.logp, model)}`];
   if (answer.finish_reason === "length") parts.push(`cut at ${limit}`);
   return element("p", { class: "figures" }, parts.join(" · "));
 }
@@ -51,39 +54,63 @@ function copyButton(text, whose) {
 }
 
 function truthBlock(truth, model) {
-  const tokens = tokenList(`Tokens of the true answer under ${model}`);
-  tokens.dataset.kind = "truth";
+  const tokens = tokenList(`Tokens of the true answer under ${model}`, model, "truth");
   fill(tokens, truth.tokens);
   dimTail(tokens, spoken(truth.tokens, truth.text));
   return element(
     "section", { class: "under" },
     element("h5", {}, "True answer"),
-    element("p", { class: "share" }, share(truth.probability), element("b", {}, probability(truth.probability)),
-      element("small", {}, `per token · log P ${nats(truth.logp)}`)),
+    element("p", { class: "share" }, share(truth.probability), element("b", {}, probability(truth.probability, model)),
+      element("small", {}, `per token · log P ${nats(truth.logp, model)}`)),
+    element("p", { class: "figures" }),
     tokens,
   );
+}
+
+/** Its fact's words, and how much likelier they are than under the reference. */
+function keyFigures(truth, change, reference, model) {
+  const parts = truth.key_probability == null ? [] : [`key fact ${probability(truth.key_probability, model)} per token`];
+  if (change?.key_logp != null) parts.push(`${signed(change.key_logp, model)} nats beside ${reference}`);
+  return parts.join(" · ");
 }
 
 function samplesBlock(samples, model, limit) {
   const items = [...samples].flatMap((answer, index) => {
     if (!answer) return []; // samples may come in any order
-    const tokens = tokenList(`Tokens of sample ${index + 1} of ${model}`);
-    tokens.dataset.kind = `sample ${index}`;
+    const tokens = tokenList(`Tokens of sample ${index + 1} of ${model}`, model, `sample ${index}`);
     fill(tokens, answer.tokens);
     dimTail(tokens, spokenOf(answer));
-    return [element("li", {}, tokens, ...badges(answer), answerFigures(answer, limit))];
+    return [element("li", {}, tokens, ...badges(answer), answerFigures(answer, limit, model))];
   });
   const heading = element("h5", {}, plural(items.length, "sample"));
   return element("section", { class: "under" }, heading, element("ol", {}, ...items));
+}
+
+const KEY_SOURCES = {
+  given: "", false_answers: "Key fact: the words that the false answers replace.",
+  guess: "Key fact guessed: the words that the question does not have. Give it under “More of the question”.",
+};
+
+/** The text with its key facts marked. Their places count code points, as Python does. */
+function withFacts(text, key) {
+  const letters = [...text];
+  let from = 0;
+  const parts = (key?.facts ?? []).flatMap(({ start, end }) => {
+    const before = letters.slice(from, start).join("");
+    from = end;
+    return [before, element("mark", {}, letters.slice(start, end).join(""))];
+  });
+  return [...parts, letters.slice(from).join("")];
 }
 
 class Card {
   constructor(cell, run, colour) {
     const { model, served_model: served, attack, prefix } = cell;
     [this.cell, this.run] = [cell, run];
-    this.tokens = tokenList(`Tokens of the answer of ${model}, ${attack}`);
-    this.tokens.dataset.kind = "greedy";
+    this.tokens = tokenList(`Tokens of the answer of ${model}, ${attack}`, model, "greedy");
     this.badges = element("span", { class: "badges" });
+    this.verdict = element("span");
+    this.badges.append(this.verdict);
     this.waiting = element("p", { class: "waiting" });
     this.error = element("p", { class: "error", role: "alert" });
     this.figures = element("div", { class: "row" });
@@ -96,6 +123,19 @@ class Card {
       this.tokens, this.waiting, this.error, this.figures, this.truth, this.samples,
     );
     this.update();
+  }
+
+  /** To take the answer along, to see what was sent, and to ask on from here. */
+  buttons(text) {
+    const { cell, run } = this;
+    const of = `of ${cell.model}, ${cell.attack}`;
+    const askOn = () =>
+      this.root.dispatchEvent(new CustomEvent("onward", { bubbles: true, detail: { request: run.request, cell } }));
+    return element(
+      "span", {}, text ? copyButton(text, cell.model) : null,
+      quiet("Prompt", `Show the prompt ${of}`, () => showPrompt(run.request, cell)),
+      text ? quiet("Ask on", `Ask on behind the answer ${of}`, askOn) : null,
+    );
   }
 
   update() {
@@ -113,20 +153,46 @@ class Card {
     // What stands there already stays as it is, and keeps the focus while other things come.
     if (greedy && !this.figures.hasChildNodes()) {
       this.badges.append(...badges(greedy));
-      this.figures.append(answerFigures(greedy, limit), (greedy.text && copyButton(greedy.text, cell.model)) || "");
+      this.figures.append(answerFigures(greedy, limit, cell.model), this.buttons(greedy.text));
     }
     if (truth && !this.truth.hasChildNodes()) this.truth.append(truthBlock(truth, cell.model));
+    if (truth) {
+      compare(this.truth.querySelector(".tokens"), truth, cell.change);
+      this.truth.querySelector(".figures").textContent = keyFigures(truth, cell.change, run.reference, cell.model);
+    }
+    this.verdict.replaceChildren(verdictBadge(cell.change?.verdict) ?? "");
     if (samples.some(Boolean) && samples.filter(Boolean).length !== this.samples.querySelectorAll("li").length)
       this.samples.replaceChildren(samplesBlock(samples, cell.model, limit));
   }
 }
 
-function attackSection(attack, cards, question, asked) {
+function quiet(text, label, clicked) {
+  const button = element("button", { type: "button", class: "quiet", "aria-label": label }, text);
+  button.addEventListener("click", clicked);
+  return button;
+}
+
+const BESIDE = 4; // cards that stand side by side; more scroll past the reference
+
+/** Of many, the reference first: it stays while the others scroll. */
+function row(cards, reference, label) {
+  const beside = element("div", { class: "cards" }, ...cards.map((card) => card.root));
+  if (cards.length <= BESIDE) return beside;
+  const pinned = cards.find(({ cell }) => cell.model === reference);
+  if (pinned) beside.prepend(pinned.root);
+  pinned?.root.classList.add("pinned");
+  beside.classList.add("many");
+  beside.setAttribute("role", "region");
+  beside.setAttribute("aria-label", label);
+  return scrolling(beside);
+}
+
+function attackSection(attack, cards, { question }, reference) {
+  const asked = cards[0].cell.question;
   const heading = element("h3", { title: attack.name }, title(attack), element("small", {}, attack.description ?? ""));
   const summary = element("summary", {}, "As it was asked");
   const worded = asked === question ? null : element("details", { class: "worded" }, summary, element("p", {}, asked));
-  const side_by_side = element("div", { class: "cards" }, ...cards.map((card) => card.root));
-  return element("section", { class: "attack" }, heading, worded, side_by_side);
+  return element("section", { class: "attack" }, heading, worded, row(cards, reference, `Answers: ${title(attack)}`));
 }
 
 function matrixCell(card, withTruth) {
@@ -135,10 +201,10 @@ function matrixCell(card, withTruth) {
   link.addEventListener("click", () => card.root.focus());
   if (error) link.append("error");
   else if (!greedy) link.append("…");
-  else if (withTruth) link.append(share(truth?.probability), element("b", {}, probability(truth?.probability)));
+  else if (withTruth) link.append(share(truth?.probability), element("b", {}, probability(truth?.probability, card.cell.model)));
   else link.append(greedy.refusal ? "refuses" : "answers");
   const flags = withTruth ? badges(greedy, true) : [];
-  return element("td", {}, link, ...flags);
+  return element("td", {}, link, verdictBadge(card.cell.change?.verdict), ...flags);
 }
 
 /** Draws runs into the page's result section; one at a time. */
@@ -160,10 +226,11 @@ export class Results {
     $("empty").hidden = true;
     $("results-title").textContent = question;
     $("truth").hidden = !answer;
-    $("truth").replaceChildren(element("small", {}, "True answer "), answer ?? "");
+    $("truth").replaceChildren(element("small", {}, "True answer "), ...withFacts(answer ?? "", run.key));
+    $("key-source").textContent = run.key ? KEY_SOURCES[run.key.source] : "";
     $("answers").replaceChildren(...names.map((name) => {
       const cards = this.cards.filter((card) => card.cell.attack === name);
-      return attackSection(this.attack(name), cards, question, cards[0].cell.question);
+      return attackSection(this.attack(name), cards, run.request, run.reference ?? run.request.reference);
     }));
     this.offerReferences();
     this.finish();
@@ -180,7 +247,7 @@ export class Results {
   }
 
   attack(name) {
-    return this.attacks.get(name) ?? { name };
+    return named(this.attacks, name);
   }
 
   offerReferences() {

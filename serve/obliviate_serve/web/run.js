@@ -4,18 +4,26 @@ export const newRun = (request) => ({
   id: null,
   created: Math.floor(Date.now() / 1000), // seconds
   request,
+  reference: null, // the model that the others are compared with, where it was asked
+  key: null, // which words of the true answer carry its fact
   cells: [], // a model under an attack: what it was sent, and its answers
   state: "waiting", // then streaming, and done, stopped or broken
   error: null,
 });
 
+/** One question of a comparison, as if it had been asked alone. */
+export function fromCompared(request, { index, key, results }) {
+  const cells = results.map((result) => ({ ...result, tokens: [], error: null }));
+  return { ...newRun(request), id: `question-${index}`, state: "done", reference: request.reference, key, cells };
+}
+
 /** Takes in one event; gives the index of the cell it changed, or null. */
 export function apply(run, event) {
   if (event.type === "start") {
-    run.id = event.id;
+    [run.id, run.reference, run.key] = [event.id, event.reference, event.key];
     run.state = "streaming";
     run.cells = event.asked.map((asked) => ({
-      ...asked, tokens: [], greedy: null, samples: [], true_answer: null, error: null,
+      ...asked, tokens: [], greedy: null, samples: [], true_answer: null, change: null, error: null,
     }));
     return null;
   }
@@ -26,6 +34,7 @@ export function apply(run, event) {
   const cell = run.cells[event.index];
   if (event.type === "token") cell.tokens.push(event.token);
   else if (event.type === "true_answer") cell.true_answer = event.true_answer;
+  else if (event.type === "change") cell.change = event.change;
   else if (event.type === "error") cell.error = event.error;
   else if (event.sample === null) cell.greedy = event.answer;
   else cell.samples[event.sample] = event.answer;
@@ -52,6 +61,8 @@ export function exported(run) {
     created: run.created,
     state: run.state,
     request: run.request,
+    reference: run.reference,
+    key: run.key,
     results: run.cells.filter((cell) => cell.greedy).map(told),
     errors: run.cells.filter((cell) => cell.error).map(({ model, attack, error }) => ({ model, attack, error })),
   };

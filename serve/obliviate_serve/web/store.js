@@ -34,15 +34,19 @@ export const forget = (index) => write(HISTORY, history().filter((_, each) => ea
 
 export const forgetAll = () => write(HISTORY, []);
 
-const LISTS = { fact: "context", model: "models", attack: "attacks" };
-const TEXTS = { q: "question", a: "answer" };
+const LISTS = { fact: "context", model: "models", attack: "attacks", key: "key", alias: "aliases" };
+const TEXTS = { q: "question", a: "answer", other: "paraphrased_question", system: "system", prefix: "answer_prefix" };
 const NUMBERS = ["samples", "temperature", "top_p", "seed", "max_tokens", "alternatives"];
 
 /** A request and how it is looked at, as the part of an address after "#", which no browser sends to a server. */
 export function toHash(request, view) {
   const parameters = new URLSearchParams();
   for (const [key, name] of Object.entries(TEXTS)) if (request[name]) parameters.set(key, request[name]);
-  for (const [key, name] of Object.entries(LISTS)) for (const each of request[name]) parameters.append(key, each);
+  for (const [key, name] of Object.entries(LISTS)) for (const each of request[name] ?? []) parameters.append(key, each);
+  for (const pair of Object.entries(request.translations ?? {})) parameters.append("in", pair.join(":"));
+  parameters.set("reference", request.reference ?? "");
+  if (request.deterministic) parameters.set("deterministic", "1");
+  for (const { role, content } of request.history ?? []) parameters.append(role, content);
   for (const name of NUMBERS) parameters.set(name, request[name]);
   for (const [name, value] of Object.entries(view)) parameters.set(name, value);
   return `#${parameters}`;
@@ -55,6 +59,12 @@ export function fromHash(hash) {
   const request = {};
   for (const [key, name] of Object.entries(TEXTS)) request[name] = parameters.get(key) ?? "";
   for (const [key, name] of Object.entries(LISTS)) request[name] = parameters.getAll(key);
+  const pairs = parameters.getAll("in").map((pair) => /^([^:]*):?(.*)$/s.exec(pair).slice(1));
+  request.reference = parameters.get("reference") ?? undefined; // of a link that says nothing of it
+  request.deterministic = parameters.has("deterministic");
+  const turns = [...parameters].filter(([key]) => key === "user" || key === "assistant");
+  request.history = turns.map(([role, content]) => ({ role, content }));
+  request.translations = Object.fromEntries(pairs);
   for (const name of NUMBERS) {
     const value = parseFloat(parameters.get(name));
     if (Number.isFinite(value)) request[name] = value;
