@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -20,7 +21,7 @@ from obliviate_recipes.requests.lease import Lease
 from obliviate_recipes.requests.ledger import HeldError, LeaseLostError, Ledger
 from obliviate_recipes.requests.measurement import Measurement
 from obliviate_recipes.requests.reading import Batch
-from obliviate_recipes.requests.runner import STEPS
+from obliviate_recipes.requests.runner import STEPS, Runner
 from obliviate_recipes.requests.states import ENDED, NEXT, BatchState
 from requests_world import ROWS, STUBBORN, FakeWork, config, forgotten, runner
 
@@ -517,3 +518,53 @@ def test_a_model_that_an_attack_makes_tell_is_not_served_and_certificates_name_t
     page = Path(fulfilled.certificate).with_suffix(".html").read_text(encoding="utf-8")
     assert "Excess recovery" in page
     assert "no model that never saw them was compared with" in page
+
+
+@pytest.mark.parametrize("name", ["forget.jsonl", "retain.jsonl", "request-1.jsonl"])
+def test_texts_that_a_disk_changed_are_not_unlearned(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flipped letter after they were written down: the batch's texts are written again from the data."""
+    url = str(tmp_path / "ledger.sqlite")
+    Ledger(url, create=True).add("production", "base", "ann", HASHES[:1])
+    at_work = runner(config(tmp_path, url), tmp_path)
+    unlearn, seen = at_work.work.unlearn, []
+
+    def damaged(run: Runner, batch: Batch) -> Batch:
+        after = Runner.baseline(run, batch)
+        path = run.folder(batch) / name
+        path.write_text(path.read_text().replace("London", "Londun", 1))
+        return after
+
+    def watched(base: str, forget: Path, retain: Path | None) -> str:
+        seen.extend(path.read_text() for path in (forget, retain) if path is not None)
+        return unlearn(base, forget, retain)
+
+    monkeypatch.setitem(STEPS, BatchState.CLAIMED, damaged)
+    monkeypatch.setattr(at_work.work, "unlearn", watched)
+    assert at_work.run() == 1
+    assert "Londun" not in "".join(seen)
+    (folder,) = (tmp_path / "runs" / "requests").iterdir()
+    assert "Londun" not in (folder / name).read_text()
+
+
+def test_a_copy_that_a_disk_changed_is_not_measured_again(tmp_path: Path) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    ledger = Ledger(url, create=True)
+    ledger.add("production", "base", "ann", HASHES[:1])
+    runner(config(tmp_path, url), tmp_path).run()
+    (copy,) = (tmp_path / "runs").rglob("request-1.jsonl")
+    copy.write_text(copy.read_text().replace("London", "Londun"))
+    ledger.add("production", "base", "bob", HASHES[1:2])
+    at_work = runner(config(tmp_path, url), tmp_path)
+    asked = []
+    measure = at_work.work.measure
+
+    def watched(name: str, model: str, requests: Any, kept: Any) -> Any:
+        asked.append(sorted(requests))
+        return measure(name, model, requests, kept)
+
+    at_work.work.measure = watched  # type: ignore[method-assign]
+    at_work.run()
+    assert asked
+    assert all(each == [2] for each in asked)

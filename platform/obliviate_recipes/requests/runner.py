@@ -5,7 +5,7 @@ computed is found again by its content, and the ledger moves on only when it is 
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from obliviate.schema import Spec
 from obliviate_recipes.events import Events
 from obliviate_recipes.requests.certificate import load_key, write_certificate
 from obliviate_recipes.requests.findings import asked_in, findings
-from obliviate_recipes.requests.knowledge import Knowledge
+from obliviate_recipes.requests.knowledge import Knowledge, text_hash
 from obliviate_recipes.requests.lease import Lease
 from obliviate_recipes.requests.ledger import HeldError, Ledger
 from obliviate_recipes.requests.lineage import Runs, that_know
@@ -100,17 +100,8 @@ class Runner:
 
         Texts that another request has had forgotten since this one was taken in are not forgotten again.
         """
-        folder, own = self.folder(batch), {each for request in batch.requests for each in request.hashes}
-        gone = self._forgotten(batch)
-        for request in batch.requests:
-            write_rows(_texts_of(folder, request.id), self.knowledge.select(request.hashes))
-        for name, rows in (
-            (FORGET, self.knowledge.select(sorted(own - gone))),
-            (RETAIN, self.knowledge.without(own | gone)),
-        ):
-            if rows:
-                write_rows(folder / name, rows)
-        self._measure(batch, "before", batch.base, folder / BEFORE)
+        self._write_down(batch)
+        self._measure(batch, "before", batch.base, self.folder(batch) / BEFORE)
         return self.ledger.advance(batch, self.owner, BatchState.BASELINE)
 
     def unlearn(self, batch: Batch) -> Batch:
@@ -118,6 +109,7 @@ class Runner:
         model = batch.base
         if not all(gone.issuperset(request.hashes) for request in batch.requests):
             forget, retain = _present(folder / FORGET), folder / RETAIN
+            self._write_down(batch)  # what a disk has changed since: nothing else may be unlearned
             model = self.work.unlearn(batch.base, forget, retain if retain.exists() else None)
         return self.ledger.advance(batch, self.owner, BatchState.UNLEARNED, model=model)
 
@@ -146,6 +138,7 @@ class Runner:
             batch, self.owner, lambda mark: set_alias(path, self.config.alias, mark.model, mark=mark)
         )
         key = load_key(Path(self.config.key))
+        self._write_down(batch)  # certificates tell by their hash what was unlearned
         folder, weights = self.folder(batch), self.work.weights(batch.model)
         certificates = {}
         for request in batch.requests:
@@ -155,6 +148,17 @@ class Runner:
             certificates[request.id] = storage.name(path)
             self.events.said(f"certificate of request {request.id}: {certificates[request.id]}")
         return self.ledger.fulfil(batch, self.owner, certificates)
+
+    def _write_down(self, batch: Batch) -> None:
+        """The texts of the batch and of its requests, and what is to be kept, where they do not lie there unchanged."""
+        folder, own = self.folder(batch), {each for request in batch.requests for each in request.hashes}
+        gone = self._forgotten(batch)
+        texts = {_texts_of(folder, request.id): self.knowledge.select(request.hashes) for request in batch.requests}
+        texts[folder / FORGET] = self.knowledge.select(sorted(own - gone))
+        texts[folder / RETAIN] = self.knowledge.without(own | gone)
+        for path, rows in texts.items():
+            if rows and not _holds(path, rows):
+                write_rows(path, rows)
 
     def _forgotten(self, batch: Batch) -> frozenset[str]:
         """Of the texts that are in the data or in the batch, those of fulfilled requests."""
@@ -204,7 +208,20 @@ class Runner:
             for number, certificate in self.ledger.certificates(self.config.alias).items()
         }
         left = {number: path for number, path in paths.items() if not storage.is_removed(path)}
-        return {number: read_rows(path) for number, path in left.items() if storage.fetch(path).exists()}
+        there = {number: path for number, path in left.items() if storage.fetch(path).exists()}
+        return {number: rows for number, path in there.items() if (rows := self._as_forgotten(number, path))}
+
+    def _as_forgotten(self, number: int, path: Path) -> tuple[Row, ...]:
+        """A request's texts by their copy; none, with a warning, where it does not hold what was forgotten."""
+        try:
+            rows = read_rows(path)
+        except UserError:
+            rows = ()
+        hashes = {text_hash(row) for row in rows}
+        if rows and self.ledger.forgotten(self.config.alias, hashes) == hashes:
+            return rows
+        self.events.warned(f"request {number}: is not measured again: {path} is damaged; restore it from a backup")
+        return ()
 
     def _statement(self, batch: Batch, request: Request, weights: str, mark: Mark) -> dict[str, Any]:
         """By which config the model was made, and by which policy it was judged, is on disk: the config of this run may
@@ -288,6 +305,13 @@ def _written(batch: Batch) -> Iterator[None]:
 
 def _texts_of(folder: Path, request: int) -> Path:
     return folder / f"request-{request}.jsonl"
+
+
+def _holds(path: Path, rows: Sequence[Row]) -> bool:
+    try:
+        return path.exists() and list(read_rows(path)) == list(rows)
+    except UserError:
+        return False
 
 
 def _is_whole(path: Path) -> bool:
