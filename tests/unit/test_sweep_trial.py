@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from obliviate_recipes.sweeps.result import BASE, Result, write_result
 from obliviate_recipes.sweeps.space import Point
 from obliviate_recipes.sweeps.spec import Objectives, SweepRun
 from obliviate_recipes.sweeps.trial import Shared, perform
+from obliviate_recipes.sweeps.tuning import killed_for_memory_is_dead
 
 POINT = Point("npo+gd", {"method.beta": 0.5})
 
@@ -364,3 +366,24 @@ def test_changed_data_is_another_sweep(config: SweepRun, tmp_path: Path) -> None
     shutil.copy(tmp_path / "forget.jsonl", tmp_path / "kept.jsonl")
     write_rows(tmp_path / "forget.jsonl", FORGET[:-1])
     assert share(config).directory != first
+
+
+def test_a_trial_that_is_killed_for_memory_does_not_end_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ray Tune's own manager of actors, which raises for every error that it takes for none of an actor."""
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    told: list[Exception] = []
+    actor = SimpleNamespace(_on_error=lambda actor, error: told.append(error), actor_id=1)
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=None)
+    monkeypatch.setattr(RayActorManager, "_cleanup_actor", lambda self, tracked_actor: None)
+    manager = RayActorManager.__new__(RayActorManager)
+    manager._failed_actor_ids = set()
+    error = OutOfMemoryError("1 worker(s) were killed\nOOM kill reason: Memory usage 24B exceeded 23B\nmore")
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        manager._actor_task_failed(task, error)
+    with killed_for_memory_is_dead():
+        manager._actor_task_failed(tracked_actor_task=task, exception=error)
+    (death,) = told
+    assert isinstance(death, RayActorError)
+    assert "killed, the node's memory was full: OOM kill reason: Memory usage 24B exceeded" in str(death)

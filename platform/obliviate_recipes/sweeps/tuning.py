@@ -1,5 +1,7 @@
 """Trials on Ray Tune: what each gets of the cluster, and one run of Tune over all of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
@@ -100,6 +102,29 @@ def tuned(
         ),
     )
     try:
-        tuner.fit()
+        with killed_for_memory_is_dead():
+            tuner.fit()
     finally:
         storage.remove(folder)
+
+
+@contextmanager
+def killed_for_memory_is_dead() -> Iterator[None]:
+    """Tune starts a trial again whose process died, but not one that Ray killed because a node's memory was full: that
+    error is of another class, which ends the whole sweep. In here it is taken for a death, with what Ray says of it."""
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    failed = RayActorManager._actor_task_failed
+
+    def taken(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            reason = next((line for line in str(exception).splitlines() if "Memory usage" in line), str(exception))
+            exception = RayActorError(error_msg=f"killed, the node's memory was full: {reason}")
+        failed(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = taken
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = failed
