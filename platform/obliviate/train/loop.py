@@ -36,7 +36,7 @@ from obliviate.train.signal import Slices, measure
 from obliviate.train.steered import check_alike, further_needs
 from obliviate.train.updater import Updater
 
-READ_FIRST = 10_000  # items whose texts are made into tokens, and looked at, before the first step; the others when met
+READ_FIRST = 2_000  # items whose texts are made into tokens, and looked at, before the first step; the others when met
 
 
 @contextmanager
